@@ -1,0 +1,5 @@
+//! SIMD kernels.
+
+mod level;
+
+pub use level::{LEVEL_VARIABLE, Level, LevelError};

@@ -1,0 +1,71 @@
+//! Everything that can go wrong, each told in one line: what was found, what was expected, what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The result of this library's fallible functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed. Nothing was changed by a call that returns one, except for
+/// [`Error::Diverged`], after which the session's state can be read.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The description of a network is not one that can be built.
+    Network(String),
+    /// A method, an optimiser or a size that makes no sense.
+    Argument(String),
+    /// Data handed over in memory has the wrong size or content.
+    Input(String),
+    /// A file could not be read or written, or holds something else than expected.
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        message: String,
+    },
+    /// A strict relaxation climbed instead of descending.
+    Diverged(Divergence),
+}
+
+impl Error {
+    /// An error about a file or directory.
+    pub fn file(path: impl AsRef<Path>, message: impl fmt::Display) -> Self {
+        Error::File { path: path.as_ref().to_path_buf(), message: message.to_string() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Network(message) | Error::Argument(message) | Error::Input(message) => f.write_str(message),
+            Error::File { path, message } => write!(f, "{}: {message}", path.display()),
+            Error::Diverged(divergence) => divergence.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Where a strict relaxation first left the descent: the energy of a sample exceeded its value at
+/// the start by more than rounding, or was no longer finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// Index of the sample in its batch, from 0.
+    pub sample: usize,
+    /// The layer with the largest prediction error of that sample at that iteration, from 1.
+    pub layer: usize,
+    /// The iteration whose energy was too large, from 1.
+    pub iteration: usize,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the relaxation diverged at sample {}, layer {}, iteration {}: its energy rose above where it \
+             started; try a smaller eta, or smaller weights (a smaller learning rate)",
+            self.sample, self.layer, self.iteration
+        )
+    }
+}

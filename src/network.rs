@@ -1,0 +1,228 @@
+//! A network: a chain of layers, each a chain of operations.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::loss::Loss;
+use crate::method::Method;
+use crate::op::Op;
+use crate::parameters::{ParameterSpec, Parameters, Role};
+
+/// More elements than this in one sample's activations or in the parameters are refused: their
+/// bytes would not fit an address space with room to spare.
+const MAX_ELEMENTS: usize = 1 << 40;
+
+/// v_l = f_l(v_{l-1}; theta_l) for l = 1..L, and the loss of v_L.
+///
+/// ```
+/// use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Network, Op};
+///
+/// let network = Network::new(
+///     &[1, 28, 28],
+///     Loss::CrossEntropy,
+///     vec![
+///         vec![Op::Conv2d(Conv2d::new(10, [3, 3])), Op::Relu, Op::MaxPool2d(MaxPool2d::new([2, 2])), Op::Flatten],
+///         vec![Op::Linear(Linear::new(10))],
+///     ],
+/// )?;
+/// assert_eq!(network.layers()[0].output_shape(), [1690]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Network {
+    input: Vec<usize>,
+    loss: Loss,
+    layers: Vec<Layer>,
+    parameters: Arc<[ParameterSpec]>,
+}
+
+/// One predictive-coding layer f_l: any number of operations, evaluated in order.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    ops: Vec<Op>,
+    shapes: Vec<Vec<usize>>,
+}
+
+impl Layer {
+    /// The operations in the order of their evaluation.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// The shapes of a sample: before the first operation, then after each.
+    pub fn shapes(&self) -> &[Vec<usize>] {
+        &self.shapes
+    }
+
+    /// The shape of one sample of v_{l-1}.
+    pub fn input_shape(&self) -> &[usize] {
+        &self.shapes[0]
+    }
+
+    /// The shape of one sample of v_l.
+    pub fn output_shape(&self) -> &[usize] {
+        &self.shapes[self.ops.len()]
+    }
+
+    /// Multiplications and additions of this layer's products for one sample in one direction.
+    pub fn flops(&self) -> u64 {
+        let product = |(op, shapes): (&Op, &[Vec<usize>])| match op {
+            Op::Conv2d(conv) => shapes[0][0] * conv.kernel_size[0] * conv.kernel_size[1] * elements(&shapes[1]),
+            Op::Linear(_) => shapes[0][0] * shapes[1][0],
+            _ => 0,
+        };
+        self.ops.iter().zip(self.shapes.windows(2)).map(product).map(|multiply_adds| 2 * multiply_adds as u64).sum()
+    }
+}
+
+/// Number of elements of a sample of this shape.
+pub(crate) fn elements(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
+
+impl Network {
+    /// Checks a description and derives every shape. `input` is the shape of one sample.
+    pub fn new(input: &[usize], loss: Loss, layers: Vec<Vec<Op>>) -> Result<Self> {
+        if input.is_empty() || input.contains(&0) {
+            return Err(Error::Network(format!(
+                "input is {input:?}, expected one sample's shape with every size at least 1, as in [1, 28, 28]"
+            )));
+        }
+        if layers.is_empty() {
+            return Err(Error::Network("the network has no layer, expected at least one".into()));
+        }
+        check_size("the input", input)?;
+        let mut shape = input.to_vec();
+        let mut built: Vec<Layer> = Vec::with_capacity(layers.len());
+        let mut specs = SpecBuilder::default();
+        for (l, ops) in layers.into_iter().enumerate() {
+            let mut shapes = vec![shape];
+            for (o, op) in ops.iter().enumerate() {
+                let place = |message| Error::Network(format!("layer {}, operation {o}: {message}", l + 1));
+                let before = &shapes[o];
+                let after = op.output_shape(before).map_err(|e| place(e.to_string()))?;
+                check_size(op.name(), &after).map_err(|e| place(e.to_string()))?;
+                specs.add(l, o, op, before).map_err(|e| place(e.to_string()))?;
+                shapes.push(after);
+            }
+            shape = shapes[ops.len()].clone();
+            built.push(Layer { ops, shapes });
+        }
+        if loss == Loss::CrossEntropy && shape.len() != 1 {
+            return Err(Error::Network(format!(
+                "cross_entropy takes a flat output, found {shape:?}; put a flatten at the end"
+            )));
+        }
+        Ok(Network { input: input.to_vec(), loss, layers: built, parameters: specs.specs.into() })
+    }
+
+    /// The shape of one sample of the input.
+    pub fn input_shape(&self) -> &[usize] {
+        &self.input
+    }
+
+    /// The shape of one sample of the output.
+    pub fn output_shape(&self) -> &[usize] {
+        self.layers[self.layers.len() - 1].output_shape()
+    }
+
+    /// The layers; the paper's layer l is at index l - 1.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The loss of the output.
+    pub fn loss(&self) -> Loss {
+        self.loss
+    }
+
+    /// Names, shapes and places of the parameters.
+    pub fn parameters(&self) -> &Arc<[ParameterSpec]> {
+        &self.parameters
+    }
+
+    /// Parameters drawn from PyTorch's default distributions: weights and biases uniform in
+    /// +-1/sqrt(fan in). The same seed gives the same parameters on every machine.
+    pub fn initialize(&self, seed: u64) -> Parameters {
+        Parameters::random(self.parameters.clone(), seed)
+    }
+
+    /// The multiplications and additions that the products of one step on `batch` samples need,
+    /// every multiply-add counted as two: the forward pass, the relaxation, the gradients.
+    ///
+    /// What is known is not computed: the first layer's prediction is constant, and from v = v-hat
+    /// errors travel down one layer per iteration.
+    pub fn flops(&self, method: Method, batch: usize) -> u64 {
+        let layer: Vec<u64> = self.layers.iter().map(Layer::flops).collect();
+        let last = layer.len();
+        let sum = |layers: Range<usize>| layer[layers].iter().sum::<u64>();
+        let forward = sum(0..last);
+        let gradients = sum(0..last);
+        let relaxation = match method {
+            Method::Exact => sum(1..last),
+            Method::FixedPrediction { iterations, .. } => {
+                (1..=iterations).map(|i| sum(first_pulled(last, i)..last)).sum()
+            }
+            Method::Strict { iterations, .. } => {
+                let steps: u64 =
+                    (1..=iterations).map(|i| sum(first_pushed(last, i)..last) + sum(first_pulled(last, i)..last)).sum();
+                steps + sum(1..last)
+            }
+        };
+        batch as u64 * (forward + relaxation + gradients)
+    }
+}
+
+/// The lowest layer, as an index from 0, that iteration i (from 1) pulls an error back through
+/// when the relaxation starts at v-hat: eps_l is still 0 for l <= L - i.
+pub(crate) fn first_pulled(layers: usize, iteration: usize) -> usize {
+    layers.saturating_sub(iteration).max(1)
+}
+
+/// The lowest layer, as an index from 0, whose input has left v-hat at iteration i (from 1).
+pub(crate) fn first_pushed(layers: usize, iteration: usize) -> usize {
+    (layers + 1).saturating_sub(iteration).max(1)
+}
+
+fn check_size(what: &str, shape: &[usize]) -> Result<()> {
+    match shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).filter(|&n| n <= MAX_ELEMENTS) {
+        Some(_) => Ok(()),
+        None => Err(Error::Network(format!(
+            "{what} of shape {shape:?} is too large, expected at most {MAX_ELEMENTS} elements"
+        ))),
+    }
+}
+
+#[derive(Default)]
+struct SpecBuilder {
+    specs: Vec<ParameterSpec>,
+    end: usize,
+}
+
+impl SpecBuilder {
+    fn add(&mut self, layer: usize, op_index: usize, op: &Op, input: &[usize]) -> Result<()> {
+        let (weight, bias) = match op {
+            Op::Conv2d(c) => (vec![c.out_channels, input[0], c.kernel_size[0], c.kernel_size[1]], c.bias),
+            Op::Linear(linear) => (vec![linear.out_features, input[0]], linear.bias),
+            _ => return Ok(()),
+        };
+        check_size("the weight", &weight)?;
+        let fan_in = elements(&weight[1..]);
+        let outputs = weight[0];
+        let mut push = |role: Role, shape: Vec<usize>| {
+            let start = self.end;
+            self.end += elements(&shape);
+            let name = format!("{layer}.{op_index}.{role}");
+            self.specs.push(ParameterSpec { name, layer, op: op_index, role, shape, fan_in, range: start..self.end });
+        };
+        push(Role::Weight, weight);
+        if bias {
+            push(Role::Bias, vec![outputs]);
+        }
+        match self.end <= MAX_ELEMENTS {
+            true => Ok(()),
+            false => Err(Error::Network(format!("{} parameters, expected at most {MAX_ELEMENTS}", self.end))),
+        }
+    }
+}

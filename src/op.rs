@@ -1,0 +1,254 @@
+//! The operations that layers are made of, named and meant as in PyTorch, with its defaults.
+
+use crate::error::{Error, Result};
+
+/// One operation of a layer. Pairs are (vertical, horizontal).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// 2-D convolution of `[channels, height, width]`.
+    Conv2d(Conv2d),
+    /// Affine map of a flat input.
+    Linear(Linear),
+    /// Maximum over windows; padding never wins.
+    MaxPool2d(MaxPool2d),
+    /// Mean over windows; padding counts as zeros.
+    AvgPool2d(AvgPool2d),
+    /// Mean over windows chosen so that the output has a given size.
+    AdaptiveAvgPool2d {
+        /// Height and width of the output.
+        output_size: [usize; 2],
+    },
+    /// Any shape to one axis.
+    Flatten,
+    /// max(x, 0).
+    Relu,
+    /// x where x > 0, `negative_slope` x elsewhere.
+    LeakyRelu {
+        /// Slope for x <= 0.
+        negative_slope: f32,
+    },
+    /// Hyperbolic tangent.
+    Tanh,
+    /// 1 / (1 + exp(-x)).
+    Sigmoid,
+    /// x Phi(x) with the normal distribution function Phi (the erf form).
+    Gelu,
+    /// x sigmoid(x).
+    Silu,
+    /// log(1 + exp(x)).
+    Softplus,
+    /// x.
+    Identity,
+}
+
+/// Arguments of a 2-D convolution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conv2d {
+    /// Number of output channels.
+    pub out_channels: usize,
+    /// Height and width of the kernel.
+    pub kernel_size: [usize; 2],
+    /// Step between windows, default 1.
+    pub stride: [usize; 2],
+    /// Zeros added on each side, default 0.
+    pub padding: [usize; 2],
+    /// Step between the taps of a window, default 1.
+    pub dilation: [usize; 2],
+    /// Whether a bias is added, default true.
+    pub bias: bool,
+}
+
+impl Conv2d {
+    /// A convolution with PyTorch's defaults.
+    pub fn new(out_channels: usize, kernel_size: [usize; 2]) -> Self {
+        Conv2d { out_channels, kernel_size, stride: [1, 1], padding: [0, 0], dilation: [1, 1], bias: true }
+    }
+}
+
+/// Arguments of an affine map.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// Number of outputs.
+    pub out_features: usize,
+    /// Whether a bias is added, default true.
+    pub bias: bool,
+}
+
+impl Linear {
+    /// An affine map with PyTorch's defaults.
+    pub fn new(out_features: usize) -> Self {
+        Linear { out_features, bias: true }
+    }
+}
+
+/// Arguments of max pooling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MaxPool2d {
+    /// Height and width of a window.
+    pub kernel_size: [usize; 2],
+    /// Step between windows, default `kernel_size`.
+    pub stride: [usize; 2],
+    /// Padding on each side, at most half of the window, default 0.
+    pub padding: [usize; 2],
+    /// Step between the elements of a window, default 1.
+    pub dilation: [usize; 2],
+}
+
+impl MaxPool2d {
+    /// A pooling with PyTorch's defaults.
+    pub fn new(kernel_size: [usize; 2]) -> Self {
+        MaxPool2d { kernel_size, stride: kernel_size, padding: [0, 0], dilation: [1, 1] }
+    }
+}
+
+/// Arguments of average pooling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AvgPool2d {
+    /// Height and width of a window.
+    pub kernel_size: [usize; 2],
+    /// Step between windows, default `kernel_size`.
+    pub stride: [usize; 2],
+    /// Padding on each side, at most half of the window, default 0.
+    pub padding: [usize; 2],
+}
+
+impl AvgPool2d {
+    /// A pooling with PyTorch's defaults.
+    pub fn new(kernel_size: [usize; 2]) -> Self {
+        AvgPool2d { kernel_size, stride: kernel_size, padding: [0, 0] }
+    }
+}
+
+impl Op {
+    /// The name in a model file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Conv2d(_) => "conv2d",
+            Op::Linear(_) => "linear",
+            Op::MaxPool2d(_) => "max_pool2d",
+            Op::AvgPool2d(_) => "avg_pool2d",
+            Op::AdaptiveAvgPool2d { .. } => "adaptive_avg_pool2d",
+            Op::Flatten => "flatten",
+            Op::Relu => "relu",
+            Op::LeakyRelu { .. } => "leaky_relu",
+            Op::Tanh => "tanh",
+            Op::Sigmoid => "sigmoid",
+            Op::Gelu => "gelu",
+            Op::Silu => "silu",
+            Op::Softplus => "softplus",
+            Op::Identity => "identity",
+        }
+    }
+
+    /// The shape of a sample after this operation, given its shape before.
+    pub fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>> {
+        match self {
+            Op::Conv2d(conv) => {
+                let [_, height, width] = self.image(input)?;
+                self.positive("out_channels", &[conv.out_channels])?;
+                let [height, width] =
+                    self.windows([height, width], conv.kernel_size, conv.stride, conv.padding, conv.dilation)?;
+                Ok(vec![conv.out_channels, height, width])
+            }
+            Op::Linear(linear) => {
+                self.positive("out_features", &[linear.out_features])?;
+                match input {
+                    [_] => Ok(vec![linear.out_features]),
+                    _ => Err(Error::Network(format!(
+                        "linear takes a flat input, found {input:?}; put a flatten before it"
+                    ))),
+                }
+            }
+            Op::MaxPool2d(pool) => {
+                let [channels, height, width] = self.image(input)?;
+                self.pool_padding(pool.kernel_size, pool.padding, pool.dilation)?;
+                let [height, width] =
+                    self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, pool.dilation)?;
+                Ok(vec![channels, height, width])
+            }
+            Op::AvgPool2d(pool) => {
+                let [channels, height, width] = self.image(input)?;
+                self.pool_padding(pool.kernel_size, pool.padding, [1, 1])?;
+                let [height, width] =
+                    self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, [1, 1])?;
+                Ok(vec![channels, height, width])
+            }
+            Op::AdaptiveAvgPool2d { output_size } => {
+                let [channels, ..] = self.image(input)?;
+                self.positive("output_size", output_size)?;
+                Ok(vec![channels, output_size[0], output_size[1]])
+            }
+            Op::Flatten => Ok(vec![input.iter().product()]),
+            Op::LeakyRelu { negative_slope } if !negative_slope.is_finite() => {
+                Err(Error::Network(format!("leaky_relu has negative_slope {negative_slope}, expected a finite number")))
+            }
+            _ => Ok(input.to_vec()),
+        }
+    }
+
+    fn image(&self, input: &[usize]) -> Result<[usize; 3]> {
+        <[usize; 3]>::try_from(input).map_err(|_| {
+            Error::Network(format!("{} takes an input of [channels, height, width], found {input:?}", self.name()))
+        })
+    }
+
+    fn positive(&self, argument: &str, values: &[usize]) -> Result<()> {
+        match values.contains(&0) {
+            true => Err(Error::Network(format!("{} has {argument} 0, expected at least 1", self.name()))),
+            false => Ok(()),
+        }
+    }
+
+    fn pool_padding(&self, kernel: [usize; 2], padding: [usize; 2], dilation: [usize; 2]) -> Result<()> {
+        self.positive("kernel_size", &kernel)?;
+        for axis in 0..2 {
+            let extent = extent(kernel[axis], dilation[axis]).unwrap_or(usize::MAX);
+            if padding[axis] > extent / 2 {
+                return Err(Error::Network(format!(
+                    "{} has padding {} with a window of {extent}, expected at most half of it ({})",
+                    self.name(),
+                    padding[axis],
+                    extent / 2
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of windows along each axis: floor((size + 2 padding - extent) / stride) + 1.
+    fn windows(
+        &self,
+        size: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+        dilation: [usize; 2],
+    ) -> Result<[usize; 2]> {
+        self.positive("kernel_size", &kernel)?;
+        self.positive("stride", &stride)?;
+        self.positive("dilation", &dilation)?;
+        let mut windows = [0; 2];
+        for axis in 0..2 {
+            let padded = padding[axis].checked_mul(2).and_then(|p| p.checked_add(size[axis]));
+            windows[axis] = match (padded, extent(kernel[axis], dilation[axis])) {
+                (Some(padded), Some(extent)) if extent <= padded => (padded - extent) / stride[axis] + 1,
+                _ => {
+                    return Err(Error::Network(format!(
+                        "{} has a window of {} with dilation {}, larger than its padded input ({} + 2 x {})",
+                        self.name(),
+                        kernel[axis],
+                        dilation[axis],
+                        size[axis],
+                        padding[axis]
+                    )));
+                }
+            };
+        }
+        Ok(windows)
+    }
+}
+
+/// Elements that a dilated window spans.
+fn extent(kernel: usize, dilation: usize) -> Option<usize> {
+    (kernel.checked_sub(1)?).checked_mul(dilation)?.checked_add(1)
+}

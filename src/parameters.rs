@@ -1,0 +1,105 @@
+//! The parameters of a network, and anything that has one value for each: gradients, moments.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Whether a tensor multiplies or is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `[out, in]` of a linear operation, `[out, in, height, width]` of a convolution.
+    Weight,
+    /// `[out]`.
+    Bias,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Weight => "weight",
+            Role::Bias => "bias",
+        })
+    }
+}
+
+/// Name, shape and place of one parameter tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterSpec {
+    /// PyTorch's state-dict name in `nn.Sequential(nn.Sequential(...), ...)`: `<layer>.<op>.weight`
+    /// or `.bias`, both counted from 0.
+    pub name: String,
+    /// Index of the layer, from 0.
+    pub layer: usize,
+    /// Index of the operation in its layer, from 0.
+    pub op: usize,
+    /// Weight or bias.
+    pub role: Role,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// Inputs that one output of the operation sums over.
+    pub fan_in: usize,
+    /// Place in the flat buffer.
+    pub range: Range<usize>,
+}
+
+/// One f32 for every parameter of a network, in one flat buffer of which tensors are slices.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    specs: Arc<[ParameterSpec]>,
+    values: Vec<f32>,
+}
+
+impl Parameters {
+    /// All zeros.
+    pub fn zeros(specs: Arc<[ParameterSpec]>) -> Self {
+        let len = specs.last().map_or(0, |spec| spec.range.end);
+        Parameters { specs, values: vec![0.0; len] }
+    }
+
+    pub(crate) fn random(specs: Arc<[ParameterSpec]>, seed: u64) -> Self {
+        let mut parameters = Parameters::zeros(specs);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for spec in parameters.specs.iter() {
+            let bound = 1.0 / (spec.fan_in as f64).sqrt();
+            for value in &mut parameters.values[spec.range.clone()] {
+                *value = rng.random_range(-bound..bound) as f32;
+            }
+        }
+        parameters
+    }
+
+    /// Names, shapes and places of the tensors.
+    pub fn specs(&self) -> &Arc<[ParameterSpec]> {
+        &self.specs
+    }
+
+    /// Every value, tensor after tensor.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Every value, tensor after tensor.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// The tensors with their specifications.
+    pub fn iter(&self) -> impl Iterator<Item = (&ParameterSpec, &[f32])> {
+        self.specs.iter().map(|spec| (spec, &self.values[spec.range.clone()]))
+    }
+
+    /// The tensor of this name, as in `"0.0.weight"`.
+    pub fn get(&self, name: &str) -> Option<&[f32]> {
+        self.iter().find(|(spec, _)| spec.name == name).map(|(_, values)| values)
+    }
+
+    /// The tensor of this name, as in `"0.0.weight"`.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut [f32]> {
+        let spec = self.specs.iter().find(|spec| spec.name == name)?;
+        Some(&mut self.values[spec.range.clone()])
+    }
+}
