@@ -329,7 +329,7 @@ impl Gelu {
     /// 0 are subtracted, which are small where the distribution is close to 1.
     #[inline(always)]
     fn distribution_difference<S: Simd>(s: S, z: S::V, d: S::V, w: S::V) -> S::V {
-        const NODES: [f32; 4] = [0.069_431_84, 0.330_009_48, 0.669_990_5, 0.930_568_16];
+        const NODES: [f32; 4] = [0.069_431_84, 0.330_009_5, 0.669_990_5, 0.930_568_16];
         const WEIGHTS: [f32; 4] = [0.173_927_42, 0.326_072_58, 0.326_072_58, 0.173_927_42];
         let mut mean = s.splat(0.0);
         for (node, weight) in NODES.into_iter().zip(WEIGHTS) {
