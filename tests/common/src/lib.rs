@@ -1,0 +1,11 @@
+//! What the integration tests share.
+//!
+//! [`naive`] computes predictive coding as the formulas are written, in f64 and with plain loops; of
+//! the library it uses nothing but the descriptions of networks, operations and parameters.
+
+pub mod compare;
+pub mod levels;
+pub mod naive;
+pub mod operation;
+pub mod random;
+pub mod real;

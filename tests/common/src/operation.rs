@@ -1,0 +1,245 @@
+//! One operation on one sample: y = f(x), its vector-Jacobian product, its parameter gradients.
+//!
+//! Convolution, linear map and pooling are all given by a list of taps: which element of an input
+//! plane reaches which element of an output plane, through which element of the kernel. A linear
+//! map is a convolution of 1x1 images.
+
+use std::f64::consts::{PI, SQRT_2};
+use std::ops::Range;
+
+use predictive_coding::{Op, ParameterSpec, Role};
+
+use crate::real::Real;
+
+/// Input element `input` of a plane reaches output element `output` through kernel element `kernel`.
+struct Tap {
+    output: usize,
+    input: usize,
+    kernel: usize,
+    /// What an average multiplies the element by.
+    share: f64,
+}
+
+/// An operation with its shapes and parameters.
+pub struct Operation<T> {
+    op: Op,
+    inputs: usize,
+    outputs: usize,
+    /// Channels of the input and of the output.
+    channels: [usize; 2],
+    taps: Vec<Tap>,
+    kernel_elements: usize,
+    weight: Vec<T>,
+    bias: Vec<T>,
+    /// Places of weight and bias in the network's flat buffer of parameters.
+    weight_range: Range<usize>,
+    bias_range: Range<usize>,
+}
+
+impl<T: Real> Operation<T> {
+    /// The operation `op` from samples of shape `input` to samples of shape `output`. `specs` are its
+    /// own parameters, whose values are slices of `parameters`.
+    pub fn new(op: &Op, input: &[usize], output: &[usize], specs: &[&ParameterSpec], parameters: &[T]) -> Self {
+        let range =
+            |role| specs.iter().find(|spec| spec.role == role).map_or(0..0, |spec: &&ParameterSpec| spec.range.clone());
+        let (taps, kernel_elements) = match op {
+            Op::Conv2d(c) => {
+                (windows(input, output, c.kernel_size, c.stride, c.padding, c.dilation), c.kernel_size.iter().product())
+            }
+            Op::MaxPool2d(p) => (windows(input, output, p.kernel_size, p.stride, p.padding, p.dilation), 0),
+            Op::AvgPool2d(p) => (windows(input, output, p.kernel_size, p.stride, p.padding, [1, 1]), 0),
+            Op::AdaptiveAvgPool2d { .. } => (adaptive_windows(input, output), 0),
+            Op::Linear(_) => (vec![Tap { output: 0, input: 0, kernel: 0, share: 1.0 }], 1),
+            _ => (vec![], 0),
+        };
+        Operation {
+            op: op.clone(),
+            inputs: input.iter().product(),
+            outputs: output.iter().product(),
+            channels: [input[0], output[0]],
+            taps,
+            kernel_elements,
+            weight: parameters[range(Role::Weight)].to_vec(),
+            bias: parameters[range(Role::Bias)].to_vec(),
+            weight_range: range(Role::Weight),
+            bias_range: range(Role::Bias),
+        }
+    }
+
+    /// f(x).
+    pub fn forward(&self, x: &[T]) -> Vec<T> {
+        let mut y = vec![T::default(); self.outputs];
+        match &self.op {
+            Op::Conv2d(_) | Op::Linear(_) => {
+                self.products(|o, w, i| y[o] += self.weight[w] * x[i]);
+                for (plane, &bias) in y.chunks_mut(self.outputs / self.channels[1]).zip(&self.bias) {
+                    plane.iter_mut().for_each(|y| *y += bias);
+                }
+            }
+            Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| y[o] += share * x[i]),
+            Op::MaxPool2d(_) => y = self.winners(x).into_iter().map(|i| x[i]).collect(),
+            Op::Flatten | Op::Identity => y.copy_from_slice(x),
+            op => y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(activation(op, x.f64()))),
+        }
+        y
+    }
+
+    /// J(x)^T d.
+    pub fn pull(&self, x: &[T], d: &[T]) -> Vec<T> {
+        let mut pulled = vec![T::default(); self.inputs];
+        match &self.op {
+            Op::Conv2d(_) | Op::Linear(_) => self.products(|o, w, i| pulled[i] += self.weight[w] * d[o]),
+            Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| pulled[i] += share * d[o]),
+            Op::MaxPool2d(_) => self.winners(x).into_iter().zip(d).for_each(|(i, &d)| pulled[i] += d),
+            Op::Flatten | Op::Identity => pulled.copy_from_slice(d),
+            op => (0..x.len()).for_each(|i| pulled[i] = T::of(slope(op, x[i].f64())) * d[i]),
+        }
+        pulled
+    }
+
+    /// Adds d . df(x)/dtheta to the gradients of all the network's parameters.
+    pub fn add_gradient(&self, x: &[T], d: &[T], gradients: &mut [T]) {
+        if self.weight.is_empty() {
+            return;
+        }
+        let weight = &mut gradients[self.weight_range.clone()];
+        self.products(|o, w, i| weight[w] += d[o] * x[i]);
+        let bias = &mut gradients[self.bias_range.clone()];
+        for (bias, plane) in bias.iter_mut().zip(d.chunks(self.outputs / self.channels[1])) {
+            plane.iter().for_each(|&d| *bias += d);
+        }
+    }
+
+    /// Every (output, weight, input) of a linear map or convolution.
+    fn products(&self, mut each: impl FnMut(usize, usize, usize)) {
+        let [inputs, outputs] = self.channels;
+        let (input_plane, output_plane) = (self.inputs / inputs, self.outputs / outputs);
+        for o in 0..outputs {
+            for i in 0..inputs {
+                for tap in &self.taps {
+                    let weight = (o * inputs + i) * self.kernel_elements + tap.kernel;
+                    each(o * output_plane + tap.output, weight, i * input_plane + tap.input);
+                }
+            }
+        }
+    }
+
+    /// Every (output, share, input) of an average.
+    fn shares(&self, mut each: impl FnMut(usize, T, usize)) {
+        self.windowed(|o, tap, i| each(o, T::of(tap.share), i));
+    }
+
+    /// The input that each output of a max pool takes: the first in row-major order on a tie.
+    fn winners(&self, x: &[T]) -> Vec<usize> {
+        let mut winners = vec![None; self.outputs];
+        self.windowed(|o, _, i| {
+            if winners[o].is_none_or(|winner: usize| x[i] > x[winner]) {
+                winners[o] = Some(i);
+            }
+        });
+        winners.into_iter().map(|winner| winner.expect("a window without an element")).collect()
+    }
+
+    /// Every (output, tap, input) of a pooling, windows in row-major order.
+    fn windowed(&self, mut each: impl FnMut(usize, &Tap, usize)) {
+        let planes = self.channels[0];
+        for plane in 0..planes {
+            for tap in &self.taps {
+                each(plane * self.outputs / planes + tap.output, tap, plane * self.inputs / planes + tap.input);
+            }
+        }
+    }
+}
+
+/// The taps of windows of `kernel` elements, `dilation` apart, at every `stride` of an image with
+/// `padding` around it; those in the padding are left out.
+fn windows(
+    input: &[usize],
+    output: &[usize],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+    dilation: [usize; 2],
+) -> Vec<Tap> {
+    for axis in 0..2 {
+        let room = input[axis + 1] + 2 * padding[axis] - (dilation[axis] * (kernel[axis] - 1) + 1);
+        assert_eq!(output[axis + 1], room / stride[axis] + 1, "size of the output along axis {axis}");
+    }
+    let mut taps = vec![];
+    for (y, x) in grid(output[1], output[2]) {
+        for (r, s) in grid(kernel[0], kernel[1]) {
+            let row = (y * stride[0] + r * dilation[0]).wrapping_sub(padding[0]);
+            let column = (x * stride[1] + s * dilation[1]).wrapping_sub(padding[1]);
+            if row < input[1] && column < input[2] {
+                taps.push(Tap {
+                    output: y * output[2] + x,
+                    input: row * input[2] + column,
+                    kernel: r * kernel[1] + s,
+                    share: 1.0 / (kernel[0] * kernel[1]) as f64,
+                });
+            }
+        }
+    }
+    taps
+}
+
+/// The windows of adaptive pooling: floor(y in / out) .. ceil((y + 1) in / out) along each axis.
+fn adaptive_windows(input: &[usize], output: &[usize]) -> Vec<Tap> {
+    let window = |y: usize, axis: usize| y * input[axis] / output[axis]..((y + 1) * input[axis]).div_ceil(output[axis]);
+    let mut taps = vec![];
+    for (y, x) in grid(output[1], output[2]) {
+        let (rows, columns) = (window(y, 1), window(x, 2));
+        let share = 1.0 / (rows.len() * columns.len()) as f64;
+        for row in rows {
+            for column in columns.clone() {
+                taps.push(Tap { output: y * output[2] + x, input: row * input[2] + column, kernel: 0, share });
+            }
+        }
+    }
+    taps
+}
+
+fn grid(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)))
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The normal distribution function.
+fn normal(x: f64) -> f64 {
+    0.5 * libm::erfc(-x / SQRT_2)
+}
+
+fn activation(op: &Op, x: f64) -> f64 {
+    match *op {
+        Op::Relu => x.max(0.0),
+        Op::LeakyRelu { negative_slope } => x * if x > 0.0 { 1.0 } else { f64::from(negative_slope) },
+        Op::Tanh => x.tanh(),
+        Op::Sigmoid => sigmoid(x),
+        Op::Gelu => x * normal(x),
+        Op::Silu => x * sigmoid(x),
+        Op::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        _ => unreachable!("{} is not elementwise", op.name()),
+    }
+}
+
+fn slope(op: &Op, x: f64) -> f64 {
+    match *op {
+        Op::Relu => f64::from(x > 0.0),
+        Op::LeakyRelu { negative_slope } => {
+            if x > 0.0 {
+                1.0
+            } else {
+                f64::from(negative_slope)
+            }
+        }
+        Op::Tanh => x.cosh().powi(-2),
+        Op::Sigmoid => sigmoid(x) * sigmoid(-x),
+        Op::Gelu => normal(x) + x * (-x * x / 2.0).exp() / (2.0 * PI).sqrt(),
+        Op::Silu => sigmoid(x) + x * sigmoid(x) * sigmoid(-x),
+        Op::Softplus => sigmoid(x),
+        _ => unreachable!("{} is not elementwise", op.name()),
+    }
+}

@@ -1,0 +1,161 @@
+//! Random networks, parameters and data, the same for the same seed.
+
+use predictive_coding::{AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Targets};
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// More elements than these in a sample would only cost time.
+const MAX_ELEMENTS: usize = 800;
+
+/// A generator of random numbers.
+pub fn generator(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+/// Uniform in -1..1.
+pub fn values(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// The targets of a batch.
+#[derive(Clone, Debug)]
+pub enum OwnedTargets {
+    /// A class per sample.
+    Labels(Vec<i64>),
+    /// A number per output.
+    Values(Vec<f32>),
+}
+
+impl OwnedTargets {
+    /// Random ones that the loss of `network` takes.
+    pub fn random(rng: &mut ChaCha8Rng, network: &Network, samples: usize) -> Self {
+        let outputs: usize = network.output_shape().iter().product();
+        match network.loss() == Loss::CrossEntropy || rng.random() {
+            true => OwnedTargets::Labels((0..samples).map(|_| rng.random_range(0..outputs as i64)).collect()),
+            false => OwnedTargets::Values(values(rng, samples * outputs)),
+        }
+    }
+
+    /// As the library takes them.
+    pub fn view(&self) -> Targets<'_> {
+        match self {
+            OwnedTargets::Labels(labels) => Targets::Labels(labels),
+            OwnedTargets::Values(values) => Targets::Values(values),
+        }
+    }
+}
+
+/// Any method, with a step size at which most relaxations are stable.
+pub fn method(rng: &mut ChaCha8Rng) -> Method {
+    let iterations = *[1, 2, 3, 5, 8, 20].choose(rng).expect("some");
+    let eta = *[0.05, 0.1, 0.1, 0.25, 1.0].choose(rng).expect("some");
+    match rng.random_range(0..5) {
+        0 => Method::Exact,
+        1 => Method::FixedPrediction { eta, iterations },
+        _ => Method::Strict { eta: f64::min(eta, 0.25), iterations },
+    }
+}
+
+/// Parameters with which signals neither vanish nor explode.
+pub fn parameters(rng: &mut ChaCha8Rng, network: &Network) -> Parameters {
+    let mut parameters = network.initialize(rng.random());
+    let gain = rng.random_range(1.0..2.2);
+    parameters.values_mut().iter_mut().for_each(|p| *p *= gain);
+    parameters
+}
+
+/// One to six layers of up to four operations each, of every kind and in every order.
+pub fn network(rng: &mut ChaCha8Rng) -> Network {
+    let input: Vec<usize> = match rng.random_range(0..12) {
+        0 => vec![rng.random_range(1..8), rng.random_range(1..8)],
+        1 => (0..4).map(|_| rng.random_range(1..4)).collect(),
+        2..5 => vec![rng.random_range(1..40)],
+        _ => vec![rng.random_range(1..5), rng.random_range(1..14), rng.random_range(1..14)],
+    };
+    let loss = if rng.random() { Loss::CrossEntropy } else { Loss::Mse };
+    let mut shape = input.clone();
+    let mut layers = vec![];
+    for _ in 0..rng.random_range(1..=6) {
+        let mut ops = vec![];
+        for _ in 0..*[0, 1, 1, 2, 2, 3, 4].choose(rng).expect("some") {
+            let op = operation(rng, &shape);
+            shape = op.output_shape(&shape).expect("fits");
+            ops.push(op);
+        }
+        layers.push(ops);
+    }
+    if loss == Loss::CrossEntropy && shape.len() > 1 {
+        layers.last_mut().expect("a layer").push(Op::Flatten);
+    }
+    Network::new(&input, loss, layers).expect("a legal network")
+}
+
+/// An operation that takes samples of this shape.
+pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
+    loop {
+        let op = match (shape.len(), rng.random_range(0..20)) {
+            (1, 0..=10) => Op::Linear(Linear { out_features: rng.random_range(1..24), bias: rng.random_bool(0.8) }),
+            (3, 0..7) => Op::Conv2d(convolution(rng)),
+            (3, 7..9) => Op::MaxPool2d(max_pool(rng)),
+            (3, 9) => Op::AvgPool2d(avg_pool(rng)),
+            (3, 10) => Op::AdaptiveAvgPool2d { output_size: pair(rng, 1..7) },
+            (_, 11) => Op::Flatten,
+            (_, 12..20) => elementwise(rng),
+            _ => continue,
+        };
+        let fits = op.output_shape(shape).is_ok_and(|shape| shape.iter().product::<usize>() <= MAX_ELEMENTS);
+        // A dilated window can step over a smaller image and find nothing but padding.
+        let reaches = match &op {
+            Op::MaxPool2d(pool) => (0..2).all(|axis| shape[axis + 1] >= pool.dilation[axis]),
+            _ => true,
+        };
+        if fits && reaches {
+            return op;
+        }
+    }
+}
+
+fn pair(rng: &mut ChaCha8Rng, range: std::ops::Range<usize>) -> [usize; 2] {
+    [rng.random_range(range.clone()), rng.random_range(range)]
+}
+
+fn convolution(rng: &mut ChaCha8Rng) -> Conv2d {
+    let mut conv = Conv2d::new(rng.random_range(1..12), pair(rng, 1..5));
+    conv.bias = rng.random_bool(0.8);
+    if rng.random() {
+        (conv.stride, conv.padding, conv.dilation) = (pair(rng, 1..4), pair(rng, 0..4), pair(rng, 1..4));
+    }
+    conv
+}
+
+fn max_pool(rng: &mut ChaCha8Rng) -> MaxPool2d {
+    let mut pool = MaxPool2d::new(pair(rng, 1..4));
+    if rng.random() {
+        pool.stride = pair(rng, 1..4);
+        pool.dilation = pair(rng, 1..3);
+        for axis in 0..2 {
+            let extent = (pool.kernel_size[axis] - 1) * pool.dilation[axis] + 1;
+            pool.padding[axis] = rng.random_range(0..=extent / 2);
+        }
+    }
+    pool
+}
+
+fn avg_pool(rng: &mut ChaCha8Rng) -> AvgPool2d {
+    let mut pool = AvgPool2d::new(pair(rng, 1..4));
+    if rng.random() {
+        pool.stride = pair(rng, 1..4);
+        pool.padding = pool.kernel_size.map(|kernel| rng.random_range(0..=kernel / 2));
+    }
+    pool
+}
+
+fn elementwise(rng: &mut ChaCha8Rng) -> Op {
+    let negative_slope = *[0.01, 0.2, 1.0, 1.5, 0.0, -0.5].choose(rng).expect("some");
+    [Op::Relu, Op::LeakyRelu { negative_slope }, Op::Tanh, Op::Sigmoid, Op::Gelu, Op::Silu, Op::Softplus, Op::Identity]
+        .choose(rng)
+        .expect("some")
+        .clone()
+}

@@ -1,0 +1,147 @@
+//! The golden cases of `golden/`: four networks with 18 runs, computed in float64 by a PyTorch
+//! implementation that equals Torch2PC to the last bit in float32, and stored in float32.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+
+use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Session};
+use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
+use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::naive::{Naive, dense};
+use predictive_coding_reference::random::OwnedTargets;
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const CASES: [&str; 4] = ["mnist_cross_entropy", "mnist_mse", "cifar_narrow", "mlp_tanh"];
+const RUNS: usize = 18;
+
+struct Case {
+    name: &'static str,
+    network: Network,
+    parameters: Parameters,
+    x: Vec<f32>,
+    y: OwnedTargets,
+    runs: Vec<Run>,
+}
+
+struct Run {
+    name: String,
+    method: Method,
+    expected: Tensors,
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn i64s(bytes: &[u8]) -> Vec<i64> {
+    bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn load(name: &'static str) -> Case {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let read = |file: &str| fs::read(folder.join(file)).unwrap();
+    let case: Value = serde_json::from_slice(&read("case.json")).unwrap();
+    let network = network(&String::from_utf8(read(case["model"].as_str().unwrap())).unwrap());
+    let weights = read(case["weights"].as_str().unwrap());
+    let weights = SafeTensors::deserialize(&weights).unwrap();
+    let mut parameters = Parameters::zeros(network.parameters().clone());
+    for name in weights.names() {
+        let tensor = parameters.get_mut(name).unwrap();
+        tensor.copy_from_slice(&f32s(weights.tensor(name).unwrap().data()));
+    }
+    let batch = read(case["batch"].as_str().unwrap());
+    let batch = SafeTensors::deserialize(&batch).unwrap();
+    let y = batch.tensor("y").unwrap();
+    let y = match y.dtype() {
+        safetensors::Dtype::I64 => OwnedTargets::Labels(i64s(y.data())),
+        _ => OwnedTargets::Values(f32s(y.data())),
+    };
+    let run = |run: &Value| {
+        let expected = read(run["expected"].as_str().unwrap());
+        let expected = SafeTensors::deserialize(&expected).unwrap();
+        let (eta, iterations) = (run["eta"].as_f64().unwrap(), run["iterations"].as_u64().unwrap() as usize);
+        let method = match run["method"].as_str().unwrap() {
+            "exact" => Method::Exact,
+            "strict" => Method::Strict { eta, iterations },
+            "fixed-prediction" => Method::FixedPrediction { eta, iterations },
+            other => panic!("method {other}"),
+        };
+        Run {
+            name: run["expected"].as_str().unwrap().to_string(),
+            method,
+            expected: expected.iter().map(|(name, t)| (name.to_string(), widen(&f32s(t.data())))).collect(),
+        }
+    };
+    let runs = case["runs"].as_array().unwrap().iter().map(run).collect();
+    Case { name, network, parameters, x: f32s(batch.tensor("x").unwrap().data()), y, runs }
+}
+
+fn network(text: &str) -> Network {
+    let table: toml::Table = text.parse().unwrap();
+    let size = |value: &toml::Value| value.as_integer().unwrap() as usize;
+    let input: Vec<usize> = table["input"].as_array().unwrap().iter().map(size).collect();
+    let loss = if table["loss"].as_str() == Some("mse") { Loss::Mse } else { Loss::CrossEntropy };
+    let op = |op: &toml::Value| match op["type"].as_str().unwrap() {
+        "conv2d" => {
+            let mut conv = Conv2d::new(size(&op["out_channels"]), [size(&op["kernel_size"]); 2]);
+            conv.padding = [op.get("padding").map_or(0, size); 2];
+            Op::Conv2d(conv)
+        }
+        "linear" => Op::Linear(Linear::new(size(&op["out_features"]))),
+        "max_pool2d" => Op::MaxPool2d(MaxPool2d::new([size(&op["kernel_size"]); 2])),
+        "flatten" => Op::Flatten,
+        "relu" => Op::Relu,
+        "tanh" => Op::Tanh,
+        other => panic!("operation {other}"),
+    };
+    let ops = |layer: &toml::Value| layer["ops"].as_array().unwrap().iter().map(op).collect();
+    Network::new(&input, loss, table["layer"].as_array().unwrap().iter().map(ops).collect()).unwrap()
+}
+
+/// The tensors that a step on this network has, and no others, so that none goes unchecked.
+fn assert_complete(case: &Case, run: &Run) {
+    let last = case.network.layers().len();
+    let expected: HashMap<_, _> = run.expected.iter().map(|(name, values)| (name.as_str(), values)).collect();
+    assert_eq!(expected.len(), 1 + 2 * last + 2 * (last - 1) + case.network.parameters().len(), "{}", run.name);
+}
+
+#[test]
+fn the_reference_reproduces_every_golden_run() {
+    let mut runs = 0;
+    for case in CASES.map(load) {
+        let outputs = case.network.output_shape().iter().product();
+        let naive = Naive::<f64>::new(&case.network, &case.parameters);
+        for run in &case.runs {
+            assert_complete(&case, run);
+            let step = naive.step(run.method, &widen(&case.x), &dense(case.y.view(), outputs), &[]);
+            let (error, tensor) = compare::worst(&compare::of_step(&step, &case.network), &run.expected);
+            println!("{}/{}: {error:.1e} at {tensor}", case.name, run.name);
+            // The expected values are rounded to f32.
+            assert!(error < 1.2e-7, "{}/{}: {error:.1e} at {tensor}", case.name, run.name);
+            runs += 1;
+        }
+    }
+    assert_eq!(runs, RUNS);
+}
+
+#[test]
+fn the_library_reproduces_every_golden_run() {
+    for level in levels() {
+        let mut runs = 0;
+        for case in CASES.map(load) {
+            let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();
+            for run in &case.runs {
+                let mut session = Session::with_level(&case.network, samples, run.method, level).unwrap();
+                let loss = session.infer(&case.parameters, &case.x, case.y.view()).unwrap();
+                let got = compare::of_session(&session, loss, &case.network);
+                let (error, tensor) = compare::worst(&got, &run.expected);
+                println!("{level} {}/{}: {error:.1e} at {tensor}", case.name, run.name);
+                assert!(error <= BOUND, "{level} {}/{}: {error:.1e} at {tensor}", case.name, run.name);
+                runs += 1;
+            }
+        }
+        assert_eq!(runs, RUNS);
+    }
+}

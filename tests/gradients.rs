@@ -1,0 +1,210 @@
+//! The reference's derivatives against finite differences, the library's against the reference's,
+//! and Theorem 1: fixed-prediction with eta = 1 and n >= L is backpropagation.
+
+use predictive_coding::{
+    AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity, Session,
+};
+use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
+use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::naive::{Begin, Naive, dense, minus};
+use predictive_coding_reference::random::{self, OwnedTargets};
+
+/// A network around each operation, between layers that have parameters, under both losses.
+fn networks() -> Vec<(String, Network)> {
+    let conv = |channels, kernel_size| Op::Conv2d(Conv2d::new(channels, kernel_size));
+    let convs = [
+        Conv2d::new(3, [3, 2]),
+        Conv2d { stride: [2, 1], padding: [1, 2], dilation: [1, 2], ..Conv2d::new(3, [2, 3]) },
+        Conv2d { bias: false, stride: [3, 2], dilation: [2, 1], ..Conv2d::new(2, [3, 1]) },
+    ];
+    let max_pools = [
+        MaxPool2d::new([2, 2]),
+        MaxPool2d { stride: [1, 2], padding: [1, 1], ..MaxPool2d::new([3, 2]) },
+        MaxPool2d { stride: [1, 1], padding: [1, 0], dilation: [2, 1], ..MaxPool2d::new([2, 3]) },
+    ];
+    let avg_pools = [AvgPool2d::new([2, 3]), AvgPool2d { stride: [1, 2], padding: [1, 1], ..AvgPool2d::new([3, 2]) }];
+    let of_images = convs
+        .into_iter()
+        .map(Op::Conv2d)
+        .chain(max_pools.into_iter().map(Op::MaxPool2d))
+        .chain(avg_pools.into_iter().map(Op::AvgPool2d))
+        .chain([[1, 1], [2, 3], [5, 7]].map(|output_size| Op::AdaptiveAvgPool2d { output_size }))
+        .chain([Op::Flatten]);
+    let elementwise = [
+        Op::Relu,
+        Op::LeakyRelu { negative_slope: 0.01 },
+        Op::LeakyRelu { negative_slope: 1.5 },
+        Op::LeakyRelu { negative_slope: -0.5 },
+        Op::Tanh,
+        Op::Sigmoid,
+        Op::Gelu,
+        Op::Silu,
+        Op::Softplus,
+        Op::Identity,
+    ];
+    let linear = |out_features, bias| Op::Linear(Linear { out_features, bias });
+    let mut networks = vec![];
+    for loss in [Loss::CrossEntropy, Loss::Mse] {
+        let mut add = |op: &Op, input: &[usize], layers| {
+            networks.push((format!("{op:?} under {loss}"), Network::new(input, loss, layers).unwrap()));
+        };
+        for op in of_images.clone().chain(elementwise.clone()) {
+            add(
+                &op,
+                &[2, 6, 5],
+                vec![vec![conv(2, [2, 2])], vec![op.clone()], vec![], vec![Op::Flatten, linear(3, true)]],
+            );
+        }
+        for op in elementwise.clone().into_iter().chain([linear(5, true), linear(5, false)]) {
+            add(
+                &op,
+                &[4],
+                vec![vec![linear(7, true), op.clone(), linear(6, false), Op::Tanh], vec![op.clone(), linear(3, true)]],
+            );
+        }
+    }
+    networks
+}
+
+struct Data {
+    parameters: Parameters,
+    x: Vec<f32>,
+    y: OwnedTargets,
+}
+
+impl Data {
+    fn random(network: &Network, samples: usize, seed: u64) -> Data {
+        let mut rng = random::generator(seed);
+        Data {
+            parameters: random::parameters(&mut rng, network),
+            x: random::values(&mut rng, samples * network.input_shape().iter().product::<usize>()),
+            y: OwnedTargets::random(&mut rng, network, samples),
+        }
+    }
+
+    fn dense(&self, network: &Network) -> Vec<f64> {
+        dense(self.y.view(), network.output_shape().iter().product())
+    }
+}
+
+/// Central differences of `f` by each element of `at`.
+fn differences(at: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    const STEP: f64 = 1e-5;
+    let derivative = |i| {
+        let shifted = |step: f64| {
+            let mut at = at.to_vec();
+            at[i] += step;
+            f(&at)
+        };
+        (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP)
+    };
+    (0..at.len()).map(derivative).collect()
+}
+
+fn assert_close(got: &[f64], want: &[f64], bound: f64, what: &str) {
+    let error = relative_error(got, want);
+    assert!(error <= bound, "{what}: relative error {error:.1e}");
+}
+
+#[test]
+fn the_references_backpropagation_is_the_derivative_of_its_loss() {
+    for (name, network) in networks() {
+        let data = Data::random(&network, 3, 1);
+        let (x, y) = (widen(&data.x), data.dense(&network));
+        let values = widen(data.parameters.values());
+        let naive = Naive::with_values(&network, &values);
+        let step = naive.step(Method::Exact, &x, &y, &[]);
+        let gradients = differences(&values, |values| Naive::with_values(&network, values).loss(&x, &y, 0));
+        assert_close(&step.gradients, &gradients, 1e-7, &format!("{name}, gradients"));
+        for l in 1..=naive.depth() {
+            let errors = differences(&step.activations[l], |v| naive.loss(v, &y, l));
+            assert_close(&step.errors[l], &errors, 1e-7, &format!("{name}, error {l}"));
+        }
+    }
+}
+
+#[test]
+fn the_references_strict_relaxation_descends_on_its_energy() {
+    let eta = 0.1;
+    for (name, network) in networks() {
+        let data = Data::random(&network, 2, 2);
+        let (x, y) = (widen(&data.x), data.dense(&network));
+        let naive = Naive::new(&network, &data.parameters);
+        let mut rng = random::generator(3);
+        let hat = naive.forward(&x);
+        let begin: Vec<_> = (1..naive.depth()).map(|l| widen(&random::values(&mut rng, hat[l].len()))).collect();
+        let mut v = vec![x.clone()];
+        v.extend(begin.iter().cloned());
+        let begin: Vec<_> = begin.into_iter().map(Begin::Belief).collect();
+        let step = naive.step(Method::Strict { eta, iterations: 1 }, &x, &y, &begin);
+        for l in 1..naive.depth() {
+            let slope = differences(&v[l], |at| {
+                let mut v = v.clone();
+                v[l] = at.to_vec();
+                naive.energy(&v, &y).iter().sum()
+            });
+            let want: Vec<f64> = slope.iter().map(|slope| -eta * slope).collect();
+            assert_close(&minus(&step.beliefs[l], &v[l]), &want, 1e-7, &format!("{name}, layer {l}"));
+        }
+    }
+}
+
+#[test]
+fn the_references_fixed_prediction_ends_at_backpropagation() {
+    for (name, network) in networks() {
+        let data = Data::random(&network, 3, 4);
+        let (x, y) = (widen(&data.x), data.dense(&network));
+        let naive = Naive::new(&network, &data.parameters);
+        let exact = naive.step(Method::Exact, &x, &y, &[]);
+        for iterations in [naive.depth(), naive.depth() + 3] {
+            let step = naive.step(Method::FixedPrediction { eta: 1.0, iterations }, &x, &y, &[]);
+            assert_close(&step.gradients, &exact.gradients, 1e-12, &format!("{name}, gradients"));
+            for l in 1..=naive.depth() {
+                assert_close(&step.errors[l], &exact.errors[l], 1e-12, &format!("{name}, error {l}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_librarys_exact_gradients_and_errors_are_the_references() {
+    for level in levels() {
+        for (name, network) in networks() {
+            for samples in [1, 17] {
+                let data = Data::random(&network, samples, 1);
+                let naive = Naive::new(&network, &data.parameters);
+                let step = naive.step(Method::Exact, &widen(&data.x), &data.dense(&network), &[]);
+                let mut session = Session::with_level(&network, samples, Method::Exact, level).unwrap();
+                let loss = session.infer(&data.parameters, &data.x, data.y.view()).unwrap();
+                let got = compare::of_session(&session, loss, &network);
+                let (error, tensor) = compare::worst(&got, &compare::of_step(&step, &network));
+                assert!(error <= BOUND, "{level} {name}, {samples} samples: {error:.1e} at {tensor}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_librarys_fixed_prediction_ends_at_its_backpropagation() {
+    for level in levels() {
+        for (name, network) in networks() {
+            let data = Data::random(&network, 5, 4);
+            let last = network.layers().len();
+            let run = |method| {
+                let mut session = Session::with_level(&network, 5, method, level).unwrap();
+                session.infer(&data.parameters, &data.x, data.y.view()).unwrap();
+                session
+            };
+            let exact = run(Method::Exact);
+            for iterations in [last, last + 3] {
+                let relaxed = run(Method::FixedPrediction { eta: 1.0, iterations });
+                let gradients = [&relaxed, &exact].map(|session| widen(session.gradients().values()));
+                assert_close(&gradients[0], &gradients[1], BOUND, &format!("{level} {name}, gradients"));
+                for l in 1..=last {
+                    let errors = [&relaxed, &exact].map(|session| widen(&session.get(Quantity::Error, l)));
+                    assert_close(&errors[0], &errors[1], BOUND, &format!("{level} {name}, error {l}"));
+                }
+            }
+        }
+    }
+}
