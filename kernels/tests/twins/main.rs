@@ -1,0 +1,4 @@
+//! Every kernel at every level of this machine against its naive twin.
+
+mod common;
+mod gemm;
