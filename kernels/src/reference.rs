@@ -312,6 +312,8 @@ pub fn activation_difference(activation: Activation, z: f64, d: f64) -> f64 {
         Activation::Gelu => d * normal_distribution(w) + z * normal_difference(z, d),
         Activation::Silu => d * sigmoid(w) + z * tanh_difference(z / 2.0, d / 2.0) / 2.0,
         Activation::Softplus if d.abs() < 1.0 => (sigmoid(z) * d.exp_m1()).ln_1p(),
+        // log(1 + e^x) = x + log(1 + e^-x)
+        Activation::Softplus if z > 0.0 && w > 0.0 => d + (-w).exp().ln_1p() - (-z).exp().ln_1p(),
         Activation::Softplus => activation_value(activation, w) - activation_value(activation, z),
     }
 }

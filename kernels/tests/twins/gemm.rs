@@ -261,3 +261,23 @@ fn too_little_scratch_is_refused() {
 fn a_view_beyond_its_slice_is_refused() {
     MatRef::new(&[0.0; 11], 3, 4, 4, 1);
 }
+
+#[test]
+fn outputs_whose_elements_overlap_are_refused() {
+    let refused = |rows, columns, row_stride, column_stride| {
+        std::panic::catch_unwind(|| {
+            MatMut::new(&mut [0.0; 100], rows, columns, row_stride, column_stride);
+        })
+        .is_err()
+    };
+    for [rows, columns, row_stride, column_stride] in
+        [[3, 4, 0, 1], [3, 4, 1, 1], [3, 4, 3, 1], [3, 4, 1, 2], [1, 2, 9, 0]]
+    {
+        assert!(refused(rows, columns, row_stride, column_stride), "strides ({row_stride}, {column_stride})");
+    }
+    for [rows, columns, row_stride, column_stride] in
+        [[3, 4, 4, 1], [3, 4, 1, 3], [1, 4, 0, 1], [4, 1, 1, 0], [0, 4, 0, 0]]
+    {
+        assert!(!refused(rows, columns, row_stride, column_stride), "strides ({row_stride}, {column_stride})");
+    }
+}
