@@ -189,8 +189,15 @@ fn against_matrixmultiply_in_f64() {
 fn threads_do_not_change_a_bit() {
     let mut rng = generator(5);
     for level in levels() {
-        for [m, n, k] in [[97, 183, 131], [300, 40, 64], [20, 900, 100], [1, 3000, 400], [2900, 1, 300], [145, 65, 600]]
-        {
+        for [m, n, k] in [
+            [97, 183, 131],
+            [300, 40, 64],
+            [20, 900, 100],
+            [1, 3000, 400],
+            [2900, 1, 300],
+            [145, 65, 600],
+            [25, 24, 1100],
+        ] {
             for lays in [[Lay::Rows, Lay::Rows, Lay::Rows], [Lay::Columns, Lay::Columns, Lay::Columns]] {
                 let (a, b) = (Matrix::random(&mut rng, m, k, lays[0]), Matrix::random(&mut rng, k, n, lays[1]));
                 let old = Matrix::random(&mut rng, m, n, lays[2]);
