@@ -1,12 +1,25 @@
 //! A session: everything one network, batch size and method need, planned once.
 
-use predictive_coding_kernels::Level;
+use std::ops::Range;
 
-use crate::error::{Error, Result};
-use crate::loss::Targets;
+use predictive_coding_kernels::{Buffer, Combine, Level, elementwise, lanes_to_rows, rows_to_lanes};
+use rayon::prelude::*;
+
+use crate::error::{Divergence, Error, Result};
+use crate::layer::Layers;
+use crate::loss::{Loss, Targets};
 use crate::method::Method;
 use crate::network::Network;
+use crate::output::Output;
 use crate::parameters::Parameters;
+use crate::plan::{Plan, Step};
+use crate::relaxation::{Descent, Relaxation, backpropagate, fixed_prediction, strict};
+use crate::state::{Scratch, Tile};
+
+/// Bytes that the groups' scratch and partial gradients may take together before tiles share them.
+const GROUP_BYTES: usize = 512 << 20;
+/// Values of the gradients that one task adds up.
+const REDUCTION_BLOCK: usize = 1 << 16;
 
 /// A quantity that a session holds for a layer, one value per element of the layer's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,22 +46,101 @@ pub enum Start<'a> {
 }
 
 /// Planned once for a network, a batch size and a method; owns every buffer.
+///
+/// A batch is cut into tiles of one vector's lanes, one image per lane. Samples relax
+/// independently, so a tile goes through forward pass, all iterations and its share of the
+/// gradients as one task of the current rayon pool. Tiles and the order in which gradients are
+/// added depend on the network, the batch and the SIMD level alone: results are the same to the
+/// last bit on any number of threads.
 #[derive(Debug)]
 pub struct Session {
+    plan: Plan,
+    method: Method,
+    loss_kind: Loss,
+    batch: usize,
+    packed: Buffer,
+    groups: Vec<Group>,
     gradients: Parameters,
+    samples: usize,
+    loss: f32,
+    recording: bool,
+    energies: Vec<f64>,
+}
+
+/// Consecutive tiles that share scratch and a partial gradient.
+#[derive(Debug)]
+struct Group {
+    /// Index of the first tile.
+    first: usize,
+    tiles: Vec<Tile>,
+    scratch: Scratch,
+    descent: Descent,
+    gradients: Buffer,
+    divergence: Option<Divergence>,
+}
+
+/// A checked call, as the groups see it.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    layers: Layers<'a>,
+    output: Output,
+    x: &'a [f32],
+    targets: Targets<'a>,
+    start: &'a [Start<'a>],
+    samples: usize,
 }
 
 impl Session {
     /// Plans a session for batches of up to `batch` samples at the SIMD level of this machine, or
     /// the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
+    ///
+    /// Errors: [`Error::Argument`] if the batch is 0, the method is refused by
+    /// [`Method::validate`], or the level does not exist here.
     pub fn new(network: &Network, batch: usize, method: Method) -> Result<Self> {
         let level = Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?;
         Self::with_level(network, batch, method, level)
     }
 
     /// Plans a session at a given SIMD level.
-    pub fn with_level(_network: &Network, _batch: usize, _method: Method, _level: Level) -> Result<Self> {
-        todo!()
+    ///
+    /// Errors: as [`new`](Self::new).
+    pub fn with_level(network: &Network, batch: usize, method: Method, level: Level) -> Result<Self> {
+        method.validate()?;
+        if batch == 0 {
+            return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
+        }
+        let plan = Plan::new(network, level);
+        let gradients = Parameters::zeros(network.parameters().clone());
+        let tiles = batch.div_ceil(plan.lanes);
+        let group = || Group {
+            first: 0,
+            tiles: Vec::new(),
+            scratch: Scratch::new(&plan),
+            descent: Descent::new(plan.layers.len(), plan.lanes),
+            gradients: Buffer::zeros(gradients.values().len()),
+            divergence: None,
+        };
+        let first = group();
+        let count = (GROUP_BYTES / (first.scratch.bytes() + first.gradients.bytes()).max(1)).clamp(1, tiles);
+        let mut groups: Vec<Group> = std::iter::once(first).chain((1..count).map(|_| group())).collect();
+        for (index, group) in groups.iter_mut().enumerate() {
+            group.first = index * tiles / count;
+            let end = (index + 1) * tiles / count;
+            group.tiles = (group.first..end).map(|_| Tile::new(&plan)).collect();
+        }
+        Ok(Session {
+            packed: Buffer::zeros(plan.packed),
+            plan,
+            method,
+            loss_kind: network.loss(),
+            batch,
+            groups,
+            gradients,
+            samples: 0,
+            loss: 0.0,
+            recording: false,
+            energies: Vec::new(),
+        })
     }
 
     /// One step without the optimiser: forward pass, relaxation, gradients. `x` is
@@ -62,21 +154,38 @@ impl Session {
         self.infer_from(parameters, x, y, &[])
     }
 
-    /// As [`infer`](Self::infer), with a strict relaxation that starts at given beliefs: `start[l - 1]`
-    /// for layer l in 1..L; layers beyond the end of the slice start at v-hat.
+    /// As [`infer`](Self::infer), with a strict relaxation that starts at given beliefs:
+    /// `start[l - 1]` for layer l in 1..L; layers beyond the end of the slice start at v-hat.
+    ///
+    /// Errors: as [`infer`](Self::infer); [`Error::Input`] if a start does not fit its layer, or
+    /// the method is not strict.
     pub fn infer_from<'a>(
         &mut self,
-        _parameters: &Parameters,
-        _x: &[f32],
-        _y: impl Into<Targets<'a>>,
-        _start: &[Start<'_>],
+        parameters: &Parameters,
+        x: &[f32],
+        y: impl Into<Targets<'a>>,
+        start: &[Start<'_>],
     ) -> Result<f32> {
-        todo!()
+        let targets = y.into();
+        let samples = self.check(parameters, x, targets)?;
+        self.check_start(start, samples)?;
+        let method = self.method;
+        self.run(parameters, x, targets, start, samples, |call, group| group.step(call, method));
+        self.reduce();
+        match self.groups.iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
+            Some(divergence) => Err(Error::Diverged(divergence)),
+            None => Ok(self.loss),
+        }
     }
 
     /// The forward pass alone; returns the loss. Afterwards only activations can be read.
-    pub fn forward<'a>(&mut self, _parameters: &Parameters, _x: &[f32], _y: impl Into<Targets<'a>>) -> Result<f32> {
-        todo!()
+    ///
+    /// Errors: [`Error::Input`] if sizes or labels do not fit.
+    pub fn forward<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
+        let targets = y.into();
+        let samples = self.check(parameters, x, targets)?;
+        self.run(parameters, x, targets, &[], samples, Group::forward);
+        Ok(self.loss)
     }
 
     /// A quantity of layer `layer` (from 1) of the last call, `[samples, layer shape]`.
@@ -84,7 +193,7 @@ impl Session {
     /// # Panics
     /// If the layer has no such quantity.
     pub fn get(&self, quantity: Quantity, layer: usize) -> Vec<f32> {
-        let mut out = vec![0.0; self.samples() * self.elements(layer)];
+        let mut out = vec![0.0; self.samples * self.elements(layer)];
         self.read(quantity, layer, &mut out);
         out
     }
@@ -93,18 +202,51 @@ impl Session {
     ///
     /// # Panics
     /// If the layer has no such quantity or `out` has another size.
-    pub fn read(&self, _quantity: Quantity, _layer: usize, _out: &mut [f32]) {
-        todo!()
+    pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) {
+        let elements = self.elements(layer);
+        let layers = self.plan.layers.len();
+        assert!(
+            layer < layers || matches!(quantity, Quantity::Activation | Quantity::Error),
+            "layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}"
+        );
+        assert!(
+            out.len() == self.samples * elements,
+            "{} elements to read {quantity:?} of layer {layer} into, expected {} samples x {elements}",
+            out.len(),
+            self.samples
+        );
+        let place = self.plan.layers[layer - 1].output.clone();
+        let activation = self.plan.activation(layer - 1);
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
+        for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.lanes * elements).max(1))) {
+            let source = match quantity {
+                Quantity::Activation => &tile.values[activation.clone()],
+                Quantity::Deviation | Quantity::Belief => &tile.deviations[place.clone()],
+                Quantity::Error => &tile.errors[place.clone()],
+            };
+            lanes_to_rows(source, self.plan.lanes, rows, elements);
+            if quantity == Quantity::Belief {
+                for (sample, row) in rows.chunks_exact_mut(elements).enumerate() {
+                    let activations = tile.values[activation.clone()].chunks_exact(self.plan.lanes);
+                    row.iter_mut().zip(activations).for_each(|(v, lanes)| *v += lanes[sample]);
+                }
+            }
+        }
     }
 
     /// Elements of one sample of layer `layer` (from 1).
-    pub fn elements(&self, _layer: usize) -> usize {
-        todo!()
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn elements(&self, layer: usize) -> usize {
+        let layers = self.plan.layers.len();
+        assert!((1..=layers).contains(&layer), "there is no layer {layer}, expected 1..={layers}");
+        self.plan.elements(layer - 1)
     }
 
     /// Samples of the last call.
     pub fn samples(&self) -> usize {
-        todo!()
+        self.samples
     }
 
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
@@ -113,24 +255,228 @@ impl Session {
     }
 
     /// Whether the next strict relaxations record their energies. Off by default.
-    pub fn record_energies(&mut self, _record: bool) {
-        todo!()
+    pub fn record_energies(&mut self, record: bool) {
+        let iterations = match self.method {
+            Method::Strict { iterations, .. } if record => iterations,
+            _ => 0,
+        };
+        self.recording = record;
+        self.energies = vec![0.0; iterations];
+        for group in &mut self.groups {
+            group.descent.energies = vec![0.0; iterations];
+        }
     }
 
     /// F_1 .. F_n of the last strict relaxation, summed over the batch: the loss at the current
     /// prediction plus half the squared errors of layers 1..L-1, each before the update of its
     /// iteration. Empty unless they were recorded.
     pub fn energies(&self) -> &[f64] {
-        todo!()
+        &self.energies
     }
 
     /// Bytes of all buffers. Nothing is allocated after planning.
     pub fn bytes(&self) -> usize {
-        todo!()
+        let group = |group: &Group| {
+            group.tiles.iter().map(Tile::bytes).sum::<usize>()
+                + group.scratch.bytes()
+                + group.descent.bytes()
+                + group.gradients.bytes()
+        };
+        self.groups.iter().map(group).sum::<usize>()
+            + self.packed.bytes()
+            + size_of_val(self.gradients.values())
+            + size_of_val(self.energies.as_slice())
     }
 
     /// The SIMD level that this session computes with.
     pub fn level(&self) -> Level {
-        todo!()
+        self.plan.level
     }
+
+    /// The number of samples of a call that fits the plan.
+    fn check(&self, parameters: &Parameters, x: &[f32], targets: Targets<'_>) -> Result<usize> {
+        let (found, expected) = (parameters.specs(), self.gradients.specs());
+        if !std::sync::Arc::ptr_eq(found, expected) && found != expected {
+            return Err(Error::Input("the parameters are of another network than the session's".into()));
+        }
+        let elements = self.plan.values[0].len() / self.plan.lanes;
+        let samples = x.len() / elements;
+        if samples * elements != x.len() || samples == 0 || samples > self.batch {
+            return Err(Error::Input(format!(
+                "{} input values, expected {elements} for each of 1 to {} samples",
+                x.len(),
+                self.batch
+            )));
+        }
+        targets.validate(self.loss_kind, samples, self.plan.elements(self.plan.layers.len() - 1))?;
+        Ok(samples)
+    }
+
+    fn check_start(&self, start: &[Start<'_>], samples: usize) -> Result<()> {
+        let hidden = self.plan.layers.len() - 1;
+        if !start.is_empty() && !matches!(self.method, Method::Strict { .. }) {
+            return Err(Error::Input(format!(
+                "initial beliefs for {}, which always starts at the forward pass; they are for strict",
+                self.method.name()
+            )));
+        }
+        if start.len() > hidden {
+            return Err(Error::Input(format!(
+                "initial beliefs for {} layers, expected at most {hidden}: all but the output",
+                start.len()
+            )));
+        }
+        for (layer, start) in start.iter().enumerate() {
+            let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
+            let expected = samples * self.plan.elements(layer);
+            if values.len() != expected {
+                return Err(Error::Input(format!(
+                    "{} initial values for layer {}, expected {samples} samples x {} = {expected}",
+                    values.len(),
+                    layer + 1,
+                    self.plan.elements(layer)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Packs the weights and runs `work` on every group; then adds up the losses.
+    fn run(
+        &mut self,
+        parameters: &Parameters,
+        x: &[f32],
+        targets: Targets<'_>,
+        start: &[Start<'_>],
+        samples: usize,
+        work: impl Fn(Call<'_>, &mut Group) + Sync,
+    ) {
+        for step in &self.plan.steps {
+            if let Step::Product(product) = step {
+                product.pack(parameters.values(), &mut self.packed);
+            }
+        }
+        let outputs = self.plan.elements(self.plan.layers.len() - 1);
+        let output = Output::new(self.plan.level, self.loss_kind, samples, outputs);
+        let tiles = samples.div_ceil(self.plan.lanes);
+        let threads = rayon::current_num_threads();
+        let parallel = threads > 1 && self.groups.len().min(tiles) < threads;
+        let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel };
+        let call = Call { layers, output, x, targets, start, samples };
+        if threads > 1 && tiles > 1 {
+            self.groups.par_iter_mut().with_max_len(1).for_each(|group| work(call, group));
+        } else {
+            self.groups.iter_mut().for_each(|group| work(call, group));
+        }
+        self.samples = samples;
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles).take(tiles);
+        self.loss = (tiles.flat_map(|tile| &tile.losses[..tile.samples]).sum::<f64>() * output.scale) as f32;
+    }
+
+    /// Adds up what the groups found, in their order.
+    fn reduce(&mut self) {
+        let groups = &self.groups;
+        let level = self.plan.level;
+        let used = groups.iter().take_while(|group| group.tiles[0].samples > 0).count();
+        let block = |(index, out): (usize, &mut [f32])| {
+            let place = index * REDUCTION_BLOCK..index * REDUCTION_BLOCK + out.len();
+            out.copy_from_slice(&groups[0].gradients[place.clone()]);
+            for group in &groups[1..used] {
+                elementwise::accumulate(level, &group.gradients[place.clone()], out);
+            }
+        };
+        self.gradients.values_mut().par_chunks_mut(REDUCTION_BLOCK).enumerate().for_each(block);
+        for (iteration, energy) in self.energies.iter_mut().enumerate() {
+            *energy = groups[..used].iter().map(|group| group.descent.energies[iteration]).sum();
+        }
+    }
+}
+
+impl Group {
+    /// Calls `work` for each tile that has samples, with the index of its first sample, after the
+    /// forward pass.
+    fn for_each_tile(&mut self, call: Call<'_>, mut work: impl FnMut(&mut Self, usize, &mut Tile)) {
+        let lanes = call.layers.plan.lanes;
+        let mut tiles = std::mem::take(&mut self.tiles);
+        for (index, tile) in tiles.iter_mut().enumerate() {
+            let first = (self.first + index) * lanes;
+            tile.samples = call.samples.saturating_sub(first).min(lanes);
+            if tile.samples > 0 {
+                call.load(first, tile);
+                call.layers.forward(tile, &mut self.scratch);
+                work(self, first, tile);
+            }
+        }
+        self.tiles = tiles;
+    }
+
+    /// The forward pass and the loss.
+    fn forward(call: Call<'_>, group: &mut Group) {
+        group.for_each_tile(call, |group, _, tile| {
+            Relaxation { layers: call.layers, output: call.output, tile, scratch: &mut group.scratch }.output_error();
+        });
+    }
+
+    /// A whole step.
+    fn step(&mut self, call: Call<'_>, method: Method) {
+        self.gradients.fill(0.0);
+        self.descent.energies.fill(0.0);
+        self.divergence = None;
+        self.for_each_tile(call, |group, first, tile| {
+            let started = !call.start.is_empty();
+            if started {
+                call.load_start(first, tile);
+            }
+            let Group { scratch, gradients, descent, .. } = group;
+            let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
+            match method {
+                Method::Exact => backpropagate(relaxation, gradients),
+                Method::FixedPrediction { eta, iterations } => fixed_prediction(relaxation, eta, iterations, gradients),
+                Method::Strict { eta, iterations } => {
+                    strict(relaxation, eta, iterations, started, descent, gradients);
+                    let found = group.descent.divergence(first);
+                    let earliest = |a: Divergence, b: Divergence| if b.iteration < a.iteration { b } else { a };
+                    group.divergence = match (group.divergence, found) {
+                        (Some(a), Some(b)) => Some(earliest(a, b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+            }
+        });
+    }
+}
+
+impl Call<'_> {
+    /// Puts the samples from `first` on into the lanes of a tile.
+    fn load(&self, first: usize, tile: &mut Tile) {
+        let plan = self.layers.plan;
+        let input = plan.values[0].clone();
+        let rows = rows_of(first, tile.samples, input.len() / plan.lanes);
+        rows_to_lanes(&self.x[rows], input.len() / plan.lanes, &mut tile.values[input], plan.lanes);
+        self.output.load(self.targets, first, tile.samples, plan.lanes, &mut tile.targets);
+    }
+
+    /// Puts the caller's beliefs into the deviations of a tile that has gone through the forward pass.
+    fn load_start(&self, first: usize, tile: &mut Tile) {
+        let plan = self.layers.plan;
+        tile.deviations.fill(0.0);
+        for (layer, start) in self.start.iter().enumerate() {
+            let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
+            let elements = plan.elements(layer);
+            let out = &mut tile.deviations[plan.layers[layer].output.clone()];
+            rows_to_lanes(&values[rows_of(first, tile.samples, elements)], elements, out, plan.lanes);
+            if let Start::Belief(_) = start {
+                let activation = &tile.values[plan.activation(layer)];
+                let difference = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
+                elementwise::combine(plan.level, activation, difference, out);
+                // The lanes without a sample stay at 0.
+                out.chunks_exact_mut(plan.lanes).for_each(|lanes| lanes[tile.samples..].fill(0.0));
+            }
+        }
+    }
+}
+
+/// The place of some samples' rows.
+fn rows_of(first: usize, samples: usize, elements: usize) -> Range<usize> {
+    first * elements..(first + samples) * elements
 }

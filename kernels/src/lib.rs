@@ -1,5 +1,45 @@
-//! SIMD kernels.
+//! The kernels of the `predictive-coding` library: products, convolutions, pooling, activations and
+//! losses on the CPU, hand-vectorised at three levels that are chosen at run time.
+//!
+//! Tensors of a batch lie with one image in every lane of a vector,
+//! `[channels][height][width][LANES]`, LANES being 16 with AVX-512, 8 with AVX2 and 4 elsewhere
+//! ([`lanes`]). Matrices are views with any strides.
+//!
+//! Every function is safe, checks its lengths and panics with both numbers if they do not fit.
+//! None allocates: plans and scratch are made beforehand. Results are the same to the last bit on
+//! any number of threads. NaN and infinity travel like any other value.
 
+mod activation;
+mod buffer;
+mod combine;
+mod conv;
+pub mod elementwise;
+mod gemm;
+mod layout;
 mod level;
+pub mod loss;
+mod math;
+mod microkernel;
+mod pack;
+mod parallel;
+mod peak;
+mod pool;
+pub mod reduce;
+mod simd;
+mod view;
 
+pub use activation::Activation;
+pub use buffer::Buffer;
+pub use combine::Combine;
+pub use conv::{ConvShape, LaneConv};
+pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
+pub use layout::{lanes_to_rows, rows_to_lanes};
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
+pub use peak::fma_peak;
+pub use pool::{LaneAvgPool, LaneMaxPool};
+pub use view::{MatMut, MatRef};
+
+/// Elements of a vector at a level: the number of images that a tensor of lanes holds.
+pub fn lanes(level: Level) -> usize {
+    simd::lanes(level)
+}

@@ -1,0 +1,366 @@
+//! Activations: values, and differences that do not cancel.
+//!
+//! With z the pre-activation of the forward pass and D its deviation, a relaxation in differences
+//! needs f(z + D) - f(z) and f'(z + D). Subtracting two values of f would lose every digit that D
+//! is smaller than z by, so each activation has a form of its own, given where it is computed;
+//! w stands for z + D.
+
+use crate::level::Level;
+use crate::math::*;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// An elementwise function, as PyTorch's of the same name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// x.
+    Identity,
+    /// max(x, 0).
+    Relu,
+    /// x where x > 0, `negative_slope` x elsewhere.
+    LeakyRelu {
+        /// Slope for x <= 0, any finite number.
+        negative_slope: f32,
+    },
+    /// Hyperbolic tangent.
+    Tanh,
+    /// 1 / (1 + e^-x).
+    Sigmoid,
+    /// x Phi(x).
+    Gelu,
+    /// x sigmoid(x).
+    Silu,
+    /// log(1 + e^x).
+    Softplus,
+}
+
+impl Activation {
+    /// `value[i] = f(z[i])` and `slope[i] = f'(z[i])`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn forward(self, level: Level, z: &[f32], value: &mut [f32], slope: &mut [f32]) {
+        assert!(
+            z.len() == value.len() && z.len() == slope.len(),
+            "lengths differ: z {}, value {}, slope {}",
+            z.len(),
+            value.len(),
+            slope.len()
+        );
+        with_function(self, level, Forward { z, value, slope });
+    }
+
+    /// `difference[i] = f(z[i] + d[i]) - f(z[i])` and `slope[i] = f'(z[i] + d[i])`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn push(self, level: Level, z: &[f32], d: &[f32], difference: &mut [f32], slope: &mut [f32]) {
+        assert!(
+            z.len() == d.len() && z.len() == difference.len() && z.len() == slope.len(),
+            "lengths differ: z {}, d {}, difference {}, slope {}",
+            z.len(),
+            d.len(),
+            difference.len(),
+            slope.len()
+        );
+        with_function(self, level, Push { z, d, difference, slope });
+    }
+}
+
+/// A function with its slope and its difference.
+trait Function: Copy {
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V;
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V;
+    /// f(w) - f(z) with w = z + d.
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V;
+}
+
+/// A pass over elements, given the function.
+trait Pass {
+    fn run<S: Simd, F: Function>(self, s: S, f: F);
+}
+
+fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
+    struct With<F, P>(F, P);
+    impl<F: Function, P: Pass> Kernel for With<F, P> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            self.1.run(s, self.0);
+        }
+    }
+    match activation {
+        Activation::Identity => dispatch(level, With(LeakyRelu(1.0), pass)),
+        Activation::Relu => dispatch(level, With(Relu, pass)),
+        Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
+        Activation::Tanh => dispatch(level, With(Tanh, pass)),
+        Activation::Sigmoid => dispatch(level, With(Sigmoid, pass)),
+        Activation::Gelu => dispatch(level, With(Gelu, pass)),
+        Activation::Silu => dispatch(level, With(Silu, pass)),
+        Activation::Softplus => dispatch(level, With(Softplus, pass)),
+    }
+}
+
+struct Forward<'a> {
+    z: &'a [f32],
+    value: &'a mut [f32],
+    slope: &'a mut [f32],
+}
+
+impl Pass for Forward<'_> {
+    #[inline(always)]
+    fn run<S: Simd, F: Function>(self, s: S, f: F) {
+        let mut i = 0;
+        while i < self.z.len() {
+            let n = S::LANES.min(self.z.len() - i);
+            // SAFETY: n <= LANES elements from i are inside all three slices, whose lengths are equal.
+            unsafe {
+                let z = load(s, self.z.as_ptr().add(i), n);
+                store(s, self.value.as_mut_ptr().add(i), f.value(s, z), n);
+                store(s, self.slope.as_mut_ptr().add(i), f.slope(s, z), n);
+            }
+            i += n;
+        }
+    }
+}
+
+struct Push<'a> {
+    z: &'a [f32],
+    d: &'a [f32],
+    difference: &'a mut [f32],
+    slope: &'a mut [f32],
+}
+
+impl Pass for Push<'_> {
+    #[inline(always)]
+    fn run<S: Simd, F: Function>(self, s: S, f: F) {
+        let mut i = 0;
+        while i < self.z.len() {
+            let n = S::LANES.min(self.z.len() - i);
+            // SAFETY: n <= LANES elements from i are inside all four slices, whose lengths are equal.
+            unsafe {
+                let z = load(s, self.z.as_ptr().add(i), n);
+                let d = load(s, self.d.as_ptr().add(i), n);
+                let w = s.add(z, d);
+                store(s, self.difference.as_mut_ptr().add(i), f.difference(s, z, d, w), n);
+                store(s, self.slope.as_mut_ptr().add(i), f.slope(s, w), n);
+            }
+            i += n;
+        }
+    }
+}
+
+/// Reads n <= LANES elements, for which `from` must be valid.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, from: *const f32, n: usize) -> S::V {
+    // SAFETY: as the caller promises.
+    unsafe { if n == S::LANES { s.load(from) } else { s.load_first(from, n) } }
+}
+
+/// Writes n <= LANES elements, for which `to` must be valid.
+#[inline(always)]
+unsafe fn store<S: Simd>(s: S, to: *mut f32, v: S::V, n: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { if n == S::LANES { s.store(to, v) } else { s.store_first(to, v, n) } }
+}
+
+#[derive(Clone, Copy)]
+struct Relu;
+
+impl Function for Relu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.max(s.splat(0.0), z)
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        s.select(s.lt(s.splat(0.0), w), s.splat(1.0), s.splat(0.0))
+    }
+    /// max(d, -z) where z > 0, else max(w, 0).
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let zero = s.splat(0.0);
+        s.select(s.lt(zero, z), s.max(s.neg(z), d), s.max(zero, w))
+    }
+}
+
+/// Slope 1 above 0, the given one elsewhere (PyTorch's at 0).
+#[derive(Clone, Copy)]
+struct LeakyRelu(f32);
+
+impl Function for LeakyRelu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        let positive = s.lt(s.splat(0.0), z);
+        s.select(positive, z, s.mul(s.splat(self.0), z))
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        s.select(s.lt(s.splat(0.0), w), s.splat(1.0), s.splat(self.0))
+    }
+    /// By the sides of z and w: d, a w - z, w - a z, a d.
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let (zero, a) = (s.splat(0.0), s.splat(self.0));
+        let (z_positive, w_positive) = (s.lt(zero, z), s.lt(zero, w));
+        let from_positive = s.select(w_positive, d, s.sub(s.mul(a, w), z));
+        let from_negative = s.select(w_positive, s.sub(w, s.mul(a, z)), s.mul(a, d));
+        s.select(z_positive, from_positive, from_negative)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Tanh;
+
+impl Function for Tanh {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        // tanh |z| = (1 - e^-2|z|) / (1 + e^-2|z|)
+        let m = expm1(s, s.mul(s.abs(z), s.splat(-2.0)));
+        let t = s.div(s.neg(m), s.add(m, s.splat(2.0)));
+        s.select(s.lt(z, s.splat(0.0)), s.neg(t), t)
+    }
+    /// 1 / cosh^2 w = 4 e / (1 + e)^2 with e = e^-2|w|.
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        let e = exp(s, s.mul(s.abs(w), s.splat(-2.0)));
+        let q = s.div(s.splat(2.0), s.add(e, s.splat(1.0)));
+        s.mul(s.mul(e, q), q)
+    }
+    /// sinh d / (cosh z cosh w). With a = e^-2|z| and b = e^-2|w| it is
+    /// +-2 (1 - e^-2|d|) m / ((1 + a)(1 + b)) with the sign of d, where m = e^(|d|-|z|-|w|) is 1 if
+    /// z and w lie on opposite sides of 0 (there |d| = |z| + |w|), and max(a, b) if on the same.
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let (one, zero, minus_two) = (s.splat(1.0), s.splat(0.0), s.splat(-2.0));
+        let a = exp(s, s.mul(s.abs(z), minus_two));
+        let b = exp(s, s.mul(s.abs(w), minus_two));
+        let larger = s.select(s.lt(a, b), b, a);
+        let opposite = s.select(s.lt(z, zero), s.select(s.lt(zero, w), one, zero), s.select(s.lt(w, zero), one, zero));
+        let m = s.select(s.eq(opposite, one), one, larger);
+        let span = s.mul(minus_two, expm1(s, s.mul(s.abs(d), minus_two)));
+        let size = s.div(s.mul(span, m), s.mul(s.add(one, a), s.add(one, b)));
+        s.select(s.lt(d, zero), s.neg(size), size)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sigmoid;
+
+impl Function for Sigmoid {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        sigmoid(s, z)
+    }
+    /// e / (1 + e)^2 with e = e^-|w|.
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        let e = exp(s, s.neg(s.abs(w)));
+        let q = s.div(s.splat(1.0), s.add(e, s.splat(1.0)));
+        s.mul(s.mul(e, q), q)
+    }
+    /// s(upper) s(-lower) (1 - e^-|d|) with the sign of d, where upper and lower are the larger and
+    /// the smaller of z and w.
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let falls = s.lt(d, s.splat(0.0));
+        let (upper, lower) = (s.select(falls, z, w), s.select(falls, w, z));
+        let span = expm1(s, s.neg(s.abs(d)));
+        let product = s.mul(s.mul(sigmoid(s, upper), sigmoid(s, s.neg(lower))), span);
+        s.select(falls, product, s.neg(product))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Function for Silu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.mul(z, sigmoid(s, z))
+    }
+    /// s(w) (1 + w s(-w)).
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        s.mul(sigmoid(s, w), s.fma(w, sigmoid(s, s.neg(w)), s.splat(1.0)))
+    }
+    /// d s(w) + z (s(w) - s(z)).
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        s.fma(d, sigmoid(s, w), s.mul(z, Sigmoid.difference(s, z, d, w)))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Softplus;
+
+impl Function for Softplus {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        softplus(s, z)
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        sigmoid(s, w)
+    }
+    /// With the smaller of z and w called lower, and a = |d|: for a <= 1 it is
+    /// log1p(s(lower) expm1(a)). For larger a the two values differ enough to be subtracted if lower
+    /// is negative; else softplus(x) = x + softplus(-x) gives a + log1p(s(-lower) expm1(-a)).
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let (zero, one) = (s.splat(0.0), s.splat(1.0));
+        let falls = s.lt(d, zero);
+        let (upper, lower) = (s.select(falls, z, w), s.select(falls, w, z));
+        let a = s.abs(d);
+        let near = log1p_moderate(s, s.mul(sigmoid(s, lower), expm1(s, s.min(one, a))));
+        let apart = s.sub(softplus(s, upper), softplus(s, lower));
+        let high = s.add(a, log1p_moderate(s, s.mul(sigmoid(s, s.neg(lower)), expm1(s, s.neg(a)))));
+        let far = s.select(s.lt(lower, zero), apart, high);
+        let size = s.select(s.lt(one, a), far, near);
+        s.select(falls, s.neg(size), size)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Gelu;
+
+impl Gelu {
+    /// Phi(w) - Phi(z). Up to |d| = 1/4 it is the four-point Gauss-Legendre sum of the density,
+    /// whose error is below rounding as far as f32 reaches; beyond, the tails on the same side of
+    /// 0 are subtracted, which are small where the distribution is close to 1.
+    #[inline(always)]
+    fn distribution_difference<S: Simd>(s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        const NODES: [f32; 4] = [0.069_431_84, 0.330_009_5, 0.669_990_5, 0.930_568_16];
+        const WEIGHTS: [f32; 4] = [0.173_927_42, 0.326_072_58, 0.326_072_58, 0.173_927_42];
+        let mut mean = s.splat(0.0);
+        for (node, weight) in NODES.into_iter().zip(WEIGHTS) {
+            let density = normal_density(s, s.fma(d, s.splat(node), z));
+            mean = s.fma(s.splat(weight), density, mean);
+        }
+        let near = s.mul(d, mean);
+        let (z_tail, w_tail) = (normal_tail(s, s.abs(z)), normal_tail(s, s.abs(w)));
+        let zero = s.splat(0.0);
+        let (z_positive, w_positive) = (s.lt(zero, z), s.lt(zero, w));
+        let to_positive = s.sub(s.splat(1.0), s.add(w_tail, z_tail));
+        let from_positive = s.select(w_positive, s.sub(z_tail, w_tail), s.neg(to_positive));
+        let from_negative = s.select(w_positive, to_positive, s.sub(w_tail, z_tail));
+        let far = s.select(z_positive, from_positive, from_negative);
+        s.select(s.lt(s.splat(0.25), s.abs(d)), far, near)
+    }
+}
+
+impl Function for Gelu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.mul(z, normal_distribution(s, z))
+    }
+    /// Phi(w) + w phi(w).
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        s.fma(w, normal_density(s, w), normal_distribution(s, w))
+    }
+    /// d Phi(w) + z (Phi(w) - Phi(z)).
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        s.fma(d, normal_distribution(s, w), s.mul(z, Gelu::distribution_difference(s, z, d, w)))
+    }
+}

@@ -1,0 +1,45 @@
+//! Buffers that begin on a cache line.
+
+use std::ops::{Deref, DerefMut};
+
+/// Elements of a cache line, and of the widest vector.
+const LINE: usize = 16;
+
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+struct Line([f32; LINE]);
+
+/// A fixed number of f32 that begin on a cache line, so that no vector straddles two.
+#[derive(Clone, Debug, Default)]
+pub struct Buffer {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Buffer {
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        Buffer { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `lines` are len.div_ceil(LINE) arrays of LINE f32 without padding between them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}

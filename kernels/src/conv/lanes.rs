@@ -1,0 +1,495 @@
+//! Convolution with an image in every lane: tensors are `[channels][height][width][LANES]`.
+//!
+//! Every load is a whole vector, whatever the channel count, kernel, stride or dilation; the only
+//! tail is the batch's. A matrix product of a batch is the case of one pixel.
+
+use crate::combine::Combine;
+use crate::conv::geometry::{Axis, ConvShape};
+use crate::gemm::{GemmScratch, gemm_in};
+use crate::level::Level;
+use crate::microkernel::*;
+use crate::pack::{Source, pack, packed_len};
+use crate::parallel::for_each_chunk;
+use crate::simd::{Kernel, Simd, dispatch, lanes};
+use crate::view::{MatMut, MatRef};
+
+/// A convolution planned for a level: its three products, and the layouts that they want.
+#[derive(Clone, Debug)]
+pub struct LaneConv {
+    shape: ConvShape,
+    level: Level,
+    lanes: usize,
+    forward: LaneProduct,
+    backward: LaneProduct,
+}
+
+impl LaneConv {
+    /// Plans a convolution.
+    ///
+    /// # Panics
+    /// If a window does not fit its padded input, or a tensor of LANES images has more than 2^32
+    /// elements.
+    pub fn new(level: Level, shape: ConvShape) -> Self {
+        let lanes = lanes(level);
+        let taps = shape.taps();
+        let axes = [0, 1].map(|axis| Axis::forward(&shape, axis));
+        let forward = Source { row_stride: shape.in_channels * taps, outer_stride: taps, inner: taps, inner_stride: 1 };
+        let transposed_axes = [0, 1].map(|axis| Axis::transposed(&shape, axis));
+        let backward =
+            Source { row_stride: taps, outer_stride: shape.in_channels * taps, inner: taps, inner_stride: 1 };
+        let (input, output) = (shape.input, shape.output());
+        LaneConv {
+            shape,
+            level,
+            lanes,
+            forward: LaneProduct::new(
+                lanes,
+                forward,
+                axes,
+                [shape.in_channels, shape.out_channels],
+                input,
+                output,
+                &shape,
+            ),
+            backward: LaneProduct::new(
+                lanes,
+                backward,
+                transposed_axes,
+                [shape.out_channels, shape.in_channels],
+                output,
+                input,
+                &shape,
+            ),
+        }
+    }
+
+    /// The sizes it was planned for.
+    pub fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// Elements of the input of LANES images.
+    pub fn input_len(&self) -> usize {
+        self.backward.out_len()
+    }
+
+    /// Elements of the output of LANES images.
+    pub fn output_len(&self) -> usize {
+        self.forward.out_len()
+    }
+
+    /// Elements of the weights packed for the forward product.
+    pub fn packed_forward_len(&self) -> usize {
+        self.forward.packed_len()
+    }
+
+    /// Elements of the weights packed for the transposed product.
+    pub fn packed_backward_len(&self) -> usize {
+        self.backward.packed_len()
+    }
+
+    /// Packs weights `[out_channels, in_channels, height, width]` for [`forward`](Self::forward).
+    pub fn pack_forward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
+        self.forward.pack(weight, packed, parallel);
+    }
+
+    /// Packs weights `[out_channels, in_channels, height, width]` for
+    /// [`backward_data`](Self::backward_data).
+    pub fn pack_backward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
+        self.backward.pack(weight, packed, parallel);
+    }
+
+    /// The convolution of LANES images. With `parallel`, output channels are shared among the
+    /// threads of the current rayon pool; the result is the same to the last bit.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn forward(&self, packed: &[f32], input: &[f32], combine: Combine<'_>, output: &mut [f32], parallel: bool) {
+        self.forward.run(self.level, packed, input, combine, output, parallel);
+    }
+
+    /// The product with the transposed convolution: from the output's gradient to the input's.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_data(
+        &self,
+        packed: &[f32],
+        output_gradient: &[f32],
+        combine: Combine<'_>,
+        input_gradient: &mut [f32],
+        parallel: bool,
+    ) {
+        self.backward.run(self.level, packed, output_gradient, combine, input_gradient, parallel);
+    }
+
+    /// Adds the gradient of the weights, summed over pixels and images, to `gradient`
+    /// `[out_channels, in_channels, height, width]`. `scratch` has
+    /// [`weights_scratch_len`](Self::weights_scratch_len) elements of any value.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_weights(
+        &self,
+        output_gradient: &[f32],
+        input: &[f32],
+        gradient: &mut [f32],
+        scratch: &mut [f32],
+        parallel: bool,
+    ) {
+        let shape = &self.shape;
+        let depth = shape.in_channels * shape.taps();
+        check_len("output gradient", output_gradient.len(), self.output_len());
+        check_len("input", input.len(), self.input_len());
+        check_len("weight gradient", gradient.len(), shape.out_channels * depth);
+        if self.is_matrix() {
+            // One pixel leaves nothing to sum but the lanes: a matrix product over images.
+            let errors = MatRef::new(output_gradient, shape.out_channels, self.lanes, self.lanes, 1);
+            let inputs = MatRef::new(input, self.lanes, shape.in_channels, 1, self.lanes);
+            let gradient = MatMut::new(gradient, shape.out_channels, depth, depth, 1);
+            return gemm_in(self.level, 1.0, errors, inputs, 1.0, gradient, scratch, parallel);
+        }
+        let plane = self.forward.plane_out();
+        let rows = panel_height(shape.out_channels, true).min(GRADIENT_ROWS);
+        let work = self.shape.flops() * self.lanes as u64;
+        for_each_chunk(parallel, work, gradient, rows * depth, |chunk, gradient| {
+            let errors = &output_gradient[chunk * rows * plane..][..gradient.len() / depth * plane];
+            dispatch(self.level, GradientTile { product: &self.forward, errors, input, depth, gradient });
+        });
+    }
+
+    /// Elements of scratch that [`backward_weights`](Self::backward_weights) needs.
+    pub fn weights_scratch_len(&self) -> usize {
+        match self.is_matrix() {
+            true => GemmScratch::new(self.level, self.shape.out_channels, self.lanes, self.shape.in_channels).len(),
+            false => 0,
+        }
+    }
+
+    /// Adds the sums over pixels and images of each output channel to `gradient`.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_bias(&self, output_gradient: &[f32], gradient: &mut [f32]) {
+        check_len("output gradient", output_gradient.len(), self.output_len());
+        check_len("bias gradient", gradient.len(), self.shape.out_channels);
+        for (gradient, plane) in gradient.iter_mut().zip(output_gradient.chunks_exact(self.forward.plane_out())) {
+            *gradient += crate::reduce::sum(self.level, plane);
+        }
+    }
+
+    fn is_matrix(&self) -> bool {
+        self.forward.plane_out() == self.lanes && self.shape.taps() == 1
+    }
+}
+
+fn check_len(what: &str, found: usize, expected: usize) {
+    assert!(found == expected, "{what} has {found} elements, planned for {expected}");
+}
+
+/// A product of packed weights with a tensor of lanes, for either direction.
+#[derive(Clone, Debug)]
+struct LaneProduct {
+    source: Source,
+    rows: usize,
+    depth: usize,
+    height: usize,
+    /// Elements of one channel of the source and of the output.
+    source_plane: usize,
+    out_plane: usize,
+    source_channels: usize,
+    /// Distance of consecutive vectors of a run, in elements.
+    source_step: usize,
+    out_step: usize,
+    classes: Vec<Class>,
+}
+
+/// The runs of pixels that share a table of addresses.
+#[derive(Clone, Debug)]
+struct Class {
+    taps: Vec<Tap>,
+    /// Distance of the addresses if they are one step apart and the panel is read in order.
+    stride: Option<usize>,
+    runs: Vec<Run>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// Offset of the first output vector in its channel.
+    out: usize,
+    /// Offset of the first operand in the source.
+    source: usize,
+    count: usize,
+}
+
+impl LaneProduct {
+    fn new(
+        lanes: usize,
+        source: Source,
+        axes: [Axis; 2],
+        [source_channels, rows]: [usize; 2],
+        source_size: [usize; 2],
+        out_size: [usize; 2],
+        shape: &ConvShape,
+    ) -> Self {
+        let [vertical, horizontal] = axes;
+        let source_plane = source_size[0] * source_size[1] * lanes;
+        let out_plane = out_size[0] * out_size[1] * lanes;
+        let elements = source_plane.checked_mul(source_channels).filter(|&n| u32::try_from(n).is_ok());
+        assert!(elements.is_some(), "a tensor of {source_channels} x {source_size:?} x {lanes} elements is too large");
+        let mut classes: Vec<Class> = Vec::new();
+        let mut longest = 0;
+        for down in &vertical.runs {
+            for along in &horizontal.runs {
+                let first = |taps: &[(usize, usize)]| taps.iter().map(|&(_, i)| i).min().unwrap_or(0);
+                let (top, left) = (first(&down.taps), first(&along.taps));
+                let mut taps = Vec::with_capacity(source_channels * down.taps.len() * along.taps.len());
+                for channel in 0..source_channels {
+                    for &(ky, y) in &down.taps {
+                        for &(kx, x) in &along.taps {
+                            let row = channel * shape.taps() + ky * shape.kernel[1] + kx;
+                            let pixel = (y - top) * source_size[1] + (x - left);
+                            taps.push(Tap { row: row as u32, offset: (channel * source_plane + pixel * lanes) as u32 });
+                        }
+                    }
+                }
+                let runs = (0..down.count).map(|n| {
+                    let out = (down.first + n * vertical.out_step) * out_size[1] + along.first;
+                    let source = (top + n * vertical.source_step) * source_size[1] + left;
+                    Run { out: out * lanes, source: source * lanes, count: along.count }
+                });
+                longest = longest.max(along.count);
+                match classes.iter_mut().find(|class| class.taps == taps) {
+                    Some(class) => class.runs.extend(runs),
+                    None => classes.push(Class { stride: stride(&taps), taps, runs: runs.collect() }),
+                }
+            }
+        }
+        LaneProduct {
+            source,
+            rows,
+            depth: source_channels * shape.taps(),
+            height: panel_height(rows, longest > 1),
+            source_plane,
+            out_plane,
+            source_channels,
+            source_step: horizontal.source_step * lanes,
+            out_step: horizontal.out_step * lanes,
+            classes,
+        }
+    }
+
+    fn plane_out(&self) -> usize {
+        self.out_plane
+    }
+
+    fn out_len(&self) -> usize {
+        self.rows * self.out_plane
+    }
+
+    fn packed_len(&self) -> usize {
+        packed_len(self.rows, self.depth, self.height)
+    }
+
+    fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
+        check_len("weight", weight.len(), self.rows * self.depth);
+        check_len("packed weight", packed.len(), self.packed_len());
+        pack(weight, self.source, self.rows, self.depth, self.height, packed, parallel);
+    }
+
+    fn run(&self, level: Level, packed: &[f32], from: &[f32], combine: Combine<'_>, out: &mut [f32], parallel: bool) {
+        check_len("packed weight", packed.len(), self.packed_len());
+        check_len("source", from.len(), self.source_channels * self.source_plane);
+        check_len("output", out.len(), self.out_len());
+        if combine.gamma != 0.0 {
+            check_len("third operand", combine.other.len(), self.out_len());
+        }
+        if let Some(bias) = combine.bias {
+            check_len("bias", bias.len(), self.rows);
+        }
+        let panels = self.rows.div_ceil(self.height);
+        // One chunk for all panels keeps the source in the nearest cache; one per panel shares the work.
+        let panels_per_chunk = if parallel { 1 } else { panels };
+        let rows_per_chunk = panels_per_chunk * self.height;
+        let work = 2 * (self.rows * self.depth) as u64 * self.out_plane as u64;
+        for_each_chunk(parallel, work, out, rows_per_chunk * self.out_plane, |chunk, out| {
+            let first = chunk * rows_per_chunk;
+            let rows = out.len() / self.out_plane;
+            let place = first * self.out_plane..first * self.out_plane + out.len();
+            let combine = Combine {
+                other: if combine.gamma != 0.0 { &combine.other[place] } else { &[] },
+                bias: combine.bias.map(|bias| &bias[first..first + rows]),
+                ..combine
+            };
+            let panels = &packed[chunk * panels_per_chunk * self.height * self.depth..];
+            dispatch(level, PanelProduct { product: self, panels, from, combine, rows, out });
+        });
+    }
+}
+
+/// The common distance of the addresses of a table that reads its panel in order from the start.
+fn stride(taps: &[Tap]) -> Option<usize> {
+    let step = taps.get(1).map_or(0, |tap| tap.offset.wrapping_sub(taps[0].offset));
+    let regular = taps.iter().zip(0u32..).all(|(tap, k)| tap.row == k && Some(tap.offset) == k.checked_mul(step));
+    regular.then_some(step as usize)
+}
+
+/// All pixels of some panels.
+struct PanelProduct<'a> {
+    product: &'a LaneProduct,
+    panels: &'a [f32],
+    from: &'a [f32],
+    combine: Combine<'a>,
+    rows: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for PanelProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let product = self.product;
+        let epilogue = LinearEpilogue::new(&self.combine, self.out);
+        let widest = tile_width(s, product.height);
+        for class in &product.classes {
+            for run in &class.runs {
+                let blocks = run.count.div_ceil(widest);
+                let mut done = 0;
+                for block in 0..blocks {
+                    // Equal blocks, so that no sliver is left.
+                    let n = (run.count - done).div_ceil(blocks - block);
+                    let tile = Tile {
+                        panels: self.panels.as_ptr(),
+                        // SAFETY: the plan put every operand of the run inside the source, whose length was checked.
+                        from: unsafe { self.from.as_ptr().add(run.source + done * product.source_step) },
+                        at: run.out + done * product.out_step,
+                        rows: self.rows,
+                        product,
+                    };
+                    match class.stride {
+                        Some(stride) => {
+                            let depth = Strided { len: class.taps.len(), stride };
+                            with_tile!(product.height, n, panels_of_tile::<S, Strided>(s, tile, depth, epilogue));
+                        }
+                        None => {
+                            let depth = class.taps.as_slice();
+                            with_tile!(product.height, n, panels_of_tile::<S, &[Tap]>(s, tile, depth, epilogue));
+                        }
+                    }
+                    done += n;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    panels: *const f32,
+    from: *const f32,
+    at: usize,
+    rows: usize,
+    product: &'a LaneProduct,
+}
+
+/// N pixels of every panel, so that the pixels are read from the nearest cache.
+#[inline(always)]
+fn panels_of_tile<S: Simd, D: Depth, const M: usize, const N: usize>(
+    s: S,
+    tile: Tile<'_>,
+    depth: D,
+    epilogue: LinearEpilogue,
+) {
+    if N > tile_width(s, M) {
+        unreachable!("tiles are cut to the level's width");
+    }
+    let product = tile.product;
+    for first in (0..tile.rows).step_by(M) {
+        // SAFETY: panel `first / M` and the operands of the run are inside slices whose lengths `LaneProduct::run`
+        // checked against the plan; so are the output rows below `tile.rows`.
+        unsafe {
+            let panel = tile.panels.add(first * product.depth);
+            let sums = multiply::<S, D, M, N>(s, panel, tile.from, product.source_step, depth);
+            for (m, sums) in sums.into_iter().enumerate().take(tile.rows - first) {
+                for (n, sum) in sums.into_iter().enumerate() {
+                    let at = (first + m) * product.out_plane + tile.at + n * product.out_step;
+                    epilogue.finish(s, first + m, at, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a gradient tile; with [`GRADIENT_COLUMNS`] columns its sums fill the registers of AVX-512
+/// and, halved by the compiler's choice of memory operands, still suit AVX2.
+const GRADIENT_ROWS: usize = 5;
+const GRADIENT_COLUMNS: usize = 2;
+
+/// Weight gradients of a few output channels: both operands are loaded, lanes are summed once at the end.
+struct GradientTile<'a> {
+    product: &'a LaneProduct,
+    errors: &'a [f32],
+    input: &'a [f32],
+    depth: usize,
+    gradient: &'a mut [f32],
+}
+
+impl Kernel for GradientTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        for class in &self.product.classes {
+            for taps in class.taps.chunks(GRADIENT_COLUMNS) {
+                let rows = self.gradient.len() / self.depth;
+                match (rows, taps.len()) {
+                    (1, 1) => self.tile::<S, 1, 1>(s, class, taps),
+                    (1, 2) => self.tile::<S, 1, 2>(s, class, taps),
+                    (2, 1) => self.tile::<S, 2, 1>(s, class, taps),
+                    (2, 2) => self.tile::<S, 2, 2>(s, class, taps),
+                    (3, 1) => self.tile::<S, 3, 1>(s, class, taps),
+                    (3, 2) => self.tile::<S, 3, 2>(s, class, taps),
+                    (4, 1) => self.tile::<S, 4, 1>(s, class, taps),
+                    (4, 2) => self.tile::<S, 4, 2>(s, class, taps),
+                    (5, 1) => self.tile::<S, 5, 1>(s, class, taps),
+                    (5, 2) => self.tile::<S, 5, 2>(s, class, taps),
+                    (rows, columns) => unreachable!("no gradient tile of {rows} x {columns}"),
+                }
+            }
+        }
+    }
+}
+
+impl GradientTile<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const K: usize>(&mut self, s: S, class: &Class, taps: &[Tap]) {
+        let product = self.product;
+        let mut sums = [[s.splat(0.0); K]; M];
+        for run in &class.runs {
+            for n in 0..run.count {
+                let pixel = run.out + n * product.out_step;
+                let source = run.source + n * product.source_step;
+                // SAFETY: the plan put the run's pixels inside the M planes of errors and the taps inside the input;
+                // both lengths were checked; `taps` has K entries.
+                unsafe {
+                    let mut x = [s.splat(0.0); K];
+                    for (k, x) in x.iter_mut().enumerate() {
+                        *x = s.load(self.input.as_ptr().add(source + taps.get_unchecked(k).offset as usize));
+                    }
+                    for (m, sums) in sums.iter_mut().enumerate() {
+                        let error = s.load(self.errors.as_ptr().add(m * product.out_plane + pixel));
+                        for (sum, x) in sums.iter_mut().zip(x) {
+                            *sum = s.fma(error, x, *sum);
+                        }
+                    }
+                }
+            }
+        }
+        for (m, sums) in sums.into_iter().enumerate() {
+            for (tap, sum) in taps.iter().zip(sums) {
+                self.gradient[m * self.depth + tap.row as usize] += s.sum(sum);
+            }
+        }
+    }
+}

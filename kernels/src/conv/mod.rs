@@ -1,0 +1,7 @@
+//! 2-D convolution: forward, and backward to data and weights.
+
+mod geometry;
+mod lanes;
+
+pub use geometry::ConvShape;
+pub use lanes::LaneConv;

@@ -1,0 +1,384 @@
+//! General matrix product: C = alpha A B + beta C, with any strides.
+//!
+//! Five loops around the register tile, after Goto and van de Geijn ("Anatomy of high-performance
+//! matrix multiplication", 2008) with the letters of BLIS: C is m x n, k is summed; blocks of KC
+//! by NC of B and of MC by KC of A are packed so that a panel of A stays in the first cache, the
+//! block of A in the second, the block of B in the third.
+//!
+//! A vector of C that is only partly inside the matrix is summed over zero-padded panels and
+//! stored under a mask.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::level::Level;
+use crate::microkernel::*;
+use crate::pack::{Source, pack, packed_len};
+use crate::simd::{Kernel, LOW_ROWS, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
+
+/// Depth of a block: a panel of A of 12 rows takes 12 KiB, a third of a 32 KiB first cache.
+const KC: usize = 256;
+/// Rows of a block of A: 240 KiB, a quarter of a 1 MiB second cache.
+const MC: usize = 240;
+/// Columns of a block of B: 4 MiB, a share of the third cache.
+const NC: usize = 4096;
+/// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
+const PACK_B_FROM_PANELS: usize = 4;
+
+/// The left operand of a product: as it lies, or packed beforehand.
+#[derive(Clone, Copy, Debug)]
+pub enum Lhs<'a> {
+    /// Packed block by block during the product.
+    Plain(MatRef<'a>),
+    /// Packed once, by [`PackedLhs::pack`].
+    Packed(&'a PackedLhs),
+}
+
+/// A left operand packed into panels, to be used in many products.
+#[derive(Clone, Debug)]
+pub struct PackedLhs {
+    panels: Vec<f32>,
+    m: usize,
+    k: usize,
+    height: usize,
+}
+
+impl PackedLhs {
+    /// Packs an m x k matrix.
+    pub fn pack(a: MatRef<'_>) -> Self {
+        let (m, k) = (a.rows(), a.columns());
+        let height = panel_height(m, true);
+        let mut panels = vec![0.0; packed_len(m, k, height)];
+        for (pc, kc) in blocks(k, KC) {
+            let block = &mut panels[packed_len(m, pc, height)..][..packed_len(m, kc, height)];
+            pack_lhs(a, 0..m, pc..pc + kc, height, block);
+        }
+        PackedLhs { panels, m, k, height }
+    }
+}
+
+impl Lhs<'_> {
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Lhs::Plain(a) => (a.rows(), a.columns()),
+            Lhs::Packed(a) => (a.m, a.k),
+        }
+    }
+}
+
+/// The scratch that a product needs: cache blocks, never whole operands.
+#[derive(Clone, Copy, Debug)]
+pub struct GemmScratch {
+    a: usize,
+    b: usize,
+}
+
+impl GemmScratch {
+    /// For a product of m x k by k x n.
+    pub fn new(level: Level, m: usize, k: usize, n: usize) -> Self {
+        // A product may be transposed, and a panel of B may be wider than n.
+        let width = crate::simd::lanes(level) * 4;
+        let long = m.max(n);
+        let kc = k.min(KC);
+        GemmScratch { a: kc * (long.min(MC) + 12), b: kc * (long.min(NC) + width) }
+    }
+
+    /// Elements for one thread; as many times that let as many threads share the product.
+    pub fn len(&self) -> usize {
+        self.a + self.b
+    }
+
+    /// Whether nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// C = alpha A B + beta C. With beta 0, C is not read.
+///
+/// `scratch` holds [`GemmScratch::len`] elements of any value, or a multiple: then as many threads
+/// of the current rayon pool share the product, with the same result to the last bit.
+///
+/// # Panics
+/// If the shapes do not fit or the scratch is too short.
+pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: MatMut<'_>, scratch: &mut [f32]) {
+    let (m, k) = a.size();
+    assert!(
+        k == b.rows() && m == c.rows() && b.columns() == c.columns(),
+        "a product of {m} x {k} and {b:?} does not fit an output {c:?}"
+    );
+    product(level, alpha, a, b, beta, c, scratch, true);
+}
+
+/// As [`gemm`] for plain operands, on several threads only if `parallel`.
+#[expect(clippy::too_many_arguments, reason = "the operands of a BLAS product, and where it runs")]
+pub(crate) fn gemm_in(
+    level: Level,
+    alpha: f32,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    beta: f32,
+    c: MatMut<'_>,
+    scratch: &mut [f32],
+    parallel: bool,
+) {
+    product(level, alpha, Lhs::Plain(a), b, beta, c, scratch, parallel);
+}
+
+#[expect(clippy::too_many_arguments, reason = "the operands of a BLAS product, and where it runs")]
+fn product(
+    level: Level,
+    alpha: f32,
+    a: Lhs<'_>,
+    b: MatRef<'_>,
+    beta: f32,
+    mut c: MatMut<'_>,
+    scratch: &mut [f32],
+    parallel: bool,
+) {
+    let ((m, k), n) = (a.size(), b.columns());
+    if m == 0 || n == 0 {
+        return;
+    }
+    let sizes = GemmScratch::new(level, m, k, n);
+    assert!(scratch.len() >= sizes.len(), "{} elements of scratch, {} are needed", scratch.len(), sizes.len());
+    let output = Output {
+        alpha,
+        beta,
+        row_stride: c.row_stride(),
+        column_stride: c.column_stride(),
+        columns: n,
+        out: c.data_mut().as_mut_ptr(),
+    };
+    let (a, b, output) = match a {
+        // Vectors run along columns: let those be the contiguous direction of C.
+        Lhs::Plain(a) if output.column_stride != 1 && output.row_stride == 1 => {
+            (Lhs::Plain(b.transposed()), a.transposed(), output.transposed(m))
+        }
+        _ => (a, b, output),
+    };
+    let (m, n) = (a.size().0, b.columns());
+    let parts = match parallel && 2 * m * n * k > SHARE_FROM {
+        true => rayon::current_num_threads().min(scratch.len() / sizes.len().max(1)).max(1),
+        false => 1,
+    };
+    // Cut along the longer side, at multiples of the tile.
+    let by_rows = m >= n;
+    let (length, grain) = if by_rows { (m, panel_grain(&a)) } else { (n, 4 * crate::simd::MAX_LANES) };
+    let share = length.div_ceil(parts).next_multiple_of(grain);
+    let parts = length.div_ceil(share);
+    let part = |part: usize, scratch: &mut [f32]| {
+        let range = part * share..length.min((part + 1) * share);
+        let (rows, columns) = if by_rows { (range, 0..n) } else { (0..m, range) };
+        let (pack_a, pack_b) = scratch.split_at_mut(sizes.a);
+        dispatch(level, Part { a, b, output, rows, columns, pack_a, pack_b });
+    };
+    match parts {
+        1 => part(0, &mut scratch[..sizes.len()]),
+        _ => {
+            scratch.par_chunks_exact_mut(sizes.len()).take(parts).enumerate().for_each(|(i, scratch)| part(i, scratch))
+        }
+    }
+}
+
+/// Fewer multiplications and additions than this are not worth waking a thread.
+const SHARE_FROM: usize = 1_000_000;
+
+fn panel_grain(a: &Lhs<'_>) -> usize {
+    match a {
+        Lhs::Plain(_) => 12 * LOW_ROWS,
+        Lhs::Packed(a) => a.height,
+    }
+}
+
+/// (start, length) of consecutive blocks; one empty block for a length of 0.
+fn blocks(length: usize, block: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..length.max(1)).step_by(block).map(move |start| (start, block.min(length - start)))
+}
+
+/// Packs `rows` x `depth` of A into panels.
+fn pack_lhs(a: MatRef<'_>, rows: Range<usize>, depth: Range<usize>, height: usize, packed: &mut [f32]) {
+    if rows.is_empty() || depth.is_empty() {
+        return;
+    }
+    let from = &a.data()[rows.start * a.row_stride() + depth.start * a.column_stride()..];
+    let source = Source { row_stride: a.row_stride(), outer_stride: a.column_stride(), inner: 1, inner_stride: 0 };
+    pack(from, source, rows.len(), depth.len(), height, packed, false);
+}
+
+/// Where and how sums are stored.
+#[derive(Clone, Copy)]
+struct Output {
+    alpha: f32,
+    beta: f32,
+    row_stride: usize,
+    column_stride: usize,
+    columns: usize,
+    out: *mut f32,
+}
+
+// SAFETY: parts of a product write disjoint rows or columns of the one C that is borrowed mutably.
+unsafe impl Send for Output {}
+// SAFETY: as above; the pointer is used by `finish` alone.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn transposed(self, columns: usize) -> Self {
+        Output { row_stride: self.column_stride, column_stride: self.row_stride, columns, ..self }
+    }
+
+    /// Of a block of the depth after the first: the output holds the sum so far.
+    fn continued(self) -> Self {
+        Output { beta: 1.0, ..self }
+    }
+}
+
+impl Epilogue for Output {
+    /// `at` is the column of the first lane.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
+        let sum = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
+        let n = S::LANES.min(self.columns - at);
+        // SAFETY: the first n lanes are columns of C by the line above; `row` is a row of C by contract.
+        unsafe {
+            let out = self.out.add(row * self.row_stride + at * self.column_stride);
+            if self.column_stride != 1 {
+                let mut lanes = [0.0; crate::simd::MAX_LANES];
+                s.store(lanes.as_mut_ptr(), sum);
+                for (j, &sum) in lanes[..n].iter().enumerate() {
+                    let out = out.add(j * self.column_stride);
+                    *out = if self.beta == 0.0 { sum } else { self.beta * *out + sum };
+                }
+            } else if n == S::LANES {
+                let v = if self.beta == 0.0 { sum } else { s.fma(s.splat(self.beta), s.load(out), sum) };
+                s.store(out, v);
+            } else {
+                let v = if self.beta == 0.0 { sum } else { s.fma(s.splat(self.beta), s.load_first(out, n), sum) };
+                s.store_first(out, v, n);
+            }
+        }
+    }
+}
+
+/// Some rows and columns of C, computed by one thread.
+struct Part<'a> {
+    a: Lhs<'a>,
+    b: MatRef<'a>,
+    output: Output,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    pack_a: &'a mut [f32],
+    pack_b: &'a mut [f32],
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let k = self.b.rows();
+        let height = match self.a {
+            Lhs::Plain(_) => panel_height(self.rows.len(), self.columns.len() > S::LANES),
+            Lhs::Packed(a) => a.height,
+        };
+        let width = tile_width(s, height) * S::LANES;
+        let copy_b = k == 0 || self.b.column_stride() != 1 || self.rows.len().div_ceil(height) >= PACK_B_FROM_PANELS;
+        for (jc, nc) in blocks(self.columns.len(), NC) {
+            let columns = self.columns.start + jc..self.columns.start + jc + nc;
+            for (pc, kc) in blocks(k, KC) {
+                let output = if pc == 0 { self.output } else { self.output.continued() };
+                // Whole panels are copied if that pays; the last, narrower one always is, so that
+                // its vectors end in zeros and not in somebody else's memory.
+                let direct = if copy_b { 0 } else { nc / width * width };
+                pack_rhs(s, self.b, pc..pc + kc, columns.start + direct..columns.end, width, self.pack_b);
+                for (ic, mc) in blocks(self.rows.len(), MC) {
+                    let first_row = self.rows.start + ic;
+                    let panels = match self.a {
+                        Lhs::Plain(a) => {
+                            let packed = &mut self.pack_a[..packed_len(mc, kc, height)];
+                            pack_lhs(a, first_row..first_row + mc, pc..pc + kc, height, packed);
+                            &*packed
+                        }
+                        Lhs::Packed(a) => &a.panels[packed_len(a.m, pc, height)..][first_row * kc..],
+                    };
+                    for (jr, nr) in blocks(nc, width) {
+                        let column = columns.start + jr;
+                        let (b, stride) = if jr < direct {
+                            (self.b.data()[pc * self.b.row_stride() + column..].as_ptr(), self.b.row_stride())
+                        } else {
+                            let vectors = nr.div_ceil(S::LANES) * S::LANES;
+                            (self.pack_b[(jr - direct) * kc..].as_ptr(), vectors)
+                        };
+                        let tile = Tile { panels, b, first_row, rows: mc, column };
+                        let depth = Strided { len: kc, stride };
+                        with_tile!(height, nr.div_ceil(S::LANES), rows_of_tile::<S>(s, tile, depth, output));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies `depth` x `columns` of B into panels `[column / width][k][column % width]`; the last panel
+/// is as wide as the vectors that it fills, with zeros behind the last column.
+#[inline(always)]
+fn pack_rhs<S: Simd>(
+    _: S,
+    b: MatRef<'_>,
+    depth: Range<usize>,
+    columns: Range<usize>,
+    width: usize,
+    packed: &mut [f32],
+) {
+    let (row_stride, column_stride) = (b.row_stride(), b.column_stride());
+    let mut to = 0;
+    for column in columns.clone().step_by(width) {
+        let filled = width.min(columns.end - column);
+        let padded = filled.next_multiple_of(S::LANES);
+        for k in depth.clone() {
+            let row = &mut packed[to..to + padded];
+            let from = &b.data()[k * row_stride + column * column_stride..];
+            if column_stride == 1 {
+                row[..filled].copy_from_slice(&from[..filled]);
+            } else {
+                for (j, row) in row[..filled].iter_mut().enumerate() {
+                    *row = from[j * column_stride];
+                }
+            }
+            row[filled..].fill(0.0);
+            to += padded;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    panels: &'a [f32],
+    b: *const f32,
+    first_row: usize,
+    rows: usize,
+    column: usize,
+}
+
+/// All row panels of one column panel.
+#[inline(always)]
+fn rows_of_tile<S: Simd, const M: usize, const N: usize>(s: S, tile: Tile<'_>, depth: Strided, output: Output) {
+    if N > tile_width(s, M) {
+        unreachable!("tiles are cut to the level's width");
+    }
+    for first in (0..tile.rows).step_by(M) {
+        let panel = &tile.panels[first * depth.len..][..M * depth.len];
+        // SAFETY: the panel has M x K elements, `b` holds N vectors for each k (packed or inside B), and the rows and
+        // columns handed to the epilogue are inside C.
+        unsafe {
+            let sums = multiply::<S, Strided, M, N>(s, panel.as_ptr(), tile.b, S::LANES, depth);
+            for (m, sums) in sums.into_iter().enumerate().take(tile.rows - first) {
+                for (n, sum) in sums.into_iter().enumerate() {
+                    output.finish(s, tile.first_row + first + m, tile.column + n * S::LANES, sum);
+                }
+            }
+        }
+    }
+}

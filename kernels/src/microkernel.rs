@@ -1,0 +1,210 @@
+//! The register tile that every product runs on.
+//!
+//! ```text
+//! C[m, n] = sum over k of A[m, k] * B[offset(k) + n * step + lane]
+//! ```
+//!
+//! for M rows by N vectors, held in registers from the first k to the last. A is packed into
+//! panels `[k][M]`; B is whatever memory holds the activations, addressed by a [`Depth`], so that a
+//! matrix, a convolution and its transpose differ in nothing but their addresses and no patch is
+//! ever copied. An [`Epilogue`] takes the sums while they are still in registers.
+
+use crate::combine::Combine;
+use crate::simd::{LOW_ROWS, Simd};
+
+/// The addresses of the K products that an element sums.
+pub(crate) trait Depth: Copy {
+    /// K.
+    fn len(self) -> usize;
+    /// For k < K: the row of the packed panel, and the offset in B in elements.
+    ///
+    /// # Safety
+    /// k must be less than `len()`.
+    unsafe fn at(self, k: usize) -> (usize, usize);
+}
+
+/// Rows of B `stride` elements apart: matrices.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided {
+    pub(crate) len: usize,
+    pub(crate) stride: usize,
+}
+
+impl Depth for Strided {
+    #[inline(always)]
+    fn len(self) -> usize {
+        self.len
+    }
+    #[inline(always)]
+    unsafe fn at(self, k: usize) -> (usize, usize) {
+        (k, k * self.stride)
+    }
+}
+
+/// One entry of a table of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tap {
+    /// The row of the packed panel: which (channel, tap) of the kernel.
+    pub(crate) row: u32,
+    /// Offset in elements from the first operand of the run.
+    pub(crate) offset: u32,
+}
+
+/// Addresses from a table: convolutions, where the table is the im2col matrix.
+impl Depth for &[Tap] {
+    #[inline(always)]
+    fn len(self) -> usize {
+        <[Tap]>::len(self)
+    }
+    #[inline(always)]
+    unsafe fn at(self, k: usize) -> (usize, usize) {
+        // SAFETY: k < len() by contract.
+        let tap = unsafe { self.get_unchecked(k) };
+        (tap.row as usize, tap.offset as usize)
+    }
+}
+
+/// What becomes of a finished vector of sums.
+pub(crate) trait Epilogue: Copy {
+    /// `at` is the offset of the vector in the output.
+    ///
+    /// # Safety
+    /// Row `row` and LANES elements from `at` must be inside what the epilogue reads and writes.
+    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V);
+}
+
+/// [`Combine`] as the kernels use it.
+#[derive(Clone, Copy)]
+pub(crate) struct LinearEpilogue {
+    alpha: f32,
+    beta: f32,
+    gamma: f32,
+    other: *const f32,
+    /// Null for none.
+    bias: *const f32,
+    out: *mut f32,
+}
+
+impl LinearEpilogue {
+    pub(crate) fn new(combine: &Combine<'_>, out: &mut [f32]) -> Self {
+        LinearEpilogue {
+            alpha: combine.alpha,
+            beta: combine.beta,
+            gamma: combine.gamma,
+            other: combine.other.as_ptr(),
+            bias: combine.bias.map_or(std::ptr::null(), |bias| bias.as_ptr()),
+            out: out.as_mut_ptr(),
+        }
+    }
+}
+
+impl Epilogue for LinearEpilogue {
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
+        let mut v = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
+        // SAFETY: `row` and LANES elements from `at` are inside the operands by contract; operands with a
+        // coefficient of 0 and an absent bias are not touched.
+        unsafe {
+            if self.gamma != 0.0 {
+                v = s.fma(s.splat(self.gamma), s.load(self.other.add(at)), v);
+            }
+            if self.beta != 0.0 {
+                v = s.fma(s.splat(self.beta), s.load(self.out.add(at)), v);
+            }
+            if !self.bias.is_null() {
+                v = s.add(v, s.splat(*self.bias.add(row)));
+            }
+            s.store(self.out.add(at), v);
+        }
+    }
+}
+
+/// The sums of an M x N tile.
+///
+/// # Safety
+/// For every k < K, the M elements of panel row `at(k).0` must be inside the panel at `a`, and
+/// LANES elements from `at(k).1 + n * step` must be readable from `b` for n < N.
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd, D: Depth, const M: usize, const N: usize>(
+    s: S,
+    a: *const f32,
+    b: *const f32,
+    step: usize,
+    depth: D,
+) -> [[S::V; N]; M] {
+    let mut sums = [[s.splat(0.0); N]; M];
+    for k in 0..depth.len() {
+        // SAFETY: k < K; the addresses are valid by contract.
+        unsafe {
+            let (row, offset) = depth.at(k);
+            let mut v = [s.splat(0.0); N];
+            for (n, v) in v.iter_mut().enumerate() {
+                *v = s.load(b.add(offset + n * step));
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let weight = s.splat(*a.add(row * M + m));
+                for (sum, v) in sums.iter_mut().zip(v) {
+                    *sum = s.fma(weight, v, *sum);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Vectors in a tile of `rows` rows.
+#[inline(always)]
+pub(crate) fn tile_width<S: Simd>(_: S, rows: usize) -> usize {
+    if rows <= LOW_ROWS { S::WIDE } else { S::NARROW }
+}
+
+/// The panel height that splits `rows` into the fewest equal panels, for tiles that are to be
+/// `wide` (many vectors) or not (one or a few, where height alone hides the latency of the sums).
+pub(crate) fn panel_height(rows: usize, wide: bool) -> usize {
+    const TALL: [usize; 9] = [1, 2, 3, 4, 5, 6, 8, 10, 12];
+    let heights = if wide { &TALL[..LOW_ROWS] } else { &TALL[..] };
+    let tallest = heights[heights.len() - 1];
+    let equal = rows.max(1).div_ceil(rows.max(1).div_ceil(tallest));
+    heights.iter().copied().find(|&height| height >= equal).unwrap_or(tallest)
+}
+
+/// Calls `$call::<M, N>` with the constants for a height of [`panel_height`] and a width of at most
+/// [`tile_width`].
+macro_rules! with_tile {
+    ($rows:expr, $columns:expr, $function:ident :: < $($generic:ty),* > $arguments:tt) => {
+        match ($rows, $columns) {
+            (1, 1) => $function::<$($generic,)* 1, 1> $arguments,
+            (1, 2) => $function::<$($generic,)* 1, 2> $arguments,
+            (1, 3) => $function::<$($generic,)* 1, 3> $arguments,
+            (1, 4) => $function::<$($generic,)* 1, 4> $arguments,
+            (2, 1) => $function::<$($generic,)* 2, 1> $arguments,
+            (2, 2) => $function::<$($generic,)* 2, 2> $arguments,
+            (2, 3) => $function::<$($generic,)* 2, 3> $arguments,
+            (2, 4) => $function::<$($generic,)* 2, 4> $arguments,
+            (3, 1) => $function::<$($generic,)* 3, 1> $arguments,
+            (3, 2) => $function::<$($generic,)* 3, 2> $arguments,
+            (3, 3) => $function::<$($generic,)* 3, 3> $arguments,
+            (3, 4) => $function::<$($generic,)* 3, 4> $arguments,
+            (4, 1) => $function::<$($generic,)* 4, 1> $arguments,
+            (4, 2) => $function::<$($generic,)* 4, 2> $arguments,
+            (4, 3) => $function::<$($generic,)* 4, 3> $arguments,
+            (4, 4) => $function::<$($generic,)* 4, 4> $arguments,
+            (5, 1) => $function::<$($generic,)* 5, 1> $arguments,
+            (5, 2) => $function::<$($generic,)* 5, 2> $arguments,
+            (5, 3) => $function::<$($generic,)* 5, 3> $arguments,
+            (5, 4) => $function::<$($generic,)* 5, 4> $arguments,
+            (6, 1) => $function::<$($generic,)* 6, 1> $arguments,
+            (6, 2) => $function::<$($generic,)* 6, 2> $arguments,
+            (6, 3) => $function::<$($generic,)* 6, 3> $arguments,
+            (6, 4) => $function::<$($generic,)* 6, 4> $arguments,
+            (8, 1) => $function::<$($generic,)* 8, 1> $arguments,
+            (8, 2) => $function::<$($generic,)* 8, 2> $arguments,
+            (10, 1) => $function::<$($generic,)* 10, 1> $arguments,
+            (10, 2) => $function::<$($generic,)* 10, 2> $arguments,
+            (12, 1) => $function::<$($generic,)* 12, 1> $arguments,
+            (12, 2) => $function::<$($generic,)* 12, 2> $arguments,
+            (rows, columns) => unreachable!("no tile of {rows} x {columns}"),
+        }
+    };
+}
+pub(crate) use with_tile;

@@ -1,0 +1,41 @@
+//! Sharing work among the threads of the current rayon pool.
+
+use rayon::prelude::*;
+
+/// Fewer multiplications and additions than this are not worth waking a thread, which takes some
+/// microseconds.
+const WORTHWHILE: u64 = 1_000_000;
+
+/// Calls `f(index, chunk)` for consecutive chunks of `data`, on several threads if `parallel` and
+/// `work` (multiplications and additions) is worth it.
+pub(crate) fn for_each_chunk<T: Send>(
+    parallel: bool,
+    work: u64,
+    data: &mut [T],
+    chunk: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if parallel && work > WORTHWHILE && data.len() > chunk {
+        data.par_chunks_mut(chunk.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    } else {
+        data.chunks_mut(chunk.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    }
+}
+
+/// As [`for_each_chunk`] for two slices that are cut alike.
+pub(crate) fn for_each_chunk_pair<T: Send>(
+    parallel: bool,
+    work: u64,
+    a: &mut [T],
+    b: &mut [T],
+    chunk: usize,
+    f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+) {
+    if parallel && work > WORTHWHILE && a.len() > chunk {
+        let pairs = a.par_chunks_mut(chunk.max(1)).zip(b.par_chunks_mut(chunk.max(1)));
+        pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+    } else {
+        let pairs = a.chunks_mut(chunk.max(1)).zip(b.chunks_mut(chunk.max(1)));
+        pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+    }
+}

@@ -1,0 +1,49 @@
+//! The machine's limit: fused multiply-adds on registers.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use crate::level::Level;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Independent sums: enough for two units of four cycles' latency.
+const SUMS: usize = 12;
+const STEPS: usize = 20_000;
+const REPEATS: usize = 60;
+
+/// The most multiplications and additions per second that the kernels' own instructions reach on
+/// all threads of the current rayon pool together, in GFLOP/s: the best of repeated short runs.
+pub fn fma_peak(level: Level) -> f64 {
+    let threads = rayon::current_num_threads();
+    (0..REPEATS)
+        .map(|_| {
+            let start = Instant::now();
+            let flops: f64 = (0..threads).into_par_iter().with_max_len(1).map(|_| dispatch(level, Peak)).sum();
+            flops / start.elapsed().as_secs_f64() * 1e-9
+        })
+        .fold(0.0, f64::max)
+}
+
+struct Peak;
+
+impl Kernel for Peak {
+    /// Multiplications and additions done.
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let factor = s.splat(black_box(0.999));
+        let term = s.splat(black_box(1e-3));
+        let mut sums = [s.splat(black_box(1.0)); SUMS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = s.fma(*sum, factor, term);
+            }
+        }
+        let total = sums.into_iter().fold(s.splat(0.0), |a, b| s.add(a, b));
+        black_box(s.sum(total));
+        (2 * STEPS * SUMS * S::LANES) as f64
+    }
+}

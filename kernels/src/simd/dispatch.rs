@@ -1,0 +1,55 @@
+//! From a level to code compiled for its instructions.
+
+use super::{Simd, portable::Portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, avx512::Avx512};
+use crate::level::{Isa, Level};
+
+/// A computation written once over [`Simd`].
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// Runs it. Must be `#[inline(always)]`, as must all that it calls in its inner loops: the
+    /// instructions are enabled in the function that [`dispatch`] inlines it into, and only there.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs a kernel with the instructions of a level.
+#[inline]
+pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    match level.isa() {
+        Isa::Portable => kernel.run(Portable),
+        // SAFETY: a `Level` exists only if the CPU has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2(kernel) },
+        // SAFETY: a `Level` exists only if the CPU has its instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512(kernel) },
+    }
+}
+
+/// Elements of a vector at a level.
+pub(crate) fn lanes(level: Level) -> usize {
+    struct Lanes;
+    impl Kernel for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) -> usize {
+            S::LANES
+        }
+    }
+    dispatch(level, Lanes)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}

@@ -1,0 +1,91 @@
+//! The vector type that every kernel is written over, and the way in.
+//!
+//! A kernel is a struct with one generic method ([`Kernel::run`]); [`dispatch`] enters it once,
+//! compiled for the instructions of a [`Level`](crate::Level). Nothing outside of this module
+//! knows an instruction set.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dispatch;
+mod portable;
+
+pub(crate) use dispatch::{Kernel, dispatch, lanes};
+
+/// Vectors of f32 and the operations that the kernels need. A value is the proof that the CPU has
+/// the instructions: it is made by [`dispatch`] alone.
+///
+/// Loads and stores are unsafe because they take pointers; everything else is plain arithmetic.
+pub(crate) trait Simd: Copy {
+    /// Elements of a vector.
+    const LANES: usize;
+    /// Vectors in the widest register tile, of up to [`LOW_ROWS`] rows.
+    const WIDE: usize;
+    /// Vectors in a register tile of more than [`LOW_ROWS`] rows.
+    const NARROW: usize;
+
+    /// A vector.
+    type V: Copy;
+    /// The outcome of a comparison.
+    type Mask: Copy;
+
+    fn splat(self, x: f32) -> Self::V;
+    /// Reads LANES elements. The pointer must be valid for them; no alignment is needed.
+    unsafe fn load(self, from: *const f32) -> Self::V;
+    /// Writes LANES elements. The pointer must be valid for them; no alignment is needed.
+    unsafe fn store(self, to: *mut f32, v: Self::V);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a b + c, rounded once where the CPU can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; b if either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; b if either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn abs(self, a: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even; |a| < 2^22.
+    fn round(self, a: Self::V) -> Self::V;
+    /// 2^a for an integer a in -126..=127.
+    fn exp2i(self, a: Self::V) -> Self::V;
+    fn lt(self, a: Self::V, b: Self::V) -> Self::Mask;
+    fn eq(self, a: Self::V, b: Self::V) -> Self::Mask;
+    fn select(self, mask: Self::Mask, yes: Self::V, no: Self::V) -> Self::V;
+    /// The sum of the elements, in an order that depends on LANES alone.
+    fn sum(self, v: Self::V) -> f32;
+
+    #[inline(always)]
+    fn neg(self, a: Self::V) -> Self::V {
+        self.sub(self.splat(-0.0), a)
+    }
+
+    /// Reads the first `n` elements, the others are 0. The pointer must be valid for n <= LANES elements.
+    #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, n: usize) -> Self::V {
+        let mut block = [0.0f32; MAX_LANES];
+        // SAFETY: n <= LANES <= MAX_LANES elements are valid at `from` by contract, and `block` holds MAX_LANES.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, block.as_mut_ptr(), n);
+            self.load(block.as_ptr())
+        }
+    }
+
+    /// Writes the first `n` elements. The pointer must be valid for n <= LANES elements.
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, v: Self::V, n: usize) {
+        let mut block = [0.0f32; MAX_LANES];
+        // SAFETY: n <= LANES <= MAX_LANES elements are valid at `to` by contract, and `block` holds MAX_LANES.
+        unsafe {
+            self.store(block.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(block.as_ptr(), to, n);
+        }
+    }
+}
+
+/// Elements of the widest vector of any level.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// Rows of a register tile that is [`Simd::WIDE`] vectors wide; taller ones are [`Simd::NARROW`].
+pub(crate) const LOW_ROWS: usize = 6;

@@ -1,0 +1,270 @@
+//! Checkpoints: everything that a training run needs to go on with the same bits, in one
+//! safetensors file: the tensors `parameter.<name>` and `optimizer.<moment>.<name>`, the history as
+//! `history.steps` (i64 `[rows, 3]`: step, epoch, kind) and `history.values` (f64 `[rows, 2]`: loss,
+//! accuracy), the rest as text in the header. The generator needs no state: the batches of an epoch
+//! follow from seed and epoch ([`epoch_rng`](crate::data::epoch_rng)).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::network::Network;
+use crate::optimizer::Optimizer;
+use crate::parameters::Parameters;
+use crate::tensors::{self, TensorBytes, TensorFile};
+
+const FORMAT: &str = "predictive-coding checkpoint 1";
+const SETTING: &str = "setting.";
+
+/// Which samples a [`Record`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// The batch of a training step, before the step.
+    Train,
+    /// The test set.
+    Test,
+}
+
+impl fmt::Display for RecordKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RecordKind::Train => "train",
+            RecordKind::Test => "test",
+        })
+    }
+}
+
+/// One measurement of a training run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Record {
+    /// Optimiser steps taken, this one included.
+    pub step: u64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// What was measured on.
+    pub kind: RecordKind,
+    /// Mean loss.
+    pub loss: f64,
+    /// Share of samples whose largest output is that of their label, in 0..=1.
+    pub accuracy: f64,
+}
+
+/// How far a training run has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Optimiser steps taken.
+    pub step: u64,
+    /// The epoch of the last step, from 1; 0 before the first.
+    pub epoch: u64,
+    /// All measurements, in their order.
+    pub history: Vec<Record>,
+}
+
+/// What a run was started with, by name: its seed, its method, its batch size and so on. A
+/// checkpoint goes on only under the same settings.
+pub type Settings = BTreeMap<String, String>;
+
+/// Writes a checkpoint, replacing an older one in one go.
+///
+/// Errors: [`Error::File`](crate::Error::File) if it can not be written; an older one stays.
+pub fn save_checkpoint(
+    path: impl AsRef<Path>,
+    network: &Network,
+    settings: &Settings,
+    parameters: &Parameters,
+    optimizer: &dyn Optimizer,
+    progress: &Progress,
+) -> Result<()> {
+    let mut header: HashMap<String, String> = identity(network, settings, optimizer)
+        .into_iter()
+        .map(|(key, value)| (SETTING.to_string() + &key, value))
+        .collect();
+    header.insert("format".into(), FORMAT.into());
+    for (key, value) in [("step", progress.step), ("epoch", progress.epoch), ("optimizer_steps", optimizer.steps())] {
+        header.insert(key.into(), value.to_string());
+    }
+    let mut content = parameters.to_tensors("parameter.");
+    for (name, moment) in optimizer.moments() {
+        content.extend(moment.to_tensors(&format!("optimizer.{name}.")));
+    }
+    let rows = progress.history.len();
+    let steps: Vec<i64> = progress
+        .history
+        .iter()
+        .flat_map(|row| [row.step as i64, row.epoch as i64, i64::from(row.kind == RecordKind::Test)])
+        .collect();
+    let values: Vec<f64> = progress.history.iter().flat_map(|row| [row.loss, row.accuracy]).collect();
+    content.push(("history.steps".into(), TensorBytes::i64(&[rows, 3], &steps)));
+    content.push(("history.values".into(), TensorBytes::f64(&[rows, 2], &values)));
+    tensors::write(path.as_ref(), content, Some(header))
+}
+
+/// Reads a checkpoint: `optimizer`, freshly made with the settings of the run, takes over the state
+/// of the saved one.
+///
+/// Errors: [`Error::File`](crate::Error::File) if the file is no checkpoint, or one of another
+/// network, optimiser or settings, which it names (nothing was changed).
+pub fn load_checkpoint(
+    path: impl AsRef<Path>,
+    network: &Network,
+    settings: &Settings,
+    optimizer: &mut dyn Optimizer,
+) -> Result<(Parameters, Progress)> {
+    let file = TensorFile::read(path.as_ref())?;
+    match file.metadata("format") {
+        Some(FORMAT) => (),
+        Some(other) => return Err(file.wrong(format!("is a {other:?}, expected a {FORMAT:?}"))),
+        None => return Err(file.wrong("is no checkpoint, expected one that a training run wrote")),
+    }
+    check_identity(&file, &identity(network, settings, optimizer))?;
+
+    let parameters = read_parameters(&file, network, "parameter.")?;
+    let names: Vec<&str> = optimizer.moments().iter().map(|(name, _)| *name).collect();
+    let moments: Vec<Parameters> = names
+        .iter()
+        .map(|name| read_parameters(&file, network, &format!("optimizer.{name}.")))
+        .collect::<Result<_>>()?;
+    let progress =
+        Progress { step: number(&file, "step")?, epoch: number(&file, "epoch")?, history: read_history(&file)? };
+    let moments: Vec<(&str, &Parameters)> = names.into_iter().zip(&moments).collect();
+    optimizer.restore(number(&file, "optimizer_steps")?, &moments).map_err(|e| file.wrong(e))?;
+    Ok((parameters, progress))
+}
+
+/// The settings, and those that follow from network and optimiser.
+fn identity(network: &Network, settings: &Settings, optimizer: &dyn Optimizer) -> Settings {
+    let mut identity = settings.clone();
+    identity.insert("model".into(), network.to_toml());
+    identity.insert("optimizer".into(), optimizer.description());
+    identity
+}
+
+fn check_identity(file: &TensorFile, expected: &Settings) -> Result<()> {
+    for (key, value) in expected {
+        match file.metadata(&format!("{SETTING}{key}")) {
+            Some(found) if found == value => (),
+            Some(found) if found.contains('\n') || value.contains('\n') => {
+                return Err(file.wrong(format!(
+                    "is a checkpoint of a run with another {key}; give the same one, or name another checkpoint"
+                )));
+            }
+            Some(found) => {
+                return Err(file.wrong(format!(
+                    "is a checkpoint of a run with {key} {found}, this one has {value}; give the same one, or name another checkpoint"
+                )));
+            }
+            None => {
+                return Err(file.wrong(format!(
+                    "is a checkpoint of a run without {key}, this one has {value}; name another checkpoint"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_parameters(file: &TensorFile, network: &Network, prefix: &str) -> Result<Parameters> {
+    let specs = network.parameters();
+    let mut parameters = Parameters::zeros(specs.clone());
+    for spec in specs.iter() {
+        let values = file.f32(&format!("{prefix}{}", spec.name), &spec.shape)?;
+        parameters.values_mut()[spec.range.clone()].copy_from_slice(&values);
+    }
+    Ok(parameters)
+}
+
+fn read_history(file: &TensorFile) -> Result<Vec<Record>> {
+    let rows = file.shape("history.steps")?.first().copied().unwrap_or_default();
+    let steps = file.i64("history.steps", &[rows, 3])?;
+    let values = file.f64("history.values", &[rows, 2])?;
+    let row = |(step, value): (&[i64; 3], &[f64; 2])| Record {
+        step: step[0] as u64,
+        epoch: step[1] as u64,
+        kind: if step[2] == 0 { RecordKind::Train } else { RecordKind::Test },
+        loss: value[0],
+        accuracy: value[1],
+    };
+    Ok(steps.as_chunks().0.iter().zip(values.as_chunks().0).map(row).collect())
+}
+
+fn number(file: &TensorFile, key: &str) -> Result<u64> {
+    file.metadata(key)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| file.wrong(format!("has no number {key} in its header, expected one; it is damaged")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Adam, Linear, Loss, Op, Sgd};
+
+    fn network(outputs: usize) -> Network {
+        Network::new(&[3], Loss::Mse, vec![vec![Op::Linear(Linear::new(outputs))]]).unwrap()
+    }
+
+    fn settings(batch: u32) -> Settings {
+        [("batch".to_string(), batch.to_string()), ("seed".to_string(), u64::MAX.to_string())].into()
+    }
+
+    fn progress() -> Progress {
+        let row = |step, kind, loss| Record { step, epoch: 2, kind, loss, accuracy: 1.0 / 3.0 };
+        let history =
+            vec![row(6, RecordKind::Train, 0.1), row(7, RecordKind::Train, 1e-300), row(7, RecordKind::Test, 7.0)];
+        Progress { step: 7, epoch: 2, history }
+    }
+
+    #[test]
+    fn a_run_goes_on_with_the_same_bits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c");
+        let network = network(2);
+        let mut parameters = network.initialize(1);
+        let gradients = network.initialize(2);
+        let mut adam = Adam::new(&parameters, 0.1);
+        adam.step(&mut parameters, &gradients);
+        save_checkpoint(&path, &network, &settings(3), &parameters, &adam, &progress()).unwrap();
+
+        let mut fresh = Adam::new(&parameters, 0.1);
+        let (mut again, read) = load_checkpoint(&path, &network, &settings(3), &mut fresh).unwrap();
+        assert_eq!(read, progress());
+        assert_eq!(again, parameters);
+        adam.step(&mut parameters, &gradients);
+        fresh.step(&mut again, &gradients);
+        assert_eq!(again, parameters);
+        assert_eq!(fresh.steps(), 2);
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_run_is_refused_and_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c");
+        let parameters = network(2).initialize(1);
+        let adam = Adam::new(&parameters, 0.1);
+        save_checkpoint(&path, &network(2), &settings(3), &parameters, &adam, &progress()).unwrap();
+        let load = |outputs, batch, optimizer: &mut dyn Optimizer| {
+            let error = load_checkpoint(&path, &network(outputs), &settings(batch), optimizer).unwrap_err().to_string();
+            assert!(!error.contains('\n'), "{error}");
+            error
+        };
+        let error = load(2, 4, &mut adam.clone());
+        assert!(error.contains("a run with batch 3, this one has 4"), "{error}");
+        let error = load(1, 3, &mut adam.clone());
+        assert!(error.contains("another model"), "{error}");
+        let error = load(2, 3, &mut Adam::new(&parameters, 0.2));
+        assert!(error.contains("lr=0.1") && error.contains("lr=0.2"), "{error}");
+        let error = load(2, 3, &mut Sgd::new(&parameters, 0.1));
+        assert!(error.contains("optimizer adam"), "{error}");
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("w");
+        let parameters = network(2).initialize(1);
+        parameters.save(&path).unwrap();
+        let mut adam = Adam::new(&parameters, 0.1);
+        let error = load_checkpoint(&path, &network(2), &settings(3), &mut adam).unwrap_err().to_string();
+        assert!(error.contains("is no checkpoint"), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Files of a data set: found plain or compressed, unpacked no further than expected.
+
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// A file of a data set, being read.
+pub(super) struct Source {
+    path: PathBuf,
+    reader: Box<dyn Read>,
+}
+
+/// The file `name` or else `name.gz` of a directory, if it is there.
+pub(super) fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    [name.to_string(), format!("{name}.gz")].map(|name| directory.join(name)).into_iter().find(|path| path.exists())
+}
+
+/// Refuses a directory that is not there.
+pub(super) fn check_directory(directory: &Path) -> Result<()> {
+    match std::fs::metadata(directory) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Error::file(directory, "is a file, expected the directory of the data set")),
+        Err(error) => Err(files::io_error(directory, "read", &error)),
+    }
+}
+
+impl Source {
+    /// Opens the file `name` or `name.gz`; `what` tells the data set in the error if neither is there.
+    pub(super) fn find(directory: &Path, name: &str, what: &str) -> Result<Source> {
+        let path = find(directory, name).ok_or_else(|| {
+            Error::file(directory, format!("has no file {name} or {name}.gz, expected the files of {what}"))
+        })?;
+        Source::open(&path)
+    }
+
+    pub(super) fn open(path: &Path) -> Result<Source> {
+        let file = files::open(path)?;
+        let compressed = path.extension().is_some_and(|extension| extension == "gz");
+        let reader: Box<dyn Read> =
+            if compressed { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(file) };
+        Ok(Source { path: path.to_path_buf(), reader })
+    }
+
+    /// The next `N` bytes.
+    pub(super) fn header<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut header = [0; N];
+        match self.up_to(N as u64)? {
+            bytes if bytes.len() == N => header.copy_from_slice(&bytes),
+            bytes => {
+                return Err(self.wrong(format!(
+                    "is cut off: it has {} bytes, expected a header of {N}; get it again",
+                    bytes.len()
+                )));
+            }
+        }
+        Ok(header)
+    }
+
+    /// All that is left, refused unless it is exactly `expected` bytes.
+    pub(super) fn rest(&mut self, expected: u64) -> Result<Vec<u8>> {
+        let bytes = self.up_to(expected.saturating_add(1))?;
+        let found = bytes.len() as u64;
+        if found < expected {
+            return Err(self.wrong(format!(
+                "is cut off: its header announces {expected} bytes after it, found {found}; get it again"
+            )));
+        }
+        if found > expected {
+            return Err(self.wrong(format!(
+                "is too long: its header announces {expected} bytes after it, found more; get it again"
+            )));
+        }
+        Ok(bytes)
+    }
+
+    /// The next `limit` bytes, or fewer if there are no more.
+    pub(super) fn up_to(&mut self, limit: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match (&mut self.reader).take(limit).read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(self.wrong(format!("can not be read ({error}); get it again"))),
+        }
+    }
+
+    pub(super) fn wrong(&self, message: impl std::fmt::Display) -> Error {
+        Error::file(&self.path, message)
+    }
+}
+
+/// Pixel bytes to f32 in 0..=1.
+pub(super) fn scale(pixels: &[u8]) -> Vec<f32> {
+    pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect()
+}

@@ -1,0 +1,414 @@
+//! The model file: a network in TOML.
+//!
+//! ```toml
+//! input = [1, 28, 28]
+//! loss = "mse"
+//!
+//! [[layer]]
+//! ops = [
+//!   { type = "conv2d", out_channels = 10, kernel_size = 3, padding = [1, 0] },
+//!   { type = "relu" },
+//!   { type = "flatten" },
+//! ]
+//!
+//! [[layer]]
+//! ops = [ { type = "linear", out_features = 10 } ]
+//! ```
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::{Spanned, Table, Value};
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::loss::Loss;
+use crate::network::Network;
+use crate::op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
+
+/// No description of a chain of layers needs more bytes than this.
+const MAX_BYTES: u64 = 16 << 20;
+
+const OPS: &str = "conv2d, linear, max_pool2d, avg_pool2d, adaptive_avg_pool2d, flatten, relu, leaky_relu, tanh, \
+                   sigmoid, gelu, silu, softplus, identity";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Model {
+    input: Vec<usize>,
+    loss: Spanned<String>,
+    layer: Vec<LayerTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayerTable {
+    ops: Vec<Spanned<Table>>,
+}
+
+impl Network {
+    /// The network that a model file describes: `input` is the shape of one sample, `loss` is
+    /// `cross_entropy` or `mse`, and each `[[layer]]` has a list `ops` of operations, which take
+    /// the arguments of [`Op`] under their names there; sizes are an integer or a pair.
+    ///
+    /// Errors: [`Error::Network`], one line, for anything that is not understood: the line or the
+    /// layer (from 1) and operation (from 0), what was found and what was expected.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let line = |offset: usize| text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1;
+        let model: Model = toml::from_str(text).map_err(|error| {
+            let place = error.span().map_or(String::new(), |span| format!("line {}: ", line(span.start)));
+            Error::Network(format!("{place}{}", error.message().trim().replace('\n', ", ")))
+        })?;
+        let loss = match model.loss.get_ref().as_str() {
+            "cross_entropy" => Loss::CrossEntropy,
+            "mse" => Loss::Mse,
+            other => {
+                let line = line(model.loss.span().start);
+                return Err(Error::Network(format!(
+                    "line {line}: unknown loss {other:?}, expected cross_entropy or mse"
+                )));
+            }
+        };
+        let mut layers = Vec::with_capacity(model.layer.len());
+        for (l, layer) in model.layer.iter().enumerate() {
+            let mut ops = Vec::with_capacity(layer.ops.len());
+            for (o, table) in layer.ops.iter().enumerate() {
+                let op = read_op(table.get_ref()).map_err(|message| {
+                    let line = line(table.span().start);
+                    Error::Network(format!("line {line}, layer {}, operation {o}: {message}", l + 1))
+                })?;
+                ops.push(op);
+            }
+            layers.push(ops);
+        }
+        Network::new(&model.input, loss, layers)
+    }
+
+    /// As [`from_toml`](Self::from_toml), from a file; errors are [`Error::File`] with its path.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = files::read_at_most(path, files::open(path)?, MAX_BYTES)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::file(path, "is not UTF-8 text, expected a network in TOML; is it the right file?"))?;
+        Network::from_toml(&text).map_err(|error| Error::file(path, error))
+    }
+
+    /// The model file of this network, with every argument spelled out. Networks of the same text
+    /// compute the same.
+    pub fn to_toml(&self) -> String {
+        let mut text = format!("input = {:?}\nloss = \"{}\"\n", self.input_shape(), self.loss());
+        for layer in self.layers() {
+            text.push_str("\n[[layer]]\nops = [\n");
+            for op in layer.ops() {
+                write_op(&mut text, op);
+            }
+            text.push_str("]\n");
+        }
+        text
+    }
+}
+
+fn read_op(table: &Table) -> std::result::Result<Op, String> {
+    let name = match table.get("type") {
+        Some(Value::String(name)) => name.as_str(),
+        Some(other) => return Err(format!("type is {other}, expected the name of an operation: one of {OPS}")),
+        None => return Err(format!("no type, expected type = one of {OPS}")),
+    };
+    let mut arguments = Arguments { op: name, table, known: vec!["type"] };
+    let op = match name {
+        "conv2d" => Op::Conv2d(Conv2d {
+            out_channels: arguments.count("out_channels")?,
+            kernel_size: arguments.size("kernel_size")?,
+            stride: arguments.size_or("stride", [1, 1])?,
+            padding: arguments.size_or("padding", [0, 0])?,
+            dilation: arguments.size_or("dilation", [1, 1])?,
+            bias: arguments.flag_or("bias", true)?,
+        }),
+        "linear" => Op::Linear(Linear {
+            out_features: arguments.count("out_features")?,
+            bias: arguments.flag_or("bias", true)?,
+        }),
+        "max_pool2d" => {
+            let kernel_size = arguments.size("kernel_size")?;
+            Op::MaxPool2d(MaxPool2d {
+                kernel_size,
+                stride: arguments.size_or("stride", kernel_size)?,
+                padding: arguments.size_or("padding", [0, 0])?,
+                dilation: arguments.size_or("dilation", [1, 1])?,
+            })
+        }
+        "avg_pool2d" => {
+            let kernel_size = arguments.size("kernel_size")?;
+            Op::AvgPool2d(AvgPool2d {
+                kernel_size,
+                stride: arguments.size_or("stride", kernel_size)?,
+                padding: arguments.size_or("padding", [0, 0])?,
+            })
+        }
+        "adaptive_avg_pool2d" => Op::AdaptiveAvgPool2d { output_size: arguments.size("output_size")? },
+        "flatten" => Op::Flatten,
+        "relu" => Op::Relu,
+        "leaky_relu" => Op::LeakyRelu { negative_slope: arguments.number_or("negative_slope", 0.01)? },
+        "tanh" => Op::Tanh,
+        "sigmoid" => Op::Sigmoid,
+        "gelu" => Op::Gelu,
+        "silu" => Op::Silu,
+        "softplus" => Op::Softplus,
+        "identity" => Op::Identity,
+        other => return Err(format!("unknown operation {other:?}, expected one of {OPS}")),
+    };
+    arguments.refuse_others()?;
+    Ok(op)
+}
+
+/// The arguments of one operation; remembers which were asked for.
+struct Arguments<'a> {
+    op: &'a str,
+    table: &'a Table,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Arguments<'a> {
+    fn find(&mut self, name: &'static str) -> Option<&'a Value> {
+        self.known.push(name);
+        self.table.get(name)
+    }
+
+    fn wrong(&self, name: &str, found: &Value, expected: &str) -> String {
+        format!("{} has {name} = {found}, expected {expected}", self.op)
+    }
+
+    fn missing(&self, name: &str, expected: &str) -> String {
+        format!("{} has no {name}, expected {expected}", self.op)
+    }
+
+    fn count(&mut self, name: &'static str) -> std::result::Result<usize, String> {
+        const EXPECTED: &str = "a whole number of at least 1";
+        let value = self.find(name).ok_or_else(|| self.missing(name, EXPECTED))?;
+        whole(value).ok_or_else(|| self.wrong(name, value, EXPECTED))
+    }
+
+    fn size(&mut self, name: &'static str) -> std::result::Result<[usize; 2], String> {
+        self.optional_size(name)?.ok_or_else(|| self.missing(name, "a whole number or a pair of them"))
+    }
+
+    fn size_or(&mut self, name: &'static str, default: [usize; 2]) -> std::result::Result<[usize; 2], String> {
+        Ok(self.optional_size(name)?.unwrap_or(default))
+    }
+
+    fn optional_size(&mut self, name: &'static str) -> std::result::Result<Option<[usize; 2]>, String> {
+        let Some(value) = self.find(name) else { return Ok(None) };
+        let size = match value {
+            Value::Array(pair) => match &pair[..] {
+                [vertical, horizontal] => whole(vertical).zip(whole(horizontal)).map(|(v, h)| [v, h]),
+                _ => None,
+            },
+            single => whole(single).map(|size| [size, size]),
+        };
+        size.map(Some).ok_or_else(|| {
+            self.wrong(name, value, "a whole number of at least 0, or a pair [vertical, horizontal] of them")
+        })
+    }
+
+    fn flag_or(&mut self, name: &'static str, default: bool) -> std::result::Result<bool, String> {
+        match self.find(name) {
+            None => Ok(default),
+            Some(Value::Boolean(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(name, other, "true or false")),
+        }
+    }
+
+    fn number_or(&mut self, name: &'static str, default: f32) -> std::result::Result<f32, String> {
+        match self.find(name) {
+            None => Ok(default),
+            Some(Value::Float(number)) => Ok(*number as f32),
+            Some(Value::Integer(number)) => Ok(*number as f32),
+            Some(other) => Err(self.wrong(name, other, "a number")),
+        }
+    }
+
+    fn refuse_others(&self) -> std::result::Result<(), String> {
+        match self.table.keys().find(|key| !self.known.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) if self.known.len() == 1 => Err(format!("{} has {key}, but takes no argument", self.op)),
+            Some(key) => Err(format!(
+                "{} has {key}, which is none of its arguments; it takes {}",
+                self.op,
+                self.known[1..].join(", ")
+            )),
+        }
+    }
+}
+
+fn whole(value: &Value) -> Option<usize> {
+    value.as_integer().and_then(|number| usize::try_from(number).ok())
+}
+
+fn write_op(text: &mut String, op: &Op) {
+    let arguments = match op {
+        Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, bias }) => format!(
+            ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
+             padding = {padding:?}, dilation = {dilation:?}, bias = {bias}"
+        ),
+        Op::Linear(Linear { out_features, bias }) => format!(", out_features = {out_features}, bias = {bias}"),
+        Op::MaxPool2d(MaxPool2d { kernel_size, stride, padding, dilation }) => format!(
+            ", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}, dilation = {dilation:?}"
+        ),
+        Op::AvgPool2d(AvgPool2d { kernel_size, stride, padding }) => {
+            format!(", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}")
+        }
+        Op::AdaptiveAvgPool2d { output_size } => format!(", output_size = {output_size:?}"),
+        Op::LeakyRelu { negative_slope } => format!(", negative_slope = {negative_slope:?}"),
+        Op::Flatten | Op::Relu | Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus | Op::Identity => {
+            String::new()
+        }
+    };
+    let _ = writeln!(text, "  {{ type = \"{}\"{arguments} }},", op.name());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_op(op: &str) -> String {
+        format!("input = [2, 9, 8]\nloss = \"mse\"\n\n[[layer]]\nops = [\n  {{ type = \"relu\" }},\n  {op},\n]\n")
+    }
+
+    fn op(op: &str) -> Op {
+        Network::from_toml(&with_op(op)).unwrap().layers()[0].ops()[1].clone()
+    }
+
+    fn refusal(text: &str) -> String {
+        let message = Network::from_toml(text).unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn every_operation_has_the_defaults_of_pytorch() {
+        let conv = Conv2d {
+            out_channels: 3,
+            kernel_size: [2, 2],
+            stride: [1, 1],
+            padding: [0, 0],
+            dilation: [1, 1],
+            bias: true,
+        };
+        assert_eq!(op("{ type = \"conv2d\", out_channels = 3, kernel_size = 2 }"), Op::Conv2d(conv));
+        let pool = MaxPool2d { kernel_size: [3, 2], stride: [3, 2], padding: [0, 0], dilation: [1, 1] };
+        assert_eq!(op("{ type = \"max_pool2d\", kernel_size = [3, 2] }"), Op::MaxPool2d(pool));
+        let pool = AvgPool2d { kernel_size: [3, 2], stride: [3, 2], padding: [0, 0] };
+        assert_eq!(op("{ type = \"avg_pool2d\", kernel_size = [3, 2] }"), Op::AvgPool2d(pool));
+        assert_eq!(op("{ type = \"leaky_relu\" }"), Op::LeakyRelu { negative_slope: 0.01 });
+        let flat = "input = [4]\nloss = \"cross_entropy\"\n[[layer]]\nops = [{ type = \"linear\", out_features = 3 }]";
+        let network = Network::from_toml(flat).unwrap();
+        assert_eq!(network.layers()[0].ops(), [Op::Linear(Linear { out_features: 3, bias: true })]);
+        assert_eq!(network.loss(), Loss::CrossEntropy);
+    }
+
+    #[test]
+    fn sizes_are_an_integer_or_a_pair() {
+        let conv = Conv2d {
+            out_channels: 3,
+            kernel_size: [3, 2],
+            stride: [2, 2],
+            padding: [1, 0],
+            dilation: [1, 2],
+            bias: false,
+        };
+        let text = "{ type = \"conv2d\", out_channels = 3, kernel_size = [3, 2], stride = 2, padding = [1, 0], \
+                    dilation = [1, 2], bias = false }";
+        assert_eq!(op(text), Op::Conv2d(conv));
+        assert_eq!(
+            op("{ type = \"adaptive_avg_pool2d\", output_size = [3, 1] }"),
+            Op::AdaptiveAvgPool2d { output_size: [3, 1] }
+        );
+    }
+
+    #[test]
+    fn a_written_network_reads_back_as_itself() {
+        let all = "input = [2, 9, 8]\nloss = \"mse\"\n[[layer]]\nops = []\n[[layer]]\nops = [\n\
+            { type = \"conv2d\", out_channels = 3, kernel_size = [3, 2], stride = 2, padding = 1, bias = false },\n\
+            { type = \"leaky_relu\", negative_slope = -1e-20 }, { type = \"leaky_relu\", negative_slope = 2 },\n\
+            { type = \"max_pool2d\", kernel_size = 2, stride = 1, dilation = 2 },\n\
+            { type = \"avg_pool2d\", kernel_size = 2, padding = 1 }, { type = \"relu\" }, { type = \"tanh\" },\n\
+            { type = \"adaptive_avg_pool2d\", output_size = 2 }, { type = \"flatten\" } ]\n[[layer]]\nops = [\n\
+            { type = \"linear\", out_features = 5 }, { type = \"sigmoid\" }, { type = \"gelu\" }, { type = \"silu\" },\n\
+            { type = \"softplus\" }, { type = \"identity\" } ]\n";
+        let network = Network::from_toml(all).unwrap();
+        let again = Network::from_toml(&network.to_toml()).unwrap();
+        assert_eq!(network.input_shape(), again.input_shape());
+        assert_eq!(network.layers().len(), 3);
+        for (a, b) in network.layers().iter().zip(again.layers()) {
+            assert_eq!(a.ops(), b.ops());
+            assert_eq!(a.shapes(), b.shapes());
+        }
+        assert_eq!(network.to_toml(), again.to_toml());
+    }
+
+    #[test]
+    fn refusals_name_place_finding_and_expectation() {
+        for (text, parts) in [
+            (
+                "{ type = \"conv3d\" }",
+                &["line 7, layer 1, operation 1", "unknown operation \"conv3d\"", "conv2d, linear"][..],
+            ),
+            ("{ kernel_size = 2 }", &["operation 1", "no type"]),
+            ("{ type = 3 }", &["type is 3"]),
+            ("{ type = \"relu\", inplace = true }", &["relu has inplace", "no argument"]),
+            (
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, groups = 2 }",
+                &["conv2d has groups", "it takes out_channels, kernel_size, stride, padding, dilation, bias"],
+            ),
+            ("{ type = \"avg_pool2d\", kernel_size = 1, dilation = 2 }", &["avg_pool2d has dilation"]),
+            ("{ type = \"conv2d\", kernel_size = 2 }", &["conv2d has no out_channels"]),
+            ("{ type = \"max_pool2d\" }", &["max_pool2d has no kernel_size"]),
+            ("{ type = \"max_pool2d\", kernel_size = [1, 2, 3] }", &["kernel_size = [1, 2, 3]", "a pair"]),
+            ("{ type = \"max_pool2d\", kernel_size = -1 }", &["kernel_size = -1"]),
+            ("{ type = \"max_pool2d\", kernel_size = 2.5 }", &["kernel_size = 2.5"]),
+            ("{ type = \"max_pool2d\", kernel_size = \"same\" }", &["kernel_size = \"same\""]),
+            ("{ type = \"conv2d\", out_channels = 1, kernel_size = 1, bias = 1 }", &["bias = 1", "true or false"]),
+            ("{ type = \"leaky_relu\", negative_slope = nan }", &["negative_slope NaN"]),
+            ("{ type = \"max_pool2d\", kernel_size = 10 }", &["layer 1, operation 1", "window of 10"]),
+            ("{ type = \"linear\", out_features = 3 }", &["linear takes a flat input", "[2, 9, 8]"]),
+            ("{ type = \"relu\"", &["line 8: "]),
+        ] {
+            let message = refusal(&with_op(text));
+            for part in parts {
+                assert!(message.contains(part), "{text}: {message:?} lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_frame_of_the_file_is_checked() {
+        for (text, part) in [
+            ("", "missing field `input`"),
+            ("input = [3]\nloss = \"nll\"\nlayer = []", "line 2: unknown loss \"nll\", expected cross_entropy or mse"),
+            ("input = [3]\nloss = \"mse\"\nlayer = []", "no layer"),
+            ("input = [-3]\nloss = \"mse\"\nlayer = []", "line 1: "),
+            ("input = [3]\nloss = \"mse\"\nepochs = 3\nlayer = []", "line 3: unknown field `epochs`"),
+            ("input = [3]\nloss = \"mse\"\n[[layer]]\nops = []\nname = 1", "line 5: unknown field `name`"),
+            ("input = [3]\nloss = \"mse\"\n[[layer]]\nops = [3]", "line 4: "),
+        ] {
+            let message = refusal(text);
+            assert!(message.contains(part), "{text:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_named_in_its_errors() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.toml");
+        assert!(
+            Network::from_file(&path).unwrap_err().to_string().contains("model.toml: can not be read: it does not")
+        );
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(Network::from_file(&path).unwrap_err().to_string().contains("model.toml: is not UTF-8"));
+        std::fs::write(&path, "input = 3").unwrap();
+        assert!(Network::from_file(&path).unwrap_err().to_string().contains("model.toml: line 1: "));
+        let error = Network::from_file(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("it is a directory"), "{error}");
+    }
+}

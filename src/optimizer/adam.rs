@@ -1,0 +1,191 @@
+//! Adam (Kingma and Ba, arXiv 1412.6980) and AdamW (Loshchilov and Hutter, arXiv 1711.05101), as
+//! `torch.optim.Adam` and `torch.optim.AdamW`:
+//!
+//! m += (1 - beta1) (g - m);  s = beta2 s + (1 - beta2) g^2;
+//! theta -= lr / (1 - beta1^t) m / (sqrt(s / (1 - beta2^t)) + eps)
+//!
+//! Adam adds decay theta to g beforehand; AdamW multiplies theta by 1 - lr decay instead.
+
+use super::{Optimizer, check_not_negative, check_sizes, restore_moments};
+use crate::error::{Error, Result};
+use crate::parameters::Parameters;
+
+/// The weight decay of [`AdamW::new`], PyTorch's default.
+const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
+
+/// Settings of [`Adam`] and [`AdamW`], with PyTorch's defaults for Adam.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamOptions {
+    /// Learning rate, default 1e-3.
+    pub lr: f64,
+    /// Decay rates of the averages of gradients and of their squares, in 0..1, default (0.9, 0.999).
+    pub betas: (f64, f64),
+    /// Added to the denominator, default 1e-8.
+    pub eps: f64,
+    /// For Adam a multiple of the parameters added to their gradients; for AdamW the rate, times
+    /// `lr`, at which parameters shrink. Default 0, which PyTorch's AdamW replaces by 1e-2.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamOptions {
+    fn default() -> Self {
+        AdamOptions { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// Adam.
+#[derive(Clone, Debug)]
+pub struct Adam(State);
+
+/// Adam with decoupled weight decay.
+#[derive(Clone, Debug)]
+pub struct AdamW(State);
+
+impl Adam {
+    /// Adam with learning rate `lr` and PyTorch's other defaults.
+    ///
+    /// # Panics
+    /// If `lr` is not a finite number of at least 0.
+    pub fn new(parameters: &Parameters, lr: f64) -> Self {
+        match Adam::with_options(parameters, AdamOptions { lr, ..AdamOptions::default() }) {
+            Ok(adam) => adam,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Errors: [`Error::Argument`] for settings out of their range.
+    pub fn with_options(parameters: &Parameters, options: AdamOptions) -> Result<Self> {
+        State::new(parameters, options).map(Adam)
+    }
+}
+
+impl AdamW {
+    /// AdamW with learning rate `lr`, weight decay 1e-2 and PyTorch's other defaults.
+    ///
+    /// # Panics
+    /// If `lr` is not a finite number of at least 0.
+    pub fn new(parameters: &Parameters, lr: f64) -> Self {
+        let options = AdamOptions { lr, weight_decay: ADAMW_WEIGHT_DECAY, ..AdamOptions::default() };
+        match AdamW::with_options(parameters, options) {
+            Ok(adamw) => adamw,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Errors: [`Error::Argument`] for settings out of their range.
+    pub fn with_options(parameters: &Parameters, options: AdamOptions) -> Result<Self> {
+        State::new(parameters, options).map(AdamW)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    options: AdamOptions,
+    mean: Parameters,
+    square: Parameters,
+    steps: u64,
+}
+
+impl State {
+    fn new(parameters: &Parameters, options: AdamOptions) -> Result<Self> {
+        check_not_negative("lr", options.lr)?;
+        check_not_negative("eps", options.eps)?;
+        check_not_negative("weight_decay", options.weight_decay)?;
+        for (name, beta) in [("beta1", options.betas.0), ("beta2", options.betas.1)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(Error::Argument(format!("{name} is {beta}, expected at least 0 and less than 1")));
+            }
+        }
+        let zeros = Parameters::zeros(parameters.specs().clone());
+        Ok(State { options, mean: zeros.clone(), square: zeros, steps: 0 })
+    }
+
+    fn description(&self, name: &str) -> String {
+        let AdamOptions { lr, betas: (beta1, beta2), eps, weight_decay } = self.options;
+        format!("{name} lr={lr} beta1={beta1} beta2={beta2} eps={eps} weight_decay={weight_decay}")
+    }
+
+    /// One step; `shrink` multiplies the parameters beforehand, `decay` of them is added to g.
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters, shrink: f64, decay: f64) {
+        check_sizes(self.mean.values().len(), parameters, gradients);
+        self.steps += 1;
+        let AdamOptions { lr, betas: (beta1, beta2), eps, .. } = self.options;
+        let t = self.steps as f64;
+        let step_size = (lr / (1.0 - beta1.powf(t))) as f32;
+        let inverse_root = (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32;
+        let (shrink, decay, eps) = (shrink as f32, decay as f32, eps as f32);
+        let (rate1, keep2, rate2) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32);
+        let moments = self.mean.values_mut().iter_mut().zip(self.square.values_mut());
+        let pairs = parameters.values_mut().iter_mut().zip(gradients.values());
+        for ((theta, g), (m, s)) in pairs.zip(moments) {
+            let g = g + decay * *theta;
+            *m += rate1 * (g - *m);
+            *s = keep2 * *s + rate2 * (g * g);
+            *theta = shrink * *theta - step_size * (*m / (s.sqrt() * inverse_root + eps));
+        }
+    }
+
+    fn moments(&self) -> Vec<(&'static str, &Parameters)> {
+        vec![("mean", &self.mean), ("square", &self.square)]
+    }
+
+    fn restore(&mut self, steps: u64, moments: &[(&str, &Parameters)]) -> Result<()> {
+        restore_moments(&mut [("mean", &mut self.mean), ("square", &mut self.square)], moments)?;
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+impl Optimizer for Adam {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    fn description(&self) -> String {
+        self.0.description(self.name())
+    }
+
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
+        let decay = self.0.options.weight_decay;
+        self.0.step(parameters, gradients, 1.0, decay);
+    }
+
+    fn steps(&self) -> u64 {
+        self.0.steps
+    }
+
+    fn moments(&self) -> Vec<(&'static str, &Parameters)> {
+        self.0.moments()
+    }
+
+    fn restore(&mut self, steps: u64, moments: &[(&str, &Parameters)]) -> Result<()> {
+        self.0.restore(steps, moments)
+    }
+}
+
+impl Optimizer for AdamW {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn description(&self) -> String {
+        self.0.description(self.name())
+    }
+
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
+        let shrink = 1.0 - self.0.options.lr * self.0.options.weight_decay;
+        self.0.step(parameters, gradients, shrink, 0.0);
+    }
+
+    fn steps(&self) -> u64 {
+        self.0.steps
+    }
+
+    fn moments(&self) -> Vec<(&'static str, &Parameters)> {
+        self.0.moments()
+    }
+
+    fn restore(&mut self, steps: u64, moments: &[(&str, &Parameters)]) -> Result<()> {
+        self.0.restore(steps, moments)
+    }
+}

@@ -1,0 +1,116 @@
+//! Stochastic gradient descent: g += decay theta; m = momentum m + g; theta -= lr d, where d is g
+//! without momentum, m with it, and g + momentum m in Nesterov's form (`torch.optim.SGD`).
+
+use super::{Optimizer, check_not_negative, check_sizes, restore_moments};
+use crate::error::{Error, Result};
+use crate::parameters::Parameters;
+
+/// Settings of [`Sgd`], with PyTorch's defaults.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SgdOptions {
+    /// Learning rate, default 1e-3.
+    pub lr: f64,
+    /// Share of the last step's direction that is kept, in 0..1, default 0.
+    pub momentum: f64,
+    /// Whether the momentum is applied ahead (needs a momentum above 0), default false.
+    pub nesterov: bool,
+    /// Multiple of the parameters added to their gradients, default 0.
+    pub weight_decay: f64,
+}
+
+impl Default for SgdOptions {
+    fn default() -> Self {
+        SgdOptions { lr: 1e-3, momentum: 0.0, nesterov: false, weight_decay: 0.0 }
+    }
+}
+
+/// Stochastic gradient descent with momentum.
+#[derive(Clone, Debug)]
+pub struct Sgd {
+    options: SgdOptions,
+    len: usize,
+    /// Only there if the momentum is not 0.
+    momentum: Option<Parameters>,
+    steps: u64,
+}
+
+impl Sgd {
+    /// Plain gradient descent with learning rate `lr`.
+    ///
+    /// # Panics
+    /// If `lr` is not a finite number of at least 0.
+    pub fn new(parameters: &Parameters, lr: f64) -> Self {
+        match Sgd::with_options(parameters, SgdOptions { lr, ..SgdOptions::default() }) {
+            Ok(sgd) => sgd,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Errors: [`Error::Argument`] for settings out of their range.
+    pub fn with_options(parameters: &Parameters, options: SgdOptions) -> Result<Self> {
+        check_not_negative("lr", options.lr)?;
+        check_not_negative("weight_decay", options.weight_decay)?;
+        if !(0.0..1.0).contains(&options.momentum) {
+            return Err(Error::Argument(format!(
+                "momentum is {}, expected at least 0 and less than 1",
+                options.momentum
+            )));
+        }
+        if options.nesterov && options.momentum == 0.0 {
+            return Err(Error::Argument("nesterov needs a momentum above 0; 0.9 is a usual choice".into()));
+        }
+        let momentum = (options.momentum > 0.0).then(|| Parameters::zeros(parameters.specs().clone()));
+        Ok(Sgd { options, len: parameters.values().len(), momentum, steps: 0 })
+    }
+}
+
+impl Optimizer for Sgd {
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn description(&self) -> String {
+        let SgdOptions { lr, momentum, nesterov, weight_decay } = self.options;
+        format!("sgd lr={lr} momentum={momentum} nesterov={nesterov} weight_decay={weight_decay}")
+    }
+
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
+        check_sizes(self.len, parameters, gradients);
+        self.steps += 1;
+        let lr = self.options.lr as f32;
+        let decay = self.options.weight_decay as f32;
+        let keep = self.options.momentum as f32;
+        let pairs = parameters.values_mut().iter_mut().zip(gradients.values());
+        match &mut self.momentum {
+            None => pairs.for_each(|(theta, g)| *theta -= lr * (g + decay * *theta)),
+            Some(momentum) if self.options.nesterov => {
+                for ((theta, g), m) in pairs.zip(momentum.values_mut()) {
+                    let g = g + decay * *theta;
+                    *m = keep * *m + g;
+                    *theta -= lr * (g + keep * *m);
+                }
+            }
+            Some(momentum) => {
+                for ((theta, g), m) in pairs.zip(momentum.values_mut()) {
+                    *m = keep * *m + (g + decay * *theta);
+                    *theta -= lr * *m;
+                }
+            }
+        }
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn moments(&self) -> Vec<(&'static str, &Parameters)> {
+        self.momentum.iter().map(|momentum| ("momentum", momentum)).collect()
+    }
+
+    fn restore(&mut self, steps: u64, moments: &[(&str, &Parameters)]) -> Result<()> {
+        let mut own: Vec<_> = self.momentum.iter_mut().map(|momentum| ("momentum", momentum)).collect();
+        restore_moments(&mut own, moments)?;
+        self.steps = steps;
+        Ok(())
+    }
+}

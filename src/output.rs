@@ -1,0 +1,69 @@
+//! The loss at the output of a tile.
+
+use predictive_coding_kernels::{Level, loss as kernels};
+
+use crate::loss::{Loss, Targets};
+
+/// How the outputs of a batch become losses and errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) level: Level,
+    pub(crate) loss: Loss,
+    /// What the sum of the lanes' losses is multiplied by: one over the number of terms of the mean.
+    pub(crate) scale: f64,
+}
+
+impl Output {
+    /// For a batch of `samples` with `outputs` each.
+    pub(crate) fn new(level: Level, loss: Loss, samples: usize, outputs: usize) -> Self {
+        let terms = match loss {
+            Loss::CrossEntropy => samples,
+            Loss::Mse => samples * outputs,
+        };
+        Output { level, loss, scale: 1.0 / terms as f64 }
+    }
+
+    /// Spreads the targets of samples `first..first + samples` over the lanes of a tile.
+    pub(crate) fn load(&self, targets: Targets<'_>, first: usize, samples: usize, lanes: usize, out: &mut [f32]) {
+        let outputs = out.len() / lanes;
+        match (self.loss, targets) {
+            (Loss::CrossEntropy, Targets::Labels(labels)) => {
+                let used = labels[first..first + samples].iter().map(|&label| label as f32);
+                let unused = std::iter::repeat(-1.0);
+                out[..lanes].iter_mut().zip(used.chain(unused)).for_each(|(out, label)| *out = label);
+            }
+            (_, Targets::Labels(labels)) => {
+                out.fill(0.0);
+                for (lane, &label) in labels[first..first + samples].iter().enumerate() {
+                    out[label as usize * lanes + lane] = 1.0;
+                }
+            }
+            (_, Targets::Values(values)) => {
+                let rows = &values[first * outputs..(first + samples) * outputs];
+                predictive_coding_kernels::rows_to_lanes(rows, outputs, out, lanes);
+            }
+        }
+    }
+
+    /// epsilon_L = dLoss/dy at y = v-hat_L + D_L, and the unscaled loss of each lane.
+    pub(crate) fn error(
+        &self,
+        activation: &[f32],
+        difference: &[f32],
+        targets: &[f32],
+        samples: usize,
+        error: &mut [f32],
+        losses: &mut [f64],
+    ) {
+        let scale = self.scale as f32;
+        match self.loss {
+            Loss::CrossEntropy => {
+                let labels = &targets[..losses.len()];
+                kernels::cross_entropy(self.level, activation, difference, labels, scale, error, losses);
+            }
+            Loss::Mse => {
+                kernels::squared_error(self.level, activation, difference, targets, samples, scale, error, losses);
+            }
+        }
+    }
+}

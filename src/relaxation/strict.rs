@@ -1,0 +1,173 @@
+//! Algorithm 1, in differences. With D_l = f_l(v_{l-1}) - v-hat_l,
+//!
+//! ```text
+//! epsilon_l = D_l - u_l,    epsilon_L = dLoss/dy at y = v-hat_L + D_L
+//! u_l += eta (epsilon_l - J_{l+1}(v_l)^T epsilon_{l+1})                        all l < L at once
+//! ```
+//!
+//! D_1 = 0, since v_0 is clamped. Unless the caller gave beliefs to start from, u is 0 at first and
+//! departs from it one layer per iteration, from the top: what is known to be 0 is not computed.
+
+use predictive_coding_kernels::{Combine, elementwise, reduce};
+
+use super::Relaxation;
+use crate::error::Divergence;
+use crate::network::{first_pulled, first_pushed};
+use crate::state::Tile;
+
+/// An energy above its start by more than this share of it has risen by more than rounding.
+const ROUNDING: f64 = 1e-5;
+
+/// The energies of a tile's samples on their way down.
+#[derive(Debug)]
+pub(crate) struct Descent {
+    lanes: usize,
+    /// The terms of each sample's energy at the first iteration, and now: `[layers][lanes]`.
+    start: Vec<f64>,
+    now: Vec<f64>,
+    /// Unscaled loss of each lane, now.
+    losses: Vec<f64>,
+    /// The first iteration at which each lane was above its start, and the layer to blame.
+    diverged: Vec<Option<(usize, usize)>>,
+    /// F_1 .. F_n summed over the tiles that were recorded, if that was asked for.
+    pub(crate) energies: Vec<f64>,
+}
+
+impl Descent {
+    pub(crate) fn new(layers: usize, lanes: usize) -> Self {
+        Descent {
+            lanes,
+            start: vec![0.0; layers * lanes],
+            now: vec![0.0; layers * lanes],
+            losses: vec![0.0; lanes],
+            diverged: vec![None; lanes],
+            energies: Vec::new(),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.start.as_slice()) * 2
+            + size_of_val(self.losses.as_slice())
+            + size_of_val(self.diverged.as_slice())
+            + size_of_val(self.energies.as_slice())
+    }
+
+    /// The earliest divergence of the tile's samples, which begin at `first` in the batch.
+    pub(crate) fn divergence(&self, first: usize) -> Option<Divergence> {
+        let found = self.diverged.iter().enumerate().filter_map(|(lane, diverged)| {
+            diverged.map(|(iteration, layer)| Divergence { sample: first + lane, layer: layer + 1, iteration })
+        });
+        found.min_by_key(|divergence| (divergence.iteration, divergence.sample))
+    }
+
+    /// Takes the terms in `now` as those of an iteration (from 1).
+    fn check(&mut self, iteration: usize, samples: usize) {
+        if iteration == 1 {
+            self.start.copy_from_slice(&self.now);
+            self.diverged.fill(None);
+        }
+        let mut total = 0.0;
+        for lane in 0..samples {
+            let sum = |terms: &[f64]| terms.iter().skip(lane).step_by(self.lanes).sum::<f64>();
+            let (start, now) = (sum(&self.start), sum(&self.now));
+            total += now;
+            let descends = now.is_finite() && now - start <= ROUNDING * start;
+            if !descends && self.diverged[lane].is_none() {
+                self.diverged[lane] = Some((iteration, self.blame(lane)));
+            }
+        }
+        if let Some(energy) = self.energies.get_mut(iteration - 1) {
+            *energy += total;
+        }
+    }
+
+    /// The layer whose term rose most, or is the first that is not finite.
+    fn blame(&self, lane: usize) -> usize {
+        let (mut worst, mut layer) = (f64::NEG_INFINITY, 0);
+        for (l, (now, start)) in self.now.chunks(self.lanes).zip(self.start.chunks(self.lanes)).enumerate() {
+            if !now[lane].is_finite() {
+                return l;
+            }
+            if now[lane] - start[lane] > worst {
+                (worst, layer) = (now[lane] - start[lane], l);
+            }
+        }
+        layer
+    }
+}
+
+/// `started`: whether the caller has put beliefs into the tile's deviations; else they are cleared.
+pub(crate) fn strict(
+    mut tile: Relaxation<'_>,
+    eta: f64,
+    iterations: usize,
+    started: bool,
+    descent: &mut Descent,
+    gradients: &mut [f32],
+) {
+    let layers = tile.len();
+    let last = layers - 1;
+    let hidden = tile.place(last).start;
+    tile.tile.errors[..hidden].fill(0.0);
+    if !started {
+        tile.tile.deviations.fill(0.0);
+    }
+    tile.output_error();
+    for iteration in 1..=iterations {
+        let pushed = if started { 1 } else { first_pushed(layers, iteration) };
+        tile.predict(pushed, &mut descent.losses);
+        tile.energy(descent);
+        descent.check(iteration, tile.tile.samples);
+        let pulled = if started { 1 } else { first_pulled(layers, iteration) };
+        tile.update(pulled, eta as f32);
+    }
+    tile.gradients_at_beliefs(gradients);
+}
+
+impl Relaxation<'_> {
+    /// The errors of the layers from `pushed` (index from 0) on, and of the one below, whose
+    /// prediction is still v-hat; the loss of each lane.
+    fn predict(&mut self, pushed: usize, losses: &mut [f64]) {
+        let plan = self.layers.plan;
+        let last = self.len() - 1;
+        if pushed > last {
+            return losses.copy_from_slice(&self.tile.losses);
+        }
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { samples, values, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let negated = Combine { alpha: -1.0, ..Combine::default() };
+        elementwise::combine(plan.level, &deviations[place(pushed - 1)], negated, &mut errors[place(pushed - 1)]);
+        for layer in pushed..last {
+            let (input, own) = (&deviations[place(layer - 1)], &deviations[place(layer)]);
+            self.layers.push(layer, values, input, self.scratch, &mut errors[place(layer)], Some(own));
+        }
+        self.layers.push(last, values, &deviations[place(last - 1)], self.scratch, output_difference, None);
+        let (activation, error) = (&values[plan.activation(last)], &mut errors[place(last)]);
+        self.output.error(activation, output_difference, targets, *samples, error, losses);
+    }
+
+    /// The terms of the energy: the loss, and half the squared errors of the layers below.
+    fn energy(&self, descent: &mut Descent) {
+        let last = self.len() - 1;
+        let Descent { lanes, now, losses, .. } = descent;
+        now.fill(0.0);
+        for (layer, terms) in now.chunks_mut(*lanes).enumerate() {
+            if layer == last {
+                terms.iter_mut().zip(losses.iter()).for_each(|(term, loss)| *term = loss * self.output.scale);
+            } else {
+                reduce::add_lane_squares(self.layers.plan.level, &self.tile.errors[self.place(layer)], terms);
+                terms.iter_mut().for_each(|term| *term *= 0.5);
+            }
+        }
+    }
+
+    /// u_l += eta (epsilon_l - pulled) for the layers below `pulled` (index from 0) and above.
+    fn update(&mut self, pulled: usize, eta: f32) {
+        for layer in pulled..self.len() {
+            let (below, above) = (self.place(layer - 1), self.place(layer));
+            let Tile { deviations, errors, .. } = &mut *self.tile;
+            let combine = Combine { alpha: -eta, beta: 1.0, gamma: eta, other: &errors[below.clone()], bias: None };
+            self.layers.pull(layer, &errors[above], self.scratch, combine, &mut deviations[below]);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Named tensors in safetensors files.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
+
+use crate::error::{Error, Result};
+use crate::files::{self, write_atomically};
+
+/// The bytes before a file's header: its length.
+const PREFIX: usize = 8;
+
+/// A safetensors file in memory, whose header has been checked against its size.
+pub(crate) struct TensorFile {
+    path: PathBuf,
+    header: Metadata,
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl TensorFile {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let file = files::open(path)?;
+        let metadata = file.metadata().map_err(|e| files::io_error(path, "read", &e))?;
+        if !metadata.is_file() {
+            return Err(Error::file(path, "is not a regular file, expected safetensors"));
+        }
+        let bytes = files::read_at_most(path, file, metadata.len())?;
+        let (length, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
+            let what = match error {
+                SafeTensorError::MetadataIncompleteBuffer => {
+                    "its header tells of another number of bytes than it holds; it is cut off or too long".into()
+                }
+                other => other.to_string().replace('\n', ", "),
+            };
+            Error::file(path, format!("is not a valid safetensors file ({what}); save it again or name another"))
+        })?;
+        Ok(TensorFile { path: path.to_path_buf(), header, bytes, start: PREFIX + length })
+    }
+
+    /// The names in the order of their data.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    pub(crate) fn dtype(&self, name: &str) -> Result<Dtype> {
+        Ok(self.info(name)?.dtype)
+    }
+
+    pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(&self.info(name)?.shape)
+    }
+
+    /// A tensor of any finite values of this shape.
+    pub(crate) fn finite_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let values = self.f32(name, shape)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(at) => Err(self.wrong(format!(
+                "tensor {name} holds {} at {:?}, expected finite numbers",
+                values[at],
+                index(at, shape)
+            ))),
+        }
+    }
+
+    pub(crate) fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.elements(name, Dtype::F32, shape)?.map(f32::from_le_bytes).collect())
+    }
+
+    pub(crate) fn f64(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+        Ok(self.elements(name, Dtype::F64, shape)?.map(f64::from_le_bytes).collect())
+    }
+
+    pub(crate) fn i64(&self, name: &str, shape: &[usize]) -> Result<Vec<i64>> {
+        Ok(self.elements(name, Dtype::I64, shape)?.map(i64::from_le_bytes).collect())
+    }
+
+    pub(crate) fn wrong(&self, message: impl std::fmt::Display) -> Error {
+        Error::file(&self.path, message)
+    }
+
+    fn elements<const N: usize>(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<impl Iterator<Item = [u8; N]>> {
+        let info = self.info(name)?;
+        if info.dtype != dtype {
+            return Err(self.wrong(format!("tensor {name} is of type {}, expected {dtype}; convert it", info.dtype)));
+        }
+        if info.shape != shape {
+            return Err(self.wrong(format!("tensor {name} has shape {:?}, expected {shape:?}", info.shape)));
+        }
+        let (from, to) = info.data_offsets;
+        let bytes = self.bytes.get(self.start + from..self.start + to).unwrap_or_default();
+        Ok(bytes.as_chunks::<N>().0.iter().copied())
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.header.info(name).ok_or_else(|| {
+            let mut names = self.names();
+            names.sort();
+            const SHOWN: usize = 8;
+            let more = if names.len() > SHOWN { ", ..." } else { "" };
+            names.truncate(SHOWN);
+            self.wrong(format!("has no tensor {name}, expected it; it holds {}{more}", names.join(", ")))
+        })
+    }
+}
+
+/// The index along each axis of the element at `position` of a row-major tensor.
+fn index(mut position: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (i, &size) in index.iter_mut().zip(shape).rev() {
+        *i = position % size;
+        position /= size;
+    }
+    index
+}
+
+/// A tensor to be written.
+pub(crate) struct TensorBytes {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl TensorBytes {
+    pub(crate) fn f32(shape: &[usize], values: &[f32]) -> Self {
+        TensorBytes::new(Dtype::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    pub(crate) fn f64(shape: &[usize], values: &[f64]) -> Self {
+        TensorBytes::new(Dtype::F64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    pub(crate) fn i64(shape: &[usize], values: &[i64]) -> Self {
+        TensorBytes::new(Dtype::I64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn new(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
+        TensorBytes { dtype, shape: shape.to_vec(), bytes }
+    }
+}
+
+impl View for TensorBytes {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes tensors and, unless there is none, text by key.
+pub(crate) fn write(
+    path: &Path,
+    tensors: Vec<(String, TensorBytes)>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
+    let bytes = safetensors::serialize(tensors, metadata)
+        .map_err(|error| Error::file(path, format!("can not be written as safetensors: {error}")))?;
+    write_atomically(path, &bytes)
+}
+
+/// Writes named f32 tensors with their row-major shapes as a safetensors file, replacing what was
+/// there in one go.
+///
+/// Errors: [`Error::File`] if the file can not be written.
+///
+/// # Panics
+/// If a tensor has another number of values than its shape says.
+pub fn write_tensors(path: impl AsRef<Path>, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<()> {
+    let tensors = tensors.iter().map(|(name, shape, values)| {
+        let expected: usize = shape.iter().product();
+        assert_eq!(values.len(), expected, "{name} has {} values for the shape {shape:?}", values.len());
+        (name.clone(), TensorBytes::f32(shape, values))
+    });
+    write(path.as_ref(), tensors.collect(), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file made by hand after the format's description: u64 length, JSON header, data.
+    fn raw(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+    }
+
+    fn read(bytes: &[u8]) -> Result<TensorFile> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        TensorFile::read(&path)
+    }
+
+    #[test]
+    fn a_file_made_by_hand_is_read() {
+        let data = [1.5f32.to_le_bytes(), (-2.0f32).to_le_bytes()].concat();
+        let file = read(&raw(r#"{"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}"#, &data)).unwrap();
+        assert_eq!(file.finite_f32("a", &[2, 1]).unwrap(), [1.5, -2.0]);
+        let shape = file.f32("a", &[1, 2]).unwrap_err().to_string();
+        assert!(shape.ends_with("tensor a has shape [2, 1], expected [1, 2]"), "{shape}");
+        let dtype = file.i64("a", &[2, 1]).unwrap_err().to_string();
+        assert!(dtype.ends_with("tensor a is of type F32, expected I64; convert it"), "{dtype}");
+        let missing = file.f32("b", &[2, 1]).unwrap_err().to_string();
+        assert!(missing.ends_with("has no tensor b, expected it; it holds a"), "{missing}");
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_named() {
+        let data = [0.0f32, 1.0, 2.0, f32::NEG_INFINITY].map(f32::to_le_bytes).concat();
+        let file = read(&raw(r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#, &data)).unwrap();
+        let error = file.finite_f32("a", &[2, 2]).unwrap_err().to_string();
+        assert!(error.ends_with("tensor a holds -inf at [1, 1], expected finite numbers"), "{error}");
+    }
+
+    #[test]
+    fn broken_files_are_refused_in_one_line() {
+        let good = raw(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0; 8]);
+        assert!(read(&good).is_ok());
+        for length in 0..good.len() {
+            let error = read(&good[..length]).err().unwrap_or_else(|| panic!("cut to {length} bytes")).to_string();
+            assert!(error.contains("is not a valid safetensors file") && !error.contains('\n'), "{error}");
+        }
+        for bytes in [
+            [&good[..], &[0]].concat(),
+            raw("{", &[]),
+            raw("[[[[", &[]),
+            raw(&"[".repeat(100_000), &[]),
+            raw(r#"{"a":{"dtype":"F32","shape":[18446744073709551615,4],"data_offsets":[0,8]}}"#, &[0; 8]),
+            raw(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, &[0; 8]),
+            u64::MAX.to_le_bytes().to_vec(),
+        ] {
+            assert!(read(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn written_tensors_are_laid_out_as_the_format_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.safetensors");
+        write_tensors(&path, &[("b".into(), vec![1, 2], vec![1.0, -3.5]), ("a".into(), vec![1], vec![8.0])]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        for (name, shape, expected) in [("a", vec![1], &[8.0f32][..]), ("b", vec![1, 2], &[1.0, -3.5])] {
+            assert_eq!(header[name]["dtype"], "F32");
+            assert_eq!(header[name]["shape"], serde_json::json!(shape));
+            let from = 8 + length + header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+            let expected: Vec<u8> = expected.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(&bytes[from..from + expected.len()], expected);
+        }
+    }
+}
