@@ -61,9 +61,9 @@ fn inputs_of_the_wrong_size() {
     let y = vec![0i64, 1];
     assert_refused(session.infer(&parameters, &[], &y), &["0", "20", "expected"]);
     assert_refused(session.infer(&parameters, &[0.0; 39], &y), &["39", "20", "expected"]);
-    assert_refused(session.infer(&parameters, &[0.0; 60], &vec![0i64; 3]), &["3", "2", "expected"]);
+    assert_refused(session.infer(&parameters, &[0.0; 60], &vec![0i64; 3]), &["60", "20", "2 samples", "expected"]);
     assert_refused(session.forward(&parameters, &[0.0; 41], &y), &["41", "20", "expected"]);
-    assert_refused(session.forward(&parameters, &[0.0; 80], &vec![0i64; 4]), &["4", "2", "expected"]);
+    assert_refused(session.forward(&parameters, &[0.0; 80], &vec![0i64; 4]), &["80", "20", "2 samples", "expected"]);
     session.infer(&parameters, &[0.0; 40], &y).unwrap();
 }
 

@@ -12,7 +12,7 @@ use rand::RngExt;
 const CONDITIONING: f64 = 5e-6;
 
 /// Random networks, methods and batches.
-const CASES: u64 = 300;
+const CASES: u64 = 1000;
 
 /// The loss of a step, whether or not its relaxation diverged as the reference says.
 fn loss_of(result: Result<f32>, step: &Step<f64>, what: &str) -> f32 {
@@ -54,6 +54,15 @@ fn random_networks_give_what_the_reference_gives() {
             let mut want = case.tensors(&step);
             want.push(("energies".into(), energies(&step)));
             let conditioning = case.conditioning(&want, &mut rng);
+            let doubtful = conditioning.iter().filter(|&&change| change > CONDITIONING).count();
+            if doubtful > 0 {
+                println!(
+                    "case {seed}, {method:?}: {doubtful} of {} tensors skipped, rounding decides them",
+                    want.len()
+                );
+            }
+            judged += want.len() - doubtful;
+            skipped += doubtful;
             for session in &mut sessions {
                 let what = format!("{} case {seed}, {} samples, {method:?}", session.level(), case.samples());
                 session.record_energies(true);
@@ -63,22 +72,16 @@ fn random_networks_give_what_the_reference_gives() {
                 got.push(("energies".into(), session.energies().to_vec()));
                 for (((name, got), (_, want)), &conditioning) in got.iter().zip(&want).zip(&conditioning) {
                     let error = relative_error(got, want);
-                    if conditioning > CONDITIONING {
-                        skipped += 1;
-                        println!("{what}: {name} skipped, rounding changes it by {conditioning:.1e}");
-                    } else {
-                        judged += 1;
-                        assert!(
-                            error <= BOUND,
-                            "{what}: {error:.1e} in {name}, conditioning {conditioning:.1e}, {network:#?}"
-                        );
-                    }
+                    assert!(
+                        error <= BOUND || conditioning > CONDITIONING,
+                        "{what}: {error:.1e} in {name}, conditioning {conditioning:.1e}, {network:?}"
+                    );
                 }
             }
         }
     }
     println!("{judged} tensors judged, {skipped} skipped");
-    assert!(judged > 100 * skipped, "{judged} tensors judged, {skipped} skipped");
+    assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
 }
 
 /// Quantised values meet at ties of a pool and at the kinks of ReLU and leaky ReLU, where the first
@@ -172,13 +175,14 @@ fn a_relaxation_that_overflows_is_a_divergence() {
 #[test]
 fn a_stable_relaxation_has_not_diverged() {
     for level in levels() {
-        let case = Case { method: Method::Strict { eta: 0.5, iterations: 3000 }, ..climbing() };
+        let case = Case { method: Method::Strict { eta: 0.1, iterations: 3000 }, ..climbing() };
         let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
         session.record_energies(true);
         case.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
         let energies = session.energies().to_vec();
         assert_eq!(energies.len(), 3000);
         assert!(energies[2999] < energies[0], "{level}: {} to {}", energies[0], energies[2999]);
+        assert!(energies.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{level}: {energies:?}");
         // From where it ended there is nothing left but rounding.
         let beliefs: Vec<_> = (1..4).map(|l| Begin::Belief(session.get(Quantity::Belief, l))).collect();
         let settled = Case { begin: beliefs, ..case.clone() };

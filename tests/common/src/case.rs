@@ -113,6 +113,7 @@ impl Case {
     fn perturbed(&self, mut change: impl FnMut(f64) -> f64) -> Step<f64> {
         let mut changed = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| change(x.into())).collect() };
         let naive = Naive::with_values(&self.network, &changed(self.parameters.values()));
+        let x = changed(&self.x);
         let begin: Vec<_> = self
             .begin
             .iter()
@@ -122,8 +123,9 @@ impl Case {
                 Begin::Belief(v) => Begin::Belief(changed(v)),
             })
             .collect();
-        let y = dense(self.y.view(), self.network.output_shape().iter().product());
-        naive.step(self.method, &changed(&self.x), &y, &begin)
+        let y: Vec<f64> = dense(self.y.view(), self.network.output_shape().iter().product());
+        let y: Vec<f64> = y.into_iter().map(change).collect();
+        naive.step(self.method, &x, &y, &begin)
     }
 
     /// The tensors that `session` holds after [`infer`](Self::infer) returned `loss`.
