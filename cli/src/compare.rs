@@ -289,34 +289,43 @@ fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     std::iter::once(header).chain(outcomes.iter().map(row)).collect()
 }
 
+/// Loss and accuracy over the steps; how far the gradients of those that relax are from exact's, over
+/// the layers.
 fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
-    let panel = |title: String, x_label: &str, y_label: &str, logarithmic, curve: &dyn Fn(usize, &Outcome) -> Curve| {
-        let curves = outcomes.iter().enumerate().map(|(i, outcome)| curve(i, outcome)).collect();
-        Panel { title, x_label: x_label.into(), y_label: y_label.into(), logarithmic, curves }
+    let history = |what: &str, y_label: &str, kind, value: fn(&Record) -> f64| Panel {
+        title: format!("{}: {what}", setup.dataset),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        logarithmic: kind == RecordKind::Train,
+        whole_x: false,
+        curves: outcomes
+            .iter()
+            .enumerate()
+            .map(|(i, outcome)| report::curve(&label(outcome.method), i, &outcome.history, kind, value))
+            .collect(),
     };
-    let history = |kind, value: fn(&Record) -> f64| {
-        move |i: usize, outcome: &Outcome| report::curve(&label(outcome.method), i, &outcome.history, kind, value)
-    };
-    let layers = |value: fn(&Deviation) -> f64| {
-        move |i: usize, outcome: &Outcome| Curve {
+    let layers = |what: &str, y_label: &str, logarithmic, value: fn(&Deviation) -> f64| {
+        let curve = |(i, outcome): (usize, &Outcome)| Curve {
             name: label(outcome.method),
             colour: i,
             dots: true,
             points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),
+        };
+        let relaxing = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.method != Method::Exact);
+        Panel {
+            title: format!("Gradients against exact: {what}"),
+            x_label: "layer".into(),
+            y_label: y_label.into(),
+            logarithmic,
+            whole_x: true,
+            curves: relaxing.map(curve).collect(),
         }
     };
-    let set = setup.dataset;
     [
-        panel(format!("{set}: training loss"), "step", "loss", true, &history(RecordKind::Train, |r| r.loss)),
-        panel(
-            format!("{set}: test accuracy"),
-            "step",
-            "accuracy (%)",
-            false,
-            &history(RecordKind::Test, |r| 100.0 * r.accuracy),
-        ),
-        panel("Gradients against exact: error".into(), "layer", "relative error", true, &layers(|d| d.relative_error)),
-        panel("Gradients against exact: angle".into(), "layer", "angle (degrees)", false, &layers(|d| d.angle)),
+        history("training loss", "loss", RecordKind::Train, |record| record.loss),
+        history("test accuracy", "accuracy (%)", RecordKind::Test, |record| 100.0 * record.accuracy),
+        layers("error", "relative error", true, |deviation| deviation.relative_error),
+        layers("angle", "angle (degrees)", false, |deviation| deviation.angle),
     ]
 }
 

@@ -56,6 +56,7 @@ pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
         x_label: "step".into(),
         y_label: y_label.into(),
         logarithmic,
+        whole_x: false,
         curves: vec![
             curve("training batches", 0, history, RecordKind::Train, value),
             curve("test set", 1, history, RecordKind::Test, value),
