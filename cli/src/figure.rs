@@ -26,6 +26,9 @@ const COLOURS: [RGBColor; 6] = [
 /// Height of a panel's title and legend.
 const HEAD: u32 = 60;
 
+/// A logarithmic axis needs this span to have ticks enough.
+const DECADE: f64 = 10.0;
+
 const FONT: &str = "sans-serif";
 
 /// Curves over one pair of axes.
@@ -33,7 +36,8 @@ pub struct Panel {
     pub title: String,
     pub x_label: String,
     pub y_label: String,
-    /// Whether the vertical axis is logarithmic; values of 0 and below are then left out.
+    /// Whether the vertical axis is logarithmic if the values span a decade; those of 0 and below are
+    /// then left out.
     pub logarithmic: bool,
     /// Whether the horizontal axis counts something: ticks at whole numbers alone.
     pub whole_x: bool,
@@ -96,7 +100,7 @@ fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], gri
         let y = range(curves.iter().flatten().map(|point| point.1));
         let mut chart = ChartBuilder::on(&body);
         chart.margin(8).margin_right(20).x_label_area_size(44).y_label_area_size(72);
-        match panel.logarithmic && y.start > 0.0 {
+        match panel.logarithmic && y.start > 0.0 && y.end >= DECADE * y.start {
             true => draw_curves(chart.build_cartesian_2d(x, (y.start / 1.3..y.end * 1.3).log_scale())?, panel, curves)?,
             false => {
                 let margin = 0.05 * (y.end - y.start);

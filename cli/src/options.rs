@@ -39,6 +39,14 @@ pub enum MethodName {
 }
 
 impl MethodName {
+    pub fn name(self) -> &'static str {
+        match self {
+            MethodName::Exact => "exact",
+            MethodName::FixedPrediction => "fixed-prediction",
+            MethodName::Strict => "strict",
+        }
+    }
+
     /// The method with these settings, of which exact takes none.
     pub fn with(self, eta: f64, iterations: usize) -> Result<Method, Failure> {
         let method = match self {

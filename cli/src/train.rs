@@ -292,7 +292,8 @@ impl Watcher for Keeper<'_> {
         self.bar.step(training, training.task().work());
         let progress = training.progress();
         let asked = interrupt::asked();
-        let due = training.evaluation().is_some() || self.every.is_some_and(|every| progress.step % every == 0);
+        let due =
+            training.evaluation().is_some() || self.every.is_some_and(|every| progress.step.is_multiple_of(every));
         if let Some(path) = self.path.filter(|_| asked || due) {
             let network = training.task().network;
             save_checkpoint(path, network, &self.settings, training.parameters(), training.optimizer(), progress)
