@@ -39,22 +39,18 @@ struct Outcome {
 
 /// Trains by each method, prints the table and writes everything to the directory of results.
 pub fn run(setup: &Setup) -> Result<(), Failure> {
-    let tasks = METHODS.map(|method| setup.task(method));
-    let mut tasks: Vec<Task> = tasks.into_iter().collect::<Result<_, _>>()?;
+    let tasks = METHODS.iter().map(|&method| setup.task(method)).collect::<Result<Vec<Task>, _>>()?;
     let compared = COMPARED_STEPS.min(tasks[0].steps());
-    let mut bar = Progress::new(tasks.iter().map(|task| task.steps().saturating_mul(task.work())).sum());
+    let work = |task: &Task| task.steps().saturating_mul(task.work());
+    let mut bar = Progress::new(tasks.iter().map(work).fold(0, u64::saturating_add));
     let mut outcomes = Vec::new();
     let mut failures = Vec::new();
-    let mut descriptions = Vec::new();
-    for task in tasks.drain(..) {
+    let mut description = Value::Null;
+    for task in tasks {
         bar.set_prefix(task.method.name());
         let mut training = setup.start(task)?;
-        descriptions.push(report::describe(
-            &task,
-            setup.dataset,
-            &training.optimizer().description(),
-            training.session().level().name(),
-        ));
+        let level = training.session().level().name();
+        description = report::describe(&task, setup.dataset, &training.optimizer().description(), level);
         let exact = Session::new(task.network, task.batch, Method::Exact)?;
         let mut comparison = Comparison { bar, exact, sums: Vec::new(), from: task.steps() - compared };
         let flow = training.run(&mut comparison);
@@ -76,18 +72,18 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
                     task.method.name()
                 )));
             }
-            Err(failure) => failures.push((task.method, failure)),
+            Err(Failure::Run(message)) => failures.push((task.method, message)),
+            Err(failure) => return Err(failure),
         }
     }
     bar.finish();
-    write(setup, &outcomes, descriptions)?;
+    write(setup, &outcomes, &failures, description)?;
     if !outcomes.is_empty() {
         print(&text(setup, &outcomes, compared))?;
     }
     match failures.into_iter().next() {
         None => Ok(()),
-        Some((method, Failure::Run(message))) => Err(Failure::Run(format!("{}: {message}", method.name()))),
-        Some((_, failure)) => Err(failure),
+        Some((method, message)) => Err(Failure::run(format!("{}: {message}", method.name()))),
     }
 }
 
@@ -213,18 +209,15 @@ fn label(method: Method) -> String {
     }
 }
 
-fn write(setup: &Setup, outcomes: &[Outcome], descriptions: Vec<Value>) -> Result<(), Failure> {
+fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut run: Value) -> Result<(), Failure> {
     let results: Vec<Value> = outcomes.iter().map(|outcome| to_json(outcome, exact_seconds(outcomes))).collect();
-    let mut run = descriptions.into_iter().next().unwrap_or_default();
-    if let Some(run) = run.as_object_mut() {
-        for method_setting in ["method", "eta", "iterations"] {
-            run.shift_remove(method_setting);
-        }
-    }
-    run["methods"] =
-        json!(METHODS.map(|method| setup.task(method).map(|task| report::method_settings(&task)).unwrap_or_default()));
+    run["method"] = METHODS.iter().map(|method| method.name()).collect();
+    run["eta"] = json!(setup.eta);
+    run["iterations"] = json!(setup.iterations);
     run["compared_steps"] = json!(COMPARED_STEPS);
     run["results"] = json!(results);
+    let failed = |(method, message): &(Method, String)| json!({ "method": method.name(), "reason": message });
+    run["failures"] = failures.iter().map(failed).collect();
     report::write_json(&setup.out.join("run.json"), &run)?;
     report::write_csv(&setup.out.join("comparison.csv"), &csv_rows(outcomes))?;
     let mut rows = vec![[vec!["method".to_string()], report::history_header()].concat()];
@@ -289,34 +282,43 @@ fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     std::iter::once(header).chain(outcomes.iter().map(row)).collect()
 }
 
+/// Loss and accuracy over the steps; how far the gradients of those that relax are from exact's, over
+/// the layers.
 fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
-    let panel = |title: String, x_label: &str, y_label: &str, logarithmic, curve: &dyn Fn(usize, &Outcome) -> Curve| {
-        let curves = outcomes.iter().enumerate().map(|(i, outcome)| curve(i, outcome)).collect();
-        Panel { title, x_label: x_label.into(), y_label: y_label.into(), logarithmic, curves }
+    let history = |what: &str, y_label: &str, kind, value: fn(&Record) -> f64| Panel {
+        title: format!("{}: {what}", setup.dataset),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        logarithmic: kind == RecordKind::Train,
+        whole_x: false,
+        curves: outcomes
+            .iter()
+            .enumerate()
+            .map(|(i, outcome)| report::curve(&label(outcome.method), i, &outcome.history, kind, value))
+            .collect(),
     };
-    let history = |kind, value: fn(&Record) -> f64| {
-        move |i: usize, outcome: &Outcome| report::curve(&label(outcome.method), i, &outcome.history, kind, value)
-    };
-    let layers = |value: fn(&Deviation) -> f64| {
-        move |i: usize, outcome: &Outcome| Curve {
+    let layers = |what: &str, y_label: &str, logarithmic, value: fn(&Deviation) -> f64| {
+        let curve = |(i, outcome): (usize, &Outcome)| Curve {
             name: label(outcome.method),
             colour: i,
             dots: true,
             points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),
+        };
+        let relaxing = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.method != Method::Exact);
+        Panel {
+            title: format!("Gradients against exact: {what}"),
+            x_label: "layer".into(),
+            y_label: y_label.into(),
+            logarithmic,
+            whole_x: true,
+            curves: relaxing.map(curve).collect(),
         }
     };
-    let set = setup.dataset;
     [
-        panel(format!("{set}: training loss"), "step", "loss", true, &history(RecordKind::Train, |r| r.loss)),
-        panel(
-            format!("{set}: test accuracy"),
-            "step",
-            "accuracy (%)",
-            false,
-            &history(RecordKind::Test, |r| 100.0 * r.accuracy),
-        ),
-        panel("Gradients against exact: error".into(), "layer", "relative error", true, &layers(|d| d.relative_error)),
-        panel("Gradients against exact: angle".into(), "layer", "angle (degrees)", false, &layers(|d| d.angle)),
+        history("training loss", "loss", RecordKind::Train, |record| record.loss),
+        history("test accuracy", "accuracy (%)", RecordKind::Test, |record| 100.0 * record.accuracy),
+        layers("error", "relative error", true, |deviation| deviation.relative_error),
+        layers("angle", "angle (degrees)", false, |deviation| deviation.angle),
     ]
 }
 

@@ -23,7 +23,7 @@ pub struct Evaluate {
     /// Weights, as train writes them
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// Samples of a forward pass [default: digits 32, mnist 300, cifar10 256]
+    /// Samples of a forward pass [default: digits 64, mnist 300, cifar10 256]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
     #[command(flatten)]

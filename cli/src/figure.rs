@@ -6,6 +6,7 @@ use std::sync::Once;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::prelude::*;
+use plotters::style::IntoTextStyle;
 use predictive_coding::write_atomically;
 
 use crate::console::Failure;
@@ -22,6 +23,12 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 
+/// Height of a panel's title and legend.
+const HEAD: u32 = 60;
+
+/// A logarithmic axis needs this span to have ticks enough.
+const DECADE: f64 = 10.0;
+
 const FONT: &str = "sans-serif";
 
 /// Curves over one pair of axes.
@@ -29,8 +36,11 @@ pub struct Panel {
     pub title: String,
     pub x_label: String,
     pub y_label: String,
-    /// Whether the vertical axis is logarithmic; values of 0 and below are then left out.
+    /// Whether the vertical axis is logarithmic if the values span a decade; those of 0 and below are
+    /// then left out.
     pub logarithmic: bool,
+    /// Whether the horizontal axis counts something: ticks at whole numbers alone.
+    pub whole_x: bool,
     pub curves: Vec<Curve>,
 }
 
@@ -80,14 +90,17 @@ type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorTy
 fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], grid: (usize, usize)) -> Drawn<DB> {
     area.fill(&WHITE)?;
     for (area, panel) in area.split_evenly(grid).iter().zip(panels) {
+        let (head, body) = area.split_vertically(HEAD);
+        draw_head(&head, panel)?;
         let drawn = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (!panel.logarithmic || y > 0.0);
         let curves: Vec<Vec<(f64, f64)>> =
             panel.curves.iter().map(|curve| curve.points.iter().copied().filter(drawn).collect()).collect();
         let x = range(curves.iter().flatten().map(|point| point.0));
+        let x = if panel.whole_x { x.start - 0.25..x.end + 0.25 } else { x };
         let y = range(curves.iter().flatten().map(|point| point.1));
-        let mut chart = ChartBuilder::on(area);
-        chart.caption(&panel.title, (FONT, 20)).margin(12).x_label_area_size(44).y_label_area_size(72);
-        match panel.logarithmic && y.start > 0.0 {
+        let mut chart = ChartBuilder::on(&body);
+        chart.margin(8).margin_right(20).x_label_area_size(44).y_label_area_size(72);
+        match panel.logarithmic && y.start > 0.0 && y.end >= DECADE * y.start {
             true => draw_curves(chart.build_cartesian_2d(x, (y.start / 1.3..y.end * 1.3).log_scale())?, panel, curves)?,
             false => {
                 let margin = 0.05 * (y.end - y.start);
@@ -96,6 +109,22 @@ fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], gri
         }
     }
     area.present()
+}
+
+/// Title and, in one row below it, what the colours mean.
+fn draw_head<DB: DrawingBackend>(head: &DrawingArea<DB, Shift>, panel: &Panel) -> Drawn<DB> {
+    const LINE: i32 = 20;
+    let title = (FONT, 20).into_text_style(head);
+    let label = (FONT, 14).into_text_style(head);
+    head.draw_text(&panel.title, &title, (80, 10))?;
+    let mut x = 80;
+    for curve in &panel.curves {
+        let colour = COLOURS[curve.colour % COLOURS.len()];
+        head.draw(&PathElement::new([(x, 48), (x + LINE, 48)], colour.stroke_width(3)))?;
+        head.draw_text(&curve.name, &label, (x + LINE + 6, 41))?;
+        x += LINE + 30 + head.estimate_text_size(&curve.name, &label)?.0 as i32;
+    }
+    Ok(())
 }
 
 /// From the smallest to the largest value, never empty.
@@ -113,15 +142,18 @@ fn draw_curves<'a, DB: DrawingBackend + 'a, Y: Ranged<ValueType = f64> + ValueFo
     panel: &Panel,
     curves: Vec<Vec<(f64, f64)>>,
 ) -> Drawn<DB> {
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
+    let x_label = |x: &f64| if panel.whole_x && x.fract() != 0.0 { String::new() } else { number(*x) };
+    let mut mesh = chart.configure_mesh();
+    if panel.whole_x {
+        mesh.disable_x_mesh();
+    }
+    mesh.light_line_style(WHITE)
         .bold_line_style(BLACK.mix(0.12))
         .x_desc(&panel.x_label)
         .y_desc(&panel.y_label)
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
-        .x_label_formatter(&|x| number(*x))
+        .x_label_formatter(&x_label)
         .y_label_formatter(&|y| number(*y))
         .draw()?;
     for (curve, points) in panel.curves.iter().zip(curves) {
@@ -129,18 +161,9 @@ fn draw_curves<'a, DB: DrawingBackend + 'a, Y: Ranged<ValueType = f64> + ValueFo
         if curve.dots {
             chart.draw_series(points.iter().map(|&point| Circle::new(point, 4, colour.filled())))?;
         }
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(&curve.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.3))
-        .label_font((FONT, 14))
-        .draw()
+    Ok(())
 }
 
 /// A tick's number, short.
@@ -173,6 +196,7 @@ mod tests {
             x_label: "step".into(),
             y_label: "loss".into(),
             logarithmic,
+            whole_x: logarithmic,
             curves: vec![curve],
         }
     }

@@ -39,6 +39,14 @@ pub enum MethodName {
 }
 
 impl MethodName {
+    pub fn name(self) -> &'static str {
+        match self {
+            MethodName::Exact => "exact",
+            MethodName::FixedPrediction => "fixed-prediction",
+            MethodName::Strict => "strict",
+        }
+    }
+
     /// The method with these settings, of which exact takes none.
     pub fn with(self, eta: f64, iterations: usize) -> Result<Method, Failure> {
         let method = match self {
@@ -113,7 +121,7 @@ impl DatasetName {
     /// The batch size that goes with the data set's default model.
     pub fn default_batch(self) -> usize {
         match self {
-            DatasetName::Digits => 32,
+            DatasetName::Digits => 64,
             DatasetName::Mnist => 300,
             DatasetName::Cifar10 => 256,
         }
@@ -121,7 +129,7 @@ impl DatasetName {
 
     pub fn default_epochs(self) -> u64 {
         match self {
-            DatasetName::Digits => 20,
+            DatasetName::Digits => 40,
             DatasetName::Mnist => 2,
             DatasetName::Cifar10 => 1,
         }
@@ -169,10 +177,12 @@ pub enum OptimizerName {
 }
 
 impl OptimizerName {
-    pub fn default_lr(self) -> f64 {
-        match self {
-            OptimizerName::Sgd => 0.1,
-            OptimizerName::Adam | OptimizerName::Adamw => 2e-3,
+    /// The learning rate that goes with the data set's default model.
+    pub fn default_lr(self, dataset: DatasetName) -> f64 {
+        match (self, dataset) {
+            (OptimizerName::Sgd, _) => 0.1,
+            (_, DatasetName::Digits) => 1e-3,
+            (_, DatasetName::Mnist | DatasetName::Cifar10) => 2e-3,
         }
     }
 

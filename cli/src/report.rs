@@ -56,6 +56,7 @@ pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
         x_label: "step".into(),
         y_label: y_label.into(),
         logarithmic,
+        whole_x: false,
         curves: vec![
             curve("training batches", 0, history, RecordKind::Train, value),
             curve("test set", 1, history, RecordKind::Test, value),
@@ -69,7 +70,7 @@ pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
 
 /// Everything that makes a run what it is.
 pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Value {
-    let method = method_settings(task);
+    let relaxation = task.method.relaxation();
     let command: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -78,9 +79,9 @@ pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Val
         "training_samples": task.train.len(),
         "test_samples": task.test.len(),
         "model": task.network.to_toml(),
-        "method": method["method"],
-        "eta": method["eta"],
-        "iterations": method["iterations"],
+        "method": task.method.name(),
+        "eta": relaxation.map(|(eta, _)| eta),
+        "iterations": relaxation.map(|(_, iterations)| iterations),
         "epochs": task.epochs,
         "batch": task.batch,
         "optimizer": optimizer,
@@ -88,16 +89,6 @@ pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Val
         "threads": rayon::current_num_threads(),
         "level": level,
         "machine": machine::describe(),
-    })
-}
-
-/// Method, step size and iterations, the last two null for exact.
-pub fn method_settings(task: &Task) -> Value {
-    let relaxation = task.method.relaxation();
-    json!({
-        "method": task.method.name(),
-        "eta": relaxation.map(|(eta, _)| eta),
-        "iterations": relaxation.map(|(_, iterations)| iterations),
     })
 }
 

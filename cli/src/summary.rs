@@ -28,7 +28,7 @@ pub struct Summary {
     /// Iterations of the relaxation
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ITERATIONS)]
     iterations: usize,
-    /// Samples of a step [default: digits 32, mnist 300, cifar10 256]
+    /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
 }

@@ -137,7 +137,7 @@ impl<'a> Training<'a> {
             let dataset = self.task.train;
             for batch in dataset.batches(self.task.batch, &mut epoch_rng(self.task.seed, epoch)).skip(done) {
                 self.step(epoch, &batch, watcher)?;
-                if self.progress.step % per_epoch == 0 {
+                if self.progress.step.is_multiple_of(per_epoch) {
                     let score = self.evaluate(self.task.test)?;
                     self.record(RecordKind::Test, score);
                 }
