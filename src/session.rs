@@ -115,7 +115,7 @@ impl Session {
         let group_len = Scratch::len(&plan) + parameters;
         let count = (GROUP_BYTES / size_of::<f32>() / group_len.max(1)).clamp(1, tiles);
         let tiles_len = tiles.checked_mul(Tile::len(&plan));
-        check_memory(tiles_len.and_then(|len| len.checked_add(count * group_len + plan.packed + parameters)))?;
+        check_memory(batch, tiles_len.and_then(|len| len.checked_add(count * group_len + plan.packed + parameters)))?;
         let gradients = Parameters::zeros(network.parameters().clone());
         let group = |first: usize, end: usize| Group {
             first,
@@ -295,7 +295,9 @@ impl Session {
     fn check(&self, parameters: &Parameters, x: &[f32], targets: Targets<'_>) -> Result<usize> {
         let (found, expected) = (parameters.specs(), self.gradients.specs());
         if !std::sync::Arc::ptr_eq(found, expected) && found != expected {
-            return Err(Error::Input("the parameters are of another network than the session's".into()));
+            return Err(Error::Input(
+                "the parameters have other names or shapes than the session's network, expected its own".into(),
+            ));
         }
         let elements = self.plan.values[0].len() / self.plan.lanes;
         let samples = x.len() / elements;
@@ -476,14 +478,15 @@ impl Call<'_> {
 
 /// Refuses a plan whose buffers, of so many elements together, the machine can not hold: by asking
 /// for them in one piece, which is given back at once.
-fn check_memory(elements: Option<usize>) -> Result<()> {
+fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> {
     match elements.map(|elements| Vec::<f32>::new().try_reserve_exact(elements)) {
         Some(Ok(())) => Ok(()),
         _ => {
-            let bytes = elements.map_or(f64::INFINITY, |elements| elements as f64 * size_of::<f32>() as f64);
-            let size = bytes / f64::from(1 << 30);
+            let size = elements.map_or("too many bytes to count".into(), |elements| {
+                format!("{:.0} GiB", elements as f64 * size_of::<f32>() as f64 / f64::from(1 << 30))
+            });
             Err(Error::Argument(format!(
-                "a session for this network and batch size needs {size:.0} GiB, more than this machine gives; use a \
+                "a session for this network and a batch of {batch} needs {size}, more than this machine gives; use a \
                  smaller batch"
             )))
         }
