@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::level::Level;
 use crate::microkernel::*;
 use crate::pack::{Source, pack, packed_len};
-use crate::simd::{Kernel, LOW_ROWS, Simd, dispatch};
+use crate::simd::{Kernel, LOW_ROWS, MAX_LANES, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// Depth of a block: a panel of A of 12 rows takes 12 KiB, a third of a 32 KiB first cache.
@@ -169,7 +169,7 @@ fn product(
     };
     // Cut along the longer side, at multiples of the tile.
     let by_rows = m >= n;
-    let (length, grain) = if by_rows { (m, panel_grain(&a)) } else { (n, 4 * crate::simd::MAX_LANES) };
+    let (length, grain) = if by_rows { (m, panel_grain(&a)) } else { (n, 4 * MAX_LANES) };
     let share = length.div_ceil(parts).next_multiple_of(grain);
     let parts = length.div_ceil(share);
     let part = |part: usize, scratch: &mut [f32]| {
@@ -238,32 +238,64 @@ impl Output {
     }
 }
 
-impl Epilogue for Output {
-    /// `at` is the column of the first lane.
-    #[inline(always)]
-    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
-        let sum = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
-        let n = S::LANES.min(self.columns - at);
-        // SAFETY: the first n lanes are columns of C by the line above; `row` is a row of C by contract.
-        unsafe {
-            let out = self.out.add(row * self.row_stride + at * self.column_stride);
-            if self.column_stride != 1 {
-                let mut lanes = [0.0; crate::simd::MAX_LANES];
-                s.store(lanes.as_mut_ptr(), sum);
-                for (j, &sum) in lanes[..n].iter().enumerate() {
-                    let out = out.add(j * self.column_stride);
+impl Output {
+    /// Stores a tile of `columns` columns that leaves C on the right, or whose rows are not vectors:
+    /// element by element, with the arithmetic of whole vectors.
+    ///
+    /// # Safety
+    /// The rows of `place` must be rows of C, and its first column a column of C.
+    #[inline(never)]
+    unsafe fn store_elements(self, sums: &[f32], columns: usize, place: Place) {
+        let inside = columns.min(self.columns - place.at);
+        for (m, sums) in sums.chunks_exact(columns).enumerate().take(place.rows) {
+            for (n, &sum) in sums[..inside].iter().enumerate() {
+                let at = (place.row + m) * self.row_stride + (place.at + n) * self.column_stride;
+                // SAFETY: `inside` ends at the last column of C; rows are inside by contract.
+                unsafe {
+                    let out = self.out.add(at);
                     *out = if self.beta == 0.0 { sum } else { self.beta * *out + sum };
                 }
-            } else if n == S::LANES {
-                let v = if self.beta == 0.0 { sum } else { s.fma(s.splat(self.beta), s.load(out), sum) };
-                s.store(out, v);
-            } else {
-                let v = if self.beta == 0.0 { sum } else { s.fma(s.splat(self.beta), s.load_first(out, n), sum) };
-                s.store_first(out, v, n);
             }
         }
     }
 }
+
+impl Epilogue for Output {
+    /// Whole vectors of a row-major C are stored from the registers; any other go through memory.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
+        let whole = place.at + N * S::LANES <= self.columns && self.column_stride == 1;
+        let (alpha, beta) = (s.splat(self.alpha), s.splat(self.beta));
+        // SAFETY: rows are inside of C by contract, columns by `whole` or by `store_elements`; a tile has at most
+        // MAX_TILE elements.
+        unsafe {
+            if whole {
+                for (m, sums) in sums.iter().enumerate() {
+                    if m == place.rows {
+                        return;
+                    }
+                    let row = self.out.add((place.row + m) * self.row_stride + place.at);
+                    for (n, &sum) in sums.iter().enumerate() {
+                        let out = row.add(n * S::LANES);
+                        let sum = s.mul(alpha, sum);
+                        s.store(out, if self.beta == 0.0 { sum } else { s.add(s.mul(beta, s.load(out)), sum) });
+                    }
+                }
+            } else {
+                let mut tile = [0.0; MAX_TILE];
+                for (m, sums) in sums.iter().enumerate() {
+                    for (n, &sum) in sums.iter().enumerate() {
+                        s.store(tile.as_mut_ptr().add((m * N + n) * S::LANES), s.mul(alpha, sum));
+                    }
+                }
+                self.store_elements(&tile[..M * N * S::LANES], N * S::LANES, place);
+            }
+        }
+    }
+}
+
+/// Elements of the largest tile: 24 vectors.
+const MAX_TILE: usize = 24 * MAX_LANES;
 
 /// Some rows and columns of C, computed by one thread.
 struct Part<'a> {
@@ -409,10 +441,7 @@ fn tile_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
     // rows and columns handed to the epilogue are inside C.
     unsafe {
         let sums = multiply::<S, A, Strided, M, N>(s, a, broadcast, tile.b, S::LANES, tile.depth);
-        for (m, sums) in sums.into_iter().enumerate().take(tile.rows) {
-            for (n, sum) in sums.into_iter().enumerate() {
-                output.finish(s, tile.row + m, tile.column + n * S::LANES, sum);
-            }
-        }
+        let place = Place { row: tile.row, rows: M.min(tile.rows), at: tile.column, step: S::LANES };
+        output.finish(s, sums, place);
     }
 }

@@ -95,16 +95,30 @@ impl Depth for &[Tap] {
     }
 }
 
-/// What becomes of a finished vector of sums.
+/// What becomes of the sums of a tile while they are still in registers.
 pub(crate) trait Epilogue: Copy {
-    /// `at` is the offset of the vector in the output.
+    /// Takes the first `place.rows` rows of the tile.
     ///
     /// # Safety
-    /// Row `row` and LANES elements from `at` must be inside what the epilogue reads and writes.
-    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V);
+    /// Those rows of `place`, and LANES elements at each of its vectors, must be inside of what the
+    /// epilogue reads and writes.
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place);
 }
 
-/// [`Combine`] as the kernels use it.
+/// Where a tile lies in the output.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// The row of the output that the first row of the tile is.
+    pub(crate) row: usize,
+    /// Rows of the tile that are in the output.
+    pub(crate) rows: usize,
+    /// Offset of the first vector in its row.
+    pub(crate) at: usize,
+    /// Distance of the vectors of a row.
+    pub(crate) step: usize,
+}
+
+/// [`Combine`] as the kernels use it, on rows `row_stride` elements apart.
 #[derive(Clone, Copy)]
 pub(crate) struct LinearEpilogue {
     alpha: f32,
@@ -114,10 +128,11 @@ pub(crate) struct LinearEpilogue {
     /// Null for none.
     bias: *const f32,
     out: *mut f32,
+    row_stride: usize,
 }
 
 impl LinearEpilogue {
-    pub(crate) fn new(combine: &Combine<'_>, out: &mut [f32]) -> Self {
+    pub(crate) fn new(combine: &Combine<'_>, out: &mut [f32], row_stride: usize) -> Self {
         LinearEpilogue {
             alpha: combine.alpha,
             beta: combine.beta,
@@ -125,13 +140,16 @@ impl LinearEpilogue {
             other: combine.other.as_ptr(),
             bias: combine.bias.map_or(std::ptr::null(), |bias| bias.as_ptr()),
             out: out.as_mut_ptr(),
+            row_stride,
         }
     }
-}
 
-impl Epilogue for LinearEpilogue {
+    /// One vector.
+    ///
+    /// # Safety
+    /// As for [`Epilogue::finish`].
     #[inline(always)]
-    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
+    pub(crate) unsafe fn combine<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
         let mut v = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
         // SAFETY: `row` and LANES elements from `at` are inside the operands by contract; operands with a
         // coefficient of 0 and an absent bias are not touched.
@@ -146,6 +164,51 @@ impl Epilogue for LinearEpilogue {
                 v = s.add(v, s.splat(*self.bias.add(row)));
             }
             s.store(self.out.add(at), v);
+        }
+    }
+}
+
+impl Epilogue for LinearEpilogue {
+    /// The two forms of the inner loops, a sum with a bias and all three terms without, are unrolled
+    /// over the registers; any other goes through memory.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
+        let at = |m: usize, n: usize| (place.row + m) * self.row_stride + place.at + n * place.step;
+        let plain = self.alpha == 1.0 && self.beta == 0.0 && self.gamma == 0.0;
+        let full = self.beta != 0.0 && self.gamma != 0.0 && self.bias.is_null();
+        // SAFETY: rows and vectors are inside the operands by contract, and a null bias is not read.
+        unsafe {
+            if plain {
+                for (m, sums) in sums.iter().enumerate() {
+                    if m == place.rows {
+                        return;
+                    }
+                    let bias = if self.bias.is_null() { 0.0 } else { *self.bias.add(place.row + m) };
+                    for (n, &sum) in sums.iter().enumerate() {
+                        s.store(self.out.add(at(m, n)), s.add(sum, s.splat(bias)));
+                    }
+                }
+            } else if full {
+                let (alpha, beta, gamma) = (s.splat(self.alpha), s.splat(self.beta), s.splat(self.gamma));
+                for (m, sums) in sums.iter().enumerate() {
+                    if m == place.rows {
+                        return;
+                    }
+                    for (n, &sum) in sums.iter().enumerate() {
+                        let scaled = s.mul(alpha, sum);
+                        let v = s.fma(gamma, s.load(self.other.add(at(m, n))), scaled);
+                        let out = self.out.add(at(m, n));
+                        s.store(out, s.fma(beta, s.load(out), v));
+                    }
+                }
+            } else {
+                let sums = std::hint::black_box(sums);
+                for (m, sums) in sums.iter().enumerate().take(place.rows) {
+                    for (n, &sum) in sums.iter().enumerate() {
+                        self.combine(s, place.row + m, at(m, n), sum);
+                    }
+                }
+            }
         }
     }
 }
