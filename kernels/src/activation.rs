@@ -89,7 +89,7 @@ fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
         }
     }
     match activation {
-        Activation::Identity => dispatch(level, With(LeakyRelu(1.0), pass)),
+        Activation::Identity => dispatch(level, With(Identity, pass)),
         Activation::Relu => dispatch(level, With(Relu, pass)),
         Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
         Activation::Tanh => dispatch(level, With(Tanh, pass)),
@@ -164,6 +164,24 @@ unsafe fn store<S: Simd>(s: S, to: *mut f32, v: S::V, n: usize) {
 }
 
 #[derive(Clone, Copy)]
+struct Identity;
+
+impl Function for Identity {
+    #[inline(always)]
+    fn value<S: Simd>(self, _: S, z: S::V) -> S::V {
+        z
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, _: S::V) -> S::V {
+        s.splat(1.0)
+    }
+    #[inline(always)]
+    fn difference<S: Simd>(self, _: S, _: S::V, d: S::V, _: S::V) -> S::V {
+        d
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Relu;
 
 impl Function for Relu {
@@ -197,14 +215,14 @@ impl Function for LeakyRelu {
     fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
         s.select(s.lt(s.splat(0.0), w), s.splat(1.0), s.splat(self.0))
     }
-    /// By the sides of z and w: d, a w - z, w - a z, a d.
+    /// By the sides of z and w: d, a w - z, w - a z, a d; NaN if either is.
     #[inline(always)]
     fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
         let (zero, a) = (s.splat(0.0), s.splat(self.0));
         let (z_positive, w_positive) = (s.lt(zero, z), s.lt(zero, w));
         let from_positive = s.select(w_positive, d, s.sub(s.mul(a, w), z));
         let from_negative = s.select(w_positive, s.sub(w, s.mul(a, z)), s.mul(a, d));
-        s.select(z_positive, from_positive, from_negative)
+        s.select(s.eq(w, w), s.select(z_positive, from_positive, from_negative), w)
     }
 }
 

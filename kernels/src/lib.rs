@@ -25,6 +25,7 @@ mod parallel;
 mod peak;
 mod pool;
 pub mod reduce;
+pub mod reference;
 mod simd;
 mod view;
 

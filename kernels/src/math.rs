@@ -86,7 +86,7 @@ fn gaussian<S: Simd>(s: S, x: S::V) -> S::V {
     // Beyond 15 the result is 0 in f32, and infinity must not meet itself in the difference below.
     let x = s.max(s.splat(-15.0), s.min(s.splat(15.0), x));
     let square = s.mul(x, x);
-    let lost = s.fma(x, x, s.neg(square));
+    let lost = s.lost_by_square(x, square);
     let e = exp(s, s.mul(square, s.splat(-0.5)));
     s.fma(s.mul(e, s.splat(-0.5)), lost, e)
 }

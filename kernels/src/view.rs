@@ -85,9 +85,17 @@ impl<'a> MatRef<'a> {
 
 impl<'a> MatMut<'a> {
     /// # Panics
-    /// If the last element is outside `data`.
+    /// If the last element is outside `data`, or if neither the rows nor the columns lie one behind the
+    /// other: elements that share a place could be written to by several threads at once.
     pub fn new(data: &'a mut [f32], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
         check(data.len(), rows, columns, row_stride, column_stride);
+        assert!(
+            rows == 0
+                || columns == 0
+                || apart(rows, row_stride, columns, column_stride)
+                || apart(columns, column_stride, rows, row_stride),
+            "elements of a {rows} x {columns} matrix of strides ({row_stride}, {column_stride}) overlap"
+        );
         MatMut { data, rows, columns, row_stride, column_stride }
     }
 
@@ -123,6 +131,11 @@ impl<'a> MatMut<'a> {
     pub fn data_mut(&mut self) -> &mut [f32] {
         self.data
     }
+}
+
+/// Whether `count` lines of `length` > 0 elements lie one behind the other; the matrix fits a slice.
+fn apart(count: usize, stride: usize, length: usize, step: usize) -> bool {
+    (length == 1 || step > 0) && (count == 1 || stride > (length - 1) * step)
 }
 
 fn check(len: usize, rows: usize, columns: usize, row_stride: usize, column_stride: usize) {

@@ -361,8 +361,8 @@ impl Kernel for PanelProduct<'_> {
                     let n = (run.count - done).div_ceil(blocks - block);
                     let tile = Tile {
                         panels: self.panels.as_ptr(),
-                        // SAFETY: the plan put every operand of the run inside the source, whose length was checked.
-                        from: unsafe { self.from.as_ptr().add(run.source + done * product.source_step) },
+                        // A run on padding alone has no operands, and may point beyond the source.
+                        from: self.from.as_ptr().wrapping_add(run.source + done * product.source_step),
                         at: run.out + done * product.out_step,
                         rows: self.rows,
                         product,

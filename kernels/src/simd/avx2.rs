@@ -60,6 +60,10 @@ impl Simd for Avx2 {
         avx2!(_mm256_fmadd_ps(a, b, c))
     }
     #[inline(always)]
+    fn lost_by_square(self, a: __m256, square: __m256) -> __m256 {
+        avx2!(_mm256_fmsub_ps(a, a, square))
+    }
+    #[inline(always)]
     fn max(self, a: __m256, b: __m256) -> __m256 {
         avx2!(_mm256_max_ps(a, b))
     }

@@ -60,6 +60,10 @@ impl Simd for Avx512 {
         avx512!(_mm512_fmadd_ps(a, b, c))
     }
     #[inline(always)]
+    fn lost_by_square(self, a: __m512, square: __m512) -> __m512 {
+        avx512!(_mm512_fmsub_ps(a, a, square))
+    }
+    #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         avx512!(_mm512_max_ps(a, b))
     }

@@ -61,6 +61,17 @@ pub(crate) trait Simd: Copy {
         self.sub(self.splat(-0.0), a)
     }
 
+    /// a^2 - square, where `square` is the rounded a^2: from halves of a whose products are exact, since
+    /// not every CPU fuses.
+    #[inline(always)]
+    fn lost_by_square(self, a: Self::V, square: Self::V) -> Self::V {
+        let spread = self.mul(a, self.splat(4097.0));
+        let high = self.sub(spread, self.sub(spread, a));
+        let low = self.sub(a, high);
+        let rest = self.sub(self.mul(high, high), square);
+        self.add(self.add(rest, self.mul(self.add(high, high), low)), self.mul(low, low))
+    }
+
     /// Reads the first `n` elements, the others are 0. The pointer must be valid for n <= LANES elements.
     #[inline(always)]
     unsafe fn load_first(self, from: *const f32, n: usize) -> Self::V {

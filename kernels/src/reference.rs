@@ -1,0 +1,407 @@
+//! Naive twins of the kernels: what they compute, as plain loops that accumulate in f64.
+//!
+//! Matrices lie in rows, images as `[samples][channels][height][width]`. Nothing of the kernels'
+//! packing, addresses or geometry is used here; of the crate only the descriptions [`ConvShape`],
+//! [`Activation`] and [`Combine`] are. Everything returns f64, so that a test can tell how far a
+//! kernel is off; called with absolute values, a product gives the size that its error scales with.
+
+use std::f64::consts::{PI, SQRT_2};
+
+use crate::{Activation, Combine, ConvShape};
+
+/// alpha A B + beta C, row after row, for A of m x k and B of k x n. Element (i, j) of a matrix is
+/// `data[i * strides[0] + j * strides[1]]`. With beta 0, C is not read.
+pub fn gemm(
+    [m, n, k]: [usize; 3],
+    alpha: f32,
+    (a, a_strides): (&[f32], [usize; 2]),
+    (b, b_strides): (&[f32], [usize; 2]),
+    beta: f32,
+    (c, c_strides): (&[f32], [usize; 2]),
+) -> Vec<f64> {
+    let at = |data: &[f32], strides: [usize; 2], i, j| f64::from(data[i * strides[0] + j * strides[1]]);
+    let mut result = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            let sum: f64 = (0..k).map(|p| at(a, a_strides, i, p) * at(b, b_strides, p, j)).sum();
+            let old = if beta == 0.0 { 0.0 } else { f64::from(beta) * at(c, c_strides, i, j) };
+            result[i * n + j] = f64::from(alpha) * sum + old;
+        }
+    }
+    result
+}
+
+/// `alpha sum + beta out + gamma other + bias`, for tensors of `plane` pixels a channel. Operands
+/// with a coefficient of 0 are not read.
+pub fn combine(combine: &Combine<'_>, sum: &[f64], out: &[f32], plane: usize) -> Vec<f64> {
+    let scaled = |factor: f32, of: &[f32], i: usize| match factor {
+        0.0 => 0.0,
+        _ => f64::from(factor) * f64::from(of[i]),
+    };
+    let element = |(i, sum): (usize, &f64)| {
+        let bias = combine.bias.map_or(0.0, |bias| f64::from(bias[i / plane % bias.len()]));
+        f64::from(combine.alpha) * sum + scaled(combine.beta, out, i) + scaled(combine.gamma, combine.other, i) + bias
+    };
+    sum.iter().enumerate().map(element).collect()
+}
+
+/// The sum of all elements.
+pub fn sum(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x)).sum()
+}
+
+/// The sum of the squares of each sample's elements.
+pub fn squares(samples: usize, values: &[f32]) -> Vec<f64> {
+    let elements = values.len() / samples;
+    values.chunks(elements).map(|sample| sample.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect()
+}
+
+/// Height and width of what a window of this kind makes of an image.
+pub fn output_size(shape: &ConvShape) -> [usize; 2] {
+    [0, 1].map(|axis| {
+        let reach = shape.dilation[axis] * (shape.kernel[axis] - 1);
+        (shape.input[axis] + 2 * shape.padding[axis] - reach - 1) / shape.stride[axis] + 1
+    })
+}
+
+/// The input pixel (row, column) under tap (row, column) of the window of an output pixel, unless
+/// it is padding.
+fn under(shape: &ConvShape, out: [usize; 2], tap: [usize; 2]) -> Option<[usize; 2]> {
+    let along = |axis: usize| {
+        let padded = out[axis] * shape.stride[axis] + tap[axis] * shape.dilation[axis];
+        (padded >= shape.padding[axis] && padded < shape.padding[axis] + shape.input[axis])
+            .then(|| padded - shape.padding[axis])
+    };
+    Some([along(0)?, along(1)?])
+}
+
+/// Calls `f` with the indices (output, input, weight) of every product that a convolution sums:
+/// output gains input times weight.
+fn for_each_product(shape: &ConvShape, samples: usize, mut f: impl FnMut(usize, usize, usize)) {
+    let ([in_height, in_width], [out_height, out_width]) = (shape.input, output_size(shape));
+    let [kernel_height, kernel_width] = shape.kernel;
+    for sample in 0..samples {
+        for o in 0..shape.out_channels {
+            for c in 0..shape.in_channels {
+                for y in 0..out_height {
+                    for x in 0..out_width {
+                        for ky in 0..kernel_height {
+                            for kx in 0..kernel_width {
+                                let Some([in_y, in_x]) = under(shape, [y, x], [ky, kx]) else { continue };
+                                f(
+                                    ((sample * shape.out_channels + o) * out_height + y) * out_width + x,
+                                    ((sample * shape.in_channels + c) * in_height + in_y) * in_width + in_x,
+                                    ((o * shape.in_channels + c) * kernel_height + ky) * kernel_width + kx,
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The convolution of `input` with `weight` `[out_channels][in_channels][height][width]`.
+pub fn conv_forward(shape: &ConvShape, samples: usize, input: &[f32], weight: &[f32]) -> Vec<f64> {
+    let [height, width] = output_size(shape);
+    let mut output = vec![0.0; samples * shape.out_channels * height * width];
+    for_each_product(shape, samples, |o, i, w| output[o] += f64::from(input[i]) * f64::from(weight[w]));
+    output
+}
+
+/// The gradient of the input of a convolution from that of its output.
+pub fn conv_backward_data(shape: &ConvShape, samples: usize, output_gradient: &[f32], weight: &[f32]) -> Vec<f64> {
+    let mut gradient = vec![0.0; samples * shape.in_channels * shape.input[0] * shape.input[1]];
+    for_each_product(shape, samples, |o, i, w| gradient[i] += f64::from(output_gradient[o]) * f64::from(weight[w]));
+    gradient
+}
+
+/// The gradient of the weights of a convolution from that of its output.
+pub fn conv_backward_weights(shape: &ConvShape, samples: usize, output_gradient: &[f32], input: &[f32]) -> Vec<f64> {
+    let mut gradient = vec![0.0; shape.out_channels * shape.in_channels * shape.kernel[0] * shape.kernel[1]];
+    for_each_product(shape, samples, |o, i, w| gradient[w] += f64::from(output_gradient[o]) * f64::from(input[i]));
+    gradient
+}
+
+/// The gradient of the bias of a convolution from that of its output.
+pub fn conv_backward_bias(shape: &ConvShape, samples: usize, output_gradient: &[f32]) -> Vec<f64> {
+    let [height, width] = output_size(shape);
+    let mut gradient = vec![0.0; shape.out_channels];
+    for (i, &e) in output_gradient.iter().enumerate().take(samples * shape.out_channels * height * width) {
+        gradient[i / (height * width) % shape.out_channels] += f64::from(e);
+    }
+    gradient
+}
+
+/// For every output pixel, the (tap, input pixel) pairs of its window in row-major order.
+type Windows = Vec<Vec<(usize, usize)>>;
+
+fn windows(shape: &ConvShape) -> Windows {
+    let ([height, width], [kernel_height, kernel_width]) = (output_size(shape), shape.kernel);
+    let mut windows = vec![];
+    for out in (0..height).flat_map(|y| (0..width).map(move |x| [y, x])) {
+        let mut window = vec![];
+        for tap in (0..kernel_height).flat_map(|y| (0..kernel_width).map(move |x| [y, x])) {
+            if let Some([y, x]) = under(shape, out, tap) {
+                window.push((tap[0] * kernel_width + tap[1], y * shape.input[1] + x));
+            }
+        }
+        windows.push(window);
+    }
+    windows
+}
+
+/// Output i of o along an axis covers inputs floor(i n / o) .. ceil((i + 1) n / o).
+fn adaptive_windows(input: [usize; 2], output: [usize; 2]) -> Windows {
+    let covers = |axis: usize, out: usize, i: usize| {
+        let (n, o) = (input[axis], output[axis]);
+        i >= out * n / o && i < ((out + 1) * n).div_ceil(o)
+    };
+    let mut windows = vec![];
+    for (y, x) in (0..output[0]).flat_map(|y| (0..output[1]).map(move |x| (y, x))) {
+        let pixels = (0..input[0] * input[1]).filter(|i| covers(0, y, i / input[1]) && covers(1, x, i % input[1]));
+        windows.push(pixels.map(|i| (0, i)).collect());
+    }
+    windows
+}
+
+/// The largest candidate of each window and its tap: the first of equals, but the last NaN, as
+/// PyTorch. `candidate` takes the indices of an output and of an input.
+fn largest(
+    windows: &Windows,
+    input: [usize; 2],
+    planes: usize,
+    candidate: impl Fn(usize, usize) -> f64,
+) -> (Vec<f64>, Vec<usize>) {
+    let (mut values, mut winners) = (vec![], vec![]);
+    for plane in 0..planes {
+        for window in windows {
+            let (mut best, mut winner) = (f64::NEG_INFINITY, window[0].0);
+            for &(tap, pixel) in window {
+                let value = candidate(values.len(), plane * input[0] * input[1] + pixel);
+                if value > best || value.is_nan() {
+                    (best, winner) = (value, tap);
+                }
+            }
+            values.push(best);
+            winners.push(winner);
+        }
+    }
+    (values, winners)
+}
+
+/// The largest element of each window of each of `planes` images, and the tap where it stands.
+pub fn max_pool(shape: &ConvShape, planes: usize, z: &[f32]) -> (Vec<f64>, Vec<usize>) {
+    largest(&windows(shape), shape.input, planes, |_, i| f64::from(z[i]))
+}
+
+/// The deviation of max pooling from its `value` at z, if z deviates by d: the largest of
+/// (z_j - value) + d_j, and its tap.
+pub fn max_pool_push(shape: &ConvShape, planes: usize, z: &[f32], value: &[f32], d: &[f32]) -> (Vec<f64>, Vec<usize>) {
+    let candidate = |o: usize, i: usize| (f64::from(z[i]) - f64::from(value[o])) + f64::from(d[i]);
+    largest(&windows(shape), shape.input, planes, candidate)
+}
+
+/// Each output's gradient at its winner's place.
+pub fn max_pool_backward(shape: &ConvShape, planes: usize, output_gradient: &[f32], winners: &[usize]) -> Vec<f64> {
+    let pixels = shape.input[0] * shape.input[1];
+    let windows = windows(shape);
+    let mut gradient = vec![0.0; planes * pixels];
+    for (i, (&e, &winner)) in output_gradient.iter().zip(winners).enumerate() {
+        let (plane, window) = (i / windows.len(), &windows[i % windows.len()]);
+        for &(_, pixel) in window.iter().filter(|(tap, _)| *tap == winner) {
+            gradient[plane * pixels + pixel] += f64::from(e);
+        }
+    }
+    gradient
+}
+
+fn mean(windows: &Windows, divisor: Option<usize>, pixels: usize, planes: usize, input: &[f32]) -> Vec<f64> {
+    let mut means = vec![];
+    for plane in 0..planes {
+        for window in windows {
+            let sum: f64 = window.iter().map(|&(_, pixel)| f64::from(input[plane * pixels + pixel])).sum();
+            means.push(sum / divisor.unwrap_or(window.len()) as f64);
+        }
+    }
+    means
+}
+
+fn spread(windows: &Windows, divisor: Option<usize>, pixels: usize, planes: usize, gradient: &[f32]) -> Vec<f64> {
+    let mut spread = vec![0.0; planes * pixels];
+    for plane in 0..planes {
+        for (o, window) in windows.iter().enumerate() {
+            let share = f64::from(gradient[plane * windows.len() + o]) / divisor.unwrap_or(window.len()) as f64;
+            window.iter().for_each(|&(_, pixel)| spread[plane * pixels + pixel] += share);
+        }
+    }
+    spread
+}
+
+/// The sum of each window divided by the size of the kernel, so that padding counts.
+pub fn avg_pool(shape: &ConvShape, planes: usize, input: &[f32]) -> Vec<f64> {
+    let taps = shape.kernel[0] * shape.kernel[1];
+    mean(&windows(shape), Some(taps), shape.input[0] * shape.input[1], planes, input)
+}
+
+/// The gradient of the input of [`avg_pool`].
+pub fn avg_pool_backward(shape: &ConvShape, planes: usize, output_gradient: &[f32]) -> Vec<f64> {
+    let taps = shape.kernel[0] * shape.kernel[1];
+    spread(&windows(shape), Some(taps), shape.input[0] * shape.input[1], planes, output_gradient)
+}
+
+/// The means of the windows that make an image of the size `output`.
+pub fn adaptive_avg_pool(input_size: [usize; 2], output: [usize; 2], planes: usize, input: &[f32]) -> Vec<f64> {
+    mean(&adaptive_windows(input_size, output), None, input_size[0] * input_size[1], planes, input)
+}
+
+/// The gradient of the input of [`adaptive_avg_pool`].
+pub fn adaptive_avg_pool_backward(
+    input_size: [usize; 2],
+    output: [usize; 2],
+    planes: usize,
+    output_gradient: &[f32],
+) -> Vec<f64> {
+    spread(&adaptive_windows(input_size, output), None, input_size[0] * input_size[1], planes, output_gradient)
+}
+
+/// f(z).
+pub fn activation_value(activation: Activation, z: f64) -> f64 {
+    match activation {
+        Activation::Identity => z,
+        Activation::Relu if z <= 0.0 => 0.0,
+        Activation::Relu => z,
+        Activation::LeakyRelu { negative_slope } => leaky(negative_slope, z) * z,
+        Activation::Tanh => z.tanh(),
+        Activation::Sigmoid => sigmoid(z),
+        Activation::Gelu => z * normal_distribution(z),
+        Activation::Silu => z * sigmoid(z),
+        Activation::Softplus => f64::max(z, 0.0) + (-z.abs()).exp().ln_1p(),
+    }
+}
+
+/// f'(z).
+pub fn activation_slope(activation: Activation, z: f64) -> f64 {
+    match activation {
+        Activation::Identity => 1.0,
+        Activation::Relu => leaky(0.0, z),
+        Activation::LeakyRelu { negative_slope } => leaky(negative_slope, z),
+        Activation::Tanh => z.cosh().powi(-2),
+        Activation::Sigmoid => sigmoid(z) * sigmoid(-z),
+        Activation::Gelu => normal_distribution(z) + z * normal_density(z),
+        Activation::Silu => sigmoid(z) * (1.0 + z * sigmoid(-z)),
+        Activation::Softplus => sigmoid(z),
+    }
+}
+
+/// f(z + d) - f(z). Where that would cancel in f64 too, an identity takes its place.
+pub fn activation_difference(activation: Activation, z: f64, d: f64) -> f64 {
+    let w = z + d;
+    match activation {
+        Activation::Identity => d,
+        // On one side of 0 they are linear; from one side to the other the values may be subtracted.
+        Activation::Relu | Activation::LeakyRelu { .. } if z > 0.0 && w > 0.0 => d,
+        Activation::LeakyRelu { negative_slope } if z <= 0.0 && w <= 0.0 => f64::from(negative_slope) * d,
+        Activation::Relu | Activation::LeakyRelu { .. } => {
+            activation_value(activation, w) - activation_value(activation, z)
+        }
+        Activation::Tanh => tanh_difference(z, d),
+        // sigmoid(x) = (1 + tanh(x / 2)) / 2
+        Activation::Sigmoid => tanh_difference(z / 2.0, d / 2.0) / 2.0,
+        Activation::Gelu => d * normal_distribution(w) + z * normal_difference(z, d),
+        Activation::Silu => d * sigmoid(w) + z * tanh_difference(z / 2.0, d / 2.0) / 2.0,
+        Activation::Softplus if d.abs() < 1.0 => (sigmoid(z) * d.exp_m1()).ln_1p(),
+        // log(1 + e^x) = x + log(1 + e^-x)
+        Activation::Softplus if z > 0.0 && w > 0.0 => d + (-w).exp().ln_1p() - (-z).exp().ln_1p(),
+        Activation::Softplus => activation_value(activation, w) - activation_value(activation, z),
+    }
+}
+
+/// The slope of the leaky ReLU: that of the negative side at 0, as PyTorch's.
+fn leaky(negative_slope: f32, z: f64) -> f64 {
+    if z > 0.0 { 1.0 } else { f64::from(negative_slope) }
+}
+
+fn sigmoid(z: f64) -> f64 {
+    1.0 / (1.0 + (-z).exp())
+}
+
+/// tanh(z + d) - tanh(z).
+fn tanh_difference(z: f64, d: f64) -> f64 {
+    let w = z + d;
+    if d.abs() < 1.0 {
+        return d.sinh() / z.cosh() / w.cosh();
+    }
+    let below_one = |x: f64| 2.0 / ((2.0 * x.abs()).exp() + 1.0);
+    if z * w > 0.0 { z.signum() * (below_one(z) - below_one(w)) } else { w.tanh() - z.tanh() }
+}
+
+fn normal_density(z: f64) -> f64 {
+    (-z * z / 2.0).exp() / (SQRT_2 * PI.sqrt())
+}
+
+/// Phi(z): 1/2 + phi(z) (z + z^3/3 + z^5/(3 5) + ...) near 0, beyond by the continued fraction
+/// Phi(-x) = phi(x) / (x + 1 / (x + 2 / (x + 3 / ...))).
+fn normal_distribution(z: f64) -> f64 {
+    if z.abs() < 3.0 {
+        let mut term = z;
+        let mut sum = z;
+        for n in 1..100 {
+            term *= z * z / f64::from(2 * n + 1);
+            sum += term;
+        }
+        return 0.5 + normal_density(z) * sum;
+    }
+    let x = z.abs();
+    let tail = normal_density(z) / (1..200).rev().fold(x, |fraction, n| x + f64::from(n) / fraction);
+    if z > 0.0 { 1.0 - tail } else { tail }
+}
+
+/// Phi(z + d) - Phi(z): for small d the Taylor series, the derivatives of phi following from
+/// phi^(n+1) = -z phi^(n) - n phi^(n-1); else the difference of two values on the lower side of 0.
+fn normal_difference(z: f64, d: f64) -> f64 {
+    if d.abs() >= 0.1 {
+        let (z, w) = if z > 0.0 { (-z - d, -z) } else { (z, z + d) };
+        return normal_distribution(w) - normal_distribution(z);
+    }
+    let (mut before, mut derivative, mut power, mut sum) = (0.0, normal_density(z), d, 0.0);
+    for n in 0..60 {
+        sum += derivative * power;
+        (before, derivative) = (derivative, -z * derivative - f64::from(n) * before);
+        power *= d / f64::from(n + 2);
+    }
+    sum
+}
+
+/// Softmax cross-entropy of the outputs y + d, `[samples][classes]`: the gradients times `scale`,
+/// and the loss of each sample. Samples without a label have none of both.
+pub fn cross_entropy(y: &[f32], d: &[f32], labels: &[Option<usize>], scale: f32) -> (Vec<f64>, Vec<f64>) {
+    let classes = y.len() / labels.len();
+    let (mut errors, mut losses) = (vec![], vec![]);
+    for (sample, &label) in labels.iter().enumerate() {
+        let output = |class: usize| f64::from(y[sample * classes + class]) + f64::from(d[sample * classes + class]);
+        // The odds of one class against another.
+        let odds = |a: usize, b: usize| (output(a) - output(b)).exp();
+        let probability = |class: usize| 1.0 / (0..classes).map(|other| odds(other, class)).sum::<f64>();
+        let Some(label) = label else {
+            errors.extend(vec![0.0; classes]);
+            losses.push(0.0);
+            continue;
+        };
+        for class in 0..classes {
+            let others = || (0..classes).filter(|&other| other != label).map(probability).sum::<f64>();
+            errors.push(f64::from(scale) * if class == label { -others() } else { probability(class) });
+        }
+        losses.push((0..classes).filter(|&other| other != label).map(|other| odds(other, label)).sum::<f64>().ln_1p());
+    }
+    (errors, losses)
+}
+
+/// Squared error of the outputs y + d, `[samples][outputs]`: `2 scale (y + d - target)`, and the sum
+/// of squares of each sample.
+pub fn squared_error(samples: usize, y: &[f32], d: &[f32], target: &[f32], scale: f32) -> (Vec<f64>, Vec<f64>) {
+    let difference: Vec<f64> = (0..y.len()).map(|i| f64::from(y[i]) + f64::from(d[i]) - f64::from(target[i])).collect();
+    let losses = difference.chunks(y.len() / samples).map(|sample| sample.iter().map(|e| e * e).sum()).collect();
+    (difference.iter().map(|e| 2.0 * f64::from(scale) * e).collect(), losses)
+}

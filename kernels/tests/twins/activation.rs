@@ -1,0 +1,327 @@
+//! Activations against their twins, and the twins against values known from elsewhere.
+//!
+//! The unit of every bound is half an ulp, [`ROUNDING`]. A kernel rounds w = z + d before it takes
+//! f(w) or f'(w), and what f does to that error is inherent: e^-|w|, the tail of sigmoid (of silu
+//! and softplus below 0), changes by |w| roundings, that of tanh by 2 |w|, that of gelu, which is
+//! e^(-w^2/2), by w^2; a function that is linear at w changes by one. To this come a few roundings
+//! of the arithmetic.
+
+use std::iter::zip;
+
+use approx::assert_relative_eq;
+use predictive_coding_kernels::{Activation, Level, reference};
+use rand::RngExt;
+
+use crate::common::*;
+
+const ALL: [Activation; 12] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu { negative_slope: 0.01 },
+    Activation::LeakyRelu { negative_slope: 0.2 },
+    Activation::LeakyRelu { negative_slope: 1.5 },
+    Activation::LeakyRelu { negative_slope: 0.0 },
+    Activation::LeakyRelu { negative_slope: -0.5 },
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
+];
+
+/// Roundings of the arithmetic in a value, a slope or a difference, and those that the rounding of
+/// w adds; tails that have underflowed have none to add.
+fn roundings(activation: Activation, w: f64) -> (f64, f64) {
+    let below = -w.clamp(-110.0, 0.0);
+    match activation {
+        Activation::Identity => (0.0, 0.0),
+        Activation::Relu => (1.0, 0.0),
+        Activation::LeakyRelu { .. } => (3.0, 0.0),
+        Activation::Tanh => (6.0, 2.0 * w.abs().min(55.0)),
+        Activation::Sigmoid => (6.0, w.abs().min(110.0)),
+        Activation::Silu => (6.0, 1.0 + below),
+        Activation::Softplus => (8.0, 1.0 + below),
+        Activation::Gelu => (16.0, 1.0 + below.min(15.0).powi(2)),
+    }
+}
+
+/// What the error of a difference is relative to: itself, or the terms that it is the sum of where
+/// they have different signs near a minimum or across the kink.
+fn difference_size(activation: Activation, z: f64, d: f64) -> f64 {
+    let w = z + d;
+    let of_product =
+        |gate: Activation, at_w: f64| d.abs() * at_w + z.abs() * reference::activation_difference(gate, z, d).abs();
+    match activation {
+        Activation::LeakyRelu { negative_slope } if (z > 0.0) != (w > 0.0) => {
+            let slope = |x: f64| if x > 0.0 { 1.0 } else { f64::from(negative_slope.abs()) };
+            slope(w) * w.abs() + slope(z) * z.abs()
+        }
+        Activation::Silu => of_product(Activation::Sigmoid, reference::activation_value(Activation::Sigmoid, w)),
+        Activation::Gelu => {
+            // Phi(w) - Phi(z) from the difference of x Phi(x), and Phi from its value.
+            let at_w = if w == 0.0 { 0.5 } else { reference::activation_value(activation, w) / w };
+            let term = reference::activation_difference(activation, z, d) - d * at_w;
+            d.abs() * at_w + term.abs()
+        }
+        _ => reference::activation_difference(activation, z, d).abs(),
+    }
+}
+
+/// As [`difference_size`], of a slope.
+fn slope_size(activation: Activation, w: f64) -> f64 {
+    let gate = |x: f64| reference::activation_value(Activation::Sigmoid, x);
+    match activation {
+        Activation::Silu => gate(w) * (1.0 + w.abs() * gate(-w)),
+        // Phi(w) + |w phi(w)|; Phi(w) is the mean of the slopes at w and -w, plus the odd part.
+        Activation::Gelu if w < 0.0 => {
+            let distribution = reference::activation_value(activation, w) / w;
+            2.0 * distribution - reference::activation_slope(activation, w)
+        }
+        _ => reference::activation_slope(activation, w).abs(),
+    }
+}
+
+/// Below the smallest normal number an error is some multiples of the smallest one, which a product
+/// then scales.
+fn underflow(scale: f64) -> f64 {
+    8.0 * f64::from(f32::from_bits(1)) * (1.0 + scale)
+}
+
+/// Pre-activations: a grid over -100..100, finer near 0, with tiny and huge ones.
+fn grid() -> Vec<f32> {
+    let mut grid = vec![0.0];
+    grid.extend((1..=1000).map(|i| i as f32 * 0.1));
+    grid.extend((1..100).map(|i| i as f32 / 64.0));
+    grid.extend((-44..=30).map(|e| 10f32.powi(e)));
+    grid.extend([14.9, 15.1, 86.9, 87.4, 88.8, 89.1, 103.0, 104.5, 1e4]);
+    grid.extend(grid.clone().iter().map(|z| -z));
+    grid
+}
+
+/// Deviations of either sign from 1e-30 to 1e3, and 0.
+fn deviations() -> Vec<f32> {
+    let mut deviations = vec![0.0];
+    deviations.extend((-120..=12).map(|e| 10f32.powf(e as f32 / 4.0)));
+    deviations.extend([0.2499, 0.25, 0.2501, 0.999, 1.0, 1.001, 2.5, 7.0, 20.0, 50.0]);
+    deviations.extend(deviations.clone().iter().map(|d| -d));
+    deviations
+}
+
+fn widen(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+fn forward(activation: Activation, level: Level, z: &[f32]) -> [Vec<f32>; 2] {
+    let [mut value, mut slope] = [0; 2].map(|_| vec![GAP; z.len()]);
+    activation.forward(level, z, &mut value, &mut slope);
+    [value, slope]
+}
+
+fn push(activation: Activation, level: Level, z: &[f32], d: &[f32]) -> [Vec<f32>; 2] {
+    let [mut difference, mut slope] = [0; 2].map(|_| vec![GAP; z.len()]);
+    activation.push(level, z, d, &mut difference, &mut slope);
+    [difference, slope]
+}
+
+#[test]
+fn values_and_slopes() {
+    let mut z = grid();
+    z.extend((-20_000..20_000).map(|i| i as f32 * 7.3e-4));
+    for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
+        let [value, slope] = forward(activation, level, &z);
+        let wide = widen(&z);
+        let bound = roundings(activation, 0.0).0 * ROUNDING;
+        let want: Vec<f64> = wide.iter().map(|&z| reference::activation_value(activation, z)).collect();
+        let tolerance = |i: usize| bound * want[i].abs() + underflow(wide[i].abs());
+        assert_within(&value, &want, tolerance, &(level, activation, "value"));
+        let want: Vec<f64> = wide.iter().map(|&z| reference::activation_slope(activation, z)).collect();
+        let tolerance = |i: usize| bound * slope_size(activation, wide[i]) + underflow(wide[i].abs());
+        assert_within(&slope, &want, tolerance, &(level, activation, "slope"));
+    }
+}
+
+#[test]
+fn differences() {
+    let (zs, ds) = (grid(), deviations());
+    let pairs = zs.iter().flat_map(|&z| ds.iter().map(move |&d| (z, d)));
+    let (mut z, mut d): (Vec<f32>, Vec<f32>) = pairs.unzip();
+    // Deviations to the other side of 0, to 0 and nearly to 0.
+    for &at in &zs {
+        for factor in [0.5, 1.0 - 1e-6, 1.0, 1.0 + 1e-6, 1.5, 2.0, 3.0] {
+            z.push(at);
+            d.push(-at * factor);
+        }
+    }
+    let mut rng = generator(30);
+    for _ in 0..100_000 {
+        z.push(rng.random_range(-12.0..12.0));
+        d.push(rng.random_range(-3.0..3.0) * 10f32.powi(rng.random_range(-5..=0)));
+    }
+    let (wide_z, wide_d) = (widen(&z), widen(&d));
+    let w: Vec<f64> = zip(&wide_z, &wide_d).map(|(z, d)| z + d).collect();
+    for activation in ALL {
+        let want: Vec<f64> =
+            zip(&wide_z, &wide_d).map(|(&z, &d)| reference::activation_difference(activation, z, d)).collect();
+        let size: Vec<f64> = zip(&wide_z, &wide_d).map(|(&z, &d)| difference_size(activation, z, d)).collect();
+        let slopes: Vec<f64> = w.iter().map(|&w| reference::activation_slope(activation, w)).collect();
+        let floor = |i: usize| underflow(wide_z[i].abs() + wide_d[i].abs());
+        for level in levels() {
+            let [difference, slope] = push(activation, level, &z, &d);
+            let bound = |i: usize| {
+                let (own, inherent) = roundings(activation, w[i]);
+                (own + inherent) * ROUNDING
+            };
+            let got: Vec<_> = zip(&z, &d).collect();
+            for (i, (&g, &want)) in difference.iter().zip(&want).enumerate() {
+                let case = (level, activation, "difference", got[i]);
+                assert_within(&[g], &[want], |_| bound(i) * size[i] + floor(i), &case);
+            }
+            // The slope of a kink jumps where the rounding of w reaches 0.
+            for i in (0..w.len()).filter(|&i| f64::from(z[i] + d[i]).signum() == w[i].signum()) {
+                let case = (level, activation, "slope", got[i]);
+                let tolerance = bound(i) * slope_size(activation, w[i]) + floor(i);
+                assert_within(&slope[i..=i], &slopes[i..=i], |_| tolerance, &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_travels() {
+    for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
+        for lane in 0..19 {
+            let (mut z, mut d) = ([0.5; 19], [0.25; 19]);
+            z[lane] = f32::NAN;
+            let [value, _] = forward(activation, level, &z);
+            let [difference, _] = push(activation, level, &z, &d);
+            // The identity's difference is the deviation, whatever the value.
+            let lost = activation == Activation::Identity;
+            for i in 0..19 {
+                assert_eq!(value[i].is_nan(), i == lane, "{level} {activation:?}: value {i} of {lane}");
+                assert!(lost || difference[i].is_nan() == (i == lane), "{level} {activation:?}: {i} of z {lane}");
+            }
+            z[lane] = -0.5;
+            d[lane] = f32::NAN;
+            let [difference, _] = push(activation, level, &z, &d);
+            for (i, x) in difference.iter().enumerate() {
+                assert_eq!(x.is_nan(), i == lane, "{level} {activation:?}: difference {i} of d {lane}");
+            }
+        }
+    }
+}
+
+/// What IEEE arithmetic makes of PyTorch's formulas: NaN for 0 times infinity.
+#[test]
+fn infinity_travels() {
+    for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
+        let z = [f32::INFINITY, f32::NEG_INFINITY];
+        let [value, slope] = forward(activation, level, &z);
+        let value_at = |z: &f64| reference::activation_value(activation, *z);
+        let slope_at = |z: &f64| reference::activation_slope(activation, *z);
+        let wide = widen(&z);
+        assert_within(&value, &wide.iter().map(value_at).collect::<Vec<_>>(), |_| 0.0, &(level, activation));
+        assert_within(&slope, &wide.iter().map(slope_at).collect::<Vec<_>>(), |_| 1e-7, &(level, activation, "slope"));
+        for start in [-3.0, -0.1, 0.0, 0.2, 5.0] {
+            let [difference, slope] = push(activation, level, &[start; 2], &z);
+            let difference_to = |d: &f64| reference::activation_difference(activation, f64::from(start), *d);
+            let want: Vec<f64> = wide.iter().map(difference_to).collect();
+            let tolerance = |i: usize| 24.0 * ROUNDING * want[i].abs();
+            assert_within(&difference, &want, tolerance, &(level, activation, start));
+            let want: Vec<f64> = wide.iter().map(slope_at).collect();
+            assert_within(&slope, &want, |_| 1e-7, &(level, activation, start, "slope"));
+        }
+    }
+}
+
+/// PyTorch: torch.autograd.grad(f(x), x) at x = 0.
+#[test]
+fn slopes_at_zero() {
+    let leaky = Activation::LeakyRelu { negative_slope: 0.2 };
+    for level in levels() {
+        for (activation, expected) in [
+            (Activation::Identity, 1.0),
+            (Activation::Relu, 0.0),
+            (leaky, 0.2),
+            (Activation::Tanh, 1.0),
+            (Activation::Sigmoid, 0.25),
+            (Activation::Gelu, 0.5),
+            (Activation::Silu, 0.5),
+            (Activation::Softplus, 0.5),
+        ] {
+            for zero in [0.0, -0.0] {
+                assert_relative_eq!(forward(activation, level, &[zero])[1][0], expected, max_relative = 4e-7);
+                assert_relative_eq!(push(activation, level, &[1.5], &[-1.5])[1][0], expected, max_relative = 4e-7);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_length() {
+    let mut rng = generator(31);
+    for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
+        let (z, d) = (values(&mut rng, 70), values(&mut rng, 70));
+        let whole = push(activation, level, &z, &d);
+        let whole_forward = forward(activation, level, &z);
+        for len in 0..67 {
+            // From an odd start, so that nothing is aligned.
+            let range = 3..3 + len;
+            let (z, d) = (&z[range.clone()], &d[range.clone()]);
+            let [mut first, mut second] = [0; 2].map(|_| vec![GAP; 80]);
+            activation.push(level, z, d, &mut first[1..1 + len], &mut second[1..1 + len]);
+            for (got, whole) in [first, second].iter().zip(&whole) {
+                assert!(same_bits(&got[1..1 + len], &whole[range.clone()]), "{level} {activation:?} of {len}");
+                let outside = got[..1].iter().chain(&got[1 + len..]);
+                assert!(outside.into_iter().all(|x| x.to_bits() == GAP.to_bits()), "{level} wrote beyond {len}");
+            }
+            for (got, whole) in forward(activation, level, z).iter().zip(&whole_forward) {
+                assert!(same_bits(got, &whole[range.clone()]), "{level} {activation:?} of {len}");
+            }
+        }
+    }
+}
+
+/// Phi to the digits of Abramowitz and Stegun, table 26.1, and the asymptotic tail; the others by
+/// definition.
+#[test]
+fn twins_have_known_values() {
+    let distribution = |z: f64| reference::activation_value(Activation::Gelu, z) / z;
+    for (z, phi) in [
+        (1.0, 0.841_344_746_068_543),
+        (2.0, 0.977_249_868_051_821),
+        (-2.0, 0.022_750_131_948_179_2),
+        (-3.0, 1.349_898_031_630_09e-3),
+        (-5.0, 2.866_515_718_791_94e-7),
+        (-10.0, 7.619_853_024_160_53e-24),
+    ] {
+        assert_relative_eq!(distribution(z), phi, max_relative = 1e-12);
+    }
+    assert_relative_eq!(
+        reference::activation_value(Activation::Silu, 1.0),
+        0.731_058_578_630_005,
+        max_relative = 1e-14
+    );
+    assert_relative_eq!(reference::activation_value(Activation::Softplus, 0.0), 2f64.ln(), max_relative = 1e-15);
+}
+
+/// For d that is not small the twins' differences are those of two values, for small d they are
+/// d f'(z + d / 2); slopes are the limit of differences.
+#[test]
+fn twins_agree_with_each_other() {
+    for activation in ALL {
+        for z in (-80..=80).map(|i| f64::from(i) * 0.113 + 0.0301) {
+            for d in [-7.0, -1.5, -0.99, -0.11, -0.09, 0.09, 0.11, 0.99, 1.5, 7.0] {
+                let value = |x: f64| reference::activation_value(activation, x);
+                let difference = reference::activation_difference(activation, z, d);
+                assert_relative_eq!(difference, value(z + d) - value(z), epsilon = 2e-14, max_relative = 1e-13);
+            }
+            for d in [-1e-4, -1e-9, 1e-30, 1e-6, 1e-4] {
+                let expected = d * reference::activation_slope(activation, z + d / 2.0);
+                let got = reference::activation_difference(activation, z, d);
+                // The next term of the series is d^2 f'''/24 f' of the first; f' of gelu and silu has a zero.
+                let size = d.abs() * slope_size(activation, z);
+                assert!((got - expected).abs() <= (1e-12 + 20.0 * d * d) * size, "{activation:?} at {z}, {d}");
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What the tests of the kernels share: levels, random data, images across lanes, comparisons.
+
+use std::fmt::Debug;
+
+use predictive_coding_kernels::{ConvShape, LEVEL_VARIABLE, Level, lanes, reference};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Half the distance of 1 from the next f32: the largest relative error of one rounding.
+pub const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+
+/// A NaN that no arithmetic produces, so that writing to it shows.
+pub const GAP: f32 = f32::from_bits(0x7fc5_a5a5);
+
+/// Every level of this machine, or the one that the environment names; prints the others.
+///
+/// # Panics
+/// If the machine lacks the level that is named.
+pub fn levels() -> Vec<Level> {
+    let levels = match std::env::var_os(LEVEL_VARIABLE) {
+        Some(name) if !name.is_empty() => vec![Level::from_environment().unwrap_or_else(|error| panic!("{error}"))],
+        _ => Level::available().to_vec(),
+    };
+    for name in ["avx512", "avx2", "portable"] {
+        if !levels.iter().any(|level| level.name() == name) {
+            println!("level {name} skipped");
+        }
+    }
+    levels
+}
+
+pub fn generator(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+/// Uniform in -1..1.
+pub fn values(rng: &mut impl Rng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// Multiples of 1/4 in -2..=2: sums and differences of some are exact, and many are equal.
+pub fn coarse(rng: &mut impl Rng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| rng.random_range(-8..=8) as f32 / 4.0).collect()
+}
+
+pub fn absolute(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|x| x.abs()).collect()
+}
+
+/// Runs `f` on a pool of so many threads.
+pub fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads").install(f)
+}
+
+/// `[samples][elements]` to `[elements][lanes]`, for as many samples as a vector of the level has lanes.
+pub fn to_lanes<T: Copy>(level: Level, samples: &[T]) -> Vec<T> {
+    let lanes = lanes(level);
+    let elements = samples.len() / lanes;
+    (0..samples.len()).map(|i| samples[i % lanes * elements + i / lanes]).collect()
+}
+
+/// The reverse of [`to_lanes`].
+pub fn from_lanes<T: Copy>(level: Level, vectors: &[T]) -> Vec<T> {
+    let lanes = lanes(level);
+    let elements = vectors.len() / lanes;
+    (0..vectors.len()).map(|i| vectors[i % elements * lanes + i / elements]).collect()
+}
+
+pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// # Panics
+/// If an element is further from the expected one than its tolerance, or only one of both is NaN or
+/// infinite.
+pub fn assert_within(got: &[f32], want: &[f64], tolerance: impl Fn(usize) -> f64, case: &dyn Debug) {
+    assert_eq!(got.len(), want.len(), "number of elements of {case:?}");
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let got = f64::from(got);
+        let equal = got == want || (got.is_nan() && want.is_nan());
+        assert!(
+            equal || (want.is_finite() && (got - want).abs() <= tolerance(i)),
+            "{case:?}: element {i} is {got:e}, expected {want:e}: off by {:e}, allowed are {:e}",
+            (got - want).abs(),
+            tolerance(i)
+        );
+    }
+}
+
+/// The error allowed to a sum of `depth` products whose absolute values add up to `size`: roundings
+/// are independent, so they grow as the root of their number; 4 is far outside of their spread.
+pub fn of_sum(depth: usize, size: f64) -> f64 {
+    4.0 * ((depth as f64).sqrt() + 2.0) * ROUNDING * size
+}
+
+/// A window of a random kind that fits its input; `channels` is the largest number of either.
+pub fn random_shape(rng: &mut impl Rng, channels: usize, size: usize) -> ConvShape {
+    loop {
+        let mut pair = |from: usize, to: usize| [rng.random_range(from..=to), rng.random_range(from..=to)];
+        let [in_channels, out_channels] = pair(1, channels);
+        let shape = ConvShape {
+            in_channels,
+            out_channels,
+            input: pair(1, size),
+            kernel: pair(1, 4),
+            stride: pair(1, 3),
+            padding: pair(0, 3),
+            dilation: pair(1, 3),
+        };
+        if fits(&shape) {
+            return shape;
+        }
+    }
+}
+
+/// Every kernel size, stride, padding and dilation, the same along both axes but for the input.
+pub fn square_windows(in_channels: usize, out_channels: usize) -> Vec<ConvShape> {
+    let mut shapes = vec![];
+    for i in 0..4 * 3 * 4 * 3 {
+        let (kernel, stride, padding, dilation) = (i % 4 + 1, i / 4 % 3 + 1, i / 12 % 4, i / 48 + 1);
+        shapes.push(ConvShape {
+            in_channels,
+            out_channels,
+            input: [7, 10],
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [padding; 2],
+            dilation: [dilation; 2],
+        });
+    }
+    shapes.retain(fits);
+    shapes
+}
+
+fn fits(shape: &ConvShape) -> bool {
+    (0..2).all(|axis| (shape.kernel[axis] - 1) * shape.dilation[axis] < shape.input[axis] + 2 * shape.padding[axis])
+}
+
+/// Elements of an input of `samples` images, and of an output.
+pub fn sizes(shape: &ConvShape, samples: usize) -> [usize; 2] {
+    let output = reference::output_size(shape);
+    let elements = |channels, size: [usize; 2]| samples * channels * size[0] * size[1];
+    [elements(shape.in_channels, shape.input), elements(shape.out_channels, output)]
+}
