@@ -3,4 +3,5 @@
 mod common;
 mod errors;
 mod infer;
+mod mnist;
 mod train;
