@@ -5,7 +5,7 @@
 //! ```
 //!
 //! for M rows by N vectors, held in registers from the first k to the last. A is packed into
-//! panels `[k][M]`; B is whatever memory holds the activations, addressed by a [`Depth`], so that a
+//! panels `[k][M]`, or read where it lies ([`Broadcast`]); B is whatever memory holds the activations, addressed by a [`Depth`], so that a
 //! matrix, a convolution and its transpose differ in nothing but their addresses and no patch is
 //! ever copied. An [`Epilogue`] takes the sums while they are still in registers.
 
@@ -38,6 +38,37 @@ impl Depth for Strided {
     #[inline(always)]
     unsafe fn at(self, k: usize) -> (usize, usize) {
         (k, k * self.stride)
+    }
+}
+
+/// The addresses of the elements of A, each of which is broadcast over a vector.
+pub(crate) trait Broadcast: Copy {
+    /// The offset of row m < M of the tile at panel row k.
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize;
+}
+
+/// A panel `[k][M]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel;
+
+impl Broadcast for Panel {
+    #[inline(always)]
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
+        k * M + m
+    }
+}
+
+/// A matrix with any strides.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix {
+    pub(crate) row_stride: usize,
+    pub(crate) depth_stride: usize,
+}
+
+impl Broadcast for Matrix {
+    #[inline(always)]
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
+        m * self.row_stride + k * self.depth_stride
     }
 }
 
@@ -122,12 +153,13 @@ impl Epilogue for LinearEpilogue {
 /// The sums of an M x N tile.
 ///
 /// # Safety
-/// For every k < K, the M elements of panel row `at(k).0` must be inside the panel at `a`, and
-/// LANES elements from `at(k).1 + n * step` must be readable from `b` for n < N.
+/// For every k < K, the M elements that `broadcast` finds for panel row `at(k).0` must be readable
+/// from `a`, and LANES elements from `at(k).1 + n * step` from `b` for n < N.
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd, D: Depth, const M: usize, const N: usize>(
+pub(crate) unsafe fn multiply<S: Simd, A: Broadcast, D: Depth, const M: usize, const N: usize>(
     s: S,
     a: *const f32,
+    broadcast: A,
     b: *const f32,
     step: usize,
     depth: D,
@@ -142,7 +174,7 @@ pub(crate) unsafe fn multiply<S: Simd, D: Depth, const M: usize, const N: usize>
                 *v = s.load(b.add(offset + n * step));
             }
             for (m, sums) in sums.iter_mut().enumerate() {
-                let weight = s.splat(*a.add(row * M + m));
+                let weight = s.splat(*a.add(broadcast.offset::<M>(m, row)));
                 for (sum, v) in sums.iter_mut().zip(v) {
                     *sum = s.fma(weight, v, *sum);
                 }
@@ -158,14 +190,21 @@ pub(crate) fn tile_width<S: Simd>(_: S, rows: usize) -> usize {
     if rows <= LOW_ROWS { S::WIDE } else { S::NARROW }
 }
 
+/// The tile heights that [`with_tile`] knows.
+const HEIGHTS: [usize; 9] = [1, 2, 3, 4, 5, 6, 8, 10, 12];
+
 /// The panel height that splits `rows` into the fewest equal panels, for tiles that are to be
 /// `wide` (many vectors) or not (one or a few, where height alone hides the latency of the sums).
 pub(crate) fn panel_height(rows: usize, wide: bool) -> usize {
-    const TALL: [usize; 9] = [1, 2, 3, 4, 5, 6, 8, 10, 12];
-    let heights = if wide { &TALL[..LOW_ROWS] } else { &TALL[..] };
+    let heights = if wide { &HEIGHTS[..LOW_ROWS] } else { &HEIGHTS[..] };
     let tallest = heights[heights.len() - 1];
     let equal = rows.max(1).div_ceil(rows.max(1).div_ceil(tallest));
     heights.iter().copied().find(|&height| height >= equal).unwrap_or(tallest)
+}
+
+/// The tallest tile of at most `rows` rows and at most `tallest`.
+pub(crate) fn tile_height(rows: usize, tallest: usize) -> usize {
+    HEIGHTS.iter().rev().copied().find(|&height| height <= rows.min(tallest)).unwrap_or(1)
 }
 
 /// Calls `$call::<M, N>` with the constants for a height of [`panel_height`] and a width of at most

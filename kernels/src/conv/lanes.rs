@@ -410,7 +410,7 @@ fn panels_of_tile<S: Simd, D: Depth, const M: usize, const N: usize>(
         // checked against the plan; so are the output rows below `tile.rows`.
         unsafe {
             let panel = tile.panels.add(first * product.depth);
-            let sums = multiply::<S, D, M, N>(s, panel, tile.from, product.source_step, depth);
+            let sums = multiply::<S, Panel, D, M, N>(s, panel, Panel, tile.from, product.source_step, depth);
             for (m, sums) in sums.into_iter().enumerate().take(tile.rows - first) {
                 for (n, sum) in sums.into_iter().enumerate() {
                     let at = (first + m) * product.out_plane + tile.at + n * product.out_step;
