@@ -14,7 +14,7 @@ use crate::train::check_parent;
 
 /// Infer the beliefs of one batch, with errors and gradients.
 ///
-/// The output file holds `loss` [1], `activation.l` and `error.l` for every layer l = 1..L,
+/// The output file holds `loss` (one value), `activation.l` and `error.l` for every layer l = 1..L,
 /// `deviation.l` and `belief.l` for l = 1..L-1, each in the layer's own shape with the batch first,
 /// and `grad.<parameter>`, all f32.
 #[derive(Args, Clone, Debug)]
@@ -22,10 +22,10 @@ pub struct Infer {
     /// Model file
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// Weights, safetensors with f32 tensors <layer>.<op>.weight and .bias
+    /// Weights, safetensors with f32 tensors named as in 0.1.weight and 0.1.bias: layer, operation
     #[arg(long, value_name = "W")]
     weights: PathBuf,
-    /// Batch, safetensors with x (f32 [batch, ...]) and y (i64 [batch] or f32 [batch, outputs])
+    /// Batch, safetensors with x (f32, batch first) and y (i64, a label each, or f32, a row of outputs each)
     #[arg(long, value_name = "B")]
     batch: PathBuf,
     /// How errors and gradients are found

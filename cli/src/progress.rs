@@ -1,15 +1,21 @@
-//! A progress bar on standard error; a line per epoch where that is no terminal.
+//! A progress bar on standard error; where that is no terminal, a line now and then.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use predictive_coding::Record;
 
 use crate::console::note;
 use crate::training::Training;
+
+/// Lines that a run leaves where a bar can not be drawn.
+const LINES: u64 = 10;
 
 /// Progress in floating-point operations, so that methods of different cost share a bar and the
 /// time left is meant.
 pub struct Progress {
     bar: ProgressBar,
     prefix: String,
+    /// The last evaluation.
+    test: String,
 }
 
 impl Progress {
@@ -17,13 +23,14 @@ impl Progress {
     pub fn new(work: u64) -> Self {
         let style = ProgressStyle::with_template("{prefix}{bar:30} {percent:>3}%  {msg}  {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Progress { bar: ProgressBar::new(work).with_style(style), prefix: String::new() }
+        Progress { bar: ProgressBar::new(work).with_style(style), prefix: String::new(), test: String::new() }
     }
 
     /// What is under way, in front of everything.
     pub fn set_prefix(&mut self, prefix: &str) {
         self.prefix = format!("{prefix}  ");
         self.bar.set_prefix(self.prefix.clone());
+        self.test.clear();
     }
 
     /// Work that was done in an earlier run.
@@ -35,30 +42,22 @@ impl Progress {
     /// One step, of this much work, was taken.
     pub fn step(&mut self, training: &Training, work: u64) {
         let latest = training.latest();
-        let task = training.task();
-        self.bar.set_message(format!(
-            "epoch {}/{}  loss {:.4}  accuracy {:5.1}%",
-            latest.epoch,
-            task.epochs,
-            latest.loss,
-            100.0 * latest.accuracy
-        ));
-        self.bar.inc(work);
+        let epochs = training.task().epochs;
+        let epoch = latest.epoch;
         if let Some(test) = training.evaluation() {
-            self.line(&format!(
-                "{}epoch {}/{}: test loss {:.4}, test accuracy {:.1}%",
-                self.prefix,
-                test.epoch,
-                task.epochs,
-                test.loss,
-                100.0 * test.accuracy
-            ));
+            self.test = format!("  test accuracy {:.1}%", 100.0 * test.accuracy);
+            if self.bar.is_hidden() && (epoch == epochs || epoch.is_multiple_of(epochs.div_ceil(LINES))) {
+                let Record { loss, accuracy, .. } = test;
+                let percent = 100.0 * accuracy;
+                note(&format!(
+                    "{}epoch {epoch}/{epochs}: test loss {loss:.4}, test accuracy {percent:.1}%",
+                    self.prefix
+                ));
+            }
         }
-    }
-
-    /// A line above the bar.
-    pub fn line(&self, text: &str) {
-        self.bar.suspend(|| note(text));
+        let (loss, percent) = (latest.loss, 100.0 * latest.accuracy);
+        self.bar.set_message(format!("epoch {epoch}/{epochs}  loss {loss:.4}  accuracy {percent:5.1}%{}", self.test));
+        self.bar.inc(work);
     }
 
     /// Removes the bar.
