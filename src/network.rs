@@ -152,7 +152,7 @@ impl Network {
     }
 
     /// The multiplications and additions that the products of one step on `batch` samples need,
-    /// every multiply-add counted as two: the forward pass, the relaxation, the gradients.
+    /// every multiply-add counted as two: the forward pass, the relaxation, the gradients. Saturates.
     ///
     /// What is known is not computed: the first layer's prediction is constant, and from v = v-hat
     /// errors travel down one layer per iteration.
@@ -162,18 +162,20 @@ impl Network {
         let sum = |layers: Range<usize>| layer[layers].iter().sum::<u64>();
         let forward = sum(0..last);
         let gradients = sum(0..last);
+        // Iterations after the L-th need every layer.
+        let over_iterations = |iterations: usize, first: fn(usize, usize) -> usize| {
+            let early: u64 = (1..=iterations.min(last)).map(|i| sum(first(last, i)..last)).sum();
+            early.saturating_add(sum(1..last).saturating_mul(iterations.saturating_sub(last) as u64))
+        };
         let relaxation = match method {
             Method::Exact => sum(1..last),
-            Method::FixedPrediction { iterations, .. } => {
-                (1..=iterations).map(|i| sum(first_pulled(last, i)..last)).sum()
-            }
+            Method::FixedPrediction { iterations, .. } => over_iterations(iterations, first_pulled),
             Method::Strict { iterations, .. } => {
-                let steps: u64 =
-                    (1..=iterations).map(|i| sum(first_pushed(last, i)..last) + sum(first_pulled(last, i)..last)).sum();
-                steps + sum(1..last)
+                let pulls = over_iterations(iterations, first_pulled);
+                pulls.saturating_add(over_iterations(iterations, first_pushed)).saturating_add(sum(1..last))
             }
         };
-        batch as u64 * (forward + relaxation + gradients)
+        (forward + gradients).saturating_add(relaxation).saturating_mul(batch as u64)
     }
 }
 

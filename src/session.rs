@@ -247,6 +247,11 @@ impl Session {
         self.samples
     }
 
+    /// Loss of the forward pass of the last call, which a divergence does not change.
+    pub fn loss(&self) -> f32 {
+        self.loss
+    }
+
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
     pub fn gradients(&self) -> &Parameters {
         &self.gradients

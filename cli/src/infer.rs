@@ -101,7 +101,7 @@ impl Infer {
             Ok(loss) => loss,
             Err(Error::Diverged(divergence)) => {
                 note(&format!("warning: {divergence}; all {iterations} iterations were run"));
-                session.forward(&parameters, &batch.x, &batch.y).map_err(Failure::run)?
+                session.loss()
             }
             Err(error) => return Err(Failure::run(error)),
         };
