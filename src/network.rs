@@ -9,9 +9,11 @@ use crate::method::Method;
 use crate::op::Op;
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
-/// More elements than this in one sample's activations or in the parameters are refused: their
-/// bytes would not fit an address space with room to spare.
-const MAX_ELEMENTS: usize = 1 << 40;
+/// The largest tensor of one sample, so that the tensor of a vector's worth of samples can be
+/// addressed by 32 bits.
+const MAX_SAMPLE: usize = 1 << 28;
+/// The most parameters: 16 GiB of f32.
+const MAX_PARAMETERS: usize = 1 << 32;
 
 /// v_l = f_l(v_{l-1}; theta_l) for l = 1..L, and the loss of v_L.
 ///
@@ -92,7 +94,7 @@ impl Network {
         if layers.is_empty() {
             return Err(Error::Network("the network has no layer, expected at least one".into()));
         }
-        check_size("the input", input)?;
+        check_size("the input", input, MAX_SAMPLE)?;
         let mut shape = input.to_vec();
         let mut built: Vec<Layer> = Vec::with_capacity(layers.len());
         let mut specs = SpecBuilder::default();
@@ -102,7 +104,8 @@ impl Network {
                 let place = |message| Error::Network(format!("layer {}, operation {o}: {message}", l + 1));
                 let before = &shapes[o];
                 let after = op.output_shape(before).map_err(|e| place(e.to_string()))?;
-                check_size(op.name(), &after).map_err(|e| place(e.to_string()))?;
+                check_size(&format!("the output of {}", op.name()), &after, MAX_SAMPLE)
+                    .map_err(|e| place(e.to_string()))?;
                 specs.add(l, o, op, before).map_err(|e| place(e.to_string()))?;
                 shapes.push(after);
             }
@@ -149,7 +152,7 @@ impl Network {
     }
 
     /// The multiplications and additions that the products of one step on `batch` samples need,
-    /// every multiply-add counted as two: the forward pass, the relaxation, the gradients.
+    /// every multiply-add counted as two: the forward pass, the relaxation, the gradients. Saturates.
     ///
     /// What is known is not computed: the first layer's prediction is constant, and from v = v-hat
     /// errors travel down one layer per iteration.
@@ -159,18 +162,20 @@ impl Network {
         let sum = |layers: Range<usize>| layer[layers].iter().sum::<u64>();
         let forward = sum(0..last);
         let gradients = sum(0..last);
+        // Iterations after the L-th need every layer.
+        let over_iterations = |iterations: usize, first: fn(usize, usize) -> usize| {
+            let early: u64 = (1..=iterations.min(last)).map(|i| sum(first(last, i)..last)).sum();
+            early.saturating_add(sum(1..last).saturating_mul(iterations.saturating_sub(last) as u64))
+        };
         let relaxation = match method {
             Method::Exact => sum(1..last),
-            Method::FixedPrediction { iterations, .. } => {
-                (1..=iterations).map(|i| sum(first_pulled(last, i)..last)).sum()
-            }
+            Method::FixedPrediction { iterations, .. } => over_iterations(iterations, first_pulled),
             Method::Strict { iterations, .. } => {
-                let steps: u64 =
-                    (1..=iterations).map(|i| sum(first_pushed(last, i)..last) + sum(first_pulled(last, i)..last)).sum();
-                steps + sum(1..last)
+                let pulls = over_iterations(iterations, first_pulled);
+                pulls.saturating_add(over_iterations(iterations, first_pushed)).saturating_add(sum(1..last))
             }
         };
-        batch as u64 * (forward + relaxation + gradients)
+        (forward + gradients).saturating_add(relaxation).saturating_mul(batch as u64)
     }
 }
 
@@ -185,12 +190,12 @@ pub(crate) fn first_pushed(layers: usize, iteration: usize) -> usize {
     (layers + 1).saturating_sub(iteration).max(1)
 }
 
-fn check_size(what: &str, shape: &[usize]) -> Result<()> {
-    match shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).filter(|&n| n <= MAX_ELEMENTS) {
+fn check_size(what: &str, shape: &[usize], limit: usize) -> Result<()> {
+    match shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).filter(|&n| n <= limit) {
         Some(_) => Ok(()),
-        None => Err(Error::Network(format!(
-            "{what} of shape {shape:?} is too large, expected at most {MAX_ELEMENTS} elements"
-        ))),
+        None => {
+            Err(Error::Network(format!("{what} of shape {shape:?} is too large, expected at most {limit} elements")))
+        }
     }
 }
 
@@ -207,7 +212,7 @@ impl SpecBuilder {
             Op::Linear(linear) => (vec![linear.out_features, input[0]], linear.bias),
             _ => return Ok(()),
         };
-        check_size("the weight", &weight)?;
+        check_size("the weight", &weight, MAX_PARAMETERS)?;
         let fan_in = elements(&weight[1..]);
         let outputs = weight[0];
         let mut push = |role: Role, shape: Vec<usize>| {
@@ -220,9 +225,9 @@ impl SpecBuilder {
         if bias {
             push(Role::Bias, vec![outputs]);
         }
-        match self.end <= MAX_ELEMENTS {
+        match self.end <= MAX_PARAMETERS {
             true => Ok(()),
-            false => Err(Error::Network(format!("{} parameters, expected at most {MAX_ELEMENTS}", self.end))),
+            false => Err(Error::Network(format!("{} parameters, expected at most {MAX_PARAMETERS}", self.end))),
         }
     }
 }

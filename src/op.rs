@@ -162,8 +162,22 @@ impl Op {
             Op::MaxPool2d(pool) => {
                 let [channels, height, width] = self.image(input)?;
                 self.pool_padding(pool.kernel_size, pool.padding, pool.dilation)?;
-                let [height, width] =
+                let windows =
                     self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, pool.dilation)?;
+                for (axis, size) in [height, width].into_iter().enumerate() {
+                    let inside = |window: usize| {
+                        let mut taps = (0..pool.kernel_size[axis])
+                            .map(|tap| window * pool.stride[axis] + tap * pool.dilation[axis]);
+                        taps.any(|i| (pool.padding[axis]..pool.padding[axis] + size).contains(&i))
+                    };
+                    if let Some(window) = (0..windows[axis]).find(|&window| !inside(window)) {
+                        return Err(Error::Network(format!(
+                            "max_pool2d has a window (number {window} of an axis of {size}) all of whose elements are padding, \
+                             expected at least one inside; use a smaller padding or dilation"
+                        )));
+                    }
+                }
+                let [height, width] = windows;
                 Ok(vec![channels, height, width])
             }
             Op::AvgPool2d(pool) => {

@@ -48,7 +48,7 @@ pub(crate) struct LayerPlan {
 
 #[derive(Debug)]
 pub(crate) enum Step {
-    Product(Product),
+    Product(Box<Product>),
     /// The slopes lie at `slope` in the local state.
     Activation {
         function: Activation,
@@ -109,9 +109,10 @@ impl Plan {
         let mut place = 0;
         let mut differences = vec![0..0; builder.values.len()];
         for layer in &layers {
-            for boundary in layer.steps.start + 1..layer.steps.end {
-                differences[boundary] = place..place + builder.values[boundary].len();
-                place = differences[boundary].end;
+            let inside = layer.steps.start + 1..layer.steps.end;
+            for (difference, values) in differences[inside.clone()].iter_mut().zip(&builder.values[inside]) {
+                *difference = place..place + values.len();
+                place = difference.end;
             }
         }
         Plan {
@@ -246,7 +247,7 @@ impl<'a> Builder<'a> {
         let first = self.steps.is_empty();
         let backward = if first { 0..0 } else { self.packed(conv.packed_backward_len()) };
         self.weights_scratch = self.weights_scratch.max(conv.weights_scratch_len());
-        Step::Product(Product { conv, weight, bias, forward, backward })
+        Step::Product(Box::new(Product { conv, weight, bias, forward, backward }))
     }
 
     fn boundary(&mut self, shape: &[usize]) {

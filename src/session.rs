@@ -95,7 +95,7 @@ impl Session {
     /// the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
     ///
     /// Errors: [`Error::Argument`] if the batch is 0, the method is refused by
-    /// [`Method::validate`], or the level does not exist here.
+    /// [`Method::validate`], the level does not exist here, or there is not enough memory.
     pub fn new(network: &Network, batch: usize, method: Method) -> Result<Self> {
         let level = Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?;
         Self::with_level(network, batch, method, level)
@@ -110,24 +110,22 @@ impl Session {
             return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
         }
         let plan = Plan::new(network, level);
-        let gradients = Parameters::zeros(network.parameters().clone());
+        let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         let tiles = batch.div_ceil(plan.lanes);
-        let group = || Group {
-            first: 0,
-            tiles: Vec::new(),
+        let group_len = Scratch::len(&plan) + parameters;
+        let count = (GROUP_BYTES / size_of::<f32>() / group_len.max(1)).clamp(1, tiles);
+        let tiles_len = tiles.checked_mul(Tile::len(&plan));
+        check_memory(batch, tiles_len.and_then(|len| len.checked_add(count * group_len + plan.packed + parameters)))?;
+        let gradients = Parameters::zeros(network.parameters().clone());
+        let group = |first: usize, end: usize| Group {
+            first,
+            tiles: (first..end).map(|_| Tile::new(&plan)).collect(),
             scratch: Scratch::new(&plan),
             descent: Descent::new(plan.layers.len(), plan.lanes),
-            gradients: Buffer::zeros(gradients.values().len()),
+            gradients: Buffer::zeros(parameters),
             divergence: None,
         };
-        let first = group();
-        let count = (GROUP_BYTES / (first.scratch.bytes() + first.gradients.bytes()).max(1)).clamp(1, tiles);
-        let mut groups: Vec<Group> = std::iter::once(first).chain((1..count).map(|_| group())).collect();
-        for (index, group) in groups.iter_mut().enumerate() {
-            group.first = index * tiles / count;
-            let end = (index + 1) * tiles / count;
-            group.tiles = (group.first..end).map(|_| Tile::new(&plan)).collect();
-        }
+        let groups = (0..count).map(|i| group(i * tiles / count, (i + 1) * tiles / count)).collect();
         Ok(Session {
             packed: Buffer::zeros(plan.packed),
             plan,
@@ -249,6 +247,11 @@ impl Session {
         self.samples
     }
 
+    /// Loss of the forward pass of the last call, which a divergence does not change.
+    pub fn loss(&self) -> f32 {
+        self.loss
+    }
+
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
     pub fn gradients(&self) -> &Parameters {
         &self.gradients
@@ -297,7 +300,9 @@ impl Session {
     fn check(&self, parameters: &Parameters, x: &[f32], targets: Targets<'_>) -> Result<usize> {
         let (found, expected) = (parameters.specs(), self.gradients.specs());
         if !std::sync::Arc::ptr_eq(found, expected) && found != expected {
-            return Err(Error::Input("the parameters are of another network than the session's".into()));
+            return Err(Error::Input(
+                "the parameters have other names or shapes than the session's network, expected its own".into(),
+            ));
         }
         let elements = self.plan.values[0].len() / self.plan.lanes;
         let samples = x.len() / elements;
@@ -472,6 +477,23 @@ impl Call<'_> {
                 // The lanes without a sample stay at 0.
                 out.chunks_exact_mut(plan.lanes).for_each(|lanes| lanes[tile.samples..].fill(0.0));
             }
+        }
+    }
+}
+
+/// Refuses a plan whose buffers, of so many elements together, the machine can not hold: by asking
+/// for them in one piece, which is given back at once.
+fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> {
+    match elements.map(|elements| Vec::<f32>::new().try_reserve_exact(elements)) {
+        Some(Ok(())) => Ok(()),
+        _ => {
+            let size = elements.map_or("too many bytes to count".into(), |elements| {
+                format!("{:.0} GiB", elements as f64 * size_of::<f32>() as f64 / f64::from(1 << 30))
+            });
+            Err(Error::Argument(format!(
+                "a session for this network and a batch of {batch} needs {size}, more than this machine gives; use a \
+                 smaller batch"
+            )))
         }
     }
 }

@@ -40,6 +40,11 @@ impl Tile {
         }
     }
 
+    /// At least as many elements as a tile's buffers have.
+    pub(crate) fn len(plan: &Plan) -> usize {
+        plan.values_len() + 4 * plan.outputs_len()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let buffers = [&self.values, &self.deviations, &self.errors, &self.output_difference, &self.targets];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + size_of_val(self.losses.as_slice())
@@ -70,6 +75,11 @@ impl Scratch {
             input: Buffer::zeros(plan.widest),
             weights: Buffer::zeros(plan.weights_scratch),
         }
+    }
+
+    /// Elements of the scratch's buffers.
+    pub(crate) fn len(plan: &Plan) -> usize {
+        plan.differences_len() + plan.local + 3 * plan.widest + plan.weights_scratch
     }
 
     pub(crate) fn bytes(&self) -> usize {

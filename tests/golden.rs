@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Session};
+use predictive_coding::{Method, Network, Parameters, Session};
 use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
 use predictive_coding_reference::levels::levels;
 use predictive_coding_reference::naive::{Naive, dense};
@@ -43,14 +43,9 @@ fn load(name: &'static str) -> Case {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let read = |file: &str| fs::read(folder.join(file)).unwrap();
     let case: Value = serde_json::from_slice(&read("case.json")).unwrap();
-    let network = network(&String::from_utf8(read(case["model"].as_str().unwrap())).unwrap());
-    let weights = read(case["weights"].as_str().unwrap());
-    let weights = SafeTensors::deserialize(&weights).unwrap();
-    let mut parameters = Parameters::zeros(network.parameters().clone());
-    for name in weights.names() {
-        let tensor = parameters.get_mut(name).unwrap();
-        tensor.copy_from_slice(&f32s(weights.tensor(name).unwrap().data()));
-    }
+    let path = |key: &str| folder.join(case[key].as_str().unwrap());
+    let network = Network::from_file(path("model")).unwrap();
+    let parameters = Parameters::load(&network, path("weights")).unwrap();
     let batch = read(case["batch"].as_str().unwrap());
     let batch = SafeTensors::deserialize(&batch).unwrap();
     let y = batch.tensor("y").unwrap();
@@ -76,28 +71,6 @@ fn load(name: &'static str) -> Case {
     };
     let runs = case["runs"].as_array().unwrap().iter().map(run).collect();
     Case { name, network, parameters, x: f32s(batch.tensor("x").unwrap().data()), y, runs }
-}
-
-fn network(text: &str) -> Network {
-    let table: toml::Table = text.parse().unwrap();
-    let size = |value: &toml::Value| value.as_integer().unwrap() as usize;
-    let input: Vec<usize> = table["input"].as_array().unwrap().iter().map(size).collect();
-    let loss = if table["loss"].as_str() == Some("mse") { Loss::Mse } else { Loss::CrossEntropy };
-    let op = |op: &toml::Value| match op["type"].as_str().unwrap() {
-        "conv2d" => {
-            let mut conv = Conv2d::new(size(&op["out_channels"]), [size(&op["kernel_size"]); 2]);
-            conv.padding = [op.get("padding").map_or(0, size); 2];
-            Op::Conv2d(conv)
-        }
-        "linear" => Op::Linear(Linear::new(size(&op["out_features"]))),
-        "max_pool2d" => Op::MaxPool2d(MaxPool2d::new([size(&op["kernel_size"]); 2])),
-        "flatten" => Op::Flatten,
-        "relu" => Op::Relu,
-        "tanh" => Op::Tanh,
-        other => panic!("operation {other}"),
-    };
-    let ops = |layer: &toml::Value| layer["ops"].as_array().unwrap().iter().map(op).collect();
-    Network::new(&input, loss, table["layer"].as_array().unwrap().iter().map(ops).collect()).unwrap()
 }
 
 /// The tensors that a step on this network has, and no others, so that none goes unchecked.

@@ -1,2 +1,66 @@
-//! c
-fn main() {}
+//! Trains and examines predictive coding networks from the command line.
+
+mod compare;
+mod console;
+mod evaluate;
+mod figure;
+mod infer;
+mod interrupt;
+mod machine;
+mod options;
+mod progress;
+mod report;
+mod summary;
+mod table;
+mod train;
+mod training;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::console::{Failure, flatten_usage_error, print};
+
+/// Predictive coding networks on the CPU.
+///
+/// Without a command, trains a small convolutional network on handwritten digits by exact,
+/// fixed-prediction and strict predictive coding and compares them, as `train` does without
+/// options; results go to the directory `out`.
+///
+/// PREDICTIVE_CODING_LEVEL=portable|avx2|avx512 forces a SIMD level.
+#[derive(Parser)]
+#[command(name = "predictive-coding", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(train::Train),
+    Infer(infer::Infer),
+    Evaluate(evaluate::Evaluate),
+    Summary(summary::Summary),
+}
+
+fn run() -> Result<(), Failure> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(help) if !help.use_stderr() => return print(help.render().to_string().trim_end()),
+        Err(error) => return Err(Failure::usage(flatten_usage_error(&error))),
+    };
+    match cli.command {
+        None => train::Train::main_job().run(),
+        Some(Command::Train(train)) => train.run(),
+        Some(Command::Infer(infer)) => infer.run(),
+        Some(Command::Evaluate(evaluate)) => evaluate.run(),
+        Some(Command::Summary(summary)) => summary.run(),
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

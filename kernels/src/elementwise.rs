@@ -2,7 +2,7 @@
 
 use crate::combine::Combine;
 use crate::level::Level;
-use crate::microkernel::{Epilogue, LinearEpilogue};
+use crate::microkernel::LinearEpilogue;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// `out[i] = f(a[i], b[i])`.
@@ -100,7 +100,7 @@ pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32])
             assert!(self.sum.len().is_multiple_of(S::LANES), "{} elements for {} lanes", self.sum.len(), S::LANES);
             for at in (0..self.sum.len()).step_by(S::LANES) {
                 // SAFETY: a whole vector from `at` is inside every operand: their lengths are equal or they are not read.
-                unsafe { self.epilogue.finish(s, 0, at, s.load(self.sum.as_ptr().add(at))) };
+                unsafe { self.epilogue.combine(s, 0, at, s.load(self.sum.as_ptr().add(at))) };
             }
         }
     }
@@ -112,7 +112,7 @@ pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32])
         out.len()
     );
     assert!(combine.bias.is_none(), "elements have no channel to take a bias from");
-    dispatch(level, Combination { sum, epilogue: LinearEpilogue::new(&combine, out) });
+    dispatch(level, Combination { sum, epilogue: LinearEpilogue::new(&combine, out, 0) });
 }
 
 /// `out += a`, element by element.

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::level::Level;
 use crate::microkernel::*;
 use crate::pack::{Source, pack, packed_len};
-use crate::simd::{Kernel, LOW_ROWS, Simd, dispatch};
+use crate::simd::{Kernel, LOW_ROWS, MAX_LANES, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// Depth of a block: a panel of A of 12 rows takes 12 KiB, a third of a 32 KiB first cache.
@@ -26,6 +26,9 @@ const MC: usize = 240;
 const NC: usize = 4096;
 /// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
 const PACK_B_FROM_PANELS: usize = 4;
+
+/// With fewer columns than this, A is read too seldom to be worth copying.
+const PACK_A_FROM_COLUMNS: usize = 1024;
 
 /// The left operand of a product: as it lies, or packed beforehand.
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +169,7 @@ fn product(
     };
     // Cut along the longer side, at multiples of the tile.
     let by_rows = m >= n;
-    let (length, grain) = if by_rows { (m, panel_grain(&a)) } else { (n, 4 * crate::simd::MAX_LANES) };
+    let (length, grain) = if by_rows { (m, panel_grain(&a)) } else { (n, 4 * MAX_LANES) };
     let share = length.div_ceil(parts).next_multiple_of(grain);
     let parts = length.div_ceil(share);
     let part = |part: usize, scratch: &mut [f32]| {
@@ -235,32 +238,64 @@ impl Output {
     }
 }
 
-impl Epilogue for Output {
-    /// `at` is the column of the first lane.
-    #[inline(always)]
-    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
-        let sum = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
-        let n = S::LANES.min(self.columns - at);
-        // SAFETY: the first n lanes are columns of C by the line above; `row` is a row of C by contract.
-        unsafe {
-            let out = self.out.add(row * self.row_stride + at * self.column_stride);
-            if self.column_stride != 1 {
-                let mut lanes = [0.0; crate::simd::MAX_LANES];
-                s.store(lanes.as_mut_ptr(), sum);
-                for (j, &sum) in lanes[..n].iter().enumerate() {
-                    let out = out.add(j * self.column_stride);
+impl Output {
+    /// Stores a tile of `columns` columns that leaves C on the right, or whose rows are not vectors:
+    /// element by element, with the arithmetic of whole vectors.
+    ///
+    /// # Safety
+    /// The rows of `place` must be rows of C, and its first column a column of C.
+    #[inline(never)]
+    unsafe fn store_elements(self, sums: &[f32], columns: usize, place: Place) {
+        let inside = columns.min(self.columns - place.at);
+        for (m, sums) in sums.chunks_exact(columns).enumerate().take(place.rows) {
+            for (n, &sum) in sums[..inside].iter().enumerate() {
+                let at = (place.row + m) * self.row_stride + (place.at + n) * self.column_stride;
+                // SAFETY: `inside` ends at the last column of C; rows are inside by contract.
+                unsafe {
+                    let out = self.out.add(at);
                     *out = if self.beta == 0.0 { sum } else { self.beta * *out + sum };
                 }
-            } else if n == S::LANES {
-                let v = if self.beta == 0.0 { sum } else { s.fma(s.splat(self.beta), s.load(out), sum) };
-                s.store(out, v);
-            } else {
-                let v = if self.beta == 0.0 { sum } else { s.fma(s.splat(self.beta), s.load_first(out, n), sum) };
-                s.store_first(out, v, n);
             }
         }
     }
 }
+
+impl Epilogue for Output {
+    /// Whole vectors of a row-major C are stored from the registers; any other go through memory.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
+        let whole = place.at + N * S::LANES <= self.columns && self.column_stride == 1;
+        let (alpha, beta) = (s.splat(self.alpha), s.splat(self.beta));
+        // SAFETY: rows are inside of C by contract, columns by `whole` or by `store_elements`; a tile has at most
+        // MAX_TILE elements.
+        unsafe {
+            if whole {
+                for (m, sums) in sums.iter().enumerate() {
+                    if m == place.rows {
+                        return;
+                    }
+                    let row = self.out.add((place.row + m) * self.row_stride + place.at);
+                    for (n, &sum) in sums.iter().enumerate() {
+                        let out = row.add(n * S::LANES);
+                        let sum = s.mul(alpha, sum);
+                        s.store(out, if self.beta == 0.0 { sum } else { s.add(s.mul(beta, s.load(out)), sum) });
+                    }
+                }
+            } else {
+                let mut tile = [0.0; MAX_TILE];
+                for (m, sums) in sums.iter().enumerate() {
+                    for (n, &sum) in sums.iter().enumerate() {
+                        s.store(tile.as_mut_ptr().add((m * N + n) * S::LANES), s.mul(alpha, sum));
+                    }
+                }
+                self.store_elements(&tile[..M * N * S::LANES], N * S::LANES, place);
+            }
+        }
+    }
+}
+
+/// Elements of the largest tile: 24 vectors.
+const MAX_TILE: usize = 24 * MAX_LANES;
 
 /// Some rows and columns of C, computed by one thread.
 struct Part<'a> {
@@ -285,6 +320,7 @@ impl Kernel for Part<'_> {
         };
         let width = tile_width(s, height) * S::LANES;
         let copy_b = k == 0 || self.b.column_stride() != 1 || self.rows.len().div_ceil(height) >= PACK_B_FROM_PANELS;
+        let copy_a = self.columns.len() >= PACK_A_FROM_COLUMNS;
         for (jc, nc) in blocks(self.columns.len(), NC) {
             let columns = self.columns.start + jc..self.columns.start + jc + nc;
             for (pc, kc) in blocks(k, KC) {
@@ -296,24 +332,43 @@ impl Kernel for Part<'_> {
                 for (ic, mc) in blocks(self.rows.len(), MC) {
                     let first_row = self.rows.start + ic;
                     let panels = match self.a {
-                        Lhs::Plain(a) => {
+                        Lhs::Plain(a) if copy_a => {
                             let packed = &mut self.pack_a[..packed_len(mc, kc, height)];
                             pack_lhs(a, first_row..first_row + mc, pc..pc + kc, height, packed);
-                            &*packed
+                            Some(&*packed)
                         }
-                        Lhs::Packed(a) => &a.panels[packed_len(a.m, pc, height)..][first_row * kc..],
+                        Lhs::Plain(_) => None,
+                        Lhs::Packed(a) => Some(&a.panels[packed_len(a.m, pc, height)..][first_row * kc..]),
                     };
                     for (jr, nr) in blocks(nc, width) {
                         let column = columns.start + jr;
+                        let vectors = nr.div_ceil(S::LANES);
                         let (b, stride) = if jr < direct {
                             (self.b.data()[pc * self.b.row_stride() + column..].as_ptr(), self.b.row_stride())
                         } else {
-                            let vectors = nr.div_ceil(S::LANES) * S::LANES;
-                            (self.pack_b[(jr - direct) * kc..].as_ptr(), vectors)
+                            (self.pack_b[(jr - direct) * kc..].as_ptr(), vectors * S::LANES)
                         };
-                        let tile = Tile { panels, b, first_row, rows: mc, column };
-                        let depth = Strided { len: kc, stride };
-                        with_tile!(height, nr.div_ceil(S::LANES), rows_of_tile::<S>(s, tile, depth, output));
+                        let mut done = 0;
+                        while done < mc {
+                            let row = first_row + done;
+                            let tile = Tile { b, depth: Strided { len: kc, stride }, row, rows: mc - done, column };
+                            match (panels, self.a) {
+                                (Some(panels), _) => {
+                                    let a = panels[done * kc..].as_ptr();
+                                    with_tile!(height, vectors, tile_of::<S, Panel>(s, a, Panel, tile, output));
+                                    done += height;
+                                }
+                                (None, Lhs::Plain(a)) => {
+                                    let height = tile_height(mc - done, height);
+                                    let (row_stride, depth_stride) = (a.row_stride(), a.column_stride());
+                                    let matrix = Matrix { row_stride, depth_stride };
+                                    let a = a.data().as_ptr().wrapping_add(row * row_stride + pc * depth_stride);
+                                    with_tile!(height, vectors, tile_of::<S, Matrix>(s, a, matrix, tile, output));
+                                    done += height;
+                                }
+                                (None, Lhs::Packed(_)) => unreachable!("a packed operand has panels"),
+                            }
+                        }
                     }
                 }
             }
@@ -325,7 +380,7 @@ impl Kernel for Part<'_> {
 /// is as wide as the vectors that it fills, with zeros behind the last column.
 #[inline(always)]
 fn pack_rhs<S: Simd>(
-    _: S,
+    s: S,
     b: MatRef<'_>,
     depth: Range<usize>,
     columns: Range<usize>,
@@ -341,44 +396,52 @@ fn pack_rhs<S: Simd>(
             let row = &mut packed[to..to + padded];
             let from = &b.data()[k * row_stride + column * column_stride..];
             if column_stride == 1 {
-                row[..filled].copy_from_slice(&from[..filled]);
+                let from = &from[..filled];
+                for (to, from) in row.chunks_exact_mut(S::LANES).zip(from.chunks(S::LANES)) {
+                    // SAFETY: `to` has LANES elements, `from` as many or, at the end, fewer.
+                    unsafe {
+                        let whole = from.len() == S::LANES;
+                        let v = if whole { s.load(from.as_ptr()) } else { s.load_first(from.as_ptr(), from.len()) };
+                        s.store(to.as_mut_ptr(), v);
+                    }
+                }
             } else {
                 for (j, row) in row[..filled].iter_mut().enumerate() {
                     *row = from[j * column_stride];
                 }
+                row[filled..].fill(0.0);
             }
-            row[filled..].fill(0.0);
             to += padded;
         }
     }
 }
 
 #[derive(Clone, Copy)]
-struct Tile<'a> {
-    panels: &'a [f32],
+struct Tile {
     b: *const f32,
-    first_row: usize,
+    depth: Strided,
+    row: usize,
+    /// Rows from `row` on that are in the block; the tile may be higher.
     rows: usize,
     column: usize,
 }
 
-/// All row panels of one column panel.
 #[inline(always)]
-fn rows_of_tile<S: Simd, const M: usize, const N: usize>(s: S, tile: Tile<'_>, depth: Strided, output: Output) {
+fn tile_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
+    s: S,
+    a: *const f32,
+    broadcast: A,
+    tile: Tile,
+    output: Output,
+) {
     if N > tile_width(s, M) {
         unreachable!("tiles are cut to the level's width");
     }
-    for first in (0..tile.rows).step_by(M) {
-        let panel = &tile.panels[first * depth.len..][..M * depth.len];
-        // SAFETY: the panel has M x K elements, `b` holds N vectors for each k (packed or inside B), and the rows and
-        // columns handed to the epilogue are inside C.
-        unsafe {
-            let sums = multiply::<S, Strided, M, N>(s, panel.as_ptr(), tile.b, S::LANES, depth);
-            for (m, sums) in sums.into_iter().enumerate().take(tile.rows - first) {
-                for (n, sum) in sums.into_iter().enumerate() {
-                    output.finish(s, tile.first_row + first + m, tile.column + n * S::LANES, sum);
-                }
-            }
-        }
+    // SAFETY: `a` is a whole panel, or M rows inside of A; `b` holds N vectors for each k (packed or inside B); the
+    // rows and columns handed to the epilogue are inside C.
+    unsafe {
+        let sums = multiply::<S, A, Strided, M, N>(s, a, broadcast, tile.b, S::LANES, tile.depth);
+        let place = Place { row: tile.row, rows: M.min(tile.rows), at: tile.column, step: S::LANES };
+        output.finish(s, sums, place);
     }
 }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! for M rows by N vectors, held in registers from the first k to the last. A is packed into
-//! panels `[k][M]`; B is whatever memory holds the activations, addressed by a [`Depth`], so that a
+//! panels `[k][M]`, or read where it lies ([`Broadcast`]); B is whatever memory holds the activations, addressed by a [`Depth`], so that a
 //! matrix, a convolution and its transpose differ in nothing but their addresses and no patch is
 //! ever copied. An [`Epilogue`] takes the sums while they are still in registers.
 
@@ -41,6 +41,37 @@ impl Depth for Strided {
     }
 }
 
+/// The addresses of the elements of A, each of which is broadcast over a vector.
+pub(crate) trait Broadcast: Copy {
+    /// The offset of row m < M of the tile at panel row k.
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize;
+}
+
+/// A panel `[k][M]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel;
+
+impl Broadcast for Panel {
+    #[inline(always)]
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
+        k * M + m
+    }
+}
+
+/// A matrix with any strides.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix {
+    pub(crate) row_stride: usize,
+    pub(crate) depth_stride: usize,
+}
+
+impl Broadcast for Matrix {
+    #[inline(always)]
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
+        m * self.row_stride + k * self.depth_stride
+    }
+}
+
 /// One entry of a table of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tap {
@@ -64,16 +95,30 @@ impl Depth for &[Tap] {
     }
 }
 
-/// What becomes of a finished vector of sums.
+/// What becomes of the sums of a tile while they are still in registers.
 pub(crate) trait Epilogue: Copy {
-    /// `at` is the offset of the vector in the output.
+    /// Takes the first `place.rows` rows of the tile.
     ///
     /// # Safety
-    /// Row `row` and LANES elements from `at` must be inside what the epilogue reads and writes.
-    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V);
+    /// Those rows of `place`, and LANES elements at each of its vectors, must be inside of what the
+    /// epilogue reads and writes.
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place);
 }
 
-/// [`Combine`] as the kernels use it.
+/// Where a tile lies in the output.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// The row of the output that the first row of the tile is.
+    pub(crate) row: usize,
+    /// Rows of the tile that are in the output.
+    pub(crate) rows: usize,
+    /// Offset of the first vector in its row.
+    pub(crate) at: usize,
+    /// Distance of the vectors of a row.
+    pub(crate) step: usize,
+}
+
+/// [`Combine`] as the kernels use it, on rows `row_stride` elements apart.
 #[derive(Clone, Copy)]
 pub(crate) struct LinearEpilogue {
     alpha: f32,
@@ -83,10 +128,11 @@ pub(crate) struct LinearEpilogue {
     /// Null for none.
     bias: *const f32,
     out: *mut f32,
+    row_stride: usize,
 }
 
 impl LinearEpilogue {
-    pub(crate) fn new(combine: &Combine<'_>, out: &mut [f32]) -> Self {
+    pub(crate) fn new(combine: &Combine<'_>, out: &mut [f32], row_stride: usize) -> Self {
         LinearEpilogue {
             alpha: combine.alpha,
             beta: combine.beta,
@@ -94,13 +140,16 @@ impl LinearEpilogue {
             other: combine.other.as_ptr(),
             bias: combine.bias.map_or(std::ptr::null(), |bias| bias.as_ptr()),
             out: out.as_mut_ptr(),
+            row_stride,
         }
     }
-}
 
-impl Epilogue for LinearEpilogue {
+    /// One vector.
+    ///
+    /// # Safety
+    /// As for [`Epilogue::finish`].
     #[inline(always)]
-    unsafe fn finish<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
+    pub(crate) unsafe fn combine<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
         let mut v = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
         // SAFETY: `row` and LANES elements from `at` are inside the operands by contract; operands with a
         // coefficient of 0 and an absent bias are not touched.
@@ -119,15 +168,61 @@ impl Epilogue for LinearEpilogue {
     }
 }
 
+impl Epilogue for LinearEpilogue {
+    /// The two forms of the inner loops, a sum with a bias and all three terms without, are unrolled
+    /// over the registers; any other goes through memory.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
+        let at = |m: usize, n: usize| (place.row + m) * self.row_stride + place.at + n * place.step;
+        let plain = self.alpha == 1.0 && self.beta == 0.0 && self.gamma == 0.0;
+        let full = self.beta != 0.0 && self.gamma != 0.0 && self.bias.is_null();
+        // SAFETY: rows and vectors are inside the operands by contract, and a null bias is not read.
+        unsafe {
+            if plain {
+                for (m, sums) in sums.iter().enumerate() {
+                    if m == place.rows {
+                        return;
+                    }
+                    let bias = if self.bias.is_null() { 0.0 } else { *self.bias.add(place.row + m) };
+                    for (n, &sum) in sums.iter().enumerate() {
+                        s.store(self.out.add(at(m, n)), s.add(sum, s.splat(bias)));
+                    }
+                }
+            } else if full {
+                let (alpha, beta, gamma) = (s.splat(self.alpha), s.splat(self.beta), s.splat(self.gamma));
+                for (m, sums) in sums.iter().enumerate() {
+                    if m == place.rows {
+                        return;
+                    }
+                    for (n, &sum) in sums.iter().enumerate() {
+                        let scaled = s.mul(alpha, sum);
+                        let v = s.fma(gamma, s.load(self.other.add(at(m, n))), scaled);
+                        let out = self.out.add(at(m, n));
+                        s.store(out, s.fma(beta, s.load(out), v));
+                    }
+                }
+            } else {
+                let sums = std::hint::black_box(sums);
+                for (m, sums) in sums.iter().enumerate().take(place.rows) {
+                    for (n, &sum) in sums.iter().enumerate() {
+                        self.combine(s, place.row + m, at(m, n), sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The sums of an M x N tile.
 ///
 /// # Safety
-/// For every k < K, the M elements of panel row `at(k).0` must be inside the panel at `a`, and
-/// LANES elements from `at(k).1 + n * step` must be readable from `b` for n < N.
+/// For every k < K, the M elements that `broadcast` finds for panel row `at(k).0` must be readable
+/// from `a`, and LANES elements from `at(k).1 + n * step` from `b` for n < N.
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd, D: Depth, const M: usize, const N: usize>(
+pub(crate) unsafe fn multiply<S: Simd, A: Broadcast, D: Depth, const M: usize, const N: usize>(
     s: S,
     a: *const f32,
+    broadcast: A,
     b: *const f32,
     step: usize,
     depth: D,
@@ -142,7 +237,7 @@ pub(crate) unsafe fn multiply<S: Simd, D: Depth, const M: usize, const N: usize>
                 *v = s.load(b.add(offset + n * step));
             }
             for (m, sums) in sums.iter_mut().enumerate() {
-                let weight = s.splat(*a.add(row * M + m));
+                let weight = s.splat(*a.add(broadcast.offset::<M>(m, row)));
                 for (sum, v) in sums.iter_mut().zip(v) {
                     *sum = s.fma(weight, v, *sum);
                 }
@@ -158,14 +253,21 @@ pub(crate) fn tile_width<S: Simd>(_: S, rows: usize) -> usize {
     if rows <= LOW_ROWS { S::WIDE } else { S::NARROW }
 }
 
+/// The tile heights that [`with_tile`] knows.
+const HEIGHTS: [usize; 9] = [1, 2, 3, 4, 5, 6, 8, 10, 12];
+
 /// The panel height that splits `rows` into the fewest equal panels, for tiles that are to be
 /// `wide` (many vectors) or not (one or a few, where height alone hides the latency of the sums).
 pub(crate) fn panel_height(rows: usize, wide: bool) -> usize {
-    const TALL: [usize; 9] = [1, 2, 3, 4, 5, 6, 8, 10, 12];
-    let heights = if wide { &TALL[..LOW_ROWS] } else { &TALL[..] };
+    let heights = if wide { &HEIGHTS[..LOW_ROWS] } else { &HEIGHTS[..] };
     let tallest = heights[heights.len() - 1];
     let equal = rows.max(1).div_ceil(rows.max(1).div_ceil(tallest));
     heights.iter().copied().find(|&height| height >= equal).unwrap_or(tallest)
+}
+
+/// The tallest tile of at most `rows` rows and at most `tallest`.
+pub(crate) fn tile_height(rows: usize, tallest: usize) -> usize {
+    HEIGHTS.iter().rev().copied().find(|&height| height <= rows.min(tallest)).unwrap_or(1)
 }
 
 /// Calls `$call::<M, N>` with the constants for a height of [`panel_height`] and a width of at most

@@ -17,7 +17,7 @@ impl Dataset {
     /// `test_batch.bin` and at least one of `data_batch_1.bin` to `data_batch_5.bin`, each plain or
     /// with `.gz` at the end. Pixels are divided by 255.
     ///
-    /// Errors: [`Error::File`](crate::Error::File) if a file is missing, is not a whole number of
+    /// Errors: [`Error::File`] if a file is missing, is not a whole number of
     /// records, has more than 10,000 of them, or holds a label above 9.
     pub fn cifar10(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
         let directory = directory.as_ref();

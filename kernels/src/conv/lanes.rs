@@ -350,7 +350,7 @@ impl Kernel for PanelProduct<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let product = self.product;
-        let epilogue = LinearEpilogue::new(&self.combine, self.out);
+        let epilogue = LinearEpilogue::new(&self.combine, self.out, product.out_plane);
         let widest = tile_width(s, product.height);
         for class in &product.classes {
             for run in &class.runs {
@@ -410,13 +410,9 @@ fn panels_of_tile<S: Simd, D: Depth, const M: usize, const N: usize>(
         // checked against the plan; so are the output rows below `tile.rows`.
         unsafe {
             let panel = tile.panels.add(first * product.depth);
-            let sums = multiply::<S, D, M, N>(s, panel, tile.from, product.source_step, depth);
-            for (m, sums) in sums.into_iter().enumerate().take(tile.rows - first) {
-                for (n, sum) in sums.into_iter().enumerate() {
-                    let at = (first + m) * product.out_plane + tile.at + n * product.out_step;
-                    epilogue.finish(s, first + m, at, sum);
-                }
-            }
+            let sums = multiply::<S, Panel, D, M, N>(s, panel, Panel, tile.from, product.source_step, depth);
+            let place = Place { row: first, rows: M.min(tile.rows - first), at: tile.at, step: product.out_step };
+            epilogue.finish(s, sums, place);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`naive`] computes predictive coding as the formulas are written, in f64 and with plain loops; of
 //! the library it uses nothing but the descriptions of networks, operations and parameters.
 
+pub mod case;
 pub mod compare;
 pub mod levels;
 pub mod naive;

@@ -212,7 +212,8 @@ fn normal(x: f64) -> f64 {
     0.5 * libm::erfc(-x / SQRT_2)
 }
 
-fn activation(op: &Op, x: f64) -> f64 {
+/// f(x) of an elementwise operation.
+pub fn activation(op: &Op, x: f64) -> f64 {
     match *op {
         Op::Relu => x.max(0.0),
         Op::LeakyRelu { negative_slope } => x * if x > 0.0 { 1.0 } else { f64::from(negative_slope) },
@@ -225,7 +226,8 @@ fn activation(op: &Op, x: f64) -> f64 {
     }
 }
 
-fn slope(op: &Op, x: f64) -> f64 {
+/// The derivative of an elementwise operation, at 0 as PyTorch has it.
+pub fn slope(op: &Op, x: f64) -> f64 {
     match *op {
         Op::Relu => f64::from(x > 0.0),
         Op::LeakyRelu { negative_slope } => {

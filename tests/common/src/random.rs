@@ -47,6 +47,12 @@ impl OwnedTargets {
     }
 }
 
+/// Data of `samples` samples for `network`.
+pub fn batch(rng: &mut ChaCha8Rng, network: &Network, samples: usize) -> (Vec<f32>, OwnedTargets) {
+    let x = values(rng, samples * network.input_shape().iter().product::<usize>());
+    (x, OwnedTargets::random(rng, network, samples))
+}
+
 /// Any method, with a step size at which most relaxations are stable.
 pub fn method(rng: &mut ChaCha8Rng) -> Method {
     let iterations = *[1, 2, 3, 5, 8, 20].choose(rng).expect("some");

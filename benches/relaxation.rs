@@ -1,0 +1,66 @@
+//! Whole steps (forward pass, relaxation, gradients) of the paper's MNIST network at batch 300, by
+//! each method. Throughput counts the multiplications and additions of the products, so that
+//! "Gelem/s" is GFLOP/s, to be held against the FMA peak printed first.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Session};
+
+const BATCH: usize = 300;
+
+fn mnist() -> Network {
+    let conv = |channels| Op::Conv2d(Conv2d::new(channels, [3, 3]));
+    let linear = |features| Op::Linear(Linear::new(features));
+    let layers = vec![
+        vec![conv(10), Op::Relu, Op::MaxPool2d(MaxPool2d::new([2, 2]))],
+        vec![conv(5), Op::Relu, Op::Flatten],
+        vec![linear(50), Op::Relu],
+        vec![linear(30), Op::Relu],
+        vec![linear(10)],
+    ];
+    Network::new(&[1, 28, 28], Loss::Mse, layers).expect("the network is legal")
+}
+
+/// Pixels and labels without a pattern, the same in every run.
+fn batch() -> (Vec<f32>, Vec<i64>) {
+    let noise = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7) % 1000;
+    ((0..BATCH * 784).map(|i| noise(i) as f32 / 1000.0).collect(), (0..BATCH).map(|i| noise(i) as i64 % 10).collect())
+}
+
+/// Theorem 1: fixed-prediction at eta 1 with as many iterations as layers gives exact's gradients.
+fn assert_theorem_1(network: &Network, parameters: &Parameters, x: &[f32], y: &[i64]) {
+    let gradients = |method| {
+        let mut session = Session::new(network, BATCH, method).expect("the plan is legal");
+        session.infer(parameters, x, y).expect("the batch is legal");
+        session.gradients().values().to_vec()
+    };
+    let exact = gradients(Method::Exact);
+    let fixed = gradients(Method::FixedPrediction { eta: 1.0, iterations: network.layers().len() });
+    for (a, b) in exact.iter().zip(&fixed) {
+        assert!((a - b).abs() <= 1e-6 + 1e-4 * a.abs(), "Theorem 1 fails: {a} and {b}");
+    }
+}
+
+fn steps(criterion: &mut Criterion) {
+    let network = mnist();
+    let parameters = network.initialize(0);
+    let (x, y) = batch();
+    assert_theorem_1(&network, &parameters, &x, &y);
+    let level = predictive_coding::Level::from_environment().expect("the level exists");
+    println!("level {level}, FMA peak {:.0} GFLOP/s", predictive_coding_kernels::fma_peak(level));
+    let mut group = criterion.benchmark_group(format!("mnist batch {BATCH}"));
+    for method in [
+        Method::Exact,
+        Method::FixedPrediction { eta: 0.1, iterations: 20 },
+        Method::Strict { eta: 0.1, iterations: 20 },
+    ] {
+        let mut session = Session::new(&network, BATCH, method).expect("the plan is legal");
+        group.throughput(Throughput::Elements(network.flops(method, BATCH)));
+        group.bench_function(method.name(), |bencher| {
+            bencher.iter(|| session.infer(&parameters, &x, &y).expect("the relaxation is stable"));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, steps);
+criterion_main!(benches);

@@ -1,0 +1,339 @@
+//! The main job: the three methods side by side, from the same weights and batches.
+
+use predictive_coding::{Batch, Method, Parameters, Record, RecordKind, Role, Session};
+use serde_json::{Value, json};
+
+use crate::console::{Failure, print};
+use crate::figure::{self, Curve, Panel};
+use crate::options::MethodName;
+use crate::progress::Progress;
+use crate::table::{percent, table};
+use crate::train::Setup;
+use crate::training::{Flow, Score, Task, Training, Watcher};
+use crate::{interrupt, report};
+
+const METHODS: [MethodName; 3] = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
+
+/// The gradients of this many last steps are compared with exact's.
+const COMPARED_STEPS: u64 = 10;
+
+/// How far gradients are from exact's, for the weights of one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Deviation {
+    /// |dtheta_pc - dtheta_bp| / |dtheta_bp|.
+    relative_error: f64,
+    /// Between the two, in degrees.
+    angle: f64,
+}
+
+/// What came of one method.
+struct Outcome {
+    method: Method,
+    train: Score,
+    test: Score,
+    seconds: f64,
+    /// By layer, for those with weights.
+    deviations: Vec<(usize, Deviation)>,
+    history: Vec<Record>,
+}
+
+/// Trains by each method, prints the table and writes everything to the directory of results.
+pub fn run(setup: &Setup) -> Result<(), Failure> {
+    let tasks = METHODS.iter().map(|&method| setup.task(method)).collect::<Result<Vec<Task>, _>>()?;
+    let compared = COMPARED_STEPS.min(tasks[0].steps());
+    let work = |task: &Task| task.steps().saturating_mul(task.work());
+    let mut bar = Progress::new(tasks.iter().map(work).fold(0, u64::saturating_add));
+    let mut outcomes = Vec::new();
+    let mut failures = Vec::new();
+    let mut description = Value::Null;
+    for task in tasks {
+        bar.set_prefix(task.method.name());
+        let mut training = setup.start(task)?;
+        let level = training.session().level().name();
+        description = report::describe(&task, setup.dataset, &training.optimizer().description(), level);
+        let exact = Session::new(task.network, task.batch, Method::Exact)?;
+        let mut comparison = Comparison { bar, exact, sums: Vec::new(), from: task.steps() - compared };
+        let flow = training.run(&mut comparison);
+        bar = comparison.bar;
+        match flow {
+            Ok(Flow::Continue) => outcomes.push(Outcome {
+                method: task.method,
+                train: training.evaluate(task.train)?,
+                test: training.evaluate(task.test)?,
+                seconds: training.seconds(),
+                deviations: mean(comparison.sums, compared),
+                history: training.progress().history.clone(),
+            }),
+            Ok(Flow::Stop) => {
+                bar.finish();
+                let step = training.progress().step;
+                return Err(Failure::Interrupted(format!(
+                    "during {}, after step {step}; nothing was written",
+                    task.method.name()
+                )));
+            }
+            Err(Failure::Run(message)) => failures.push((task.method, message)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    bar.finish();
+    write(setup, &outcomes, &failures, description)?;
+    if !outcomes.is_empty() {
+        print(&text(setup, &outcomes, compared))?;
+    }
+    match failures.into_iter().next() {
+        None => Ok(()),
+        Some((method, message)) => Err(Failure::run(format!("{}: {message}", method.name()))),
+    }
+}
+
+/// Compares the gradients of the last steps with exact's at the same weights and batch.
+struct Comparison {
+    bar: Progress,
+    exact: Session,
+    sums: Vec<(usize, Deviation)>,
+    /// The number of steps after which the comparison begins.
+    from: u64,
+}
+
+impl Watcher for Comparison {
+    fn before_update(&mut self, training: &Training, batch: &Batch) -> Result<(), Failure> {
+        if training.progress().step < self.from {
+            return Ok(());
+        }
+        self.exact.infer(training.parameters(), &batch.x, &batch.y).map_err(Failure::run)?;
+        let found = deviations(training.session().gradients(), self.exact.gradients());
+        if self.sums.is_empty() {
+            self.sums = found.iter().map(|&(layer, _)| (layer, Deviation::default())).collect();
+        }
+        for ((_, sum), (_, deviation)) in self.sums.iter_mut().zip(found) {
+            sum.relative_error += deviation.relative_error;
+            sum.angle += deviation.angle;
+        }
+        Ok(())
+    }
+
+    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
+        self.bar.step(training, training.task().work());
+        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
+    }
+}
+
+fn mean(sums: Vec<(usize, Deviation)>, count: u64) -> Vec<(usize, Deviation)> {
+    let count = count as f64;
+    sums.into_iter()
+        .map(|(layer, sum)| (layer, Deviation { relative_error: sum.relative_error / count, angle: sum.angle / count }))
+        .collect()
+}
+
+/// How far the weights' gradients are from `exact`'s, for each layer that has weights, from 1.
+fn deviations(gradients: &Parameters, exact: &Parameters) -> Vec<(usize, Deviation)> {
+    let weights = |parameters: &Parameters, layer: usize| -> Vec<f64> {
+        let of_layer = parameters.iter().filter(|(spec, _)| spec.layer == layer && spec.role == Role::Weight);
+        of_layer.flat_map(|(_, values)| values).map(|&value| f64::from(value)).collect()
+    };
+    let mut layers: Vec<usize> =
+        exact.specs().iter().filter(|spec| spec.role == Role::Weight).map(|spec| spec.layer).collect();
+    layers.dedup();
+    layers.into_iter().map(|layer| (layer + 1, deviation(&weights(gradients, layer), &weights(exact, layer)))).collect()
+}
+
+/// NaN where `exact` is 0. The angle is 2 atan2(|a - b|, |a + b|) of the unit vectors a and b,
+/// which keeps its digits where the arc cosine loses them.
+fn deviation(found: &[f64], exact: &[f64]) -> Deviation {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let pairs = || found.iter().zip(exact);
+    let (found_norm, exact_norm) = (norm(&mut found.iter().copied()), norm(&mut exact.iter().copied()));
+    let difference = norm(&mut pairs().map(|(a, b)| a / found_norm - b / exact_norm));
+    let sum = norm(&mut pairs().map(|(a, b)| a / found_norm + b / exact_norm));
+    Deviation {
+        relative_error: norm(&mut pairs().map(|(a, b)| a - b)) / exact_norm,
+        angle: 2.0 * difference.atan2(sum).to_degrees(),
+    }
+}
+
+fn text(setup: &Setup, outcomes: &[Outcome], compared: u64) -> String {
+    let exact = exact_seconds(outcomes);
+    let rows: Vec<Vec<String>> = outcomes
+        .iter()
+        .map(|outcome| {
+            vec![
+                label(outcome.method),
+                format!("{:.5}", outcome.train.loss),
+                percent(outcome.train.accuracy),
+                format!("{:.5}", outcome.test.loss),
+                percent(outcome.test.accuracy),
+                format!("{:.2}", outcome.seconds),
+                format!("{:.1}", outcome.seconds / exact),
+            ]
+        })
+        .collect();
+    let header = ["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds", "ratio to exact"];
+    let mut text = table(&header, &rows);
+
+    let mut header = vec!["layer".to_string()];
+    for outcome in outcomes {
+        header.extend([format!("{}: error", outcome.method.name()), "angle".to_string()]);
+    }
+    let rows: Vec<Vec<String>> = (0..outcomes[0].deviations.len())
+        .map(|i| {
+            let mut row = vec![outcomes[0].deviations[i].0.to_string()];
+            for outcome in outcomes {
+                let Deviation { relative_error, angle } = outcome.deviations[i].1;
+                row.extend([format!("{relative_error:.2e}"), format!("{angle:.3}°")]);
+            }
+            row
+        })
+        .collect();
+    text.push_str(&format!(
+        "\n\nGradients of the weights against exact's at the same weights and batch: relative error and angle, \
+         mean of the last {compared} steps\n"
+    ));
+    text.push_str(&table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows));
+    text.push_str(&format!(
+        "\n\nWritten to {}: comparison.csv, comparison.png, comparison.svg, history.csv, run.json",
+        setup.out.display()
+    ));
+    text
+}
+
+fn exact_seconds(outcomes: &[Outcome]) -> f64 {
+    outcomes.iter().find(|outcome| outcome.method == Method::Exact).map_or(f64::NAN, |outcome| outcome.seconds)
+}
+
+/// A method with its settings.
+fn label(method: Method) -> String {
+    match method.relaxation() {
+        None => method.name().to_string(),
+        Some((eta, iterations)) => format!("{} ({eta}, {iterations})", method.name()),
+    }
+}
+
+fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut run: Value) -> Result<(), Failure> {
+    let results: Vec<Value> = outcomes.iter().map(|outcome| to_json(outcome, exact_seconds(outcomes))).collect();
+    run["method"] = METHODS.iter().map(|method| method.name()).collect();
+    run["eta"] = json!(setup.eta);
+    run["iterations"] = json!(setup.iterations);
+    run["compared_steps"] = json!(COMPARED_STEPS);
+    run["results"] = json!(results);
+    let failed = |(method, message): &(Method, String)| json!({ "method": method.name(), "reason": message });
+    run["failures"] = failures.iter().map(failed).collect();
+    report::write_json(&setup.out.join("run.json"), &run)?;
+    report::write_csv(&setup.out.join("comparison.csv"), &csv_rows(outcomes))?;
+    let mut rows = vec![[vec!["method".to_string()], report::history_header()].concat()];
+    for outcome in outcomes {
+        let method = outcome.method.name().to_string();
+        rows.extend(outcome.history.iter().map(|record| [vec![method.clone()], report::history_row(record)].concat()));
+    }
+    report::write_csv(&setup.out.join("history.csv"), &rows)?;
+    figure::write(&setup.out.join("comparison"), &panels(setup, outcomes))
+}
+
+fn to_json(outcome: &Outcome, exact: f64) -> Value {
+    let layers: Vec<Value> = outcome
+        .deviations
+        .iter()
+        .map(|(layer, d)| json!({ "layer": layer, "relative_error": d.relative_error, "angle_degrees": d.angle }))
+        .collect();
+    json!({
+        "method": outcome.method.name(),
+        "train": report::score(outcome.train),
+        "test": report::score(outcome.test),
+        "seconds": outcome.seconds,
+        "ratio_to_exact": outcome.seconds / exact,
+        "layers": layers,
+    })
+}
+
+fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
+    let mut header: Vec<String> = [
+        "method",
+        "eta",
+        "iterations",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "seconds",
+        "ratio_to_exact",
+    ]
+    .map(String::from)
+    .to_vec();
+    for (layer, _) in outcomes.first().map_or(&[][..], |outcome| &outcome.deviations) {
+        header.extend([format!("relative_error.{layer}"), format!("angle_degrees.{layer}")]);
+    }
+    let exact = exact_seconds(outcomes);
+    let row = |outcome: &Outcome| {
+        let relaxation = outcome.method.relaxation();
+        let mut row = vec![
+            outcome.method.name().to_string(),
+            relaxation.map_or(String::new(), |(eta, _)| eta.to_string()),
+            relaxation.map_or(String::new(), |(_, iterations)| iterations.to_string()),
+            outcome.train.loss.to_string(),
+            outcome.train.accuracy.to_string(),
+            outcome.test.loss.to_string(),
+            outcome.test.accuracy.to_string(),
+            outcome.seconds.to_string(),
+            (outcome.seconds / exact).to_string(),
+        ];
+        row.extend(outcome.deviations.iter().flat_map(|(_, d)| [d.relative_error.to_string(), d.angle.to_string()]));
+        row
+    };
+    std::iter::once(header).chain(outcomes.iter().map(row)).collect()
+}
+
+/// Loss and accuracy over the steps; how far the gradients of those that relax are from exact's, over
+/// the layers.
+fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
+    let history = |what: &str, y_label: &str, kind, value: fn(&Record) -> f64| Panel {
+        title: format!("{}: {what}", setup.dataset),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        logarithmic: kind == RecordKind::Train,
+        whole_x: false,
+        curves: outcomes
+            .iter()
+            .enumerate()
+            .map(|(i, outcome)| report::curve(&label(outcome.method), i, &outcome.history, kind, value))
+            .collect(),
+    };
+    let layers = |what: &str, y_label: &str, logarithmic, value: fn(&Deviation) -> f64| {
+        let curve = |(i, outcome): (usize, &Outcome)| Curve {
+            name: label(outcome.method),
+            colour: i,
+            dots: true,
+            points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),
+        };
+        let relaxing = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.method != Method::Exact);
+        Panel {
+            title: format!("Gradients against exact: {what}"),
+            x_label: "layer".into(),
+            y_label: y_label.into(),
+            logarithmic,
+            whole_x: true,
+            curves: relaxing.map(curve).collect(),
+        }
+    };
+    [
+        history("training loss", "loss", RecordKind::Train, |record| record.loss),
+        history("test accuracy", "accuracy (%)", RecordKind::Test, |record| 100.0 * record.accuracy),
+        layers("error", "relative error", true, |deviation| deviation.relative_error),
+        layers("angle", "angle (degrees)", false, |deviation| deviation.angle),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deviations_by_hand() {
+        let Deviation { relative_error, angle } = deviation(&[0.0, 2.0], &[2.0, 0.0]);
+        assert!((relative_error - 2f64.sqrt()).abs() < 1e-15 && (angle - 90.0).abs() < 1e-12);
+        let Deviation { relative_error, angle } = deviation(&[-3.0, 0.0], &[1.0, 0.0]);
+        assert!((relative_error - 4.0).abs() < 1e-15 && (angle - 180.0).abs() < 1e-12);
+        let small = deviation(&[1.0, 1e-9], &[1.0, 0.0]);
+        assert!((small.angle / 1e-9f64.to_degrees() - 1.0).abs() < 1e-6, "{small:?}");
+        assert_eq!(deviation(&[1.0, 5.0], &[1.0, 5.0]), Deviation { relative_error: 0.0, angle: 0.0 });
+    }
+}

@@ -1,0 +1,102 @@
+//! Output: results on standard output, everything else on standard error, a failure as one line.
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+/// Why the program stops early.
+#[derive(Debug)]
+pub enum Failure {
+    /// Wrong usage or input; nothing was run. Exit status 2.
+    Usage(String),
+    /// The run failed. Exit status 1.
+    Run(String),
+    /// The user stopped the run. Exit status 130, as for a program that Ctrl-C ends.
+    Interrupted(String),
+}
+
+impl Failure {
+    /// Wrong usage or input.
+    pub fn usage(message: impl ToString) -> Self {
+        Failure::Usage(message.to_string())
+    }
+
+    /// A failed run.
+    pub fn run(message: impl ToString) -> Self {
+        Failure::Run(message.to_string())
+    }
+
+    /// Tells the failure in one line.
+    pub fn report(&self) -> ExitCode {
+        let (label, message, status) = match self {
+            Failure::Usage(message) => ("error", message, 2),
+            Failure::Run(message) => ("error", message, 1),
+            Failure::Interrupted(message) => ("stopped", message, 130),
+        };
+        note(&format!("{label}: {message}"));
+        ExitCode::from(status)
+    }
+}
+
+/// What the library refuses before a run is wrong input.
+impl From<predictive_coding::Error> for Failure {
+    fn from(error: predictive_coding::Error) -> Self {
+        Failure::usage(error)
+    }
+}
+
+/// Writes a result to standard output. A reader that has gone away is no failure.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::run(format!("standard output can not be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes one line to standard error.
+pub fn note(text: &str) {
+    // There is nowhere left to tell that standard error is closed.
+    let _ = writeln!(io::stderr(), "{}", single_line(text));
+}
+
+/// The text without line ends and other control characters.
+fn single_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The parser's complaint, which it spreads over paragraphs, as one line.
+pub fn flatten_usage_error(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let parts: Vec<String> = text
+        .split("\n\n")
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .filter(|part| !part.is_empty() && !part.starts_with("Usage:") && !part.starts_with("For more information"))
+        .collect();
+    let message = parts.join("; ");
+    format!("{}; see --help", message.strip_prefix("error: ").unwrap_or(&message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_errors_become_one_line() {
+        let command = || clap::Command::new("x").arg(clap::arg!(--eta <E>).value_parser(clap::value_parser!(f64)));
+        let message = |arguments: &[&str]| flatten_usage_error(&command().try_get_matches_from(arguments).unwrap_err());
+        let unknown = message(&["x", "--etta", "3"]);
+        assert!(
+            unknown.starts_with("unexpected argument '--etta' found; tip: ") && !unknown.contains('\n'),
+            "{unknown}"
+        );
+        let invalid = message(&["x", "--eta", "small"]);
+        assert_eq!(invalid, "invalid value 'small' for '--eta <E>': invalid float literal; see --help");
+    }
+
+    #[test]
+    fn notes_stay_on_one_line() {
+        assert_eq!(single_line("a\nb\u{1b}[c"), "a b [c");
+    }
+}

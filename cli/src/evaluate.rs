@@ -1,0 +1,70 @@
+//! `evaluate`: loss and accuracy of trained weights.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use predictive_coding::{Method, Parameters, Session};
+use serde_json::json;
+
+use crate::console::{Failure, print};
+use crate::machine::{check_memory, on_threads};
+use crate::options::{Data, Threads, check_fit};
+use crate::table::{percent, table};
+use crate::training::evaluate;
+
+/// Evaluate trained weights on the training and the test set.
+#[derive(Args, Clone, Debug)]
+pub struct Evaluate {
+    #[command(flatten)]
+    data: Data,
+    /// Model file [default: the data set's own]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Weights, as train writes them
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// Samples of a forward pass [default: digits 64, mnist 300, cifar10 256]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    batch: Option<u64>,
+    #[command(flatten)]
+    threads: Threads,
+    /// Print the results as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Evaluate {
+    pub fn run(self) -> Result<(), Failure> {
+        let threads = self.threads.count();
+        on_threads(threads, || self.evaluate())
+    }
+
+    fn evaluate(&self) -> Result<(), Failure> {
+        let name = self.data.dataset;
+        let network = name.network(self.model.as_deref())?;
+        check_memory(&network, 1)?;
+        let parameters = Parameters::load(&network, &self.weights)?;
+        let (train, test) = self.data.load()?;
+        check_fit(&network, &train)?;
+        let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
+        let batch = batch.min(train.len().max(test.len()));
+        check_memory(&network, batch)?;
+        let mut session = Session::new(&network, batch, Method::Exact)?;
+        let mut rows = Vec::new();
+        let mut result = json!({ "dataset": name.name() });
+        for (set, data) in [("train", &train), ("test", &test)] {
+            let score = evaluate(&mut session, &network, &parameters, data, batch)?;
+            rows.push(vec![
+                set.to_string(),
+                data.len().to_string(),
+                format!("{:.6}", score.loss),
+                percent(score.accuracy),
+            ]);
+            result[set] = json!({ "samples": data.len(), "loss": score.loss, "accuracy": score.accuracy });
+        }
+        match self.json {
+            true => print(&result.to_string()),
+            false => print(&table(&["set", "samples", "loss", "accuracy"], &rows)),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Figures: panels of curves, drawn alike to SVG and PNG.
+
+use std::path::Path;
+use std::sync::Once;
+
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::ValueFormatter;
+use plotters::prelude::*;
+use plotters::style::IntoTextStyle;
+use predictive_coding::write_atomically;
+
+use crate::console::Failure;
+
+const PANEL: (u32, u32) = (640, 440);
+
+/// Categorical colours that stay apart for the colour-blind (Okabe and Ito).
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+];
+
+/// Height of a panel's title and legend.
+const HEAD: u32 = 60;
+
+/// A logarithmic axis needs this span to have ticks enough.
+const DECADE: f64 = 10.0;
+
+const FONT: &str = "sans-serif";
+
+/// Curves over one pair of axes.
+pub struct Panel {
+    pub title: String,
+    pub x_label: String,
+    pub y_label: String,
+    /// Whether the vertical axis is logarithmic if the values span a decade; those of 0 and below are
+    /// then left out.
+    pub logarithmic: bool,
+    /// Whether the horizontal axis counts something: ticks at whole numbers alone.
+    pub whole_x: bool,
+    pub curves: Vec<Curve>,
+}
+
+/// A curve through points, in the colour of this index.
+pub struct Curve {
+    pub name: String,
+    pub colour: usize,
+    /// Whether every point gets a dot.
+    pub dots: bool,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Writes `<path>.svg` and `<path>.png` with the panels in rows of two.
+pub fn write(path: &Path, panels: &[Panel]) -> Result<(), Failure> {
+    static REGISTER: Once = Once::new();
+    REGISTER.call_once(|| {
+        // The font is embedded and known to parse: the PNG test would show it.
+        let _ = plotters::style::register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
+    });
+    let columns = panels.len().clamp(1, 2);
+    let rows = panels.len().div_ceil(columns).max(1);
+    let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
+    let failed = |error: &dyn std::fmt::Display| Failure::run(format!("{}: can not be drawn: {error}", path.display()));
+
+    let mut svg = String::new();
+    draw(&SVGBackend::with_string(&mut svg, size).into_drawing_area(), panels, (rows, columns))
+        .map_err(|e| failed(&e))?;
+    write_atomically(path.with_extension("svg"), svg.as_bytes()).map_err(Failure::run)?;
+
+    let mut pixels = vec![0; 3 * size.0 as usize * size.1 as usize];
+    draw(&BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area(), panels, (rows, columns))
+        .map_err(|e| failed(&e))?;
+    let png = encode_png(&pixels, size).map_err(|e| failed(&e))?;
+    write_atomically(path.with_extension("png"), &png).map_err(Failure::run)
+}
+
+fn encode_png(pixels: &[u8], (width, height): (u32, u32)) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header()?.write_image_data(pixels)?;
+    Ok(bytes)
+}
+
+type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
+
+fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], grid: (usize, usize)) -> Drawn<DB> {
+    area.fill(&WHITE)?;
+    for (area, panel) in area.split_evenly(grid).iter().zip(panels) {
+        let (head, body) = area.split_vertically(HEAD);
+        draw_head(&head, panel)?;
+        let drawn = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (!panel.logarithmic || y > 0.0);
+        let curves: Vec<Vec<(f64, f64)>> =
+            panel.curves.iter().map(|curve| curve.points.iter().copied().filter(drawn).collect()).collect();
+        let x = range(curves.iter().flatten().map(|point| point.0));
+        let x = if panel.whole_x { x.start - 0.25..x.end + 0.25 } else { x };
+        let y = range(curves.iter().flatten().map(|point| point.1));
+        let mut chart = ChartBuilder::on(&body);
+        chart.margin(8).margin_right(20).x_label_area_size(44).y_label_area_size(72);
+        match panel.logarithmic && y.start > 0.0 && y.end >= DECADE * y.start {
+            true => draw_curves(chart.build_cartesian_2d(x, (y.start / 1.3..y.end * 1.3).log_scale())?, panel, curves)?,
+            false => {
+                let margin = 0.05 * (y.end - y.start);
+                draw_curves(chart.build_cartesian_2d(x, y.start - margin..y.end + margin)?, panel, curves)?;
+            }
+        }
+    }
+    area.present()
+}
+
+/// Title and, in one row below it, what the colours mean.
+fn draw_head<DB: DrawingBackend>(head: &DrawingArea<DB, Shift>, panel: &Panel) -> Drawn<DB> {
+    const LINE: i32 = 20;
+    let title = (FONT, 20).into_text_style(head);
+    let label = (FONT, 14).into_text_style(head);
+    head.draw_text(&panel.title, &title, (80, 10))?;
+    let mut x = 80;
+    for curve in &panel.curves {
+        let colour = COLOURS[curve.colour % COLOURS.len()];
+        head.draw(&PathElement::new([(x, 48), (x + LINE, 48)], colour.stroke_width(3)))?;
+        head.draw_text(&curve.name, &label, (x + LINE + 6, 41))?;
+        x += LINE + 30 + head.estimate_text_size(&curve.name, &label)?.0 as i32;
+    }
+    Ok(())
+}
+
+/// From the smallest to the largest value, never empty.
+fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    match (low <= high, low < high) {
+        (false, _) => 0.0..1.0,
+        (true, true) => low..high,
+        (true, false) => low - 0.5 * low.abs().max(1e-9)..high + 0.5 * high.abs().max(1e-9),
+    }
+}
+
+fn draw_curves<'a, DB: DrawingBackend + 'a, Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(
+    mut chart: ChartContext<'a, DB, Cartesian2d<plotters::coord::types::RangedCoordf64, Y>>,
+    panel: &Panel,
+    curves: Vec<Vec<(f64, f64)>>,
+) -> Drawn<DB> {
+    let x_label = |x: &f64| if panel.whole_x && x.fract() != 0.0 { String::new() } else { number(*x) };
+    let mut mesh = chart.configure_mesh();
+    if panel.whole_x {
+        mesh.disable_x_mesh();
+    }
+    mesh.light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.12))
+        .x_desc(&panel.x_label)
+        .y_desc(&panel.y_label)
+        .label_style((FONT, 14))
+        .axis_desc_style((FONT, 15))
+        .x_label_formatter(&x_label)
+        .y_label_formatter(&|y| number(*y))
+        .draw()?;
+    for (curve, points) in panel.curves.iter().zip(curves) {
+        let colour = COLOURS[curve.colour % COLOURS.len()];
+        if curve.dots {
+            chart.draw_series(points.iter().map(|&point| Circle::new(point, 4, colour.filled())))?;
+        }
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+    }
+    Ok(())
+}
+
+/// A tick's number, short.
+fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        magnitude if (1e-3..1e6).contains(&magnitude) => format!("{}", (value * 1e4).round() / 1e4),
+        _ => format!("{value:.0e}"),
+    }
+}
+
+/// Means over runs of neighbouring points, so that at most `most` are left.
+pub fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
+    let run = points.len().div_ceil(most).max(1);
+    let mean = |points: &[(f64, f64)]| {
+        let (x, y) = points.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        (x / points.len() as f64, y / points.len() as f64)
+    };
+    points.chunks(run).map(mean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(logarithmic: bool, points: &[(f64, f64)]) -> Panel {
+        let curve = Curve { name: "curve".into(), colour: 0, dots: true, points: points.to_vec() };
+        Panel {
+            title: "Title".into(),
+            x_label: "step".into(),
+            y_label: "loss".into(),
+            logarithmic,
+            whole_x: logarithmic,
+            curves: vec![curve],
+        }
+    }
+
+    #[test]
+    fn both_files_are_drawn_whatever_the_points() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("figure");
+        for points in [
+            &[][..],
+            &[(1.0, 0.0)],
+            &[(1.0, f64::NAN), (2.0, f64::INFINITY)],
+            &[(1.0, 5.0), (2.0, 5.0)],
+            &[(1.0, 1e-30), (2.0, 1e30)],
+            &[(0.0, -1.0), (1e9, 1.0)],
+        ] {
+            write(&path, &[panel(false, points), panel(true, points), panel(true, points)]).unwrap();
+            let svg = std::fs::read_to_string(path.with_extension("svg")).unwrap();
+            assert!(svg.contains("Title") && svg.contains("curve"), "{points:?}");
+        }
+        let bytes = std::fs::File::open(path.with_extension("png")).unwrap();
+        let mut png = png::Decoder::new(std::io::BufReader::new(bytes)).read_info().unwrap();
+        let mut pixels = vec![0; png.output_buffer_size().unwrap()];
+        let info = png.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height), (1280, 880));
+        let dark = pixels.chunks(3).filter(|rgb| rgb.iter().all(|&channel| channel < 100)).count();
+        assert!(dark > 500, "{dark} dark pixels, expected the letters of titles and labels");
+    }
+
+    #[test]
+    fn thinning_keeps_the_mean() {
+        let points: Vec<_> = (0..10).map(|i| (f64::from(i), f64::from(2 * i))).collect();
+        assert_eq!(thin(&points, 5), [(0.5, 1.0), (2.5, 5.0), (4.5, 9.0), (6.5, 13.0), (8.5, 17.0)]);
+        assert_eq!(thin(&points, 10), points);
+        assert_eq!(thin(&[], 5), []);
+    }
+}

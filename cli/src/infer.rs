@@ -1,0 +1,178 @@
+//! `infer`: one batch, its beliefs, errors and gradients.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use predictive_coding::{BatchFile, Error, Network, Parameters, Quantity, Session, StartFile, write_tensors};
+use serde_json::json;
+
+use crate::console::{Failure, note, print};
+use crate::machine::{check_memory, on_threads};
+use crate::options::{MethodName, Threads, refuse_for_exact};
+use crate::train::check_parent;
+
+/// Infer the beliefs of one batch, with errors and gradients.
+///
+/// The output file holds `loss` (one value), `activation.l` and `error.l` for every layer l = 1..L,
+/// `deviation.l` and `belief.l` for l = 1..L-1, each in the layer's own shape with the batch first,
+/// and `grad.<parameter>`, all f32.
+#[derive(Args, Clone, Debug)]
+pub struct Infer {
+    /// Model file
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// Weights, safetensors with f32 tensors named as in 0.1.weight and 0.1.bias: layer, operation
+    #[arg(long, value_name = "W")]
+    weights: PathBuf,
+    /// Batch, safetensors with x (f32, batch first) and y (i64, a label each, or f32, a row of outputs each)
+    #[arg(long, value_name = "B")]
+    batch: PathBuf,
+    /// How errors and gradients are found
+    #[arg(long, value_enum)]
+    method: MethodName,
+    /// Step size of the relaxation; not for exact
+    #[arg(long, value_name = "E", allow_hyphen_values = true)]
+    eta: Option<f64>,
+    /// Iterations of the relaxation; not for exact
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+    /// Where to write the results, as safetensors
+    #[arg(long, value_name = "O")]
+    output: Option<PathBuf>,
+    /// Beliefs to start from, safetensors with deviation.l or belief.l for any l in 1..L-1; for strict
+    #[arg(long, value_name = "I")]
+    initial: Option<PathBuf>,
+    /// How often to do it, for the times
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    #[command(flatten)]
+    threads: Threads,
+    /// Print loss, times and rates as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Infer {
+    pub fn run(self) -> Result<(), Failure> {
+        let threads = self.threads.count();
+        on_threads(threads, || self.infer())
+    }
+
+    fn infer(&self) -> Result<(), Failure> {
+        let (eta, iterations) = match self.method {
+            MethodName::Exact => refuse_for_exact(self.eta, self.iterations).map(|()| (0.0, 0))?,
+            _ => self.eta.zip(self.iterations).ok_or_else(|| {
+                Failure::usage(
+                    "--method strict and fixed-prediction need both --eta and --iterations; 0.1 and 20 are usual",
+                )
+            })?,
+        };
+        let method = self.method.with(eta, iterations)?;
+        if self.initial.is_some() && self.method != MethodName::Strict {
+            return Err(Failure::usage(
+                "--initial was given, but only --method strict starts from beliefs; leave it out",
+            ));
+        }
+        let network = Network::from_file(&self.model)?;
+        check_memory(&network, 1)?;
+        let parameters = Parameters::load(&network, &self.weights)?;
+        let batch = BatchFile::read(&network, &self.batch)?;
+        check_memory(&network, batch.samples)?;
+        let initial = match &self.initial {
+            Some(path) => Some(StartFile::read(&network, batch.samples, path)?),
+            None => None,
+        };
+        let starts = initial.as_ref().map_or(Vec::new(), StartFile::starts);
+        self.output.as_deref().map_or(Ok(()), check_parent)?;
+        let mut session = Session::new(&network, batch.samples, method)?;
+
+        let mut seconds = Vec::with_capacity(self.repeat as usize);
+        let mut loss = Ok(0.0);
+        for _ in 0..self.repeat {
+            let started = Instant::now();
+            loss = session.infer_from(&parameters, &batch.x, &batch.y, &starts);
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        seconds.sort_by(f64::total_cmp);
+
+        let mut tensors = self.output.as_ref().map_or(Vec::new(), |_| tensors(&network, &session));
+        let loss = match loss {
+            Ok(loss) => loss,
+            Err(Error::Diverged(divergence)) => {
+                note(&format!("warning: {divergence}; all {iterations} iterations were run"));
+                session.loss()
+            }
+            Err(error) => return Err(Failure::run(error)),
+        };
+        if let Some(path) = &self.output {
+            tensors.push(("loss".into(), vec![1], vec![loss]));
+            write_tensors(path, &tensors).map_err(Failure::run)?;
+        }
+        if !self.json {
+            return print(&format!("loss {loss}"));
+        }
+        let median = median(&seconds);
+        let flops = network.flops(method, batch.samples);
+        print(
+            &json!({
+                "method": method.name(),
+                "eta": method.relaxation().map(|(eta, _)| eta),
+                "iterations": method.relaxation().map(|(_, iterations)| iterations),
+                "batch": batch.samples,
+                "threads": rayon::current_num_threads(),
+                "level": session.level().name(),
+                "loss": loss,
+                "median_seconds": median,
+                "min_seconds": seconds[0],
+                "flops": flops,
+                "gflops": flops as f64 * 1e-9 / median,
+                "peak_gflops": predictive_coding_kernels::fma_peak(session.level()),
+            })
+            .to_string(),
+        )
+    }
+}
+
+/// Everything that the session holds, by name, with the batch as the first axis.
+fn tensors(network: &Network, session: &Session) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let layers = network.layers();
+    let mut tensors = Vec::new();
+    for (l, layer) in (1..).zip(layers) {
+        let hidden = l < layers.len();
+        for (name, quantity, present) in [
+            ("activation", Quantity::Activation, true),
+            ("error", Quantity::Error, true),
+            ("deviation", Quantity::Deviation, hidden),
+            ("belief", Quantity::Belief, hidden),
+        ] {
+            if present {
+                let shape = [&[session.samples()], layer.output_shape()].concat();
+                tensors.push((format!("{name}.{l}"), shape, session.get(quantity, l)));
+            }
+        }
+    }
+    let gradients = session.gradients().iter();
+    tensors
+        .extend(gradients.map(|(spec, values)| (format!("grad.{}", spec.name), spec.shape.clone(), values.to_vec())));
+    tensors
+}
+
+/// The middle of sorted numbers, the mean of both if there are two.
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) { 0.5 * (sorted[middle - 1] + sorted[middle]) } else { sorted[middle] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians_of_odd_and_even_counts() {
+        assert_eq!(median(&[3.0]), 3.0);
+        assert_eq!(median(&[1.0, 2.0]), 1.5);
+        assert_eq!(median(&[1.0, 2.0, 9.0]), 2.0);
+        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
+    }
+}

@@ -1,0 +1,67 @@
+//! A progress bar on standard error; where that is no terminal, a line now and then.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use predictive_coding::Record;
+
+use crate::console::note;
+use crate::training::Training;
+
+/// Lines that a run leaves where a bar can not be drawn.
+const LINES: u64 = 10;
+
+/// Progress in floating-point operations, so that methods of different cost share a bar and the
+/// time left is meant.
+pub struct Progress {
+    bar: ProgressBar,
+    prefix: String,
+    /// The last evaluation.
+    test: String,
+}
+
+impl Progress {
+    /// A bar for `work` operations in all.
+    pub fn new(work: u64) -> Self {
+        let style = ProgressStyle::with_template("{prefix}{bar:30} {percent:>3}%  {msg}  {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Progress { bar: ProgressBar::new(work).with_style(style), prefix: String::new(), test: String::new() }
+    }
+
+    /// What is under way, in front of everything.
+    pub fn set_prefix(&mut self, prefix: &str) {
+        self.prefix = format!("{prefix}  ");
+        self.bar.set_prefix(self.prefix.clone());
+        self.test.clear();
+    }
+
+    /// Work that was done in an earlier run.
+    pub fn skip(&mut self, work: u64) {
+        self.bar.set_position(work);
+        self.bar.reset_eta();
+    }
+
+    /// One step, of this much work, was taken.
+    pub fn step(&mut self, training: &Training, work: u64) {
+        let latest = training.latest();
+        let epochs = training.task().epochs;
+        let epoch = latest.epoch;
+        if let Some(test) = training.evaluation() {
+            self.test = format!("  test accuracy {:.1}%", 100.0 * test.accuracy);
+            if self.bar.is_hidden() && (epoch == epochs || epoch.is_multiple_of(epochs.div_ceil(LINES))) {
+                let Record { loss, accuracy, .. } = test;
+                let percent = 100.0 * accuracy;
+                note(&format!(
+                    "{}epoch {epoch}/{epochs}: test loss {loss:.4}, test accuracy {percent:.1}%",
+                    self.prefix
+                ));
+            }
+        }
+        let (loss, percent) = (latest.loss, 100.0 * latest.accuracy);
+        self.bar.set_message(format!("epoch {epoch}/{epochs}  loss {loss:.4}  accuracy {percent:5.1}%{}", self.test));
+        self.bar.inc(work);
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

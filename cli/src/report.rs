@@ -1,0 +1,103 @@
+//! What a run leaves in its directory: history, curves, settings and results.
+
+use std::path::Path;
+
+use predictive_coding::{Record, RecordKind, write_atomically};
+use serde_json::{Value, json};
+
+use crate::console::Failure;
+use crate::figure::{Curve, Panel, thin};
+use crate::machine;
+use crate::training::{Score, Task};
+
+/// More points than this in a curve are averaged.
+const MOST_POINTS: usize = 400;
+
+/// Creates the directory of a run's results.
+pub fn create_directory(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path).map_err(|e| {
+        Failure::usage(format!("{}: the directory can not be created: {e}; name another --out", path.display()))
+    })
+}
+
+/// Writes rows of text as CSV.
+pub fn write_csv(path: &Path, rows: &[Vec<String>]) -> Result<(), Failure> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.write_record(row).map_err(Failure::run)?;
+    }
+    let bytes = writer.into_inner().map_err(Failure::run)?;
+    write_atomically(path, &bytes).map_err(Failure::run)
+}
+
+/// The columns of a history.
+pub fn history_header() -> Vec<String> {
+    ["step", "epoch", "kind", "loss", "accuracy"].map(String::from).to_vec()
+}
+
+/// The row of a step or an evaluation.
+pub fn history_row(record: &Record) -> Vec<String> {
+    let Record { step, epoch, kind, loss, accuracy } = record;
+    vec![step.to_string(), epoch.to_string(), kind.to_string(), loss.to_string(), accuracy.to_string()]
+}
+
+/// One measurement over the steps, as a curve.
+pub fn curve(name: &str, colour: usize, history: &[Record], kind: RecordKind, value: impl Fn(&Record) -> f64) -> Curve {
+    let points: Vec<(f64, f64)> =
+        history.iter().filter(|record| record.kind == kind).map(|record| (record.step as f64, value(record))).collect();
+    let dots = kind == RecordKind::Test && points.len() <= MOST_POINTS / 10;
+    Curve { name: name.to_string(), colour, dots, points: thin(&points, MOST_POINTS) }
+}
+
+/// Loss and accuracy over the steps of a run.
+pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
+    let panel = |what: &str, y_label: &str, logarithmic, value: &dyn Fn(&Record) -> f64| Panel {
+        title: format!("{title}: {what}"),
+        x_label: "step".into(),
+        y_label: y_label.into(),
+        logarithmic,
+        whole_x: false,
+        curves: vec![
+            curve("training batches", 0, history, RecordKind::Train, value),
+            curve("test set", 1, history, RecordKind::Test, value),
+        ],
+    };
+    [
+        panel("loss", "loss", true, &|record| record.loss),
+        panel("accuracy", "accuracy (%)", false, &|record| 100.0 * record.accuracy),
+    ]
+}
+
+/// Everything that makes a run what it is.
+pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Value {
+    let relaxation = task.method.relaxation();
+    let command: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "command": command,
+        "dataset": dataset,
+        "training_samples": task.train.len(),
+        "test_samples": task.test.len(),
+        "model": task.network.to_toml(),
+        "method": task.method.name(),
+        "eta": relaxation.map(|(eta, _)| eta),
+        "iterations": relaxation.map(|(_, iterations)| iterations),
+        "epochs": task.epochs,
+        "batch": task.batch,
+        "optimizer": optimizer,
+        "seed": task.seed,
+        "threads": rayon::current_num_threads(),
+        "level": level,
+        "machine": machine::describe(),
+    })
+}
+
+/// A score with its names.
+pub fn score(score: Score) -> Value {
+    json!({ "loss": score.loss, "accuracy": score.accuracy })
+}
+
+/// Writes JSON, indented.
+pub fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
+    write_atomically(path, format!("{value:#}\n").as_bytes()).map_err(Failure::run)
+}

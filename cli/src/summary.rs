@@ -1,0 +1,97 @@
+//! `summary`: what a network is made of and what it costs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use predictive_coding::{Layer, Network, ParameterSpec, Session};
+
+use crate::console::{Failure, print};
+use crate::machine::check_memory;
+use crate::options::{DEFAULT_ETA, DEFAULT_ITERATIONS, DatasetName, MethodName};
+use crate::table::table;
+
+/// Show a network's layers, shapes, parameters and costs.
+#[derive(Args, Clone, Debug)]
+pub struct Summary {
+    /// Model file [default: the data set's own]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Data set whose default model and batch size are meant
+    #[arg(long, value_enum, default_value = "digits")]
+    dataset: DatasetName,
+    /// Method whose costs are shown [default: all three]
+    #[arg(long, value_enum)]
+    method: Option<MethodName>,
+    /// Step size of the relaxation
+    #[arg(long, default_value_t = DEFAULT_ETA, allow_hyphen_values = true)]
+    eta: f64,
+    /// Iterations of the relaxation
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ITERATIONS)]
+    iterations: usize,
+    /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    batch: Option<u64>,
+}
+
+impl Summary {
+    pub fn run(self) -> Result<(), Failure> {
+        let network = self.dataset.network(self.model.as_deref())?;
+        let batch =
+            self.batch.map_or(self.dataset.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
+        check_memory(&network, batch)?;
+        let mut costs = Vec::new();
+        let all = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
+        for name in self.method.map_or(all.to_vec(), |method| vec![method]) {
+            let method = name.with(self.eta, self.iterations)?;
+            let session = Session::new(&network, batch, method)?;
+            let (eta, iterations) = match method.relaxation() {
+                Some((eta, iterations)) => (eta.to_string(), iterations.to_string()),
+                None => ("-".into(), "-".into()),
+            };
+            costs.push(vec![
+                method.name().to_string(),
+                eta,
+                iterations,
+                network.flops(method, batch).to_string(),
+                session.bytes().to_string(),
+            ]);
+        }
+        let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
+        print(&format!(
+            "input {}, loss {}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}",
+            shape(network.input_shape()),
+            network.loss(),
+            table(&["layer", "operation", "output", "parameters", "flops per sample"], &operations(&network)),
+            parameters,
+            network.layers().iter().map(Layer::flops).sum::<u64>(),
+            table(&["method", "eta", "iterations", "flops", "bytes of a session"], &costs),
+        ))
+    }
+}
+
+/// A row for each operation; a layer's number and flops stand in its first.
+fn operations(network: &Network) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for (l, layer) in network.layers().iter().enumerate() {
+        if layer.ops().is_empty() {
+            rows.push(vec![(l + 1).to_string(), "-".into(), shape(layer.output_shape()), "0".into(), "0".into()]);
+        }
+        for (o, op) in layer.ops().iter().enumerate() {
+            let of_op = |spec: &&ParameterSpec| spec.layer == l && spec.op == o;
+            let parameters: usize = network.parameters().iter().filter(of_op).map(|spec| spec.range.len()).sum();
+            rows.push(vec![
+                if o == 0 { (l + 1).to_string() } else { String::new() },
+                op.name().to_string(),
+                shape(&layer.shapes()[o + 1]),
+                parameters.to_string(),
+                if o == 0 { layer.flops().to_string() } else { String::new() },
+            ]);
+        }
+    }
+    rows
+}
+
+/// A shape as in `10 x 26 x 26`.
+fn shape(shape: &[usize]) -> String {
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
+}

@@ -1,0 +1,305 @@
+//! `train`: one method, or all three side by side.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+use predictive_coding::{Dataset, Network, Progress as RunProgress, Settings, load_checkpoint, save_checkpoint};
+use serde_json::json;
+
+use crate::compare;
+use crate::console::{Failure, print};
+use crate::machine::{check_memory, on_threads};
+use crate::options::{
+    DEFAULT_ETA, DEFAULT_ITERATIONS, Data, MethodName, OptimizerName, Threads, check_fit, refuse_for_exact,
+};
+use crate::progress::Progress;
+use crate::table::{percent, table};
+use crate::training::{Flow, Task, Training, Watcher};
+use crate::{figure, interrupt, report};
+
+/// Train a network, by default a small one on digits by all three methods.
+///
+/// With --method one method is trained; the directory of results gets weights.safetensors,
+/// history.csv (a row per step and per evaluation), curves.png, curves.svg and run.json (every
+/// setting). Ctrl-C stops it after its step; with --checkpoint it can go on with --resume, and ends
+/// with the same bits as a run that was never stopped.
+///
+/// Without --method exact, fixed-prediction and strict are trained one after the other, each from
+/// the same weights and batches, and compared: a table on standard output, and comparison.csv,
+/// comparison.png, comparison.svg, history.csv and run.json.
+#[derive(Args, Clone, Debug)]
+pub struct Train {
+    #[command(flatten)]
+    data: Data,
+    /// Model file [default: the data set's own, for mnist and cifar10 the paper's]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// How errors and gradients are found [default: all three, compared]
+    #[arg(long, value_enum)]
+    method: Option<MethodName>,
+    /// Step size of the relaxation [default: 0.1]
+    #[arg(long, allow_hyphen_values = true)]
+    eta: Option<f64>,
+    /// Iterations of the relaxation [default: 20]
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+    /// Passes over the training set [default: digits 40, mnist 2, cifar10 1]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    epochs: Option<u64>,
+    /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    batch: Option<u64>,
+    /// What steps down the gradients
+    #[arg(long, value_enum, default_value = "adam")]
+    optimizer: OptimizerName,
+    /// Learning rate [default: sgd 0.1, adam and adamw 0.002, on digits 0.001]
+    #[arg(long, allow_hyphen_values = true)]
+    lr: Option<f64>,
+    /// Seed of the initial weights and of the order of the samples
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    threads: Threads,
+    /// Directory of the results, created if it is not there
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// Where to keep the state of the run: at the end of every epoch, and when it is stopped
+    #[arg(long, value_name = "FILE", requires = "method")]
+    checkpoint: Option<PathBuf>,
+    /// Keep it every so many steps as well
+    #[arg(long, value_name = "STEPS", requires = "checkpoint", value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_every: Option<u64>,
+    /// Go on from the checkpoint
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
+}
+
+/// A parser that knows these options alone.
+#[derive(Parser)]
+struct Defaults {
+    #[command(flatten)]
+    train: Train,
+}
+
+/// What the options stand for.
+pub struct Setup {
+    pub network: Network,
+    pub train: Dataset,
+    pub test: Dataset,
+    pub dataset: &'static str,
+    pub eta: f64,
+    pub iterations: usize,
+    pub batch: usize,
+    pub epochs: u64,
+    pub seed: u64,
+    pub optimizer: OptimizerName,
+    pub lr: f64,
+    pub out: PathBuf,
+}
+
+impl Setup {
+    /// Training by one method.
+    pub fn task(&self, method: MethodName) -> Result<Task<'_>, Failure> {
+        Ok(Task {
+            network: &self.network,
+            train: &self.train,
+            test: &self.test,
+            method: method.with(self.eta, self.iterations)?,
+            batch: self.batch,
+            epochs: self.epochs,
+            seed: self.seed,
+        })
+    }
+
+    /// A run of `task` from its first step.
+    pub fn start<'a>(&self, task: Task<'a>) -> Result<Training<'a>, Failure> {
+        let parameters = task.network.initialize(task.seed);
+        let optimizer = self.optimizer.build(&parameters, self.lr)?;
+        Training::new(task, parameters, optimizer, RunProgress::default())
+    }
+}
+
+impl Train {
+    /// `train` without options.
+    pub fn main_job() -> Self {
+        Defaults::parse_from([env!("CARGO_BIN_NAME")]).train
+    }
+
+    pub fn run(self) -> Result<(), Failure> {
+        if self.method == Some(MethodName::Exact) {
+            refuse_for_exact(self.eta, self.iterations)?;
+        }
+        interrupt::listen()?;
+        let threads = self.threads.count();
+        on_threads(threads, || {
+            let setup = self.setup()?;
+            match self.method {
+                Some(method) => self.train_one(method, &setup),
+                None => compare::run(&setup),
+            }
+        })
+    }
+
+    fn setup(&self) -> Result<Setup, Failure> {
+        let name = self.data.dataset;
+        let eta = self.eta.unwrap_or(DEFAULT_ETA);
+        let iterations = self.iterations.unwrap_or(DEFAULT_ITERATIONS);
+        self.method.unwrap_or(MethodName::Strict).with(eta, iterations)?;
+        let network = name.network(self.model.as_deref())?;
+        let (train, test) = self.data.load()?;
+        check_fit(&network, &train)?;
+        let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
+        let batch = batch.min(train.len());
+        check_memory(&network, batch)?;
+        report::create_directory(&self.out)?;
+        Ok(Setup {
+            network,
+            train,
+            test,
+            dataset: name.name(),
+            eta,
+            iterations,
+            batch,
+            epochs: self.epochs.unwrap_or(name.default_epochs()),
+            seed: self.seed,
+            optimizer: self.optimizer,
+            lr: self.lr.unwrap_or(self.optimizer.default_lr(name)),
+            out: self.out.clone(),
+        })
+    }
+
+    fn train_one(&self, method: MethodName, setup: &Setup) -> Result<(), Failure> {
+        let task = setup.task(method)?;
+        let settings = checkpoint_settings(setup, &task);
+        let mut training = match &self.checkpoint {
+            Some(path) if self.resume => {
+                let mut optimizer = setup.optimizer.build(&setup.network.initialize(setup.seed), setup.lr)?;
+                let (parameters, progress) = load_checkpoint(path, &setup.network, &settings, &mut *optimizer)?;
+                Training::new(task, parameters, optimizer, progress)?
+            }
+            Some(path) => {
+                check_parent(path)?;
+                setup.start(task)?
+            }
+            None => setup.start(task)?,
+        };
+
+        let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
+        bar.skip(training.progress().step.saturating_mul(task.work()));
+        bar.set_prefix(task.method.name());
+        let mut keeper = Keeper { path: self.checkpoint.as_deref(), every: self.checkpoint_every, settings, bar };
+        let outcome = training.run(&mut keeper);
+        keeper.bar.finish();
+        let status = match &outcome {
+            Ok(Flow::Continue) => "finished",
+            Ok(Flow::Stop) => "interrupted",
+            Err(_) => "failed",
+        };
+        let scores = match outcome {
+            Ok(Flow::Continue) => Some((training.evaluate(task.train)?, training.evaluate(task.test)?)),
+            _ => None,
+        };
+        let mut run = report::describe(
+            &task,
+            setup.dataset,
+            &training.optimizer().description(),
+            training.session().level().name(),
+        );
+        run["status"] = json!(status);
+        run["steps"] = json!(training.progress().step);
+        run["seconds"] = json!(training.seconds());
+        run["train"] = json!(scores.map(|(train, _)| report::score(train)));
+        run["test"] = json!(scores.map(|(_, test)| report::score(test)));
+        let written = write_results(setup, &training, &run);
+        let flow = outcome?;
+        written?;
+        match (flow, scores) {
+            (Flow::Continue, Some((train, test))) => {
+                let row = vec![
+                    task.method.name().to_string(),
+                    format!("{:.5}", train.loss),
+                    percent(train.accuracy),
+                    format!("{:.5}", test.loss),
+                    percent(test.accuracy),
+                    format!("{:.2}", training.seconds()),
+                ];
+                print(&table(
+                    &["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds"],
+                    &[row],
+                ))
+            }
+            _ => Err(stopped(training.progress().step, self.checkpoint.is_some())),
+        }
+    }
+}
+
+fn stopped(step: u64, kept: bool) -> Failure {
+    let advice = if kept { "go on with --resume" } else { "nothing was kept to go on from; --checkpoint FILE does" };
+    Failure::Interrupted(format!("after step {step}; {advice}"))
+}
+
+/// What a checkpoint must agree with besides network and optimiser.
+fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
+    let mut settings = Settings::from([
+        ("dataset".to_string(), setup.dataset.to_string()),
+        ("training samples".to_string(), setup.train.len().to_string()),
+        ("method".to_string(), task.method.name().to_string()),
+        ("batch".to_string(), setup.batch.to_string()),
+        ("seed".to_string(), setup.seed.to_string()),
+    ]);
+    if let Some((eta, iterations)) = task.method.relaxation() {
+        settings.insert("eta".into(), eta.to_string());
+        settings.insert("iterations".into(), iterations.to_string());
+    }
+    settings
+}
+
+/// Refuses a file whose directory is not there, before any work is done for it.
+pub fn check_parent(path: &std::path::Path) -> Result<(), Failure> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => Err(Failure::usage(format!(
+            "{}: can not be written: its directory does not exist; create it or name another",
+            path.display()
+        ))),
+        _ if path.is_dir() => {
+            Err(Failure::usage(format!("{}: can not be written: it is a directory, expected a file", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_results(setup: &Setup, training: &Training, run: &serde_json::Value) -> Result<(), Failure> {
+    let history = &training.progress().history;
+    let method = training.task().method.name();
+    training.parameters().save(setup.out.join("weights.safetensors")).map_err(Failure::run)?;
+    let rows: Vec<_> =
+        std::iter::once(report::history_header()).chain(history.iter().map(report::history_row)).collect();
+    report::write_csv(&setup.out.join("history.csv"), &rows)?;
+    figure::write(&setup.out.join("curves"), &report::curves(method, history))?;
+    report::write_json(&setup.out.join("run.json"), run)
+}
+
+/// Keeps checkpoints, moves the bar, and ends the run when the user asks.
+struct Keeper<'a> {
+    path: Option<&'a std::path::Path>,
+    every: Option<u64>,
+    settings: Settings,
+    bar: Progress,
+}
+
+impl Watcher for Keeper<'_> {
+    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
+        self.bar.step(training, training.task().work());
+        let progress = training.progress();
+        let asked = interrupt::asked();
+        let due =
+            training.evaluation().is_some() || self.every.is_some_and(|every| progress.step.is_multiple_of(every));
+        if let Some(path) = self.path.filter(|_| asked || due) {
+            let network = training.task().network;
+            save_checkpoint(path, network, &self.settings, training.parameters(), training.optimizer(), progress)
+                .map_err(Failure::run)?;
+        }
+        // A run that is asked to stop with its last step has nothing left to go on with.
+        Ok(if asked && progress.step < training.task().steps() { Flow::Stop } else { Flow::Continue })
+    }
+}

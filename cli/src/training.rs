@@ -1,0 +1,241 @@
+//! The training loop: forward, relax, gradients, optimiser, report.
+
+use std::time::Instant;
+
+use predictive_coding::data::epoch_rng;
+use predictive_coding::{
+    Batch, Dataset, Error, Loss, Method, Network, Optimizer, Parameters, Progress, Quantity, Record, RecordKind,
+    Session,
+};
+
+use crate::console::Failure;
+
+/// What to train, on what, by which method.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    pub network: &'a Network,
+    pub train: &'a Dataset,
+    pub test: &'a Dataset,
+    pub method: Method,
+    /// Samples of a step, at most those of the training set.
+    pub batch: usize,
+    pub epochs: u64,
+    pub seed: u64,
+}
+
+impl Task<'_> {
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.train.len().div_ceil(self.batch) as u64
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.epochs.saturating_mul(self.steps_per_epoch())
+    }
+
+    /// Operations of a step.
+    pub fn work(&self) -> u64 {
+        self.network.flops(self.method, self.batch).max(1)
+    }
+}
+
+/// Loss and accuracy over a data set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// Mean over the samples.
+    pub loss: f64,
+    /// Share of samples whose largest output is that of their label.
+    pub accuracy: f64,
+}
+
+/// Whether a run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Continue,
+    Stop,
+}
+
+/// Looks on while a run goes.
+pub trait Watcher {
+    /// After the gradients of a batch, before the optimiser's step.
+    fn before_update(&mut self, _training: &Training, _batch: &Batch) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// After a step and, at the end of an epoch, its evaluation.
+    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure>;
+}
+
+/// A run under way.
+pub struct Training<'a> {
+    task: Task<'a>,
+    session: Session,
+    parameters: Parameters,
+    optimizer: Box<dyn Optimizer>,
+    progress: Progress,
+    outputs: Vec<f32>,
+    seconds: f64,
+}
+
+impl<'a> Training<'a> {
+    /// A run that starts, or goes on, with these parameters and this progress.
+    pub fn new(
+        task: Task<'a>,
+        parameters: Parameters,
+        optimizer: Box<dyn Optimizer>,
+        progress: Progress,
+    ) -> Result<Self, Failure> {
+        let session = Session::new(task.network, task.batch, task.method)?;
+        let outputs = output_buffer(task.network, task.batch);
+        Ok(Training { task, session, parameters, optimizer, progress, outputs, seconds: 0.0 })
+    }
+
+    pub fn task(&self) -> &Task<'a> {
+        &self.task
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    pub fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
+    }
+
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Seconds of the steps alone, evaluations and reports not counted.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// The measurement of the last step.
+    pub fn latest(&self) -> Record {
+        let train = self.progress.history.iter().rev().find(|record| record.kind == RecordKind::Train);
+        train.copied().unwrap_or(Record { step: 0, epoch: 0, kind: RecordKind::Train, loss: 0.0, accuracy: 0.0 })
+    }
+
+    /// The evaluation that came with the last step, if it was the last of its epoch.
+    pub fn evaluation(&self) -> Option<Record> {
+        self.progress.history.last().copied().filter(|record| record.kind == RecordKind::Test)
+    }
+
+    /// Trains until the last epoch is done or `watcher` stops it.
+    ///
+    /// Fails before the optimiser's step if a relaxation diverges or a number is no longer finite:
+    /// the parameters are then those of the last good step.
+    pub fn run(&mut self, watcher: &mut dyn Watcher) -> Result<Flow, Failure> {
+        let per_epoch = self.task.steps_per_epoch();
+        while self.progress.step < self.task.steps() {
+            let epoch = self.progress.step / per_epoch + 1;
+            let done = (self.progress.step % per_epoch) as usize;
+            let dataset = self.task.train;
+            for batch in dataset.batches(self.task.batch, &mut epoch_rng(self.task.seed, epoch)).skip(done) {
+                self.step(epoch, &batch, watcher)?;
+                if self.progress.step.is_multiple_of(per_epoch) {
+                    let score = self.evaluate(self.task.test)?;
+                    self.record(RecordKind::Test, score);
+                }
+                if watcher.after_step(self)? == Flow::Stop {
+                    return Ok(Flow::Stop);
+                }
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn step(&mut self, epoch: u64, batch: &Batch, watcher: &mut dyn Watcher) -> Result<(), Failure> {
+        let step = self.progress.step + 1;
+        let started = Instant::now();
+        let loss = self.session.infer(&self.parameters, &batch.x, &batch.y).map_err(|error| {
+            let remedy = match error {
+                Error::Diverged(_) if self.task.network.loss() == Loss::CrossEntropy => {
+                    ", or the mse loss, which stays stable longer"
+                }
+                _ => "",
+            };
+            Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))
+        })?;
+        if !loss.is_finite() || self.session.gradients().values().iter().any(|g| !g.is_finite()) {
+            return Err(Failure::run(format!(
+                "step {step}, epoch {epoch}: the loss is {loss} and the gradients are not all finite; try a smaller --lr"
+            )));
+        }
+        self.seconds += started.elapsed().as_secs_f64();
+        watcher.before_update(self, batch)?;
+
+        let started = Instant::now();
+        self.optimizer.step(&mut self.parameters, self.session.gradients());
+        self.seconds += started.elapsed().as_secs_f64();
+
+        let correct = count_correct(&self.session, self.task.network, &batch.y, &mut self.outputs);
+        let accuracy = correct as f64 / batch.y.len() as f64;
+        (self.progress.step, self.progress.epoch) = (step, epoch);
+        self.record(RecordKind::Train, Score { loss: loss.into(), accuracy });
+        Ok(())
+    }
+
+    fn record(&mut self, kind: RecordKind, Score { loss, accuracy }: Score) {
+        let Progress { step, epoch, .. } = self.progress;
+        self.progress.history.push(Record { step, epoch, kind, loss, accuracy });
+    }
+
+    /// Loss and accuracy of the current parameters.
+    pub fn evaluate(&mut self, dataset: &Dataset) -> Result<Score, Failure> {
+        evaluate(&mut self.session, self.task.network, &self.parameters, dataset, self.task.batch)
+    }
+}
+
+/// Loss and accuracy of `parameters` over a data set, `batch` samples at a time, which `session`
+/// takes.
+pub fn evaluate(
+    session: &mut Session,
+    network: &Network,
+    parameters: &Parameters,
+    dataset: &Dataset,
+    batch: usize,
+) -> Result<Score, Failure> {
+    let mut outputs = output_buffer(network, batch);
+    let (mut loss, mut correct) = (0.0, 0);
+    for (x, y) in dataset.chunks(batch) {
+        loss += f64::from(session.forward(parameters, x, y).map_err(Failure::run)?) * y.len() as f64;
+        correct += count_correct(session, network, y, &mut outputs);
+    }
+    let samples = dataset.len() as f64;
+    Ok(Score { loss: loss / samples, accuracy: correct as f64 / samples })
+}
+
+/// Room for the outputs of a batch.
+fn output_buffer(network: &Network, batch: usize) -> Vec<f32> {
+    vec![0.0; batch * network.output_shape().iter().product::<usize>()]
+}
+
+/// How many samples of the session's last call have their largest output at their label.
+fn count_correct(session: &Session, network: &Network, labels: &[i64], outputs: &mut [f32]) -> usize {
+    let classes = network.output_shape().iter().product::<usize>();
+    let outputs = &mut outputs[..labels.len() * classes];
+    session.read(Quantity::Activation, network.layers().len(), outputs);
+    outputs.chunks(classes).zip(labels).filter(|(outputs, label)| largest(outputs) as i64 == **label).count()
+}
+
+/// The index of the largest value, the first on a tie.
+fn largest(values: &[f32]) -> usize {
+    (1..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_largest_wins() {
+        assert_eq!(largest(&[0.0, 2.0, 2.0, -1.0]), 1);
+        assert_eq!(largest(&[-3.0]), 0);
+        assert_eq!(largest(&[f32::NEG_INFINITY, -3.0]), 1);
+    }
+}

@@ -1,0 +1,154 @@
+//! `infer`: what it writes, and that it is what the equations say.
+
+use std::collections::HashMap;
+
+use crate::common::{Folder, tensors};
+
+const STRICT: [&str; 4] = ["--eta", "0.1", "--iterations", "10"];
+
+type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
+
+fn infer(folder: &Folder, method: &str, more: &[&str]) -> Tensors {
+    let output = folder.name("output.safetensors");
+    folder.infer(method, &[more, &["--output", &output]].concat()).succeeded();
+    tensors(&folder.path("output.safetensors"))
+        .into_iter()
+        .map(|(name, shape, values)| (name, (shape, values)))
+        .collect()
+}
+
+#[test]
+fn every_quantity_is_there_in_its_own_shape() {
+    let folder = Folder::with_model(7);
+    for (method, more) in [("exact", &[][..]), ("fixed-prediction", &STRICT), ("strict", &STRICT)] {
+        let found = infer(&folder, method, more);
+        let mut shapes: Vec<(&str, &[usize])> =
+            found.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice())).collect();
+        shapes.sort();
+        assert_eq!(
+            shapes,
+            [
+                ("activation.1", &[7, 2, 2, 3][..]),
+                ("activation.2", &[7, 6]),
+                ("activation.3", &[7, 3]),
+                ("belief.1", &[7, 2, 2, 3]),
+                ("belief.2", &[7, 6]),
+                ("deviation.1", &[7, 2, 2, 3]),
+                ("deviation.2", &[7, 6]),
+                ("error.1", &[7, 2, 2, 3]),
+                ("error.2", &[7, 6]),
+                ("error.3", &[7, 3]),
+                ("grad.0.0.bias", &[2]),
+                ("grad.0.0.weight", &[2, 1, 3, 3]),
+                ("grad.1.1.bias", &[6]),
+                ("grad.1.1.weight", &[6, 12]),
+                ("grad.2.0.bias", &[3]),
+                ("grad.2.0.weight", &[3, 6]),
+                ("loss", &[1]),
+            ],
+            "{method}"
+        );
+        for (name, (_, values)) in &found {
+            assert!(values.iter().any(|&value| value != 0.0), "{method}: {name} is 0");
+        }
+    }
+}
+
+/// |a - b| / |b|.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    difference / norm(&mut b.iter().map(|&b| f64::from(b)))
+}
+
+/// Relaxing 4 + 6 iterations, the second time from the deviations or beliefs of the first, is
+/// relaxing 10.
+#[test]
+fn a_relaxation_goes_on_from_initial_beliefs() {
+    let folder = Folder::with_model(5);
+    let all = infer(&folder, "strict", &STRICT);
+    let first = infer(&folder, "strict", &["--eta", "0.1", "--iterations", "4"]);
+    for (kind, bound) in [("deviation", 1e-5), ("belief", 1e-4)] {
+        let start: Vec<_> = first
+            .iter()
+            .filter(|(name, _)| name.starts_with(kind))
+            .map(|(name, (shape, values))| (name.clone(), shape.clone(), values.clone()))
+            .collect();
+        assert_eq!(start.len(), 2);
+        let initial = folder.name("initial.safetensors");
+        predictive_coding::write_tensors(&initial, &start).unwrap();
+        let rest = infer(&folder, "strict", &["--eta", "0.1", "--iterations", "6", "--initial", &initial]);
+        for (name, (_, values)) in &all {
+            let distance = distance(&rest[name].1, values);
+            assert!(distance < bound, "{kind}: {name} is off by {distance:e}");
+        }
+        assert!(distance(&first["deviation.1"].1, &all["deviation.1"].1) > 0.1);
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let folder = Folder::with_model(40);
+    for (method, more) in [("exact", &[][..]), ("fixed-prediction", &STRICT), ("strict", &STRICT)] {
+        let one = infer(&folder, method, &[more, &["--threads", "1"]].concat());
+        for threads in ["2", "3"] {
+            assert!(one == infer(&folder, method, &[more, &["--threads", threads]].concat()), "{method}, {threads}");
+        }
+    }
+}
+
+#[test]
+fn json_is_one_line_with_every_field() {
+    let folder = Folder::with_model(5);
+    for (method, more) in [("exact", &[][..]), ("strict", &STRICT)] {
+        let finished =
+            folder.infer(method, &[more, &["--json", "--repeat", "3", "--threads", "1"]].concat()).succeeded();
+        assert_eq!((finished.stdout.lines().count(), &finished.stderr[..]), (1, ""));
+        let json: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+        let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "method",
+                "eta",
+                "iterations",
+                "batch",
+                "threads",
+                "level",
+                "loss",
+                "median_seconds",
+                "min_seconds",
+                "flops",
+                "gflops",
+                "peak_gflops"
+            ]
+        );
+        assert_eq!((&json["method"], &json["batch"], &json["threads"]), (&method.into(), &5.into(), &1.into()));
+        let (eta, iterations) = if method == "exact" { (None, None) } else { (Some(0.1), Some(10)) };
+        assert_eq!((json["eta"].as_f64(), json["iterations"].as_u64()), (eta, iterations));
+        let number = |key: &str| json[key].as_f64().unwrap();
+        assert!(number("min_seconds") > 0.0 && number("min_seconds") <= number("median_seconds"));
+        assert!((number("gflops") * number("median_seconds") * 1e9 / number("flops") - 1.0).abs() < 1e-9);
+        assert!(number("peak_gflops") > 0.1);
+        if method == "exact" {
+            // By hand: products of 9 x 12, 12 x 6 and 6 x 3; forward, gradients, errors of the upper two.
+            assert_eq!(number("flops"), (5 * 2 * (2 * (108 + 72 + 18) + 72 + 18)) as f64);
+        }
+        let loss = f64::from(infer(&folder, method, more)["loss"].1[0]);
+        assert!((number("loss") - loss).abs() < 1e-7);
+    }
+}
+
+#[test]
+fn a_divergence_is_told_and_everything_written() {
+    let folder = Folder::with_model(5);
+    let output = folder.name("output.safetensors");
+    let more = ["--eta", "30", "--iterations", "10", "--output", &output];
+    let finished = folder.infer("strict", &more).succeeded();
+    assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
+    assert!(finished.stderr.starts_with("warning: the relaxation diverged at sample"), "{finished:?}");
+    assert_eq!(tensors(&folder.path("output.safetensors")).len(), 17);
+    let loss = |text: &str| text.trim().strip_prefix("loss ").unwrap().parse::<f64>().unwrap();
+    let stable = folder.infer("strict", &STRICT).succeeded();
+    assert_eq!(loss(&finished.stdout), loss(&stable.stdout));
+}

@@ -1,0 +1,7 @@
+//! The program from outside: arguments and files in, text, files and exit status out.
+
+mod common;
+mod errors;
+mod infer;
+mod mnist;
+mod train;

@@ -1,0 +1,188 @@
+//! `train`: the main job, one method, stopping and going on.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::common::{Folder, csv, program, run};
+
+#[test]
+fn the_main_job_reaches_its_accuracy_by_every_method() {
+    let folder = Folder::new();
+    let finished = run(&["train", "--out", &folder.name("out")]).succeeded();
+    assert!(finished.stdout.contains("ratio to exact") && finished.stdout.contains("mean of the last 10 steps"));
+    let rows = csv(&folder.path("out/comparison.csv"));
+    assert_eq!(rows.iter().map(|row| &row["method"][..]).collect::<Vec<_>>(), ["exact", "fixed-prediction", "strict"]);
+    for row in &rows {
+        let number = |key: &str| row[key].parse::<f64>().unwrap();
+        assert!(number("test_accuracy") >= 0.95 && number("ratio_to_exact") > 0.0, "{row:?}");
+        for layer in 1..=4 {
+            let [error, angle] = ["relative_error", "angle_degrees"].map(|key| number(&format!("{key}.{layer}")));
+            match &row["method"][..] {
+                "exact" => assert_eq!((error, angle), (0.0, 0.0)),
+                // Its gradients are c_l times exact's; n = 20 iterations of eta = 0.1 give this c_l.
+                "fixed-prediction" => {
+                    let expected = 1.0 - fixed_prediction_share(4 - layer, 0.1, 20);
+                    assert!((error - expected).abs() < 1e-3 && angle < 0.01, "layer {layer}: {error}, {angle}");
+                }
+                _ => assert!(error > 1e-3 && error < 1.5 && angle < 90.0, "layer {layer}: {error}, {angle}"),
+            }
+        }
+    }
+    for file in ["comparison.png", "comparison.svg", "history.csv", "run.json"] {
+        assert!(folder.path("out").join(file).metadata().unwrap().len() > 1000, "{file}");
+    }
+}
+
+/// The share of delta that reaches a layer `above` layers below the output: the probability that a
+/// chain of independent waits, each over with probability eta per iteration, is done within the n - 1
+/// iterations before the last, which is the chance of at least `above` successes.
+fn fixed_prediction_share(above: u32, eta: f64, n: u32) -> f64 {
+    let tries = n - 1;
+    let choose = |k: u32| (0..k).map(|i| f64::from(tries - i) / f64::from(i + 1)).product::<f64>();
+    1.0 - (0..above).map(|k| choose(k) * eta.powi(k as i32) * (1.0 - eta).powi((tries - k) as i32)).sum::<f64>()
+}
+
+/// Trains by strict on the digits into `out`, keeping `checkpoint`.
+fn strict<'a>(out: &'a str, checkpoint: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let arguments = ["train", "--method", "strict", "--seed", "7", "--out", out, "--checkpoint", checkpoint];
+    [&arguments, more].concat()
+}
+
+/// Weights and history of the run in `out`.
+fn results(folder: &Folder, out: &str) -> [Vec<u8>; 2] {
+    ["weights.safetensors", "history.csv"].map(|file| std::fs::read(folder.path(out).join(file)).unwrap())
+}
+
+#[test]
+fn every_result_is_written() {
+    let folder = Folder::new();
+    let (out, checkpoint) = (folder.name("out"), folder.name("checkpoint"));
+    let finished = run(&strict(&out, &checkpoint, &["--epochs", "2"])).succeeded();
+    assert!(finished.stdout.contains("strict") && finished.stderr.contains("epoch 2/2: test loss"));
+    let rows = csv(&folder.path("out/history.csv"));
+    let steps = 1437u64.div_ceil(64);
+    assert_eq!(rows.iter().filter(|row| row["kind"] == "train").count() as u64, 2 * steps);
+    let tests: Vec<_> = rows.iter().filter(|row| row["kind"] == "test").collect();
+    assert_eq!(tests.iter().map(|row| row["step"].parse().unwrap()).collect::<Vec<u64>>(), [steps, 2 * steps]);
+    let run_json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
+    for (key, value) in [("method", "strict"), ("status", "finished"), ("dataset", "digits")] {
+        assert_eq!(run_json[key], value);
+    }
+    assert_eq!((&run_json["eta"], &run_json["iterations"], &run_json["seed"]), (&0.1.into(), &20.into(), &7.into()));
+    for key in ["version", "level", "machine", "threads", "model", "optimizer", "batch", "epochs"] {
+        assert!(!run_json[key].is_null(), "{key}");
+    }
+    for file in ["curves.png", "curves.svg"] {
+        assert!(folder.path("out").join(file).metadata().unwrap().len() > 1000, "{file}");
+    }
+
+    let weights = folder.name("out/weights.safetensors");
+    let evaluated = run(&["evaluate", "--weights", &weights, "--json"]).succeeded();
+    let json: serde_json::Value = serde_json::from_str(&evaluated.stdout).unwrap();
+    for kind in ["loss", "accuracy"] {
+        let last: f64 = tests[1][kind].parse().unwrap();
+        assert!((json["test"][kind].as_f64().unwrap() - last).abs() < 1e-6, "{kind}");
+    }
+}
+
+#[test]
+fn more_epochs_from_a_checkpoint_end_as_if_never_stopped() {
+    let folder = Folder::new();
+    let [whole, parts, a, b] = ["whole", "parts", "a", "b"].map(|name| folder.name(name));
+    run(&strict(&whole, &a, &["--epochs", "3", "--threads", "2"])).succeeded();
+    run(&strict(&parts, &b, &["--epochs", "1", "--threads", "1"])).succeeded();
+    assert_ne!(results(&folder, "whole"), results(&folder, "parts"));
+    run(&strict(&parts, &b, &["--epochs", "3", "--resume"])).succeeded();
+    assert!(results(&folder, "whole") == results(&folder, "parts"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bits() {
+    let folder = Folder::new();
+    let [whole, parts, a, b] = ["whole", "parts", "a", "b"].map(|name| folder.name(name));
+    let epochs = ["--epochs", "40", "--checkpoint-every", "7"];
+    run(&strict(&whole, &a, &epochs)).succeeded();
+
+    let mut child = program(&strict(&parts, &b, &epochs)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !PathBuf::from(&b).exists() {
+        assert!(Instant::now() < deadline, "no checkpoint within a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{status}");
+    let rows = csv(&folder.path("parts/history.csv"));
+    assert!(rows.len() < csv(&folder.path("whole/history.csv")).len());
+
+    run(&strict(&parts, &b, &[&epochs[..], &["--resume"]].concat())).succeeded();
+    assert!(results(&folder, "whole") == results(&folder, "parts"));
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused() {
+    let folder = Folder::new();
+    let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
+    run(&strict(&out, &checkpoint, &["--epochs", "1"])).succeeded();
+    for (more, part) in [
+        (&["--eta", "0.05"][..], "eta 0.1, this one has 0.05"),
+        (&["--batch", "32"], "batch 64, this one has 32"),
+        (&["--lr", "0.01"], "lr=0.001"),
+        (&["--optimizer", "sgd"], "optimizer adam"),
+    ] {
+        run(&strict(&out, &checkpoint, &[more, &["--resume"]].concat()))
+            .refused(&["checkpoint: is a checkpoint of", part]);
+    }
+    run(&strict(&out, &folder.name("none"), &["--resume"])).refused(&["none", "does not exist"]);
+    let weights = folder.name("out/weights.safetensors");
+    run(&strict(&out, &weights, &["--resume"])).refused(&["weights.safetensors", "is no checkpoint"]);
+}
+
+#[test]
+fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
+    let folder = Folder::new();
+    let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
+    let start = run(&strict(&out, &checkpoint, &["--eta", "3", "--epochs", "1"]));
+    start.failed(1, &["step 1, epoch 1", "sample", "layer", "try a smaller eta"]);
+    assert!(!PathBuf::from(&checkpoint).exists());
+
+    // A learning rate that lets the weights grow until eta = 0.1 is too large for them.
+    let grow = ["--lr", "0.01", "--epochs", "40", "--checkpoint-every", "1"];
+    run(&strict(&out, &checkpoint, &grow)).failed(1, &["diverged at sample", "layer", "step", "try a smaller eta"]);
+    let kept = std::fs::read(&checkpoint).unwrap();
+    let steps = csv(&folder.path("out/history.csv")).iter().filter(|row| row["kind"] == "train").count();
+    assert!(steps > 1);
+    let again = run(&strict(&out, &checkpoint, &[&grow[..], &["--resume"]].concat()));
+    again.failed(1, &[&format!("step {}, ", steps + 1)]);
+    assert_eq!(std::fs::read(&checkpoint).unwrap(), kept);
+}
+
+#[test]
+fn numbers_that_leave_the_finite_stop_the_run() {
+    let folder = Folder::new();
+    let out = folder.name("out");
+    let arguments = ["train", "--method", "exact", "--optimizer", "sgd", "--lr", "1e30", "--out", &out];
+    run(&arguments).failed(1, &["step 2, epoch 1", "smaller --lr"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn closed_and_full_outputs() {
+    let shell = |line: &str| {
+        let program = env!("CARGO_BIN_EXE_predictive-coding");
+        let output = std::process::Command::new("sh").args(["-c", &line.replace("PROGRAM", program)]).output().unwrap();
+        crate::common::Finished::from(output)
+    };
+    for line in ["PROGRAM summary >&-", "PROGRAM --help >&-", "PROGRAM summary >&- 2>&-"] {
+        assert_eq!(shell(line).succeeded().stderr, "");
+    }
+    let piped = shell("{ PROGRAM summary; echo $? >&2; } | true");
+    assert_eq!(piped.stderr, "0\n");
+    if PathBuf::from("/dev/full").exists() {
+        shell("PROGRAM summary >/dev/full").failed(1, &["standard output can not be written"]);
+    }
+}

@@ -1,0 +1,143 @@
+//! One step on a random network: what to run, what to expect, and how well that is conditioned.
+
+use predictive_coding::{Method, Network, Parameters, Result, Session, Start};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::compare::{self, Tensors, relative_error};
+use crate::naive::{Begin, Naive, Step, dense};
+use crate::random::{self, OwnedTargets};
+
+/// Perturbed runs that judge how well a case is conditioned.
+const PERTURBED_RUNS: usize = 4;
+
+/// Standard deviation of the perturbations: a few roundings of float32.
+const PERTURBATION: f64 = 2e-7;
+
+/// What a step takes.
+#[derive(Clone)]
+pub struct Case {
+    /// The network.
+    pub network: Network,
+    /// Its parameters.
+    pub parameters: Parameters,
+    /// Exact, fixed-prediction or strict.
+    pub method: Method,
+    /// `[samples, input shape]`.
+    pub x: Vec<f32>,
+    /// The targets.
+    pub y: OwnedTargets,
+    /// Where the layers start in a strict relaxation.
+    pub begin: Vec<Begin<f32>>,
+}
+
+impl Case {
+    /// Random parameters and data for `network`, starting at v-hat.
+    pub fn random(rng: &mut ChaCha8Rng, network: &Network, method: Method, samples: usize) -> Case {
+        let parameters = random::parameters(rng, network);
+        let (x, y) = random::batch(rng, network, samples);
+        Case { network: network.clone(), parameters, method, x, y, begin: vec![] }
+    }
+
+    /// Other data of `samples` samples for the same network, parameters and method.
+    pub fn with_batch(&self, rng: &mut ChaCha8Rng, samples: usize) -> Case {
+        let (x, y) = random::batch(rng, &self.network, samples);
+        Case { x, y, begin: vec![], ..self.clone() }
+    }
+
+    /// Lets some layers start away from v-hat, if the method is strict.
+    pub fn with_random_begin(mut self, rng: &mut ChaCha8Rng) -> Case {
+        if !matches!(self.method, Method::Strict { .. }) {
+            return self;
+        }
+        let layers = self.network.layers();
+        self.begin = layers[..rng.random_range(0..layers.len())]
+            .iter()
+            .map(|layer| {
+                let len = self.samples() * layer.output_shape().iter().product::<usize>();
+                match rng.random_range(0..3) {
+                    0 => Begin::Activation,
+                    1 => Begin::Deviation(random::values(rng, len)),
+                    _ => Begin::Belief(random::values(rng, len)),
+                }
+            })
+            .collect();
+        self
+    }
+
+    /// Samples of the batch.
+    pub fn samples(&self) -> usize {
+        self.x.len() / self.network.input_shape().iter().product::<usize>()
+    }
+
+    /// One step of `session`, which was planned for this network and method.
+    pub fn infer(&self, session: &mut Session) -> Result<f32> {
+        let start: Vec<Start> = self
+            .begin
+            .iter()
+            .map(|begin| match begin {
+                Begin::Activation => Start::Activation,
+                Begin::Deviation(u) => Start::Deviation(u),
+                Begin::Belief(v) => Start::Belief(v),
+            })
+            .collect();
+        session.infer_from(&self.parameters, &self.x, self.y.view(), &start)
+    }
+
+    /// What the reference computes.
+    pub fn reference(&self) -> Step<f64> {
+        self.perturbed(|x| x)
+    }
+
+    /// The tensors of [`reference`](Self::reference).
+    pub fn tensors(&self, step: &Step<f64>) -> Tensors {
+        compare::of_step(step, &self.network)
+    }
+
+    /// How much each of the reference's tensors changes, as a relative error, when everything that
+    /// goes in is perturbed by a few roundings of float32. Where a ReLU or a pool decides by less
+    /// than that, or where a sum cancels, this is large, and float32 may rightly end elsewhere.
+    pub fn conditioning(&self, want: &Tensors, rng: &mut ChaCha8Rng) -> Vec<f64> {
+        let mut worst = vec![0.0; want.len()];
+        for _ in 0..PERTURBED_RUNS {
+            // Uniform with that standard deviation.
+            let width = PERTURBATION * 3f64.sqrt();
+            let step = self.perturbed(|x| x * (1.0 + rng.random_range(-width..width)));
+            for ((worst, (_, want)), (_, got)) in worst.iter_mut().zip(want).zip(self.tensors(&step)) {
+                *worst = f64::max(*worst, relative_error(&got, want));
+            }
+        }
+        worst
+    }
+
+    fn perturbed(&self, mut change: impl FnMut(f64) -> f64) -> Step<f64> {
+        let mut changed = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| change(x.into())).collect() };
+        let naive = Naive::with_values(&self.network, &changed(self.parameters.values()));
+        let x = changed(&self.x);
+        let begin: Vec<_> = self
+            .begin
+            .iter()
+            .map(|begin| match begin {
+                Begin::Activation => Begin::Activation,
+                Begin::Deviation(u) => Begin::Deviation(changed(u)),
+                Begin::Belief(v) => Begin::Belief(changed(v)),
+            })
+            .collect();
+        let y: Vec<f64> = dense(self.y.view(), self.network.output_shape().iter().product());
+        let y: Vec<f64> = y.into_iter().map(change).collect();
+        naive.step(self.method, &x, &y, &begin)
+    }
+
+    /// The tensors that `session` holds after [`infer`](Self::infer) returned `loss`.
+    pub fn results(&self, session: &Session, loss: f32) -> Tensors {
+        compare::of_session(session, loss, &self.network)
+    }
+}
+
+/// Whether the energy of any sample of a strict relaxation exceeds `factor` times what it was at
+/// the start, or is not finite.
+pub fn climbs(step: &Step<f64>, factor: f64) -> bool {
+    step.energies
+        .iter()
+        .any(|energy| energy.iter().zip(&step.energies[0]).any(|(&f, first)| !f.is_finite() || f > factor * first))
+}

@@ -1,0 +1,198 @@
+//! Bad input in memory is refused with what was found and what was expected, and never panics.
+
+use predictive_coding::{
+    AvgPool2d, Conv2d, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity, Result, Session,
+    Start, Targets,
+};
+
+fn network(loss: Loss) -> Network {
+    let layers = vec![
+        vec![Op::Conv2d(Conv2d::new(2, [3, 3])), Op::Relu, Op::Flatten],
+        vec![Op::Linear(Linear::new(5)), Op::Tanh],
+        vec![Op::Linear(Linear::new(3))],
+    ];
+    Network::new(&[1, 5, 4], loss, layers).unwrap()
+}
+
+const STRICT: Method = Method::Strict { eta: 0.1, iterations: 3 };
+
+/// Asserts that `result` is an error in one line that contains all of `parts`.
+fn assert_refused<T>(result: Result<T>, parts: &[&str]) {
+    let message = match result {
+        Ok(_) => panic!("not refused; expected an error with {parts:?}"),
+        Err(error) => error.to_string(),
+    };
+    for part in parts {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+    assert_eq!(message.lines().count(), 1, "{message:?}");
+}
+
+#[test]
+fn step_sizes_and_iterations() {
+    let network = network(Loss::Mse);
+    for (eta, found) in
+        [(f64::NAN, "NaN"), (0.0, "0"), (-0.1, "-0.1"), (f64::INFINITY, "inf"), (f64::NEG_INFINITY, "-inf")]
+    {
+        for method in [Method::Strict { eta, iterations: 3 }, Method::FixedPrediction { eta, iterations: 3 }] {
+            assert_refused(Session::new(&network, 2, method), &["eta", found, "expected"]);
+        }
+    }
+    for method in [Method::Strict { eta: 0.1, iterations: 0 }, Method::FixedPrediction { eta: 0.1, iterations: 0 }] {
+        assert_refused(Session::new(&network, 2, method), &["iterations", "0", "expected"]);
+    }
+}
+
+#[test]
+fn batch_sizes() {
+    assert_refused(Session::new(&network(Loss::Mse), 0, STRICT), &["batch", "0", "expected"]);
+    for method in [Method::Exact, STRICT, Method::FixedPrediction { eta: 0.1, iterations: 3 }] {
+        for batch in [usize::MAX, usize::MAX / 64, 1 << 55] {
+            assert_refused(Session::new(&network(Loss::Mse), batch, method), &[&batch.to_string()]);
+        }
+    }
+}
+
+#[test]
+fn inputs_of_the_wrong_size() {
+    let network = network(Loss::Mse);
+    let parameters = network.initialize(0);
+    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    let y = vec![0i64, 1];
+    assert_refused(session.infer(&parameters, &[], &y), &["0", "20", "expected"]);
+    assert_refused(session.infer(&parameters, &[0.0; 39], &y), &["39", "20", "expected"]);
+    assert_refused(session.infer(&parameters, &[0.0; 60], &vec![0i64; 3]), &["60", "20", "2 samples", "expected"]);
+    assert_refused(session.forward(&parameters, &[0.0; 41], &y), &["41", "20", "expected"]);
+    assert_refused(session.forward(&parameters, &[0.0; 80], &vec![0i64; 4]), &["80", "20", "2 samples", "expected"]);
+    session.infer(&parameters, &[0.0; 40], &y).unwrap();
+}
+
+#[test]
+fn targets_that_do_not_fit() {
+    for loss in [Loss::Mse, Loss::CrossEntropy] {
+        let network = network(loss);
+        let parameters = network.initialize(0);
+        let mut session = Session::new(&network, 2, STRICT).unwrap();
+        let x = [0.0; 40];
+        assert_refused(session.infer(&parameters, &x, &vec![0i64]), &["1 label", "2 samples", "expected"]);
+        assert_refused(session.infer(&parameters, &x, &vec![0i64; 3]), &["3 labels", "2 samples", "expected"]);
+        for label in [3, -1, i64::MAX, i64::MIN] {
+            let labels = vec![2, label];
+            assert_refused(session.infer(&parameters, &x, &labels), &["sample 1", &label.to_string(), "0..=2"]);
+            assert_refused(session.forward(&parameters, &x, &labels), &["sample 1", &label.to_string(), "0..=2"]);
+        }
+        session.infer(&parameters, &x, &vec![0i64, 2]).unwrap();
+    }
+    let with_values = |loss, values: &[f32]| {
+        let network = network(loss);
+        Session::new(&network, 2, STRICT)?.infer(&network.initialize(0), &[0.0; 40], Targets::Values(values))
+    };
+    assert_refused(with_values(Loss::Mse, &[0.0; 5]), &["5", "6", "expected"]);
+    assert_refused(with_values(Loss::Mse, &[]), &["0", "6", "expected"]);
+    assert_refused(with_values(Loss::CrossEntropy, &[0.0; 6]), &["cross_entropy", "label"]);
+    with_values(Loss::Mse, &[0.0; 6]).unwrap();
+}
+
+#[test]
+fn parameters_of_another_network() {
+    let network = network(Loss::Mse);
+    let flat = |layers| Network::new(&[20], Loss::Mse, layers).unwrap();
+    let linear = |out_features, bias| Op::Linear(Linear { out_features, bias });
+    let others = [
+        flat(vec![vec![linear(3, true)]]),
+        flat(vec![vec![]]),
+        // As many values as the network has, in other tensors.
+        flat(vec![vec![linear(3, true)], vec![linear(10, true)]]),
+    ];
+    let count = |network: &Network| network.initialize(0).values().len();
+    assert_eq!(count(&others[2]), count(&network));
+    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    for other in &others {
+        let parameters = Parameters::zeros(other.parameters().clone());
+        assert_refused(session.infer(&parameters, &[0.0; 40], &vec![0i64; 2]), &["parameters", "expected"]);
+        assert_refused(session.forward(&parameters, &[0.0; 40], &vec![0i64; 2]), &["parameters", "expected"]);
+    }
+}
+
+#[test]
+fn starts_that_do_not_fit() {
+    let network = network(Loss::Mse);
+    let parameters = network.initialize(0);
+    let x = [0.0; 40];
+    let y = vec![0i64; 2];
+    let infer_from =
+        |method, start: &[Start]| Session::new(&network, 2, method)?.infer_from(&parameters, &x, &y, start);
+    // Layers 1 and 2 of the three have 12 and 5 elements.
+    let (first, second) = ([0.0; 24], [0.0; 10]);
+    infer_from(STRICT, &[Start::Belief(&first), Start::Deviation(&second)]).unwrap();
+    assert_refused(infer_from(STRICT, &[Start::Belief(&first[1..])]), &["layer 1", "23", "24", "expected"]);
+    assert_refused(
+        infer_from(STRICT, &[Start::Activation, Start::Deviation(&first)]),
+        &["layer 2", "24", "10", "expected"],
+    );
+    assert_refused(infer_from(STRICT, &[Start::Activation; 3]), &["3", "2", "expected"]);
+    for method in [Method::Exact, Method::FixedPrediction { eta: 0.1, iterations: 3 }] {
+        assert_refused(infer_from(method, &[Start::Deviation(&first)]), &["strict", method.name()]);
+        infer_from(method, &[]).unwrap();
+    }
+}
+
+/// After a refusal nothing has changed: the results of the step before can still be read.
+#[test]
+fn a_refusal_changes_nothing() {
+    let network = network(Loss::Mse);
+    let parameters = network.initialize(0);
+    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    session.infer(&parameters, &[0.5; 40], &vec![0i64, 1]).unwrap();
+    let state = |session: &Session| (session.samples(), session.get(Quantity::Belief, 1), session.gradients().clone());
+    let before = state(&session);
+    session.infer(&parameters, &[0.5; 20], &vec![7i64]).unwrap_err();
+    session.infer(&parameters, &[0.5; 21], &vec![0i64]).unwrap_err();
+    session.infer_from(&parameters, &[0.5; 20], &vec![0i64], &[Start::Belief(&[])]).unwrap_err();
+    assert_eq!(state(&session), before);
+}
+
+#[test]
+fn networks_that_cannot_be_built() {
+    let refused = |input: &[usize], loss, layers: Vec<Vec<Op>>, parts: &[&str]| {
+        let result = Network::new(input, loss, layers);
+        assert!(matches!(result, Err(Error::Network(_))), "{result:?}");
+        assert_refused(result, parts);
+    };
+    let one = |op| vec![vec![Op::Identity], vec![Op::Identity, op]];
+    let place = "layer 2, operation 1";
+    let image = [2, 5, 4];
+    refused(&[], Loss::Mse, one(Op::Relu), &["input", "[]", "expected"]);
+    refused(&[3, 0], Loss::Mse, one(Op::Relu), &["input", "[3, 0]", "expected"]);
+    refused(&[3], Loss::Mse, vec![], &["no layer", "expected"]);
+    refused(&[usize::MAX, 2], Loss::Mse, one(Op::Relu), &["too large", "expected"]);
+    refused(&image, Loss::CrossEntropy, one(Op::Relu), &["cross_entropy", "[2, 5, 4]", "flatten"]);
+    refused(&image, Loss::Mse, one(Op::Linear(Linear::new(3))), &[place, "linear", "[2, 5, 4]", "flatten"]);
+    refused(&[4], Loss::Mse, one(Op::Linear(Linear::new(0))), &[place, "out_features", "0", "expected"]);
+    refused(&[4], Loss::Mse, one(Op::Linear(Linear::new(usize::MAX))), &[place, "too large"]);
+    let slope = Op::LeakyRelu { negative_slope: f32::NAN };
+    refused(&[4], Loss::Mse, one(slope), &[place, "leaky_relu", "negative_slope", "NaN", "expected"]);
+    let conv = Conv2d::new(2, [3, 3]);
+    for (conv, parts) in [
+        (Conv2d { out_channels: 0, ..conv.clone() }, ["out_channels", "0"]),
+        (Conv2d { kernel_size: [0, 3], ..conv.clone() }, ["kernel_size", "0"]),
+        (Conv2d { stride: [1, 0], ..conv.clone() }, ["stride", "0"]),
+        (Conv2d { dilation: [0, 1], ..conv.clone() }, ["dilation", "0"]),
+        (Conv2d { dilation: [1, 2], ..conv.clone() }, ["larger", "4"]),
+        (Conv2d { kernel_size: [6, 1], ..conv.clone() }, ["6", "5"]),
+        (Conv2d { kernel_size: [usize::MAX; 2], dilation: [3, 3], ..conv.clone() }, ["larger", "5"]),
+        (Conv2d { padding: [usize::MAX; 2], ..conv.clone() }, ["conv2d", "5"]),
+    ] {
+        refused(&image, Loss::Mse, one(Op::Conv2d(conv)), &[&[place, "conv2d"], &parts[..]].concat());
+    }
+    refused(&[5, 4], Loss::Mse, one(Op::Conv2d(conv)), &[place, "conv2d", "[5, 4]", "channels"]);
+    let max_pool = Op::MaxPool2d(MaxPool2d { padding: [2, 0], ..MaxPool2d::new([3, 3]) });
+    refused(&image, Loss::Mse, one(max_pool), &[place, "max_pool2d", "padding 2", "half", "1"]);
+    let avg_pool = Op::AvgPool2d(AvgPool2d { padding: [0, 2], ..AvgPool2d::new([3, 3]) });
+    refused(&image, Loss::Mse, one(avg_pool), &[place, "avg_pool2d", "padding 2", "half", "1"]);
+    let adaptive = Op::AdaptiveAvgPool2d { output_size: [0, 1] };
+    refused(&image, Loss::Mse, one(adaptive), &[place, "adaptive_avg_pool2d", "output_size", "0"]);
+    // A dilated window that steps over the image holds nothing but padding.
+    let hollow = MaxPool2d { padding: [1, 0], dilation: [2, 1], ..MaxPool2d::new([2, 1]) };
+    refused(&[1, 1, 1], Loss::Mse, one(Op::MaxPool2d(hollow)), &[place, "max_pool2d", "padding"]);
+}

@@ -1,0 +1,268 @@
+//! The library against the reference on random networks, at every SIMD level.
+
+use predictive_coding::{Error, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Result, Session};
+use predictive_coding_reference::case::{Case, climbs};
+use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
+use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::naive::{Begin, Step};
+use predictive_coding_reference::random::{self, OwnedTargets};
+use rand::RngExt;
+
+/// A tensor is judged only if rounding what goes in changes it by less than this.
+const CONDITIONING: f64 = 5e-6;
+
+/// Random networks, methods and batches.
+const CASES: u64 = 1000;
+
+/// The loss of a step, whether or not its relaxation diverged as the reference says.
+fn loss_of(result: Result<f32>, step: &Step<f64>, what: &str) -> f32 {
+    match result {
+        Ok(loss) => {
+            assert!(!climbs(step, 1.001), "{what}: a divergence was not reported");
+            loss
+        }
+        Err(Error::Diverged(divergence)) => {
+            assert!(climbs(step, 1.0), "{what}: {divergence}");
+            step.loss as f32
+        }
+        Err(error) => panic!("{what}: {error}"),
+    }
+}
+
+/// Sums of the samples' energies, F_1 .. F_n.
+fn energies(step: &Step<f64>) -> Vec<f64> {
+    step.energies.iter().map(|samples| samples.iter().sum()).collect()
+}
+
+#[test]
+fn random_networks_give_what_the_reference_gives() {
+    let (mut judged, mut skipped) = (0, 0);
+    let levels = levels();
+    for seed in 0..CASES {
+        let mut rng = random::generator(seed);
+        let network = random::network(&mut rng);
+        let method = random::method(&mut rng);
+        let batch = rng.random_range(1..=40);
+        let full = Case::random(&mut rng, &network, method, batch);
+        let smaller = rng.random_range(1..=batch);
+        let last = full.with_batch(&mut rng, smaller).with_random_begin(&mut rng);
+        let mut sessions: Vec<_> =
+            levels.iter().map(|&level| Session::with_level(&network, batch, method, level).unwrap()).collect();
+        // The full batch again, so that nothing is left over from the smaller one.
+        for case in [&full, &last, &full] {
+            let step = case.reference();
+            let mut want = case.tensors(&step);
+            want.push(("energies".into(), energies(&step)));
+            let conditioning = case.conditioning(&want, &mut rng);
+            let doubtful = conditioning.iter().filter(|&&change| change > CONDITIONING).count();
+            if doubtful > 0 {
+                println!(
+                    "case {seed}, {method:?}: {doubtful} of {} tensors skipped, rounding decides them",
+                    want.len()
+                );
+            }
+            judged += want.len() - doubtful;
+            skipped += doubtful;
+            for session in &mut sessions {
+                let what = format!("{} case {seed}, {} samples, {method:?}", session.level(), case.samples());
+                session.record_energies(true);
+                let loss = loss_of(case.infer(session), &step, &what);
+                assert_eq!(session.samples(), case.samples(), "{what}");
+                let mut got = case.results(session, loss);
+                got.push(("energies".into(), session.energies().to_vec()));
+                for (((name, got), (_, want)), &conditioning) in got.iter().zip(&want).zip(&conditioning) {
+                    let error = relative_error(got, want);
+                    assert!(
+                        error <= BOUND || conditioning > CONDITIONING,
+                        "{what}: {error:.1e} in {name}, conditioning {conditioning:.1e}, {network:?}"
+                    );
+                }
+            }
+        }
+    }
+    println!("{judged} tensors judged, {skipped} skipped");
+    assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
+}
+
+/// Quantised values meet at ties of a pool and at the kinks of ReLU and leaky ReLU, where the first
+/// element wins and the slope is that of the negative side.
+#[test]
+fn ties_and_kinks_are_decided_as_in_the_reference() {
+    let pool = MaxPool2d { stride: [1, 2], padding: [1, 1], ..MaxPool2d::new([3, 2]) };
+    let elementwise = [Op::Relu, Op::LeakyRelu { negative_slope: 0.5 }, Op::LeakyRelu { negative_slope: -2.0 }];
+    for level in levels() {
+        for samples in [1, 5, 33] {
+            for op in elementwise.iter().chain([&Op::MaxPool2d(pool.clone())]) {
+                for method in [Method::Exact, Method::Strict { eta: 0.25, iterations: 3 }] {
+                    let network = Network::new(&[2, 6, 5], Loss::Mse, vec![vec![], vec![op.clone()], vec![]]).unwrap();
+                    let mut rng = random::generator(1);
+                    let outputs: usize = network.output_shape().iter().product();
+                    let mut quantised =
+                        |count| (0..count).map(|_| rng.random_range(-2i8..=2).into()).collect::<Vec<f32>>();
+                    let case = Case {
+                        parameters: network.initialize(0),
+                        x: quantised(samples * 60),
+                        y: OwnedTargets::Values(quantised(samples * outputs)),
+                        begin: vec![],
+                        network,
+                        method,
+                    };
+                    let what = format!("{level} {op:?}, {method:?}, {samples} samples");
+                    let step = case.reference();
+                    let mut session = Session::with_level(&case.network, samples, method, level).unwrap();
+                    let loss = loss_of(case.infer(&mut session), &step, &what);
+                    let (error, tensor) = compare::worst(&case.results(&session, loss), &case.tensors(&step));
+                    assert!(error <= BOUND, "{what}: {error:.1e} at {tensor}");
+                }
+            }
+        }
+    }
+}
+
+/// A strict relaxation whose energy climbs from its second iteration on.
+fn climbing() -> Case {
+    let layers = (0..4).map(|_| vec![Op::Linear(Linear::new(9)), Op::Softplus]).collect();
+    let network = Network::new(&[7], Loss::Mse, layers).unwrap();
+    Case::random(&mut random::generator(1), &network, Method::Strict { eta: 2.2, iterations: 12 }, 6)
+}
+
+#[test]
+fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
+    for level in levels() {
+        let case = climbing();
+        let step = case.reference();
+        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+        session.record_energies(true);
+        let Err(Error::Diverged(divergence)) = case.infer(&mut session) else { panic!("{level}: no divergence") };
+        let (iteration, sample) = (divergence.iteration, divergence.sample);
+        let climbed = |i: usize, sample: usize| step.energies[i - 1][sample] / step.energies[0][sample];
+        assert!(climbed(iteration, sample) > 1.0, "{level}: {divergence:?}");
+        for earlier in 1..iteration {
+            for sample in 0..6 {
+                assert!(climbed(earlier, sample) < 1.001, "{level}: {divergence:?}, but sample {sample} at {earlier}");
+            }
+        }
+        let there = Case { method: Method::Strict { eta: 2.2, iterations: iteration }, ..case.clone() }.reference();
+        let norm = |l: &usize| {
+            let size = there.errors[*l].len() / 6;
+            there.errors[*l][sample * size..][..size].iter().map(|e| e * e).sum::<f64>()
+        };
+        let largest = (1..=4).max_by(|a, b| norm(a).total_cmp(&norm(b))).unwrap();
+        assert_eq!(divergence.layer, largest, "{level}");
+        let got = case.results(&session, step.loss as f32);
+        let (error, tensor) = compare::worst(&got, &case.tensors(&step));
+        assert!(error <= BOUND, "{level}: {error:.1e} at {tensor}");
+        assert!(relative_error(session.energies(), &energies(&step)) <= BOUND, "{level}: {:?}", session.energies());
+        // The session goes on with the next batch.
+        let calm = case.with_batch(&mut random::generator(2), 3);
+        let _ = calm.infer(&mut session);
+        assert_eq!(session.samples(), 3);
+    }
+}
+
+#[test]
+fn a_relaxation_that_overflows_is_a_divergence() {
+    for level in levels() {
+        let case = Case { method: Method::Strict { eta: 1e30, iterations: 8 }, ..climbing() };
+        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+        let result = case.infer(&mut session);
+        assert!(matches!(result, Err(Error::Diverged(_))), "{level}: {result:?}");
+        assert!(session.get(Quantity::Activation, 4).iter().all(|v| v.is_finite()), "{level}");
+        assert!(session.get(Quantity::Belief, 3).iter().any(|v| !v.is_finite()), "{level}");
+    }
+}
+
+#[test]
+fn a_stable_relaxation_has_not_diverged() {
+    for level in levels() {
+        let case = Case { method: Method::Strict { eta: 0.1, iterations: 3000 }, ..climbing() };
+        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+        session.record_energies(true);
+        case.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
+        let energies = session.energies().to_vec();
+        assert_eq!(energies.len(), 3000);
+        assert!(energies[2999] < energies[0], "{level}: {} to {}", energies[0], energies[2999]);
+        assert!(energies.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{level}: {energies:?}");
+        // From where it ended there is nothing left but rounding.
+        let beliefs: Vec<_> = (1..4).map(|l| Begin::Belief(session.get(Quantity::Belief, l))).collect();
+        let settled = Case { begin: beliefs, ..case.clone() };
+        settled.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
+        // Nor is there where the prediction is the target.
+        let output = session.get(Quantity::Activation, 4);
+        let satisfied = Case { y: OwnedTargets::Values(output), ..case };
+        satisfied.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
+    }
+}
+
+#[test]
+fn energies_are_recorded_only_on_request() {
+    let case = climbing();
+    for level in levels() {
+        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+        let _ = case.infer(&mut session);
+        assert!(session.energies().is_empty());
+        session.record_energies(true);
+        let _ = case.infer(&mut session);
+        assert_eq!(session.energies().len(), 12);
+        session.record_energies(false);
+        let _ = case.infer(&mut session);
+        assert!(session.energies().is_empty());
+    }
+}
+
+#[test]
+fn the_forward_pass_alone_gives_loss_and_activations() {
+    let case = climbing();
+    let step = case.reference();
+    for level in levels() {
+        let mut session = Session::with_level(&case.network, 6, Method::Exact, level).unwrap();
+        let loss = session.forward(&case.parameters, &case.x, case.y.view()).unwrap();
+        assert!(relative_error(&[loss.into()], &[step.loss]) <= BOUND, "{level}: {loss}");
+        for l in 1..=4 {
+            let got = widen(&session.get(Quantity::Activation, l));
+            assert!(relative_error(&got, &step.activations[l]) <= BOUND, "{level}, layer {l}");
+        }
+    }
+}
+
+/// What a sample's relaxation gives is its own: other neighbours, even such as are not numbers,
+/// change no bit of it.
+#[test]
+fn samples_are_independent() {
+    for level in levels() {
+        for seed in 0..20 {
+            let mut rng = random::generator(seed);
+            let network = random::network(&mut rng);
+            let samples = rng.random_range(2..40);
+            let kept = rng.random_range(0..samples);
+            let method = [Method::Exact, Method::Strict { eta: 0.1, iterations: 6 }][seed as usize % 2];
+            let case = Case::random(&mut rng, &network, method, samples);
+            let state = |case: &Case| {
+                let mut session = Session::with_level(&network, samples, method, level).unwrap();
+                let result = case.infer(&mut session);
+                assert!(matches!(result, Ok(_) | Err(Error::Diverged(_))), "{level} case {seed}: {result:?}");
+                let last = network.layers().len();
+                let quantities = [Quantity::Activation, Quantity::Error, Quantity::Deviation, Quantity::Belief];
+                let mut bits: Vec<u32> = vec![];
+                for (q, quantity) in quantities.into_iter().enumerate() {
+                    for l in 1..=if q < 2 { last } else { last - 1 } {
+                        let size = session.elements(l);
+                        bits.extend(session.get(quantity, l)[kept * size..][..size].iter().map(|v| v.to_bits()));
+                    }
+                }
+                bits
+            };
+            let want = state(&case);
+            let size = case.x.len() / samples;
+            for neighbour in [0.5, f32::NAN, f32::INFINITY] {
+                let mut other = case.clone();
+                for (sample, x) in other.x.chunks_mut(size).enumerate() {
+                    if sample != kept {
+                        x.fill(neighbour);
+                    }
+                }
+                assert!(state(&other) == want, "{level} case {seed}: sample {kept} beside {neighbour}, {network:#?}");
+            }
+        }
+    }
+}
