@@ -40,7 +40,7 @@ impl Output {
             }
             (_, Targets::Values(values)) => {
                 let rows = &values[first * outputs..(first + samples) * outputs];
-                predictive_coding_kernels::rows_to_lanes(rows, outputs, out, lanes);
+                predictive_coding_kernels::rows_to_lanes(self.level, rows, outputs, out);
             }
         }
     }

@@ -222,7 +222,7 @@ impl Session {
                 Quantity::Deviation | Quantity::Belief => &tile.deviations[place.clone()],
                 Quantity::Error => &tile.errors[place.clone()],
             };
-            lanes_to_rows(source, self.plan.lanes, rows, elements);
+            lanes_to_rows(self.plan.level, source, rows, elements);
             if quantity == Quantity::Belief {
                 for (sample, row) in rows.chunks_exact_mut(elements).enumerate() {
                     let activations = tile.values[activation.clone()].chunks_exact(self.plan.lanes);
@@ -457,7 +457,7 @@ impl Call<'_> {
         let plan = self.layers.plan;
         let input = plan.values[0].clone();
         let rows = rows_of(first, tile.samples, input.len() / plan.lanes);
-        rows_to_lanes(&self.x[rows], input.len() / plan.lanes, &mut tile.values[input], plan.lanes);
+        rows_to_lanes(plan.level, &self.x[rows], input.len() / plan.lanes, &mut tile.values[input]);
         self.output.load(self.targets, first, tile.samples, plan.lanes, &mut tile.targets);
     }
 
@@ -469,7 +469,7 @@ impl Call<'_> {
             let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
             let elements = plan.elements(layer);
             let out = &mut tile.deviations[plan.layers[layer].output.clone()];
-            rows_to_lanes(&values[rows_of(first, tile.samples, elements)], elements, out, plan.lanes);
+            rows_to_lanes(plan.level, &values[rows_of(first, tile.samples, elements)], elements, out);
             if let Start::Belief(_) = start {
                 let activation = &tile.values[plan.activation(layer)];
                 let difference = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };

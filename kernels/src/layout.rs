@@ -1,38 +1,87 @@
-//! Between rows of samples and images across lanes.
+//! Between rows of samples and images across lanes, by transposing blocks in registers.
+
+use crate::level::Level;
+use crate::simd::{Kernel, Simd, dispatch, lanes};
 
 /// Puts `samples` rows of `elements` each, one after the other in `rows`, into the lanes of
-/// `[elements][lanes]`; lanes beyond the last sample are 0.
+/// `[elements][LANES]`; lanes beyond the last sample are 0.
 ///
 /// # Panics
-/// If a length does not fit.
-pub fn rows_to_lanes(rows: &[f32], elements: usize, lanes: &mut [f32], width: usize) {
-    let samples = check(rows.len(), elements, lanes.len(), width);
-    for (i, lanes) in lanes.chunks_exact_mut(width).enumerate() {
-        for (sample, lane) in lanes[..samples].iter_mut().enumerate() {
-            *lane = rows[sample * elements + i];
-        }
-        lanes[samples..].fill(0.0);
+/// If a length does not fit, or there are more samples than lanes.
+pub fn rows_to_lanes(level: Level, rows: &[f32], elements: usize, lanes: &mut [f32]) {
+    struct ToLanes<'a> {
+        rows: &'a [f32],
+        elements: usize,
+        lanes: &'a mut [f32],
     }
+    impl Kernel for ToLanes<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let samples = self.rows.len().checked_div(self.elements).unwrap_or(0);
+            // Blocks need a vector's worth of samples to read.
+            let blocks = if samples == S::LANES { self.elements / S::LANES } else { 0 };
+            for first in (0..blocks).map(|block| block * S::LANES) {
+                // SAFETY: LANES rows of `elements` elements hold the block at column `first`; so do LANES vectors of
+                // `lanes` from `first` on.
+                unsafe {
+                    let to = self.lanes.as_mut_ptr().add(first * S::LANES);
+                    s.transpose(self.rows.as_ptr().add(first), self.elements, to, S::LANES);
+                }
+            }
+            let done = blocks * S::LANES;
+            for (i, lanes) in self.lanes.chunks_exact_mut(S::LANES).enumerate().skip(done) {
+                for (sample, lane) in lanes[..samples].iter_mut().enumerate() {
+                    *lane = self.rows[sample * self.elements + i];
+                }
+                lanes[samples..].fill(0.0);
+            }
+        }
+    }
+    check(level, rows.len(), elements, lanes.len());
+    dispatch(level, ToLanes { rows, elements, lanes });
 }
 
 /// The reverse of [`rows_to_lanes`], for as many samples as `rows` holds.
 ///
 /// # Panics
-/// If a length does not fit.
-pub fn lanes_to_rows(lanes: &[f32], width: usize, rows: &mut [f32], elements: usize) {
-    let samples = check(rows.len(), elements, lanes.len(), width);
-    for (i, lanes) in lanes.chunks_exact(width).enumerate() {
-        for (sample, lane) in lanes[..samples].iter().enumerate() {
-            rows[sample * elements + i] = *lane;
+/// If a length does not fit, or there are more samples than lanes.
+pub fn lanes_to_rows(level: Level, lanes: &[f32], rows: &mut [f32], elements: usize) {
+    struct ToRows<'a> {
+        lanes: &'a [f32],
+        rows: &'a mut [f32],
+        elements: usize,
+    }
+    impl Kernel for ToRows<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let samples = self.rows.len().checked_div(self.elements).unwrap_or(0);
+            let blocks = if samples == S::LANES { self.elements / S::LANES } else { 0 };
+            for first in (0..blocks).map(|block| block * S::LANES) {
+                // SAFETY: as in `rows_to_lanes`, with the roles exchanged.
+                unsafe {
+                    let from = self.lanes.as_ptr().add(first * S::LANES);
+                    s.transpose(from, S::LANES, self.rows.as_mut_ptr().add(first), self.elements);
+                }
+            }
+            let done = blocks * S::LANES;
+            for (i, lanes) in self.lanes.chunks_exact(S::LANES).enumerate().skip(done) {
+                for (sample, lane) in lanes[..samples].iter().enumerate() {
+                    self.rows[sample * self.elements + i] = *lane;
+                }
+            }
         }
     }
+    check(level, rows.len(), elements, lanes.len());
+    dispatch(level, ToRows { lanes, rows, elements });
 }
 
-fn check(rows: usize, elements: usize, lanes: usize, width: usize) -> usize {
+fn check(level: Level, rows: usize, elements: usize, len: usize) {
+    let width = lanes(level);
     let samples = rows.checked_div(elements).unwrap_or(0);
     assert!(
-        samples <= width && samples * elements == rows && lanes == elements * width,
-        "{rows} elements of samples of {elements} do not fit {lanes} elements of {width} lanes"
+        samples <= width && samples * elements == rows && len == elements * width,
+        "{rows} elements of samples of {elements} do not fit {len} elements of {width} lanes"
     );
-    samples
 }

@@ -32,7 +32,7 @@ mod view;
 pub use activation::Activation;
 pub use buffer::Buffer;
 pub use combine::Combine;
-pub use conv::{ConvShape, LaneConv};
+pub use conv::{ConvShape, LaneConv, NchwConv};
 pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
 pub use layout::{lanes_to_rows, rows_to_lanes};
 pub use level::{LEVEL_VARIABLE, Level, LevelError};

@@ -2,6 +2,8 @@
 
 mod geometry;
 mod lanes;
+mod nchw;
 
 pub use geometry::ConvShape;
 pub use lanes::LaneConv;
+pub use nchw::NchwConv;

@@ -98,6 +98,36 @@ impl Simd for Avx2 {
     fn select(self, mask: __m256, yes: __m256, no: __m256) -> __m256 {
         avx2!(_mm256_blendv_ps(no, yes, mask))
     }
+    /// Halves of pairs, of fours, then of the vector: what is exchanged doubles its distance each time.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: eight rows of eight elements are valid at both by contract, and the CPU has AVX2.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm256_loadu_ps(from.add(i * from_stride));
+            }
+            let mut pairs = r;
+            for i in 0..4 {
+                pairs[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            let mut fours = pairs;
+            for half in 0..2 {
+                let p = 4 * half;
+                fours[p] = _mm256_shuffle_ps::<0x44>(pairs[p], pairs[p + 2]);
+                fours[p + 1] = _mm256_shuffle_ps::<0xee>(pairs[p], pairs[p + 2]);
+                fours[p + 2] = _mm256_shuffle_ps::<0x44>(pairs[p + 1], pairs[p + 3]);
+                fours[p + 3] = _mm256_shuffle_ps::<0xee>(pairs[p + 1], pairs[p + 3]);
+            }
+            for i in 0..4 {
+                let low = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
+                let high = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
+                _mm256_storeu_ps(to.add(i * to_stride), low);
+                _mm256_storeu_ps(to.add((i + 4) * to_stride), high);
+            }
+        }
+    }
     #[inline(always)]
     fn sum(self, v: __m256) -> f32 {
         avx2!({

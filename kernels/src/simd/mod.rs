@@ -61,6 +61,12 @@ pub(crate) trait Simd: Copy {
         self.sub(self.splat(-0.0), a)
     }
 
+    /// Writes the transpose of a LANES x LANES block: element (i, j), at `from + i * from_stride + j`,
+    /// goes to `to + j * to_stride + i`.
+    ///
+    /// Both pointers must be valid for LANES rows of LANES elements; the blocks must not overlap.
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+
     /// a^2 - square, where `square` is the rounded a^2: from halves of a whose products are exact, since
     /// not every CPU fuses.
     #[inline(always)]

@@ -86,6 +86,16 @@ impl Simd for Portable {
         mask.bitselect(yes, no)
     }
     #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: four rows of four elements are valid at both by contract.
+        unsafe {
+            let rows = [0, 1, 2, 3].map(|i| self.load(from.add(i * from_stride)));
+            for (j, column) in f32x4::transpose(rows).into_iter().enumerate() {
+                self.store(to.add(j * to_stride), column);
+            }
+        }
+    }
+    #[inline(always)]
     fn sum(self, v: f32x4) -> f32 {
         let [a, b, c, d] = v.to_array();
         (a + c) + (b + d)

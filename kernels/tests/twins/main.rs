@@ -5,5 +5,6 @@ mod common;
 mod conv;
 mod gemm;
 mod loss;
+mod nchw;
 mod passes;
 mod pool;

@@ -93,19 +93,20 @@ fn squares_of_every_lane() {
 #[test]
 fn rows_go_into_lanes_and_back() {
     let mut rng = generator(54);
-    for width in [4, 8, 16] {
+    for level in levels() {
+        let width = lanes(level);
         for samples in 0..=width {
-            for elements in [1, 2, 7, 30] {
+            for elements in [1, 2, 7, 16, 35] {
                 let rows = values(&mut rng, samples * elements);
                 let mut across = vec![GAP; elements * width];
-                rows_to_lanes(&rows, elements, &mut across, width);
+                rows_to_lanes(level, &rows, elements, &mut across);
                 for (i, &x) in across.iter().enumerate() {
                     let (element, sample) = (i / width, i % width);
                     let expected = if sample < samples { rows[sample * elements + element] } else { 0.0 };
                     assert_eq!(x, expected, "element {element} of sample {sample} of {samples}");
                 }
                 let mut back = vec![GAP; rows.len()];
-                lanes_to_rows(&across, width, &mut back, elements);
+                lanes_to_rows(level, &across, &mut back, elements);
                 assert!(same_bits(&back, &rows), "{samples} samples of {elements} in {width} lanes");
             }
         }
@@ -133,9 +134,10 @@ fn lengths_that_do_not_fit_are_refused() {
         };
         assert!(!refused(&|| lost(width, width)) && refused(&|| lost(width - 1, width)));
         assert!(refused(&|| lost(width, width + 1)));
+        let rows = vec![0.0; 2 * (width + 1)];
+        assert!(refused(&|| rows_to_lanes(level, &rows, 2, &mut vec![0.0; 2 * width])));
+        assert!(refused(&|| lanes_to_rows(level, &vec![0.0; 2 * width], &mut [0.0; 3], 2)));
     }
-    assert!(refused(&|| rows_to_lanes(&[0.0; 10], 2, &mut [0.0; 8], 4)));
-    assert!(refused(&|| lanes_to_rows(&[0.0; 8], 4, &mut [0.0; 3], 2)));
 }
 
 #[test]

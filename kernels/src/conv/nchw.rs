@@ -1,0 +1,199 @@
+//! Convolution of plain NCHW tensors, by way of an image in every lane.
+//!
+//! A tile of LANES images is transposed into lanes, convolved there, and transposed back; tiles
+//! are shared among threads. A last tile that is not full carries zeros in its other lanes.
+
+use rayon::prelude::*;
+
+use crate::combine::Combine;
+use crate::conv::geometry::ConvShape;
+use crate::conv::lanes::LaneConv;
+use crate::elementwise::accumulate;
+use crate::layout::{lanes_to_rows, rows_to_lanes};
+use crate::level::Level;
+
+/// A convolution of `[batch, channels, height, width]` planned for a level.
+///
+/// Every call packs the weights and converts the tensors itself. It runs on the current rayon pool,
+/// on as many threads as the scratch has parts; results are the same to the last bit on any number.
+#[derive(Clone, Debug)]
+pub struct NchwConv {
+    conv: LaneConv,
+    level: Level,
+    batch: usize,
+    parts: usize,
+}
+
+/// The most parts that a batch is cut into; they depend on the batch alone.
+const MAX_PARTS: usize = 16;
+
+impl NchwConv {
+    /// Plans a convolution of `batch` images.
+    ///
+    /// # Panics
+    /// As [`LaneConv::new`], or if the batch is 0.
+    pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
+        assert!(batch > 0, "a batch of 0 images, expected at least 1");
+        let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS);
+        NchwConv { conv: LaneConv::new(level, shape), level, batch, parts }
+    }
+
+    /// Elements of scratch that each call needs: packed weights, and for each part of the batch a
+    /// tile of inputs, a tile of outputs and a gradient of the weights.
+    pub fn scratch_len(&self) -> usize {
+        self.packed_len() + self.parts * self.part_len()
+    }
+
+    /// `output = convolution of input + bias`, overwriting what `output` held.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn forward(
+        &self,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        input: &[f32],
+        output: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        self.check("input", input.len(), self.input());
+        self.check("output", output.len(), self.output());
+        let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
+        let packed = &mut packed[..self.conv.packed_forward_len()];
+        self.conv.pack_forward(weight, packed, true);
+        let combine = Combine { bias, ..Combine::default() };
+        self.convert(input, self.input(), output, self.output(), parts, |input, output| {
+            self.conv.forward(packed, input, combine, output, self.parts == 1);
+        });
+    }
+
+    /// `input_gradient = transposed convolution of output_gradient`, overwriting what it held.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_data(
+        &self,
+        weight: &[f32],
+        output_gradient: &[f32],
+        input_gradient: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        self.check("output gradient", output_gradient.len(), self.output());
+        self.check("input gradient", input_gradient.len(), self.input());
+        let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
+        let packed = &mut packed[..self.conv.packed_backward_len()];
+        self.conv.pack_backward(weight, packed, true);
+        self.convert(output_gradient, self.output(), input_gradient, self.input(), parts, |from, to| {
+            self.conv.backward_data(packed, from, Combine::default(), to, self.parts == 1);
+        });
+    }
+
+    /// `gradient = sum over images and pixels`, `[out_channels, in_channels, height, width]`,
+    /// overwriting what it held.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_weights(&self, output_gradient: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
+        self.check("output gradient", output_gradient.len(), self.output());
+        self.check("input", input.len(), self.input());
+        let scratch = &mut scratch[self.packed_len()..self.scratch_len()];
+        let weights = self.weights();
+        assert!(gradient.len() == weights, "weight gradient has {} elements, planned for {weights}", gradient.len());
+        let part = |(index, scratch): (usize, &mut [f32])| {
+            let (partial, scratch) = scratch.split_at_mut(weights);
+            let (x, scratch) = scratch.split_at_mut(self.conv.input_len());
+            let (e, scratch) = scratch.split_at_mut(self.conv.output_len());
+            partial.fill(0.0);
+            for tile in self.tiles(index) {
+                rows_to_lanes(self.level, rows(input, tile, self.input()), self.input(), x);
+                rows_to_lanes(self.level, rows(output_gradient, tile, self.output()), self.output(), e);
+                self.conv.backward_weights(e, x, partial, scratch, self.parts == 1);
+            }
+        };
+        scratch.par_chunks_exact_mut(self.part_len()).enumerate().for_each(part);
+        gradient.copy_from_slice(&scratch[..weights]);
+        for partial in scratch.chunks_exact(self.part_len()).skip(1) {
+            accumulate(self.level, &partial[..weights], gradient);
+        }
+    }
+
+    /// Calls `f` with each tile of `from` in lanes and puts what it makes into `to`.
+    fn convert(
+        &self,
+        from: &[f32],
+        from_elements: usize,
+        to: &mut [f32],
+        to_elements: usize,
+        scratch: &mut [f32],
+        f: impl Fn(&[f32], &mut [f32]) + Sync,
+    ) {
+        let lanes = crate::lanes(self.level);
+        let mut rest = to;
+        let mut parts: [&mut [f32]; MAX_PARTS] = Default::default();
+        for (index, part) in parts.iter_mut().enumerate().take(self.parts) {
+            let samples = self.samples(index);
+            (*part, rest) = std::mem::take(&mut rest).split_at_mut(samples * to_elements);
+        }
+        let part = |((index, to), scratch): ((usize, &mut &mut [f32]), &mut [f32])| {
+            let (source, scratch) = scratch.split_at_mut(from_elements * lanes);
+            let (result, _) = scratch.split_at_mut(to_elements * lanes);
+            for (tile, to) in self.tiles(index).zip(to.chunks_mut(to_elements * lanes)) {
+                rows_to_lanes(self.level, rows(from, tile, from_elements), from_elements, source);
+                f(source, result);
+                lanes_to_rows(self.level, result, to, to_elements);
+            }
+        };
+        parts[..self.parts]
+            .par_iter_mut()
+            .enumerate()
+            .zip(scratch.par_chunks_exact_mut(self.part_len()))
+            .for_each(part);
+    }
+
+    /// (first image, images) of the tiles of a part.
+    fn tiles(&self, part: usize) -> impl Iterator<Item = (usize, usize)> {
+        let lanes = crate::lanes(self.level);
+        let tiles = self.batch.div_ceil(lanes);
+        let batch = self.batch;
+        (part * tiles / self.parts..(part + 1) * tiles / self.parts)
+            .map(move |tile| (tile * lanes, lanes.min(batch - tile * lanes)))
+    }
+
+    fn samples(&self, part: usize) -> usize {
+        self.tiles(part).map(|(_, samples)| samples).sum()
+    }
+
+    fn input(&self) -> usize {
+        self.conv.input_len() / crate::lanes(self.level)
+    }
+
+    fn output(&self) -> usize {
+        self.conv.output_len() / crate::lanes(self.level)
+    }
+
+    fn weights(&self) -> usize {
+        let shape = self.conv.shape();
+        shape.out_channels * shape.in_channels * shape.taps()
+    }
+
+    fn packed_len(&self) -> usize {
+        self.conv.packed_forward_len().max(self.conv.packed_backward_len())
+    }
+
+    fn part_len(&self) -> usize {
+        self.conv.input_len() + self.conv.output_len() + self.weights() + self.conv.weights_scratch_len()
+    }
+
+    fn check(&self, what: &str, len: usize, elements: usize) {
+        assert!(
+            len == self.batch * elements,
+            "{what} has {len} elements, expected {} images of {elements}",
+            self.batch
+        );
+    }
+}
+
+/// The rows of a tile's images.
+fn rows(all: &[f32], (first, samples): (usize, usize), elements: usize) -> &[f32] {
+    &all[first * elements..(first + samples) * elements]
+}
