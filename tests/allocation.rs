@@ -1,0 +1,66 @@
+//! A session allocates nothing after its first step, and neither does an optimiser.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use predictive_coding::{Adam, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Session};
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the system allocator's requirement.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is the system allocator's requirement.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn steps_after_the_first_allocate_nothing() {
+    let layers = vec![
+        vec![Op::Conv2d(Conv2d::new(4, [3, 3])), Op::Tanh, Op::MaxPool2d(MaxPool2d::new([2, 2])), Op::Flatten],
+        vec![Op::Linear(Linear::new(9)), Op::Relu],
+        vec![Op::Linear(Linear::new(3))],
+    ];
+    let network = Network::new(&[2, 8, 8], Loss::Mse, layers).unwrap();
+    let x: Vec<f32> = (0..50 * 128).map(|i| (i % 17) as f32 / 17.0).collect();
+    let y: Vec<i64> = (0..50).map(|i| i % 3).collect();
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        for method in [
+            Method::Exact,
+            Method::FixedPrediction { eta: 0.1, iterations: 7 },
+            Method::Strict { eta: 0.1, iterations: 7 },
+        ] {
+            // From inside of the pool: handing it a task from outside takes an entry of rayon's queue.
+            let counted = pool.install(|| {
+                let mut parameters = network.initialize(3);
+                let mut adam = Adam::new(&parameters, 1e-3);
+                let mut session = Session::new(&network, 50, method).unwrap();
+                session.record_energies(true);
+                let mut step = |samples: usize| {
+                    session.infer(&parameters, &x[..samples * 128], &y[..samples]).unwrap();
+                    adam.step(&mut parameters, session.gradients());
+                };
+                step(50);
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                (0..5).for_each(|_| step(50));
+                step(3);
+                ALLOCATIONS.load(Ordering::Relaxed) - before
+            });
+            assert_eq!(counted, 0, "{method:?} on {threads} threads");
+        }
+    }
+}
