@@ -53,7 +53,8 @@ impl std::error::Error for Error {}
 pub struct Divergence {
     /// Index of the sample in its batch, from 0.
     pub sample: usize,
-    /// The layer with the largest prediction error of that sample at that iteration, from 1.
+    /// The layer, from 1, whose term of the energy rose most since the start, or was the first that is
+    /// not finite: half the squared error, or at the output the loss.
     pub layer: usize,
     /// The iteration whose energy was too large, from 1.
     pub iteration: usize,

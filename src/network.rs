@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::method::Method;
-use crate::op::Op;
+use crate::op::{MAX_COUNTED, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
 /// The largest tensor of one sample, so that the tensor of a vector's worth of samples can be
@@ -111,6 +111,12 @@ impl Network {
             }
             shape = shapes[ops.len()].clone();
             built.push(Layer { ops, shapes });
+        }
+        if loss == Loss::CrossEntropy && elements(&shape) > MAX_COUNTED {
+            return Err(Error::Network(format!(
+                "cross_entropy of {} classes, expected at most {MAX_COUNTED}",
+                elements(&shape)
+            )));
         }
         if loss == Loss::CrossEntropy && shape.len() != 1 {
             return Err(Error::Network(format!(

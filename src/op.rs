@@ -2,6 +2,9 @@
 
 use crate::error::{Error, Result};
 
+/// The most classes, and elements of a pooling window: they are numbered by f32.
+pub(crate) const MAX_COUNTED: usize = 1 << 24;
+
 /// One operation of a layer. Pairs are (vertical, horizontal).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -162,6 +165,12 @@ impl Op {
             Op::MaxPool2d(pool) => {
                 let [channels, height, width] = self.image(input)?;
                 self.pool_padding(pool.kernel_size, pool.padding, pool.dilation)?;
+                if pool.kernel_size[0].checked_mul(pool.kernel_size[1]).is_none_or(|taps| taps > MAX_COUNTED) {
+                    return Err(Error::Network(format!(
+                        "max_pool2d has kernel_size {:?}, expected at most {MAX_COUNTED} elements",
+                        pool.kernel_size
+                    )));
+                }
                 let windows =
                     self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, pool.dilation)?;
                 for (axis, size) in [height, width].into_iter().enumerate() {
