@@ -56,17 +56,22 @@ pub struct Divergence {
     /// The layer, from 1, whose term of the energy rose most since the start, or was the first that is
     /// not finite: half the squared error, or at the output the loss.
     pub layer: usize,
-    /// The iteration whose energy was too large, from 1.
+    /// The iteration whose energy, taken before its update, was too large, from 1.
     pub iteration: usize,
+    /// Whether that energy was finite. If it was not at iteration 1, the forward pass overflowed.
+    pub finite: bool,
 }
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the relaxation diverged at sample {}, layer {}, iteration {}: its energy rose above where it \
-             started; try a smaller eta, or smaller weights (a smaller learning rate)",
-            self.sample, self.layer, self.iteration
+            "the relaxation diverged at sample {}, layer {}, iteration {}: its energy {}; try a smaller eta, or smaller \
+             weights (a smaller learning rate)",
+            self.sample,
+            self.layer,
+            self.iteration,
+            if self.finite { "rose above where it started" } else { "is not finite" }
         )
     }
 }

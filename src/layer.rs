@@ -15,7 +15,7 @@ pub(crate) struct Layers<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) parameters: &'a [f32],
     pub(crate) packed: &'a [f32],
-    /// Whether a single product is shared among threads: if there are fewer tiles than those.
+    /// Whether a single product is shared among threads: if there are fewer tasks than those.
     pub(crate) parallel: bool,
 }
 

@@ -59,3 +59,14 @@ impl Method {
         }
     }
 }
+
+/// The lowest layer, as an index from 0, that iteration i (from 1) pulls an error back through
+/// when the relaxation starts at v-hat: eps_l is still 0 for l <= L - i.
+pub(crate) fn first_pulled(layers: usize, iteration: usize) -> usize {
+    layers.saturating_sub(iteration).max(1)
+}
+
+/// The lowest layer, as an index from 0, whose input has left v-hat at iteration i (from 1).
+pub(crate) fn first_pushed(layers: usize, iteration: usize) -> usize {
+    (layers + 1).saturating_sub(iteration).max(1)
+}

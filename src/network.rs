@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::loss::Loss;
-use crate::method::Method;
+use crate::method::{Method, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
 /// The largest tensor of one sample, so that the tensor of a vector's worth of samples can be
 /// addressed by 32 bits.
-const MAX_SAMPLE: usize = 1 << 28;
+const MAX_SAMPLE: usize = (1 << 28) - 1;
 /// The most parameters: 16 GiB of f32.
 const MAX_PARAMETERS: usize = 1 << 32;
 
@@ -69,12 +69,33 @@ impl Layer {
 
     /// Multiplications and additions of this layer's products for one sample in one direction.
     pub fn flops(&self) -> u64 {
-        let product = |(op, shapes): (&Op, &[Vec<usize>])| match op {
-            Op::Conv2d(conv) => shapes[0][0] * conv.kernel_size[0] * conv.kernel_size[1] * elements(&shapes[1]),
-            Op::Linear(_) => shapes[0][0] * shapes[1][0],
-            _ => 0,
-        };
-        self.ops.iter().zip(self.shapes.windows(2)).map(product).map(|multiply_adds| 2 * multiply_adds as u64).sum()
+        self.products().map(|(_, flops)| flops).sum()
+    }
+
+    /// The products with their multiplications and additions, by the index of their operation.
+    fn products(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.ops.iter().zip(self.shapes.windows(2)).enumerate().filter_map(|(o, (op, shapes))| {
+            let multiply_adds = match op {
+                Op::Conv2d(conv) => shapes[0][0] * conv.kernel_size[0] * conv.kernel_size[1] * elements(&shapes[1]),
+                Op::Linear(_) => shapes[0][0] * shapes[1][0],
+                _ => return None,
+            };
+            Some((o, 2 * multiply_adds as u64))
+        })
+    }
+
+    /// Of pulling an error back to the output of the lowest product: all that the gradients need.
+    fn inner_flops(&self) -> u64 {
+        self.products().skip(1).map(|(_, flops)| flops).sum()
+    }
+
+    /// Of evaluating the layer anew for its gradients: the products whose result another product
+    /// reads or a slope depends on.
+    fn renewed_flops(&self) -> u64 {
+        let Some((lowest, _)) = self.products().next() else { return 0 };
+        let matters = |o: &usize| self.ops[*o].has_slope() || matches!(self.ops[*o], Op::Conv2d(_) | Op::Linear(_));
+        let last = (lowest..self.ops.len()).rev().find(matters).unwrap_or(lowest);
+        self.products().filter(|&(o, _)| o < last).map(|(_, flops)| flops).sum()
     }
 }
 
@@ -167,7 +188,8 @@ impl Network {
         let last = layer.len();
         let sum = |layers: Range<usize>| layer[layers].iter().sum::<u64>();
         let forward = sum(0..last);
-        let gradients = sum(0..last);
+        // What the relaxation pulls through a layer serves its gradients too; nothing does for the first.
+        let gradients = sum(0..last) + self.layers[0].inner_flops();
         // Iterations after the L-th need every layer.
         let over_iterations = |iterations: usize, first: fn(usize, usize) -> usize| {
             let early: u64 = (1..=iterations.min(last)).map(|i| sum(first(last, i)..last)).sum();
@@ -178,22 +200,14 @@ impl Network {
             Method::FixedPrediction { iterations, .. } => over_iterations(iterations, first_pulled),
             Method::Strict { iterations, .. } => {
                 let pulls = over_iterations(iterations, first_pulled);
-                pulls.saturating_add(over_iterations(iterations, first_pushed)).saturating_add(sum(1..last))
+                // At the final beliefs the layers are evaluated, and inner errors pulled, anew.
+                let renewed: u64 =
+                    self.layers[1..].iter().map(|layer| layer.renewed_flops() + layer.inner_flops()).sum();
+                pulls.saturating_add(over_iterations(iterations, first_pushed)).saturating_add(renewed)
             }
         };
         (forward + gradients).saturating_add(relaxation).saturating_mul(batch as u64)
     }
-}
-
-/// The lowest layer, as an index from 0, that iteration i (from 1) pulls an error back through
-/// when the relaxation starts at v-hat: eps_l is still 0 for l <= L - i.
-pub(crate) fn first_pulled(layers: usize, iteration: usize) -> usize {
-    layers.saturating_sub(iteration).max(1)
-}
-
-/// The lowest layer, as an index from 0, whose input has left v-hat at iteration i (from 1).
-pub(crate) fn first_pushed(layers: usize, iteration: usize) -> usize {
-    (layers + 1).saturating_sub(iteration).max(1)
 }
 
 fn check_size(what: &str, shape: &[usize], limit: usize) -> Result<()> {

@@ -143,6 +143,16 @@ impl Op {
         }
     }
 
+    /// Whether the Jacobian depends on where it is taken.
+    pub(crate) fn has_slope(&self) -> bool {
+        match self {
+            Op::Conv2d(_) | Op::Linear(_) | Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => false,
+            Op::Flatten | Op::Identity => false,
+            Op::MaxPool2d(_) | Op::Relu | Op::LeakyRelu { .. } => true,
+            Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus => true,
+        }
+    }
+
     /// The shape of a sample after this operation, given its shape before.
     pub fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>> {
         match self {
@@ -165,12 +175,6 @@ impl Op {
             Op::MaxPool2d(pool) => {
                 let [channels, height, width] = self.image(input)?;
                 self.pool_padding(pool.kernel_size, pool.padding, pool.dilation)?;
-                if pool.kernel_size[0].checked_mul(pool.kernel_size[1]).is_none_or(|taps| taps > MAX_COUNTED) {
-                    return Err(Error::Network(format!(
-                        "max_pool2d has kernel_size {:?}, expected at most {MAX_COUNTED} elements",
-                        pool.kernel_size
-                    )));
-                }
                 let windows =
                     self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, pool.dilation)?;
                 for (axis, size) in [height, width].into_iter().enumerate() {
@@ -224,6 +228,12 @@ impl Op {
 
     fn pool_padding(&self, kernel: [usize; 2], padding: [usize; 2], dilation: [usize; 2]) -> Result<()> {
         self.positive("kernel_size", &kernel)?;
+        if kernel[0].checked_mul(kernel[1]).is_none_or(|taps| taps > MAX_COUNTED) {
+            return Err(Error::Network(format!(
+                "{} has kernel_size {kernel:?}, expected at most {MAX_COUNTED} elements",
+                self.name()
+            )));
+        }
         for axis in 0..2 {
             let extent = extent(kernel[axis], dilation[axis]).unwrap_or(usize::MAX);
             if padding[axis] > extent / 2 {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use predictive_coding_kernels::{Activation, ConvShape, LaneAvgPool, LaneConv, LaneMaxPool, Level, lanes};
 
 use crate::network::{Network, elements};
-use crate::op::Op;
+use crate::op::{Conv2d, Op};
 use crate::parameters::{ParameterSpec, Role};
 
 #[derive(Debug)]
@@ -129,6 +129,17 @@ impl Plan {
         }
     }
 
+    /// At most so many bytes of tables of addresses will a plan of this network have.
+    pub(crate) fn table_bytes(network: &Network) -> usize {
+        let ops = network.layers().iter().flat_map(|layer| layer.ops().iter().zip(layer.shapes()));
+        ops.filter_map(|(op, input)| match op {
+            Op::Conv2d(conv) => Some(LaneConv::table_bytes(&convolution(conv, input))),
+            Op::Linear(linear) => Some(LaneConv::table_bytes(&ConvShape::linear(input[0], linear.out_features))),
+            _ => None,
+        })
+        .fold(0, usize::saturating_add)
+    }
+
     /// Elements of all boundaries.
     pub(crate) fn values_len(&self) -> usize {
         self.values.last().map_or(0, |range| range.end)
@@ -188,19 +199,7 @@ impl<'a> Builder<'a> {
 
     fn add(&mut self, layer: usize, op_index: usize, op: &Op, input: &[usize], output: &[usize]) {
         let step = match op {
-            Op::Conv2d(conv) => self.product(
-                layer,
-                op_index,
-                ConvShape {
-                    in_channels: input[0],
-                    out_channels: conv.out_channels,
-                    input: [input[1], input[2]],
-                    kernel: conv.kernel_size,
-                    stride: conv.stride,
-                    padding: conv.padding,
-                    dilation: conv.dilation,
-                },
-            ),
+            Op::Conv2d(conv) => self.product(layer, op_index, convolution(conv, input)),
             Op::Linear(linear) => self.product(layer, op_index, ConvShape::linear(input[0], linear.out_features)),
             Op::MaxPool2d(pool) => {
                 let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation);
@@ -266,6 +265,18 @@ impl<'a> Builder<'a> {
         let start = self.packed;
         self.packed += len.next_multiple_of(16);
         start..start + len
+    }
+}
+
+fn convolution(conv: &Conv2d, input: &[usize]) -> ConvShape {
+    ConvShape {
+        in_channels: input[0],
+        out_channels: conv.out_channels,
+        input: [input[1], input[2]],
+        kernel: conv.kernel_size,
+        stride: conv.stride,
+        padding: conv.padding,
+        dilation: conv.dilation,
     }
 }
 

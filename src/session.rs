@@ -45,7 +45,8 @@ pub enum Start<'a> {
     Belief(&'a [f32]),
 }
 
-/// Planned once for a network, a batch size and a method; owns every buffer.
+/// Planned once for a network, a batch size and a method; owns every buffer and allocates nothing
+/// afterwards (rayon's queue takes an entry now and then if the call comes from outside of a pool).
 ///
 /// A batch is cut into tiles of one vector's lanes, one image per lane. Samples relax
 /// independently, so a tile goes through forward pass, all iterations and its share of the
@@ -59,11 +60,14 @@ pub struct Session {
     loss_kind: Loss,
     batch: usize,
     packed: Buffer,
+    /// Bytes of the plan's tables of addresses.
+    tables: usize,
     groups: Vec<Group>,
     gradients: Parameters,
     samples: usize,
     loss: f32,
-    recording: bool,
+    /// Whether the last call relaxed, or only went forward.
+    inferred: bool,
     energies: Vec<f64>,
 }
 
@@ -109,6 +113,8 @@ impl Session {
         if batch == 0 {
             return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
         }
+        let tables = Plan::table_bytes(network);
+        check_memory(batch, tables.checked_div(size_of::<f32>()))?;
         let plan = Plan::new(network, level);
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         let tiles = batch.div_ceil(plan.lanes);
@@ -128,6 +134,7 @@ impl Session {
         let groups = (0..count).map(|i| group(i * tiles / count, (i + 1) * tiles / count)).collect();
         Ok(Session {
             packed: Buffer::zeros(plan.packed),
+            tables,
             plan,
             method,
             loss_kind: network.loss(),
@@ -136,7 +143,7 @@ impl Session {
             gradients,
             samples: 0,
             loss: 0.0,
-            recording: false,
+            inferred: false,
             energies: Vec::new(),
         })
     }
@@ -146,8 +153,8 @@ impl Session {
     /// the forward pass.
     ///
     /// Errors: [`Error::Input`] if sizes or labels do not fit (nothing was computed);
-    /// [`Error::Diverged`] if a strict relaxation diverged (all n iterations were run and
-    /// everything can be read).
+    /// [`Error::Diverged`] if the energy of a strict relaxation, as it is before each of the n updates,
+    /// shows that it diverged (all iterations were run and everything can be read).
     pub fn infer<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
         self.infer_from(parameters, x, y, &[])
     }
@@ -170,6 +177,7 @@ impl Session {
         let method = self.method;
         self.run(parameters, x, targets, start, samples, |call, group| group.step(call, method));
         self.reduce();
+        self.inferred = true;
         match self.groups.iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
             Some(divergence) => Err(Error::Diverged(divergence)),
             None => Ok(self.loss),
@@ -183,13 +191,14 @@ impl Session {
         let targets = y.into();
         let samples = self.check(parameters, x, targets)?;
         self.run(parameters, x, targets, &[], samples, Group::forward);
+        self.inferred = false;
         Ok(self.loss)
     }
 
     /// A quantity of layer `layer` (from 1) of the last call, `[samples, layer shape]`.
     ///
     /// # Panics
-    /// If the layer has no such quantity.
+    /// If the layer has no such quantity, or the last call was none that computes it.
     pub fn get(&self, quantity: Quantity, layer: usize) -> Vec<f32> {
         let mut out = vec![0.0; self.samples * self.elements(layer)];
         self.read(quantity, layer, &mut out);
@@ -199,13 +208,17 @@ impl Session {
     /// As [`get`](Self::get), into a buffer of exactly that size.
     ///
     /// # Panics
-    /// If the layer has no such quantity or `out` has another size.
+    /// As [`get`](Self::get), or if `out` has another size.
     pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) {
         let elements = self.elements(layer);
         let layers = self.plan.layers.len();
         assert!(
             layer < layers || matches!(quantity, Quantity::Activation | Quantity::Error),
             "layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}"
+        );
+        assert!(
+            quantity == Quantity::Activation || self.inferred,
+            "the last call was no inference, so there is no {quantity:?}; only activations can be read"
         );
         assert!(
             out.len() == self.samples * elements,
@@ -263,7 +276,6 @@ impl Session {
             Method::Strict { iterations, .. } if record => iterations,
             _ => 0,
         };
-        self.recording = record;
         self.energies = vec![0.0; iterations];
         for group in &mut self.groups {
             group.descent.energies = vec![0.0; iterations];
@@ -277,7 +289,7 @@ impl Session {
         &self.energies
     }
 
-    /// Bytes of all buffers. Nothing is allocated after planning.
+    /// Bytes of all buffers and, at most, of the tables of addresses. Nothing is allocated after planning.
     pub fn bytes(&self) -> usize {
         let group = |group: &Group| {
             group.tiles.iter().map(Tile::bytes).sum::<usize>()
@@ -287,6 +299,7 @@ impl Session {
         };
         self.groups.iter().map(group).sum::<usize>()
             + self.packed.bytes()
+            + self.tables
             + size_of_val(self.gradients.values())
             + size_of_val(self.energies.as_slice())
     }
@@ -365,7 +378,7 @@ impl Session {
         let output = Output::new(self.plan.level, self.loss_kind, samples, outputs);
         let tiles = samples.div_ceil(self.plan.lanes);
         let threads = rayon::current_num_threads();
-        let parallel = threads > 1 && self.groups.len().min(tiles) < threads;
+        let parallel = self.groups.len().min(tiles) < threads;
         let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel };
         let call = Call { layers, output, x, targets, start, samples };
         if threads > 1 && tiles > 1 {

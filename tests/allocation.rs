@@ -32,7 +32,9 @@ static ALLOCATOR: Counting = Counting;
 /// when it does that for the first time.
 fn let_both_steal() {
     let (first, second) = (Barrier::new(2), Barrier::new(2));
-    let wait = |barrier: &Barrier| drop(barrier.wait());
+    let wait = |barrier: &Barrier| {
+        barrier.wait();
+    };
     rayon::join(
         || wait(&first),
         || {
@@ -54,7 +56,9 @@ fn steps_after_the_first_allocate_nothing() {
     let y: Vec<i64> = (0..50).map(|i| i % 3).collect();
     // Threads allocate when they begin and when they end: let all have begun, and none end before the test does.
     let pools = [1, 2].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
-    pools.iter().for_each(|pool| drop(pool.broadcast(|_| ())));
+    for pool in &pools {
+        pool.broadcast(|_| ());
+    }
     for pool in &pools {
         let threads = pool.current_num_threads();
         for method in [

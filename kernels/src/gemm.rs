@@ -1,12 +1,12 @@
 //! General matrix product: C = alpha A B + beta C, with any strides.
 //!
 //! Five loops around the register tile, after Goto and van de Geijn ("Anatomy of high-performance
-//! matrix multiplication", 2008) with the letters of BLIS: C is m x n, k is summed; blocks of KC
-//! by NC of B and of MC by KC of A are packed so that a panel of A stays in the first cache, the
-//! block of A in the second, the block of B in the third.
+//! matrix multiplication", 2008) with the letters of BLIS: C is m x n, k is summed; a block of MC by
+//! KC of A stays in the second cache, a block of KC by NC of B in the third. Unlike there, an operand
+//! is packed only if it is read often enough to pay for the copy, or does not lie in vectors.
 //!
 //! A vector of C that is only partly inside the matrix is summed over zero-padded panels and
-//! stored under a mask.
+//! stored element by element.
 
 use std::ops::Range;
 
@@ -15,10 +15,11 @@ use rayon::prelude::*;
 use crate::level::Level;
 use crate::microkernel::*;
 use crate::pack::{Source, pack, packed_len};
+use crate::parallel::WORTHWHILE;
 use crate::simd::{Kernel, LOW_ROWS, MAX_LANES, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
-/// Depth of a block: a panel of A of 12 rows takes 12 KiB, a third of a 32 KiB first cache.
+/// Depth of a block: a panel of A of 6 rows takes 6 KiB of the first cache.
 const KC: usize = 256;
 /// Rows of a block of A: 240 KiB, a quarter of a 1 MiB second cache.
 const MC: usize = 240;
@@ -33,7 +34,7 @@ const PACK_A_FROM_COLUMNS: usize = 1024;
 /// The left operand of a product: as it lies, or packed beforehand.
 #[derive(Clone, Copy, Debug)]
 pub enum Lhs<'a> {
-    /// Packed block by block during the product.
+    /// Read where it lies, or packed block by block if that pays.
     Plain(MatRef<'a>),
     /// Packed once, by [`PackedLhs::pack`].
     Packed(&'a PackedLhs),
@@ -163,7 +164,7 @@ fn product(
         _ => (a, b, output),
     };
     let (m, n) = (a.size().0, b.columns());
-    let parts = match parallel && 2 * m * n * k > SHARE_FROM {
+    let parts = match parallel && 2 * (m * n * k) as u64 > WORTHWHILE {
         true => rayon::current_num_threads().min(scratch.len() / sizes.len().max(1)).max(1),
         false => 1,
     };
@@ -185,9 +186,6 @@ fn product(
         }
     }
 }
-
-/// Fewer multiplications and additions than this are not worth waking a thread.
-const SHARE_FROM: usize = 1_000_000;
 
 fn panel_grain(a: &Lhs<'_>) -> usize {
     match a {

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! for M rows by N vectors, held in registers from the first k to the last. A is packed into
-//! panels `[k][M]`, or read where it lies ([`Broadcast`]); B is whatever memory holds the activations, addressed by a [`Depth`], so that a
-//! matrix, a convolution and its transpose differ in nothing but their addresses and no patch is
+//! panels `[k][M]`, or read where it lies ([`Broadcast`]); B is whatever memory holds the
+//! activations, addressed by a [`Depth`], so that a matrix, a convolution and its transpose differ in nothing but their addresses and no patch is
 //! ever copied. An [`Epilogue`] takes the sums while they are still in registers.
 
 use crate::combine::Combine;
@@ -169,43 +169,44 @@ impl LinearEpilogue {
 }
 
 impl Epilogue for LinearEpilogue {
-    /// The two forms of the inner loops, a sum with a bias and all three terms without, are unrolled
-    /// over the registers; any other goes through memory.
+    /// One operand after the other, so that each loop is over registers and asks once per tile
+    /// whether there is anything to do.
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, mut sums: [[S::V; N]; M], place: Place) {
         let at = |m: usize, n: usize| (place.row + m) * self.row_stride + place.at + n * place.step;
-        let plain = self.alpha == 1.0 && self.beta == 0.0 && self.gamma == 0.0;
-        let full = self.beta != 0.0 && self.gamma != 0.0 && self.bias.is_null();
-        // SAFETY: rows and vectors are inside the operands by contract, and a null bias is not read.
+        // SAFETY: rows below `place.rows` and their vectors are inside the operands by contract; operands with a
+        // coefficient of 0 and an absent bias are not touched.
         unsafe {
-            if plain {
-                for (m, sums) in sums.iter().enumerate() {
-                    if m == place.rows {
-                        return;
+            if self.alpha != 1.0 {
+                for sum in sums.iter_mut().flatten() {
+                    *sum = s.mul(s.splat(self.alpha), *sum);
+                }
+            }
+            if self.gamma != 0.0 {
+                let gamma = s.splat(self.gamma);
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    if m < place.rows {
+                        for (n, sum) in sums.iter_mut().enumerate() {
+                            *sum = s.fma(gamma, s.load(self.other.add(at(m, n))), *sum);
+                        }
                     }
-                    let bias = if self.bias.is_null() { 0.0 } else { *self.bias.add(place.row + m) };
+                }
+            }
+            if self.beta != 0.0 {
+                let beta = s.splat(self.beta);
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    if m < place.rows {
+                        for (n, sum) in sums.iter_mut().enumerate() {
+                            *sum = s.fma(beta, s.load(self.out.add(at(m, n))), *sum);
+                        }
+                    }
+                }
+            }
+            for (m, sums) in sums.iter().enumerate() {
+                if m < place.rows {
+                    let bias = if self.bias.is_null() { -0.0 } else { *self.bias.add(place.row + m) };
                     for (n, &sum) in sums.iter().enumerate() {
                         s.store(self.out.add(at(m, n)), s.add(sum, s.splat(bias)));
-                    }
-                }
-            } else if full {
-                let (alpha, beta, gamma) = (s.splat(self.alpha), s.splat(self.beta), s.splat(self.gamma));
-                for (m, sums) in sums.iter().enumerate() {
-                    if m == place.rows {
-                        return;
-                    }
-                    for (n, &sum) in sums.iter().enumerate() {
-                        let scaled = s.mul(alpha, sum);
-                        let v = s.fma(gamma, s.load(self.other.add(at(m, n))), scaled);
-                        let out = self.out.add(at(m, n));
-                        s.store(out, s.fma(beta, s.load(out), v));
-                    }
-                }
-            } else {
-                let sums = std::hint::black_box(sums);
-                for (m, sums) in sums.iter().enumerate().take(place.rows) {
-                    for (n, &sum) in sums.iter().enumerate() {
-                        self.combine(s, place.row + m, at(m, n), sum);
                     }
                 }
             }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 /// Fewer multiplications and additions than this are not worth waking a thread, which takes some
 /// microseconds.
-const WORTHWHILE: u64 = 1_000_000;
+pub(crate) const WORTHWHILE: u64 = 1_000_000;
 
 /// Calls `f(index, chunk)` for consecutive chunks of `data`, on several threads if `parallel` and
 /// `work` (multiplications and additions) is worth it.

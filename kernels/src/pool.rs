@@ -22,7 +22,14 @@ struct Windows {
 
 impl Windows {
     fn new(level: Level, channels: usize, input: [usize; 2], axes: [AxisWindows; 2]) -> Self {
-        Windows { level, lanes: lanes(level), channels, input, axes }
+        let lanes = lanes(level);
+        let fits = |pixels: [usize; 2]| pixels.into_iter().try_fold(channels.max(1) * lanes, usize::checked_mul);
+        let output = [axes[0].len(), axes[1].len()];
+        assert!(
+            channels.checked_mul(lanes).is_some() && fits(input).is_some() && fits(output).is_some(),
+            "a tensor of {channels} x {input:?} or {output:?} x {lanes} elements is too large"
+        );
+        Windows { level, lanes, channels, input, axes }
     }
 
     fn input_plane(&self) -> usize {
@@ -44,11 +51,11 @@ impl Windows {
 
     /// Calls `f` for every output pixel with its offset and the (tap, offset) of its window.
     #[inline(always)]
-    fn for_each(&self, taps_per_row: usize, mut f: impl FnMut(usize, &AxisWindow<'_>)) {
+    fn for_each(&self, taps_per_row: usize, mut f: impl FnMut(usize, &Window<'_>)) {
         let mut out = 0;
         for rows in &self.axes[0] {
             for columns in &self.axes[1] {
-                f(out, &AxisWindow { rows, columns, width: self.input[1], lanes: self.lanes, taps_per_row });
+                f(out, &Window { rows, columns, width: self.input[1], lanes: self.lanes, taps_per_row });
                 out += self.lanes;
             }
         }
@@ -56,7 +63,7 @@ impl Windows {
 }
 
 /// One window.
-struct AxisWindow<'a> {
+struct Window<'a> {
     rows: &'a [(usize, usize)],
     columns: &'a [(usize, usize)],
     width: usize,
@@ -64,7 +71,7 @@ struct AxisWindow<'a> {
     taps_per_row: usize,
 }
 
-impl AxisWindow<'_> {
+impl Window<'_> {
     fn len(&self) -> usize {
         self.rows.len() * self.columns.len()
     }
@@ -308,7 +315,7 @@ impl LaneAvgPool {
     }
 
     #[inline(always)]
-    fn scale(&self, window: &AxisWindow<'_>) -> f32 {
+    fn scale(&self, window: &Window<'_>) -> f32 {
         1.0 / self.divisor.unwrap_or_else(|| window.len()) as f32
     }
 }
@@ -363,16 +370,16 @@ impl Kernel for MeanChannelBackward<'_> {
     }
 }
 
-/// The windows of a convolution of this shape, padding left out.
+/// The windows of a convolution of this shape along each axis, padding left out.
 fn axes(shape: &ConvShape) -> [AxisWindows; 2] {
     let output = shape.output();
     [0, 1].map(|axis| {
+        let (padding, dilation) = (shape.padding[axis], shape.dilation[axis]);
         let window = |out: usize| {
-            let source =
-                |tap: usize| (out * shape.stride[axis] + tap * shape.dilation[axis]).checked_sub(shape.padding[axis]);
-            (0..shape.kernel[axis])
-                .filter_map(|tap| source(tap).filter(|&i| i < shape.input[axis]).map(|i| (tap, i)))
-                .collect()
+            let start = out * shape.stride[axis];
+            let first = padding.saturating_sub(start).div_ceil(dilation);
+            let end = (padding + shape.input[axis]).saturating_sub(start).div_ceil(dilation).min(shape.kernel[axis]);
+            (first..end).map(|tap| (tap, start + tap * dilation - padding)).collect()
         };
         (0..output[axis]).map(window).collect()
     })

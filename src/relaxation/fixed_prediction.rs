@@ -10,7 +10,7 @@
 use predictive_coding_kernels::Combine;
 
 use super::Relaxation;
-use crate::network::first_pulled;
+use crate::method::first_pulled;
 use crate::state::write_read;
 
 pub(crate) fn fixed_prediction(mut tile: Relaxation<'_>, eta: f64, iterations: usize, gradients: &mut [f32]) {

@@ -12,7 +12,7 @@ use predictive_coding_kernels::{Combine, elementwise, reduce};
 
 use super::Relaxation;
 use crate::error::Divergence;
-use crate::network::{first_pulled, first_pushed};
+use crate::method::{first_pulled, first_pushed};
 use crate::state::Tile;
 
 /// An energy above its start by more than this share of it has risen by more than rounding.
@@ -27,8 +27,9 @@ pub(crate) struct Descent {
     now: Vec<f64>,
     /// Unscaled loss of each lane, now.
     losses: Vec<f64>,
-    /// The first iteration at which each lane was above its start, and the layer to blame.
-    diverged: Vec<Option<(usize, usize)>>,
+    /// The first iteration at which each lane was above its start, the layer to blame, and whether the
+    /// energy was finite.
+    diverged: Vec<Option<(usize, usize, bool)>>,
     /// F_1 .. F_n summed over the tiles that were recorded, if that was asked for.
     pub(crate) energies: Vec<f64>,
 }
@@ -55,7 +56,12 @@ impl Descent {
     /// The earliest divergence of the tile's samples, which begin at `first` in the batch.
     pub(crate) fn divergence(&self, first: usize) -> Option<Divergence> {
         let found = self.diverged.iter().enumerate().filter_map(|(lane, diverged)| {
-            diverged.map(|(iteration, layer)| Divergence { sample: first + lane, layer: layer + 1, iteration })
+            diverged.map(|(iteration, layer, finite)| Divergence {
+                sample: first + lane,
+                layer: layer + 1,
+                iteration,
+                finite,
+            })
         });
         found.min_by_key(|divergence| (divergence.iteration, divergence.sample))
     }
@@ -73,7 +79,7 @@ impl Descent {
             total += now;
             let descends = now.is_finite() && now - start <= ROUNDING * start;
             if !descends && self.diverged[lane].is_none() {
-                self.diverged[lane] = Some((iteration, self.blame(lane)));
+                self.diverged[lane] = Some((iteration, self.blame(lane), now.is_finite()));
             }
         }
         if let Some(energy) = self.energies.get_mut(iteration - 1) {

@@ -27,8 +27,8 @@ impl LaneConv {
     /// Plans a convolution.
     ///
     /// # Panics
-    /// If a window does not fit its padded input, or a tensor of LANES images has more than 2^32
-    /// elements.
+    /// If a window does not fit its padded input, or a tensor of LANES images has 2^32
+    /// elements or more.
     pub fn new(level: Level, shape: ConvShape) -> Self {
         let lanes = lanes(level);
         let taps = shape.taps();
@@ -61,6 +61,17 @@ impl LaneConv {
                 &shape,
             ),
         }
+    }
+
+    /// At most so many bytes of tables of addresses does a plan have: one for each way in which the
+    /// windows of a row and of a column meet the border, in both directions.
+    pub fn table_bytes(shape: &ConvShape) -> usize {
+        let entries = |axis: fn(&ConvShape, usize) -> Axis, channels: usize| {
+            let [down, along] = [0, 1].map(|a| axis(shape, a).runs.iter().map(|run| run.taps.len()).sum::<usize>());
+            down.saturating_mul(along).saturating_mul(channels)
+        };
+        let forward = entries(Axis::forward, shape.in_channels);
+        forward.saturating_add(entries(Axis::transposed, shape.out_channels)).saturating_mul(size_of::<Tap>())
     }
 
     /// The sizes it was planned for.
@@ -233,10 +244,17 @@ impl LaneProduct {
         shape: &ConvShape,
     ) -> Self {
         let [vertical, horizontal] = axes;
+        let elements = |channels: usize, [height, width]: [usize; 2]| {
+            let elements = [height, width, lanes].into_iter().try_fold(channels, usize::checked_mul);
+            assert!(
+                elements.is_some_and(|n| u32::try_from(n).is_ok()),
+                "a tensor of {channels} x {height} x {width} x {lanes} elements is too large"
+            );
+        };
+        elements(source_channels.max(1), source_size);
+        elements(rows.max(1), out_size);
         let source_plane = source_size[0] * source_size[1] * lanes;
         let out_plane = out_size[0] * out_size[1] * lanes;
-        let elements = source_plane.checked_mul(source_channels).filter(|&n| u32::try_from(n).is_ok());
-        assert!(elements.is_some(), "a tensor of {source_channels} x {source_size:?} x {lanes} elements is too large");
         let mut classes: Vec<Class> = Vec::new();
         let mut longest = 0;
         for down in &vertical.runs {
@@ -417,8 +435,8 @@ fn panels_of_tile<S: Simd, D: Depth, const M: usize, const N: usize>(
     }
 }
 
-/// Rows of a gradient tile; with [`GRADIENT_COLUMNS`] columns its sums fill the registers of AVX-512
-/// and, halved by the compiler's choice of memory operands, still suit AVX2.
+/// Rows of a gradient tile: with [`GRADIENT_COLUMNS`] columns, ten sums hide the latency of the
+/// units, and they fit 16 registers together with the operands of a step.
 const GRADIENT_ROWS: usize = 5;
 const GRADIENT_COLUMNS: usize = 2;
 
