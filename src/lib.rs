@@ -82,3 +82,8 @@ pub use data::{Batch, Dataset};
 pub use files::write_atomically;
 #[cfg(feature = "files")]
 pub use tensors::write_tensors;
+
+/// The example of the README, so that it is compiled.
+#[cfg(all(doctest, feature = "files"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

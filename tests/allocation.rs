@@ -1,6 +1,7 @@
 //! A session allocates nothing after its first step, and neither does an optimiser.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use predictive_coding::{Adam, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Session};
@@ -27,6 +28,20 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Makes both threads of a pool take work from the other: rayon allocates something for a thread
+/// when it does that for the first time.
+fn let_both_steal() {
+    let (first, second) = (Barrier::new(2), Barrier::new(2));
+    let wait = |barrier: &Barrier| drop(barrier.wait());
+    rayon::join(
+        || wait(&first),
+        || {
+            wait(&first);
+            rayon::join(|| wait(&second), || wait(&second));
+        },
+    );
+}
+
 #[test]
 fn steps_after_the_first_allocate_nothing() {
     let layers = vec![
@@ -37,8 +52,11 @@ fn steps_after_the_first_allocate_nothing() {
     let network = Network::new(&[2, 8, 8], Loss::Mse, layers).unwrap();
     let x: Vec<f32> = (0..50 * 128).map(|i| (i % 17) as f32 / 17.0).collect();
     let y: Vec<i64> = (0..50).map(|i| i % 3).collect();
-    for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    // Threads allocate when they begin and when they end: let all have begun, and none end before the test does.
+    let pools = [1, 2].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    pools.iter().for_each(|pool| drop(pool.broadcast(|_| ())));
+    for pool in &pools {
+        let threads = pool.current_num_threads();
         for method in [
             Method::Exact,
             Method::FixedPrediction { eta: 0.1, iterations: 7 },
@@ -46,6 +64,9 @@ fn steps_after_the_first_allocate_nothing() {
         ] {
             // From inside of the pool: handing it a task from outside takes an entry of rayon's queue.
             let counted = pool.install(|| {
+                if threads == 2 {
+                    let_both_steal();
+                }
                 let mut parameters = network.initialize(3);
                 let mut adam = Adam::new(&parameters, 1e-3);
                 let mut session = Session::new(&network, 50, method).unwrap();
