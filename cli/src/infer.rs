@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::console::{Failure, note, print};
 use crate::machine::{check_memory, on_threads};
 use crate::options::{MethodName, Threads, refuse_for_exact};
+use crate::timing::median;
 use crate::train::check_parent;
 
 /// Infer the beliefs of one batch, with errors and gradients.
@@ -156,23 +157,4 @@ fn tensors(network: &Network, session: &Session) -> Vec<(String, Vec<usize>, Vec
     tensors
         .extend(gradients.map(|(spec, values)| (format!("grad.{}", spec.name), spec.shape.clone(), values.to_vec())));
     tensors
-}
-
-/// The middle of sorted numbers, the mean of both if there are two.
-fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) { 0.5 * (sorted[middle - 1] + sorted[middle]) } else { sorted[middle] }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn medians_of_odd_and_even_counts() {
-        assert_eq!(median(&[3.0]), 3.0);
-        assert_eq!(median(&[1.0, 2.0]), 1.5);
-        assert_eq!(median(&[1.0, 2.0, 9.0]), 2.0);
-        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
-    }
 }

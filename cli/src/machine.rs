@@ -54,7 +54,6 @@ pub fn describe() -> Value {
 /// Refuses a network and batch whose activations, errors and parameters alone are larger than the
 /// main memory: allocating them would end the program without a word.
 pub fn check_memory(network: &Network, batch: usize) -> Result<(), Failure> {
-    let Some(memory) = memory() else { return Ok(()) };
     let states: u128 = network
         .layers()
         .iter()
@@ -63,12 +62,15 @@ pub fn check_memory(network: &Network, batch: usize) -> Result<(), Failure> {
         .sum();
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end as u128);
     let needed = 4 * (2 * states * batch as u128 + 4 * parameters);
-    if needed <= u128::from(memory) {
-        return Ok(());
-    }
+    check_bytes(needed, &format!("the network at a batch of {batch}"), "use a smaller batch or network")
+}
+
+/// Refuses what needs more bytes than the main memory has, and tells what to do instead.
+pub fn check_bytes(needed: u128, what: &str, instead: &str) -> Result<(), Failure> {
+    let Some(memory) = memory().filter(|&memory| needed > u128::from(memory)) else { return Ok(()) };
     let gibibytes = |bytes: u128| bytes as f64 / f64::from(1 << 30);
     Err(Failure::usage(format!(
-        "the network at a batch of {batch} needs more than {:.1} GiB, this machine has {:.1}; use a smaller batch or network",
+        "{what} needs more than {:.1} GiB, this machine has {:.1}; {instead}",
         gibibytes(needed),
         gibibytes(memory.into())
     )))

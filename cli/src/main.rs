@@ -1,5 +1,6 @@
 //! Trains and examines predictive coding networks from the command line.
 
+mod bench;
 mod compare;
 mod console;
 mod evaluate;
@@ -12,6 +13,7 @@ mod progress;
 mod report;
 mod summary;
 mod table;
+mod timing;
 mod train;
 mod training;
 
@@ -41,6 +43,7 @@ enum Command {
     Infer(infer::Infer),
     Evaluate(evaluate::Evaluate),
     Summary(summary::Summary),
+    Bench(bench::Bench),
 }
 
 fn run() -> Result<(), Failure> {
@@ -55,6 +58,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Infer(infer)) => infer.run(),
         Some(Command::Evaluate(evaluate)) => evaluate.run(),
         Some(Command::Summary(summary)) => summary.run(),
+        Some(Command::Bench(bench)) => bench.run(),
     }
 }
 

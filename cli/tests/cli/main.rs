@@ -1,5 +1,6 @@
 //! The program from outside: arguments and files in, text, files and exit status out.
 
+mod bench;
 mod common;
 mod errors;
 mod infer;

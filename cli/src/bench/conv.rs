@@ -1,0 +1,243 @@
+//! The three passes of a convolution, from images across lanes and from plain NCHW.
+
+use predictive_coding_kernels::elementwise::accumulate;
+use predictive_coding_kernels::{
+    Buffer, Combine, ConvShape, LaneConv, Level, NchwConv, lanes, lanes_to_rows, rows_to_lanes,
+};
+use rayon::prelude::*;
+
+use crate::bench::check::{self, values};
+use crate::bench::{Measured, poisoned};
+use crate::timing::time;
+
+/// How the tensors of a batch lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Layout {
+    /// Tiles of as many images as a vector has lanes, `[channels][height][width][LANES]`.
+    Lanes,
+    /// `[batch][channels][height][width]`.
+    Nchw,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pass {
+    Forward,
+    BackwardData,
+    BackwardWeights,
+}
+
+/// A pass of the convolution of `batch` images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conv {
+    pub layout: Layout,
+    pub pass: Pass,
+    pub batch: usize,
+    pub shape: ConvShape,
+}
+
+impl Layout {
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Lanes => "conv",
+            Layout::Nchw => "conv-nchw",
+        }
+    }
+}
+
+impl Pass {
+    pub const ALL: [Pass; 3] = [Pass::Forward, Pass::BackwardData, Pass::BackwardWeights];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Pass::Forward => "forward",
+            Pass::BackwardData => "backward-data",
+            Pass::BackwardWeights => "backward-weights",
+        }
+    }
+}
+
+impl Conv {
+    /// Elements of one image of the input, of one of the output, and of the weights.
+    fn elements(&self) -> [u128; 3] {
+        let product = |sizes: &[usize]| sizes.iter().map(|&size| size as u128).product::<u128>();
+        let ConvShape { in_channels, out_channels, input, kernel, .. } = self.shape;
+        let output = self.shape.output();
+        [
+            product(&[in_channels, input[0], input[1]]),
+            product(&[out_channels, output[0], output[1]]),
+            product(&[out_channels, in_channels, kernel[0], kernel[1]]),
+        ]
+    }
+
+    /// The same for every pass.
+    pub fn flops(&self) -> u128 {
+        let [_, output, weights] = self.elements();
+        (2 * self.batch as u128).saturating_mul(output).saturating_mul(weights / self.shape.out_channels as u128)
+    }
+
+    /// Elements of the operands and of the result: input, weights, output; output, weights, input;
+    /// or output, input, weights.
+    pub fn lengths(&self) -> [u128; 3] {
+        let [input, output, weights] = self.elements();
+        let (input, output) = (input.saturating_mul(self.batch as u128), output.saturating_mul(self.batch as u128));
+        match self.pass {
+            Pass::Forward => [input, weights, output],
+            Pass::BackwardData => [output, weights, input],
+            Pass::BackwardWeights => [output, input, weights],
+        }
+    }
+
+    /// Bytes of the operands and the result, in rows and in tiles.
+    pub fn bytes(&self, level: Level) -> u128 {
+        let [input, output, weights] = self.elements();
+        let images = (self.batch + self.batch.next_multiple_of(lanes(level))) as u128;
+        let tensors = images.saturating_mul(input.saturating_add(output)).saturating_add(weights.saturating_mul(2));
+        tensors.saturating_mul(size_of::<f32>() as u128)
+    }
+
+    /// Refuses what no tile can address.
+    pub fn check(&self, level: Level) -> Result<(), String> {
+        let [input, output, _] = self.elements();
+        let lanes = lanes(level);
+        match u32::try_from(input.max(output).saturating_mul(lanes as u128)) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("{lanes} of its images have more than 2^32 elements; name a smaller shape")),
+        }
+    }
+
+    /// Convolves on the current rayon pool: checks the result, then times it.
+    pub fn measure(&self, level: Level, seconds: f64) -> Result<Measured, String> {
+        let [first, second, result] = self.lengths().map(|length| length as usize);
+        let operands = [values(1, first), values(2, second)];
+        let operands = [&operands[0][..], &operands[1][..]];
+        match (self.layout, self.pass) {
+            (Layout::Lanes, Pass::BackwardWeights) => self.lane_weights(level, operands, seconds),
+            (Layout::Lanes, _) => self.lane_tensor(level, operands, result, seconds),
+            (Layout::Nchw, _) => self.nchw(level, operands, result, seconds),
+        }
+    }
+
+    fn nchw(&self, level: Level, operands: [&[f32]; 2], result: usize, seconds: f64) -> Result<Measured, String> {
+        let conv = NchwConv::new(level, self.shape, self.batch);
+        let [first, second] = operands;
+        let mut scratch = poisoned(conv.scratch_len());
+        let mut result = poisoned(result);
+        let mut run = |result: &mut [f32]| match self.pass {
+            Pass::Forward => conv.forward(second, None, first, result, &mut scratch),
+            Pass::BackwardData => conv.backward_data(second, first, result, &mut scratch),
+            Pass::BackwardWeights => conv.backward_weights(first, second, result, &mut scratch),
+        };
+        run(&mut result);
+        check::conv(self, operands, &result)?;
+        let times = time(seconds, || run(&mut result));
+        Ok(Measured { times, scratch_bytes: size_of_val(&scratch[..]) })
+    }
+
+    /// Forward, or backward to data: every tile of images makes a tile of results.
+    fn lane_tensor(
+        &self,
+        level: Level,
+        operands: [&[f32]; 2],
+        result: usize,
+        seconds: f64,
+    ) -> Result<Measured, String> {
+        let conv = LaneConv::new(level, self.shape);
+        let [first, weight] = operands;
+        let (from_len, to_len, packed_len) = match self.pass {
+            Pass::Forward => (conv.input_len(), conv.output_len(), conv.packed_forward_len()),
+            _ => (conv.output_len(), conv.input_len(), conv.packed_backward_len()),
+        };
+        let mut packed = Buffer::zeros(packed_len);
+        match self.pass {
+            Pass::Forward => conv.pack_forward(weight, &mut packed, false),
+            _ => conv.pack_backward(weight, &mut packed, false),
+        }
+        let tiles = Tiles::new(level, self.batch);
+        let from = tiles.tiled(first, from_len);
+        let mut to = poisoned(tiles.count * to_len);
+        let run = |to: &mut [f32]| {
+            to.par_chunks_exact_mut(to_len).zip(from.par_chunks_exact(from_len)).for_each(|(to, from)| {
+                let combine = Combine::default();
+                match self.pass {
+                    Pass::Forward => conv.forward(&packed, from, combine, to, tiles.share_channels()),
+                    _ => conv.backward_data(&packed, from, combine, to, tiles.share_channels()),
+                }
+            });
+        };
+        run(&mut to);
+        check::conv(self, operands, &tiles.untiled(&to, result))?;
+        Ok(Measured { times: time(seconds, || run(&mut to)), scratch_bytes: 0 })
+    }
+
+    /// Backward to weights: every thread sums the gradients of consecutive tiles, and the sums of all
+    /// are added in order.
+    fn lane_weights(&self, level: Level, operands: [&[f32]; 2], seconds: f64) -> Result<Measured, String> {
+        let conv = LaneConv::new(level, self.shape);
+        let tiles = Tiles::new(level, self.batch);
+        let (e_len, x_len) = (conv.output_len(), conv.input_len());
+        let (e, x) = (tiles.tiled(operands[0], e_len), tiles.tiled(operands[1], x_len));
+        let parts = tiles.count.min(rayon::current_num_threads());
+        let weights = self.shape.out_channels * self.shape.in_channels * self.shape.taps();
+        let scratch_len = conv.weights_scratch_len();
+        // One element at least, for there are chunks only of something.
+        let mut scratch = poisoned(parts * scratch_len.max(1));
+        let mut gradients = poisoned(parts * weights);
+        let mut run = |gradients: &mut [f32]| {
+            let scratch = scratch.par_chunks_exact_mut(scratch_len.max(1));
+            gradients.par_chunks_exact_mut(weights).zip(scratch).enumerate().for_each(|(part, (gradient, scratch))| {
+                gradient.fill(0.0);
+                for tile in part * tiles.count / parts..(part + 1) * tiles.count / parts {
+                    let (e, x) = (&e[tile * e_len..][..e_len], &x[tile * x_len..][..x_len]);
+                    conv.backward_weights(e, x, gradient, &mut scratch[..scratch_len], tiles.share_channels());
+                }
+            });
+            let (sum, rest) = gradients.split_at_mut(weights);
+            for gradient in rest.chunks_exact(weights) {
+                accumulate(level, gradient, sum);
+            }
+        };
+        run(&mut gradients);
+        check::conv(self, operands, &gradients[..weights])?;
+        let times = time(seconds, || run(&mut gradients));
+        Ok(Measured { times, scratch_bytes: size_of::<f32>() * (parts * scratch_len + (parts - 1) * weights) })
+    }
+}
+
+/// A batch cut into tiles of LANES images, the last of which may have lanes without an image.
+struct Tiles {
+    level: Level,
+    batch: usize,
+    count: usize,
+}
+
+impl Tiles {
+    fn new(level: Level, batch: usize) -> Self {
+        Tiles { level, batch, count: batch.div_ceil(lanes(level)) }
+    }
+
+    /// Whether threads share the channels of a tile, for want of tiles to share.
+    fn share_channels(&self) -> bool {
+        self.count == 1 && rayon::current_num_threads() > 1
+    }
+
+    /// Images of a batch, put into tiles of `tile_len` elements.
+    fn tiled(&self, rows: &[f32], tile_len: usize) -> Buffer {
+        let mut tiles = Buffer::zeros(self.count * tile_len);
+        let elements = rows.len() / self.batch;
+        for (rows, tile) in rows.chunks(elements * lanes(self.level)).zip(tiles.chunks_exact_mut(tile_len)) {
+            rows_to_lanes(self.level, rows, elements, tile);
+        }
+        tiles
+    }
+
+    /// The reverse, for `len` elements in all.
+    fn untiled(&self, tiles: &[f32], len: usize) -> Vec<f32> {
+        let mut rows = vec![0.0; len];
+        let elements = len / self.batch;
+        let tile_len = tiles.len() / self.count;
+        for (rows, tile) in rows.chunks_mut(elements * lanes(self.level)).zip(tiles.chunks_exact(tile_len)) {
+            lanes_to_rows(self.level, tile, rows, elements);
+        }
+        rows
+    }
+}
