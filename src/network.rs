@@ -251,3 +251,34 @@ impl SpecBuilder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Linear;
+
+    fn linear(out_features: usize) -> Op {
+        Op::Linear(Linear::new(out_features))
+    }
+
+    #[test]
+    fn flops_are_those_of_the_products_that_are_needed() {
+        // Products of 4 x 3 and 3 x 2: forward, weights, and the second pulled back to the first.
+        let network = Network::new(&[4], Loss::Mse, vec![vec![linear(3), Op::Tanh, linear(2)]]).unwrap();
+        assert_eq!(network.flops(Method::Exact, 1), 2 * (18 + 18 + 6));
+
+        // 5 x 4, then 4 x 3 and 3 x 2 in one layer.
+        let layers = vec![vec![linear(4)], vec![linear(3), Op::Relu, linear(2)]];
+        let network = Network::new(&[5], Loss::Mse, layers).unwrap();
+        let step = 38 + 38;
+        assert_eq!(network.flops(Method::Exact, 10), 10 * 2 * (step + 18));
+        let fixed = Method::FixedPrediction { eta: 0.1, iterations: 3 };
+        assert_eq!(network.flops(fixed, 10), 10 * 2 * (step + 3 * 18));
+        // The second layer is pushed from the second iteration on, and pulled in every one; for the gradients its
+        // first product is evaluated anew and its second pulled back.
+        let strict = Method::Strict { eta: 0.1, iterations: 3 };
+        assert_eq!(network.flops(strict, 10), 10 * 2 * (step + 2 * 18 + 3 * 18 + 12 + 6));
+        let endless = Method::Strict { eta: 0.1, iterations: usize::MAX };
+        assert_eq!(network.flops(endless, 10), u64::MAX);
+    }
+}
