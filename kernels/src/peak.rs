@@ -3,24 +3,23 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use crate::level::Level;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Independent sums: enough for two units of four cycles' latency.
 const SUMS: usize = 12;
-const STEPS: usize = 20_000;
-const REPEATS: usize = 60;
+/// Steps of a run: about a millisecond, long beside the time that it takes to wake a thread.
+const STEPS: usize = 800_000;
+const REPEATS: usize = 40;
 
 /// The most multiplications and additions per second that the kernels' own instructions reach on
 /// all threads of the current rayon pool together, in GFLOP/s: the best of repeated short runs.
 pub fn fma_peak(level: Level) -> f64 {
-    let threads = rayon::current_num_threads();
     (0..REPEATS)
         .map(|_| {
             let start = Instant::now();
-            let flops: f64 = (0..threads).into_par_iter().with_max_len(1).map(|_| dispatch(level, Peak)).sum();
+            // Every thread its own run: a thread that steals would make two of them one after the other.
+            let flops: f64 = rayon::broadcast(|_| dispatch(level, Peak)).iter().sum();
             flops / start.elapsed().as_secs_f64() * 1e-9
         })
         .fold(0.0, f64::max)
