@@ -116,23 +116,9 @@ pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: M
     product(level, alpha, a, b, beta, c, scratch, true);
 }
 
-/// As [`gemm`] for plain operands, on several threads only if `parallel`.
+/// As [`gemm`], on several threads only if `parallel`.
 #[expect(clippy::too_many_arguments, reason = "the operands of a BLAS product, and where it runs")]
-pub(crate) fn gemm_in(
-    level: Level,
-    alpha: f32,
-    a: MatRef<'_>,
-    b: MatRef<'_>,
-    beta: f32,
-    c: MatMut<'_>,
-    scratch: &mut [f32],
-    parallel: bool,
-) {
-    product(level, alpha, Lhs::Plain(a), b, beta, c, scratch, parallel);
-}
-
-#[expect(clippy::too_many_arguments, reason = "the operands of a BLAS product, and where it runs")]
-fn product(
+pub(crate) fn product(
     level: Level,
     alpha: f32,
     a: Lhs<'_>,

@@ -9,11 +9,8 @@ use crate::state::write_read;
 pub(crate) fn backpropagate(mut tile: Relaxation<'_>, gradients: &mut [f32]) {
     tile.output_error();
     for layer in (1..tile.len()).rev() {
-        let (out, error) = write_read(
-            &mut tile.tile.errors,
-            tile.layers.plan.layers[layer - 1].output.clone(),
-            tile.layers.plan.layers[layer].output.clone(),
-        );
+        let (below, above) = (tile.place(layer - 1), tile.place(layer));
+        let (out, error) = write_read(&mut tile.tile.errors, below, above);
         tile.layers.pull(layer, error, tile.scratch, Combine::default(), out);
     }
     let hidden = tile.tile.deviations.len();

@@ -5,7 +5,7 @@
 
 use crate::combine::Combine;
 use crate::conv::geometry::{Axis, ConvShape};
-use crate::gemm::{GemmScratch, gemm_in};
+use crate::gemm::{GemmScratch, Lhs, product};
 use crate::level::Level;
 use crate::microkernel::*;
 use crate::pack::{Source, pack, packed_len};
@@ -158,7 +158,7 @@ impl LaneConv {
             let errors = MatRef::new(output_gradient, shape.out_channels, self.lanes, self.lanes, 1);
             let inputs = MatRef::new(input, self.lanes, shape.in_channels, 1, self.lanes);
             let gradient = MatMut::new(gradient, shape.out_channels, depth, depth, 1);
-            return gemm_in(self.level, 1.0, errors, inputs, 1.0, gradient, scratch, parallel);
+            return product(self.level, 1.0, Lhs::Plain(errors), inputs, 1.0, gradient, scratch, parallel);
         }
         let plane = self.forward.plane_out();
         let rows = panel_height(shape.out_channels, true).min(GRADIENT_ROWS);
