@@ -10,6 +10,7 @@
 //! any number of threads. NaN and infinity travel like any other value.
 
 mod activation;
+mod blocking;
 mod buffer;
 mod combine;
 mod conv;

@@ -10,7 +10,7 @@
 //! ever copied. An [`Epilogue`] takes the sums while they are still in registers.
 
 use crate::combine::Combine;
-use crate::simd::{LOW_ROWS, Simd};
+use crate::simd::Simd;
 
 /// The addresses of the K products that an element sums.
 pub(crate) trait Depth: Copy {
@@ -45,6 +45,11 @@ impl Depth for Strided {
 pub(crate) trait Broadcast: Copy {
     /// The offset of row m < M of the tile at panel row k.
     fn offset<const M: usize>(self, m: usize, k: usize) -> usize;
+    /// What is worth asking for at panel row k, ahead of time: the caches' own prediction comes late for a
+    /// stream that is as slow as this.
+    fn ahead<const M: usize>(self, _k: usize) -> Option<usize> {
+        None
+    }
 }
 
 /// A panel `[k][M]`.
@@ -56,7 +61,30 @@ impl Broadcast for Panel {
     fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
         k * M + m
     }
+    #[inline(always)]
+    fn ahead<const M: usize>(self, k: usize) -> Option<usize> {
+        Some((k + LINE) * M)
+    }
 }
+
+/// Rows at a distance that is known to the compiler, so that one register addresses them all, and that
+/// spreads them over the sets of the caches.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<const STRIDE: usize>;
+
+impl<const STRIDE: usize> Broadcast for Rows<STRIDE> {
+    #[inline(always)]
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
+        m * STRIDE + k
+    }
+    #[inline(always)]
+    fn ahead<const M: usize>(self, k: usize) -> Option<usize> {
+        Some((k % LINE).min(M - 1) * STRIDE + k + LINE)
+    }
+}
+
+/// Elements of a cache line.
+const LINE: usize = 64 / size_of::<f32>();
 
 /// A matrix with any strides.
 #[derive(Clone, Copy)]
@@ -233,6 +261,9 @@ pub(crate) unsafe fn multiply<S: Simd, A: Broadcast, D: Depth, const M: usize, c
         // SAFETY: k < K; the addresses are valid by contract.
         unsafe {
             let (row, offset) = depth.at(k);
+            if let Some(ahead) = broadcast.ahead::<M>(row) {
+                s.prefetch(a.wrapping_add(ahead));
+            }
             let mut v = [s.splat(0.0); N];
             for (n, v) in v.iter_mut().enumerate() {
                 *v = s.load(b.add(offset + n * step));
@@ -248,31 +279,38 @@ pub(crate) unsafe fn multiply<S: Simd, A: Broadcast, D: Depth, const M: usize, c
     sums
 }
 
-/// Vectors in a tile of `rows` rows.
+/// Vectors in a tile of `rows` rows: as many as leave registers for a vector of B each and for one
+/// of A.
 #[inline(always)]
 pub(crate) fn tile_width<S: Simd>(_: S, rows: usize) -> usize {
-    if rows <= LOW_ROWS { S::WIDE } else { S::NARROW }
+    ((S::REGISTERS - 1) / (rows + 1)).clamp(1, WIDEST)
 }
 
-/// The tile heights that [`with_tile`] knows.
-const HEIGHTS: [usize; 9] = [1, 2, 3, 4, 5, 6, 8, 10, 12];
+/// Vectors of the widest tile.
+pub(crate) const WIDEST: usize = 4;
+
+/// Rows of a tile of two vectors or more, of which one row needs a register and each vector one for
+/// every row.
+#[inline(always)]
+pub(crate) fn tallest_tile<S: Simd>(_: S) -> usize {
+    ((S::REGISTERS - 1) / 2 - 1).min(12)
+}
+
+/// Rows of the tallest tile.
+pub(crate) const TALLEST: usize = 12;
+
+/// Rows of the tallest tile of [`WIDEST`] vectors.
+const LOW_ROWS: usize = 6;
 
 /// The panel height that splits `rows` into the fewest equal panels, for tiles that are to be
 /// `wide` (many vectors) or not (one or a few, where height alone hides the latency of the sums).
 pub(crate) fn panel_height(rows: usize, wide: bool) -> usize {
-    let heights = if wide { &HEIGHTS[..LOW_ROWS] } else { &HEIGHTS[..] };
-    let tallest = heights[heights.len() - 1];
-    let equal = rows.max(1).div_ceil(rows.max(1).div_ceil(tallest));
-    heights.iter().copied().find(|&height| height >= equal).unwrap_or(tallest)
+    let tallest = if wide { LOW_ROWS } else { TALLEST };
+    rows.max(1).div_ceil(rows.max(1).div_ceil(tallest))
 }
 
-/// The tallest tile of at most `rows` rows and at most `tallest`.
-pub(crate) fn tile_height(rows: usize, tallest: usize) -> usize {
-    HEIGHTS.iter().rev().copied().find(|&height| height <= rows.min(tallest)).unwrap_or(1)
-}
-
-/// Calls `$call::<M, N>` with the constants for a height of [`panel_height`] and a width of at most
-/// [`tile_width`].
+/// Calls `$call::<M, N>` with the constants for a height of at most [`TALLEST`] and a width of at
+/// most [`tile_width`].
 macro_rules! with_tile {
     ($rows:expr, $columns:expr, $function:ident :: < $($generic:ty),* > $arguments:tt) => {
         match ($rows, $columns) {
@@ -300,10 +338,19 @@ macro_rules! with_tile {
             (6, 2) => $function::<$($generic,)* 6, 2> $arguments,
             (6, 3) => $function::<$($generic,)* 6, 3> $arguments,
             (6, 4) => $function::<$($generic,)* 6, 4> $arguments,
+            (7, 1) => $function::<$($generic,)* 7, 1> $arguments,
+            (7, 2) => $function::<$($generic,)* 7, 2> $arguments,
+            (7, 3) => $function::<$($generic,)* 7, 3> $arguments,
             (8, 1) => $function::<$($generic,)* 8, 1> $arguments,
             (8, 2) => $function::<$($generic,)* 8, 2> $arguments,
+            (8, 3) => $function::<$($generic,)* 8, 3> $arguments,
+            (9, 1) => $function::<$($generic,)* 9, 1> $arguments,
+            (9, 2) => $function::<$($generic,)* 9, 2> $arguments,
+            (9, 3) => $function::<$($generic,)* 9, 3> $arguments,
             (10, 1) => $function::<$($generic,)* 10, 1> $arguments,
             (10, 2) => $function::<$($generic,)* 10, 2> $arguments,
+            (11, 1) => $function::<$($generic,)* 11, 1> $arguments,
+            (11, 2) => $function::<$($generic,)* 11, 2> $arguments,
             (12, 1) => $function::<$($generic,)* 12, 1> $arguments,
             (12, 2) => $function::<$($generic,)* 12, 2> $arguments,
             (rows, columns) => unreachable!("no tile of {rows} x {columns}"),

@@ -45,7 +45,7 @@ impl Gemm {
         let (a, b) = (aligned(&values(1, m * k)), aligned(&values(2, k * n)));
         let lhs = view(&a, m, k, self.a_transposed);
         let rhs = view(&b, k, n, self.b_transposed);
-        let packed = self.packed.then(|| PackedLhs::pack(lhs));
+        let packed = self.packed.then(|| PackedLhs::pack(level, lhs));
         let lhs = packed.as_ref().map_or(Lhs::Plain(lhs), Lhs::Packed);
         let mut scratch = poisoned(GemmScratch::new(level, m, k, n).len() * rayon::current_num_threads());
         let mut c = poisoned(m * n);

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(pub(super) ());
@@ -20,14 +20,27 @@ macro_rules! avx2 {
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
-    const WIDE: usize = 2;
-    const NARROW: usize = 1;
+    const REGISTERS: usize = 16;
     type V = __m256;
     type Mask = __m256;
 
     #[inline(always)]
+    fn outlined<K: Kernel<Output = ()>>(self, kernel: K) {
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma")]
+        fn outlined<K: Kernel<Output = ()>>(simd: Avx2, kernel: K) {
+            kernel.run(simd);
+        }
+        // SAFETY: the CPU has AVX2 and FMA.
+        unsafe { outlined(self, kernel) }
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         avx2!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        avx2!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m256 {

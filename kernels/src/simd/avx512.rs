@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(pub(super) ());
@@ -20,14 +20,27 @@ macro_rules! avx512 {
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    const WIDE: usize = 4;
-    const NARROW: usize = 2;
+    const REGISTERS: usize = 32;
     type V = __m512;
     type Mask = __mmask16;
 
     #[inline(always)]
+    fn outlined<K: Kernel<Output = ()>>(self, kernel: K) {
+        #[inline(never)]
+        #[target_feature(enable = "avx512f,avx2,fma")]
+        fn outlined<K: Kernel<Output = ()>>(simd: Avx512, kernel: K) {
+            kernel.run(simd);
+        }
+        // SAFETY: the CPU has AVX-512F.
+        unsafe { outlined(self, kernel) }
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         avx512!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        avx512!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
     }
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m512 {
@@ -95,44 +108,40 @@ impl Simd for Avx512 {
     fn select(self, mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
         avx512!(_mm512_mask_blend_ps(mask, no, yes))
     }
-    /// Halves of pairs, of fours, of eights, then of the vector: what is exchanged doubles its distance
-    /// each time.
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: sixteen rows of sixteen elements are valid at both by contract, and the CPU has AVX-512F.
         unsafe {
-            let mut r = [_mm512_setzero_ps(); 16];
-            for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm512_loadu_ps(from.add(i * from_stride));
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(i * from_stride));
             }
-            let mut pairs = r;
-            for i in 0..8 {
-                pairs[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-                pairs[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            for (j, column) in transposed(rows).into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(j * to_stride), column);
             }
-            // Vector 4 g + q holds, in its 128-bit part t, column 4 t + q of rows 4 g to 4 g + 3.
-            let mut fours = pairs;
-            for g in 0..4 {
-                let p = 4 * g;
-                fours[p] = _mm512_shuffle_ps::<0x44>(pairs[p], pairs[p + 2]);
-                fours[p + 1] = _mm512_shuffle_ps::<0xee>(pairs[p], pairs[p + 2]);
-                fours[p + 2] = _mm512_shuffle_ps::<0x44>(pairs[p + 1], pairs[p + 3]);
-                fours[p + 3] = _mm512_shuffle_ps::<0xee>(pairs[p + 1], pairs[p + 3]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_part(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        [rows, columns]: [usize; 2],
+        to: *mut f32,
+        to_stride: usize,
+        width: usize,
+    ) {
+        // SAFETY: `columns` elements of `rows` rows are valid at `from` by contract, `width` elements of `columns`
+        // rows at `to`; what is masked off is not accessed. The CPU has AVX-512F.
+        unsafe {
+            let mut block = [_mm512_setzero_ps(); 16];
+            for (i, row) in block.iter_mut().enumerate() {
+                let mask = if i < rows { first(columns) } else { 0 };
+                *row = _mm512_maskz_loadu_ps(mask, from.wrapping_add(i * from_stride));
             }
-            for q in 0..4 {
-                let even_low = _mm512_shuffle_f32x4::<0x88>(fours[q], fours[q + 4]);
-                let odd_low = _mm512_shuffle_f32x4::<0xdd>(fours[q], fours[q + 4]);
-                let even_high = _mm512_shuffle_f32x4::<0x88>(fours[q + 8], fours[q + 12]);
-                let odd_high = _mm512_shuffle_f32x4::<0xdd>(fours[q + 8], fours[q + 12]);
-                let columns = [
-                    _mm512_shuffle_f32x4::<0x88>(even_low, even_high),
-                    _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high),
-                    _mm512_shuffle_f32x4::<0xdd>(even_low, even_high),
-                    _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high),
-                ];
-                for (t, column) in columns.into_iter().enumerate() {
-                    _mm512_storeu_ps(to.add((4 * t + q) * to_stride), column);
-                }
+            for (j, column) in transposed(block).into_iter().enumerate() {
+                let mask = if j < columns { first(width) } else { 0 };
+                _mm512_mask_storeu_ps(to.wrapping_add(j * to_stride), mask, column);
             }
         }
     }
@@ -156,4 +165,39 @@ impl Simd for Avx512 {
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// The columns of a block of sixteen rows: halves of pairs, of fours, of eights, then of the vector;
+/// what is exchanged doubles its distance each time.
+#[inline(always)]
+fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: the CPU has AVX-512F, see the module's documentation.
+    unsafe {
+        let mut pairs = rows;
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        // Vector 4 g + q holds, in its 128-bit part t, column 4 t + q of rows 4 g to 4 g + 3.
+        let mut fours = pairs;
+        for g in 0..4 {
+            let p = 4 * g;
+            fours[p] = _mm512_shuffle_ps::<0x44>(pairs[p], pairs[p + 2]);
+            fours[p + 1] = _mm512_shuffle_ps::<0xee>(pairs[p], pairs[p + 2]);
+            fours[p + 2] = _mm512_shuffle_ps::<0x44>(pairs[p + 1], pairs[p + 3]);
+            fours[p + 3] = _mm512_shuffle_ps::<0xee>(pairs[p + 1], pairs[p + 3]);
+        }
+        let mut columns = fours;
+        for q in 0..4 {
+            let even_low = _mm512_shuffle_f32x4::<0x88>(fours[q], fours[q + 4]);
+            let odd_low = _mm512_shuffle_f32x4::<0xdd>(fours[q], fours[q + 4]);
+            let even_high = _mm512_shuffle_f32x4::<0x88>(fours[q + 8], fours[q + 12]);
+            let odd_high = _mm512_shuffle_f32x4::<0xdd>(fours[q + 8], fours[q + 12]);
+            columns[q] = _mm512_shuffle_f32x4::<0x88>(even_low, even_high);
+            columns[4 + q] = _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high);
+            columns[8 + q] = _mm512_shuffle_f32x4::<0xdd>(even_low, even_high);
+            columns[12 + q] = _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high);
+        }
+        columns
+    }
 }

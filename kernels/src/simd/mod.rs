@@ -20,17 +20,21 @@ pub(crate) use dispatch::{Kernel, dispatch, lanes};
 pub(crate) trait Simd: Copy {
     /// Elements of a vector.
     const LANES: usize;
-    /// Vectors in the widest register tile, of up to [`LOW_ROWS`] rows.
-    const WIDE: usize;
-    /// Vectors in a register tile of more than [`LOW_ROWS`] rows.
-    const NARROW: usize;
+    /// Vectors that the registers hold.
+    const REGISTERS: usize;
 
     /// A vector.
     type V: Copy;
     /// The outcome of a comparison.
     type Mask: Copy;
 
+    /// Runs a kernel in a function of its own, for the loops around a register tile: inlined among its
+    /// sisters it would have to share the registers with them.
+    fn outlined<K: Kernel<Output = ()>>(self, kernel: K);
     fn splat(self, x: f32) -> Self::V;
+    /// Asks for the cache line of an address, which may be any, to be brought into the first cache.
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
     /// Reads LANES elements. The pointer must be valid for them; no alignment is needed.
     unsafe fn load(self, from: *const f32) -> Self::V;
     /// Writes LANES elements. The pointer must be valid for them; no alignment is needed.
@@ -66,6 +70,37 @@ pub(crate) trait Simd: Copy {
     ///
     /// Both pointers must be valid for LANES rows of LANES elements; the blocks must not overlap.
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+
+    /// Writes the transpose of a block of `rows` x `columns`, up to LANES each, `width` <= LANES elements of
+    /// each of its columns, of which those behind the last row are 0.
+    ///
+    /// `from` must be valid for the rows and columns, `to` for `columns` rows of `width` elements; they
+    /// must not overlap.
+    #[inline(always)]
+    unsafe fn transpose_part(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        [rows, columns]: [usize; 2],
+        to: *mut f32,
+        to_stride: usize,
+        width: usize,
+    ) {
+        let mut block = [0.0f32; MAX_LANES * MAX_LANES];
+        let mut transposed = [0.0f32; MAX_LANES * MAX_LANES];
+        // SAFETY: the operands are valid by contract, and the arrays hold LANES x LANES elements.
+        unsafe {
+            for i in 0..rows {
+                let row = self.load_first(from.add(i * from_stride), columns);
+                self.store(block.as_mut_ptr().add(i * Self::LANES), row);
+            }
+            self.transpose(block.as_ptr(), Self::LANES, transposed.as_mut_ptr(), Self::LANES);
+            for j in 0..columns {
+                let column = self.load(transposed.as_ptr().add(j * Self::LANES));
+                self.store_first(to.add(j * to_stride), column, width);
+            }
+        }
+    }
 
     /// a^2 - square, where `square` is the rounded a^2: from halves of a whose products are exact, since
     /// not every CPU fuses.
@@ -103,6 +138,3 @@ pub(crate) trait Simd: Copy {
 
 /// Elements of the widest vector of any level.
 pub(crate) const MAX_LANES: usize = 16;
-
-/// Rows of a register tile that is [`Simd::WIDE`] vectors wide; taller ones are [`Simd::NARROW`].
-pub(crate) const LOW_ROWS: usize = 6;

@@ -2,7 +2,7 @@
 
 use wide::{f32x4, i32x4};
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Vectors of four: tiles fit the 16 registers of SSE2.
 #[derive(Clone, Copy)]
@@ -10,11 +10,14 @@ pub(crate) struct Portable;
 
 impl Simd for Portable {
     const LANES: usize = 4;
-    const WIDE: usize = 2;
-    const NARROW: usize = 1;
+    const REGISTERS: usize = 16;
     type V = f32x4;
     type Mask = f32x4;
 
+    #[inline(never)]
+    fn outlined<K: Kernel<Output = ()>>(self, kernel: K) {
+        kernel.run(self);
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> f32x4 {
         f32x4::splat(x)

@@ -86,7 +86,7 @@ fn check(rng: &mut impl Rng, level: Level, [m, n, k]: [usize; 3], lays: [Lay; 3]
     let want = reference::gemm([m, n, k], alpha, a.twin(), b.twin(), beta, old.twin());
     let (a_size, b_size, c_size) = (a.absolute(), b.absolute(), old.absolute());
     let size = reference::gemm([m, n, k], alpha.abs(), a_size.twin(), b_size.twin(), beta.abs(), c_size.twin());
-    let packed = PackedLhs::pack(a.view());
+    let packed = PackedLhs::pack(level, a.view());
     for lhs in [Lhs::Plain(a.view()), Lhs::Packed(&packed)] {
         let kind = matches!(lhs, Lhs::Packed(_));
         let mut c = Matrix { data: old.data.clone(), ..old };
@@ -201,7 +201,7 @@ fn threads_do_not_change_a_bit() {
             for lays in [[Lay::Rows, Lay::Rows, Lay::Rows], [Lay::Columns, Lay::Columns, Lay::Columns]] {
                 let (a, b) = (Matrix::random(&mut rng, m, k, lays[0]), Matrix::random(&mut rng, k, n, lays[1]));
                 let old = Matrix::random(&mut rng, m, n, lays[2]);
-                let packed = PackedLhs::pack(a.view());
+                let packed = PackedLhs::pack(level, a.view());
                 let product = |lhs: Lhs<'_>, threads: usize| {
                     let mut c = Matrix { data: old.data.clone(), ..old };
                     let mut scratch = vec![f32::NAN; threads * GemmScratch::new(level, m, k, n).len()];
