@@ -287,7 +287,7 @@ pub(crate) fn tile_width<S: Simd>(_: S, rows: usize) -> usize {
 }
 
 /// Vectors of the widest tile.
-pub(crate) const WIDEST: usize = 4;
+pub(crate) const WIDEST: usize = 8;
 
 /// Rows of a tile of two vectors or more, of which one row needs a register and each vector one for
 /// every row.
@@ -318,22 +318,36 @@ macro_rules! with_tile {
             (1, 2) => $function::<$($generic,)* 1, 2> $arguments,
             (1, 3) => $function::<$($generic,)* 1, 3> $arguments,
             (1, 4) => $function::<$($generic,)* 1, 4> $arguments,
+            (1, 5) => $function::<$($generic,)* 1, 5> $arguments,
+            (1, 6) => $function::<$($generic,)* 1, 6> $arguments,
+            (1, 7) => $function::<$($generic,)* 1, 7> $arguments,
+            (1, 8) => $function::<$($generic,)* 1, 8> $arguments,
             (2, 1) => $function::<$($generic,)* 2, 1> $arguments,
             (2, 2) => $function::<$($generic,)* 2, 2> $arguments,
             (2, 3) => $function::<$($generic,)* 2, 3> $arguments,
             (2, 4) => $function::<$($generic,)* 2, 4> $arguments,
+            (2, 5) => $function::<$($generic,)* 2, 5> $arguments,
+            (2, 6) => $function::<$($generic,)* 2, 6> $arguments,
+            (2, 7) => $function::<$($generic,)* 2, 7> $arguments,
+            (2, 8) => $function::<$($generic,)* 2, 8> $arguments,
             (3, 1) => $function::<$($generic,)* 3, 1> $arguments,
             (3, 2) => $function::<$($generic,)* 3, 2> $arguments,
             (3, 3) => $function::<$($generic,)* 3, 3> $arguments,
             (3, 4) => $function::<$($generic,)* 3, 4> $arguments,
+            (3, 5) => $function::<$($generic,)* 3, 5> $arguments,
+            (3, 6) => $function::<$($generic,)* 3, 6> $arguments,
+            (3, 7) => $function::<$($generic,)* 3, 7> $arguments,
             (4, 1) => $function::<$($generic,)* 4, 1> $arguments,
             (4, 2) => $function::<$($generic,)* 4, 2> $arguments,
             (4, 3) => $function::<$($generic,)* 4, 3> $arguments,
             (4, 4) => $function::<$($generic,)* 4, 4> $arguments,
+            (4, 5) => $function::<$($generic,)* 4, 5> $arguments,
+            (4, 6) => $function::<$($generic,)* 4, 6> $arguments,
             (5, 1) => $function::<$($generic,)* 5, 1> $arguments,
             (5, 2) => $function::<$($generic,)* 5, 2> $arguments,
             (5, 3) => $function::<$($generic,)* 5, 3> $arguments,
             (5, 4) => $function::<$($generic,)* 5, 4> $arguments,
+            (5, 5) => $function::<$($generic,)* 5, 5> $arguments,
             (6, 1) => $function::<$($generic,)* 6, 1> $arguments,
             (6, 2) => $function::<$($generic,)* 6, 2> $arguments,
             (6, 3) => $function::<$($generic,)* 6, 3> $arguments,

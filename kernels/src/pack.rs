@@ -6,8 +6,8 @@ use crate::parallel::for_each_chunk;
 use crate::simd::Simd;
 use crate::view::MatRef;
 
-/// Packs some rows of a matrix, over some of its columns, the depth, into a panel `[depth][width]`;
-/// elements behind the last row are 0.
+/// Packs some rows of a matrix, over some of its columns, the depth, into a panel of `width` elements
+/// for each k, `stride` apart; elements behind the last row are 0.
 ///
 /// # Panics
 /// If the rows or the depth are not in the matrix, there are more rows than `width`, or `packed` is too
@@ -18,72 +18,64 @@ pub(crate) fn pack_panel<S: Simd>(
     from: MatRef<'_>,
     rows: Range<usize>,
     depth: Range<usize>,
-    width: usize,
+    [width, stride]: [usize; 2],
     packed: &mut [f32],
 ) {
-    assert!(rows.end <= from.rows() && depth.end <= from.columns() && rows.len() <= width);
-    let packed = &mut packed[..depth.len() * width];
+    assert!(rows.end <= from.rows() && depth.end <= from.columns() && rows.len() <= width && width <= stride);
+    if rows.is_empty() || depth.is_empty() {
+        return;
+    }
+    let packed = &mut packed[..(depth.len() - 1) * stride + width];
     let (row_stride, depth_stride) = (from.row_stride(), from.column_stride());
     let start = rows.start * row_stride + depth.start * depth_stride;
     if row_stride != 1 && depth_stride != 1 {
-        for (k, packed) in packed.chunks_exact_mut(width).enumerate() {
+        for (k, packed) in packed.chunks_mut(stride).enumerate() {
             for (i, packed) in packed[..rows.len()].iter_mut().enumerate() {
                 *packed = from.data()[start + i * row_stride + k * depth_stride];
             }
-            packed[rows.len()..].fill(0.0);
+            packed[rows.len()..width].fill(0.0);
         }
         return;
     }
-    let from = from.data().as_ptr().wrapping_add(start);
-    // (first row, rows, elements to write) of the vectors of the panel.
-    let vectors = (0..width.div_ceil(S::LANES)).map(|i| i * S::LANES).map(|i| {
-        let left = |n: usize| n.saturating_sub(i).min(S::LANES);
-        (i, left(rows.len()), left(width))
-    });
-    if row_stride == 1 && rows.len() == width && width.is_multiple_of(S::LANES) {
-        // SAFETY: `width` rows are in the matrix, of whose elements a `MatRef` has all, and `packed` has as many
-        // elements for each k.
-        unsafe { copy_rows(s, from, depth_stride, packed.as_mut_ptr(), [depth.len(), width]) }
-    } else if row_stride == 1 {
-        for (k, packed) in packed.chunks_exact_mut(width).enumerate() {
-            for (i, filled, wide) in vectors.clone() {
-                // SAFETY: `filled` rows from `i` on are in the matrix, `wide` elements from `i` on in the row of the
-                // panel.
-                unsafe {
-                    let v = s.load_first(from.add(k * depth_stride + i), filled);
-                    s.store_first(packed.as_mut_ptr().add(i), v, wide);
-                }
-            }
-        }
-    } else {
-        for (k, packed) in packed.chunks_mut(width * S::LANES).enumerate() {
-            for (i, filled, wide) in vectors.clone() {
-                let deep = packed.len() / width;
-                // SAFETY: as above, for `deep` columns of the matrix and rows of the panel.
-                unsafe {
-                    let (from, to) = (from.add(i * row_stride + k * S::LANES), packed.as_mut_ptr().add(i));
-                    if [filled, deep, wide] == [S::LANES; 3] {
-                        s.transpose(from, row_stride, to, width);
-                    } else {
-                        s.transpose_part(from, row_stride, [filled, deep], to, width, wide);
+    let from = from.data()[start..].as_ptr();
+    // Whole vectors of rows, then what is left of the width.
+    let whole = rows.len() / S::LANES * S::LANES;
+    let (filled, wide) = (rows.len() - whole, width - whole);
+    for k in (0..depth.len()).step_by(S::LANES) {
+        let deep = S::LANES.min(depth.len() - k);
+        // SAFETY: the rows and the depth are in the matrix, of whose elements a `MatRef` has all; `packed` has
+        // `width` elements for each k.
+        unsafe {
+            let to = packed.as_mut_ptr().add(k * stride);
+            if row_stride == 1 {
+                for k_of_block in 0..deep {
+                    let from = from.add((k + k_of_block) * depth_stride);
+                    let to = to.add(k_of_block * stride);
+                    for i in (0..whole).step_by(S::LANES) {
+                        s.store(to.add(i), s.load(from.add(i)));
+                    }
+                    for i in (0..wide).step_by(S::LANES) {
+                        let v = s.load_first(from.wrapping_add(whole + i), filled.saturating_sub(i));
+                        s.store_first(to.add(whole + i), v, S::LANES.min(wide - i));
                     }
                 }
+            } else {
+                let from = from.add(k);
+                for i in (0..whole).step_by(S::LANES) {
+                    let from = from.add(i * row_stride);
+                    if deep == S::LANES {
+                        s.transpose(from, row_stride, to.add(i), stride);
+                    } else {
+                        s.transpose_part(from, row_stride, [S::LANES, deep], to.add(i), stride, S::LANES);
+                    }
+                }
+                for i in (0..wide).step_by(S::LANES) {
+                    let from = from.wrapping_add((whole + i) * row_stride);
+                    let rows = filled.saturating_sub(i);
+                    let to = to.add(whole + i);
+                    s.transpose_part(from, row_stride, [rows, deep], to, stride, S::LANES.min(wide - i));
+                }
             }
-        }
-    }
-}
-
-/// Copies rows of whole vectors.
-///
-/// # Safety
-/// `from` must be valid for `depth` rows of `width` elements, a multiple of LANES, `stride` apart, and
-/// `to` for as many one behind the other.
-#[inline(always)]
-unsafe fn copy_rows<S: Simd>(s: S, from: *const f32, stride: usize, to: *mut f32, [depth, width]: [usize; 2]) {
-    for k in 0..depth {
-        for i in (0..width).step_by(S::LANES) {
-            // SAFETY: a vector from `i` on is inside of row k by contract.
-            unsafe { s.store(to.add(k * width + i), s.load(from.add(k * stride + i))) }
         }
     }
 }

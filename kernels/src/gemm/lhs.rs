@@ -1,0 +1,191 @@
+//! The left operand: as it lies, copied block by block, or packed for many products.
+
+use std::ops::Range;
+
+use crate::blocking::Blocks;
+use crate::gemm::KC;
+use crate::level::Level;
+use crate::microkernel::tallest_tile;
+use crate::pack::pack_panel;
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::view::MatRef;
+
+/// Distance of the rows of a copy of a deep block: a constant, so that one register addresses them
+/// all, and no multiple of a power of two, so that they do not meet in a set of the cache.
+pub(super) const ROW: usize = KC + 16;
+
+/// From this depth on a block is copied row by row, and no transposition is needed; of shallower ones too
+/// little of each row would be used.
+const DEEP: usize = 128;
+
+/// The left operand of a product: as it lies, or packed beforehand.
+#[derive(Clone, Copy, Debug)]
+pub enum Lhs<'a> {
+    /// Read where it lies, or packed block by block if that pays.
+    Plain(MatRef<'a>),
+    /// Packed once, by [`PackedLhs::pack`].
+    Packed(&'a PackedLhs),
+}
+
+/// A left operand packed for many products of a level.
+#[derive(Clone, Debug)]
+pub struct PackedLhs {
+    level: Level,
+    /// For each block of the depth all rows, [`ROW`] elements apart; if there is one shallow block, panels
+    /// `[k][height]`.
+    packed: Vec<f32>,
+    m: usize,
+    k: usize,
+}
+
+impl PackedLhs {
+    /// Packs an m x k matrix for products of a level.
+    pub fn pack(level: Level, a: MatRef<'_>) -> Self {
+        struct Pack<'a> {
+            a: MatRef<'a>,
+            packed: &'a mut [f32],
+        }
+        impl Kernel for Pack<'_> {
+            type Output = ();
+            #[inline(always)]
+            fn run<S: Simd>(self, s: S) {
+                let (m, k) = (self.a.rows(), self.a.columns());
+                let rows = Blocks::new(m, tallest_tile(s));
+                match is_deep(k) {
+                    false => pack_panels(s, self.a, rows, 0..rows.count(), 0..k, self.packed),
+                    true => DepthBlock::all(k).for_each(|block| {
+                        copy_rows(s, self.a, 0..m, block.range(), &mut self.packed[block.index * m * ROW..]);
+                    }),
+                }
+            }
+        }
+        let (m, k) = (a.rows(), a.columns());
+        let mut packed = vec![0.0; if is_deep(k) { Blocks::new(k, KC).count() * m * ROW } else { m * k }];
+        if m > 0 {
+            dispatch(level, Pack { a, packed: &mut packed });
+        }
+        PackedLhs { level, packed, m, k }
+    }
+
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+}
+
+/// A block of the depth.
+#[derive(Clone, Copy)]
+pub(super) struct DepthBlock {
+    blocks: Blocks,
+    index: usize,
+}
+
+impl DepthBlock {
+    pub(super) fn all(k: usize) -> impl Iterator<Item = DepthBlock> {
+        let blocks = Blocks::new(k, KC);
+        (0..blocks.count()).map(move |index| DepthBlock { blocks, index })
+    }
+
+    #[inline(always)]
+    pub(super) fn range(self) -> Range<usize> {
+        self.blocks.get(self.index)
+    }
+}
+
+/// Whether the blocks of a depth of k are deep ones.
+fn is_deep(k: usize) -> bool {
+    Blocks::new(k, KC).longest() >= DEEP
+}
+
+/// Where the rows of some panels are read from.
+#[derive(Clone, Copy)]
+pub(super) enum LhsBlock<'a> {
+    /// Panels `[k][height]`, one behind the other.
+    Panels(&'a [f32]),
+    /// Rows, [`ROW`] elements apart.
+    Rows(&'a [f32]),
+    /// The matrix, from a block of the depth on.
+    Matrix(MatRef<'a>, usize),
+}
+
+impl<'a> Lhs<'a> {
+    /// m, k.
+    pub(super) fn size(&self) -> (usize, usize) {
+        match self {
+            Lhs::Plain(a) => (a.rows(), a.columns()),
+            Lhs::Packed(a) => (a.m, a.k),
+        }
+    }
+
+    /// Some panels of `rows`, in a block of the depth; of a plain operand a copy, if there is room for one.
+    #[inline(always)]
+    pub(super) fn block<'b, S: Simd>(
+        &self,
+        s: S,
+        rows: Blocks,
+        panels: Range<usize>,
+        block: DepthBlock,
+        copy: Option<&'b mut [f32]>,
+    ) -> LhsBlock<'b>
+    where
+        'a: 'b,
+    {
+        let depth = block.range();
+        let first = rows.get(panels.start).start;
+        match (*self, copy) {
+            (Lhs::Packed(a), _) if is_deep(a.k) => LhsBlock::Rows(&a.packed[(block.index * a.m + first) * ROW..]),
+            (Lhs::Packed(a), _) => LhsBlock::Panels(&a.packed[first * depth.len()..]),
+            (Lhs::Plain(a), Some(copy)) if is_deep(a.columns()) && a.column_stride() == 1 => {
+                copy_rows(s, a, first..rows.get(panels.end - 1).end, depth, copy);
+                LhsBlock::Rows(copy)
+            }
+            (Lhs::Plain(a), Some(copy)) => {
+                pack_panels(s, a, rows, panels, depth, copy);
+                LhsBlock::Panels(copy)
+            }
+            (Lhs::Plain(a), None) => LhsBlock::Matrix(a, depth.start),
+        }
+    }
+
+    /// Whether a row lies in vectors along a depth of k that is worth summing in vectors.
+    pub(super) fn rows_are_vectors(&self, k: usize) -> bool {
+        let vectors = match self {
+            Lhs::Plain(a) => a.column_stride() == 1,
+            Lhs::Packed(_) => true,
+        };
+        vectors && is_deep(k)
+    }
+
+    /// The rows as vectors along a block of the depth, and their distance.
+    pub(super) fn vectors(&self, block: DepthBlock) -> (&'a [f32], usize) {
+        match self {
+            Lhs::Plain(a) => (&a.data()[block.range().start..], a.row_stride()),
+            Lhs::Packed(a) => (&a.packed[block.index * a.m * ROW..], ROW),
+        }
+    }
+}
+
+/// Packs some panels of `rows` of A, one behind the other.
+#[inline(always)]
+fn pack_panels<S: Simd>(
+    s: S,
+    a: MatRef<'_>,
+    rows: Blocks,
+    panels: Range<usize>,
+    depth: Range<usize>,
+    packed: &mut [f32],
+) {
+    let mut rest = packed;
+    for panel in panels {
+        let rows = rows.get(panel);
+        let (panel, behind) = std::mem::take(&mut rest).split_at_mut(rows.len() * depth.len());
+        pack_panel(s, a, rows.clone(), depth.clone(), [rows.len(); 2], panel);
+        rest = behind;
+    }
+}
+
+/// Copies some rows of A, [`ROW`] elements apart, with zeros in what is left of a last vector.
+#[inline(always)]
+fn copy_rows<S: Simd>(s: S, a: MatRef<'_>, rows: Range<usize>, depth: Range<usize>, copy: &mut [f32]) {
+    let width = depth.len().next_multiple_of(S::LANES);
+    pack_panel(s, a.transposed(), depth, rows, [width, ROW], copy);
+}

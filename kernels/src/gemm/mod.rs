@@ -1,0 +1,240 @@
+//! General matrix product: C = alpha A B + beta C, with any strides.
+//!
+//! Five loops around the register tile, after Goto and van de Geijn ("Anatomy of high-performance
+//! matrix multiplication", 2008) with the letters of BLIS: C is m x n, k is summed; a panel of KC by
+//! one tile of B stays in the first cache, a block of MC by KC of A in the second. Unlike there, all
+//! blocks of a side are of equal size, so that no sliver is left, and an operand is packed only if it
+//! is read often enough to pay for the copy, or does not lie in vectors.
+//!
+//! A vector of C that is only partly inside the matrix is summed over zero-padded panels, or, if few of its
+//! elements are inside, each as a dot product ([`dots`]).
+
+mod dots;
+mod lhs;
+mod tiles;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::blocking::Blocks;
+use crate::gemm::dots::{Dots, MAX_DOTS, dots};
+use crate::gemm::lhs::{DepthBlock, ROW};
+use crate::gemm::tiles::{Output, Tiles, multiply_tiles};
+use crate::level::Level;
+use crate::microkernel::*;
+use crate::pack::pack_panel;
+use crate::parallel::WORTHWHILE;
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
+
+pub use crate::gemm::lhs::{Lhs, PackedLhs};
+
+/// Depth of a block: the 32 columns of an AVX-512 tile take 64 KiB, which the second cache delivers at
+/// a sixth of its rate; half the depth would double how often C is read and written.
+const KC: usize = 512;
+/// Rows of a block of A: with the depth, 480 KiB, half of a 1 MiB second cache.
+const MC: usize = 240;
+/// Columns of a block of B: with the depth, 4 MiB, a share of the third cache.
+const NC: usize = 4096;
+/// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
+const PACK_B_FROM_PANELS: usize = 3;
+/// A B of at most so many elements stays in the first cache as it lies.
+const PACK_B_FROM_LEN: usize = 4096;
+/// With fewer columns than this, A is read too seldom to be worth copying.
+const PACK_A_FROM_COLUMNS: usize = 1024;
+
+/// The scratch that a product needs: cache blocks, never whole operands.
+#[derive(Clone, Copy, Debug)]
+pub struct GemmScratch {
+    a: usize,
+    b: usize,
+}
+
+impl GemmScratch {
+    /// For a product of m x k by k x n.
+    pub fn new(level: Level, m: usize, k: usize, n: usize) -> Self {
+        // A product may be transposed, and a panel of B may be wider than n.
+        let width = crate::simd::lanes(level) * WIDEST;
+        let long = m.max(n);
+        let kc = k.min(KC);
+        GemmScratch { a: ROW * long.min(MC), b: (kc + MAX_LANES) * (long.min(NC) + width) }
+    }
+
+    /// Elements for one thread; as many times that let as many threads share the product.
+    pub fn len(&self) -> usize {
+        self.a + self.b + ALIGNMENT
+    }
+
+    /// Whether nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Elements of a cache line: panels of B start on one, wherever the scratch does.
+const ALIGNMENT: usize = 64 / size_of::<f32>();
+
+/// C = alpha A B + beta C. With beta 0, C is not read.
+///
+/// `scratch` holds [`GemmScratch::len`] elements of any value, or a multiple: then as many threads
+/// of the current rayon pool share the product, with the same result to the last bit.
+///
+/// # Panics
+/// If the shapes do not fit, the scratch is too short, or A was packed for another level.
+pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: MatMut<'_>, scratch: &mut [f32]) {
+    let (m, k) = a.size();
+    assert!(
+        k == b.rows() && m == c.rows() && b.columns() == c.columns(),
+        "a product of {m} x {k} and {b:?} does not fit an output {c:?}"
+    );
+    if let Lhs::Packed(a) = a {
+        assert!(a.level() == level, "A is packed for level {}, not for {level}", a.level());
+    }
+    product(level, alpha, a, b, beta, c, scratch, true);
+}
+
+/// As [`gemm`], on several threads only if `parallel`.
+#[expect(clippy::too_many_arguments, reason = "the operands of a BLAS product, and where it runs")]
+pub(crate) fn product(
+    level: Level,
+    alpha: f32,
+    a: Lhs<'_>,
+    b: MatRef<'_>,
+    beta: f32,
+    mut c: MatMut<'_>,
+    scratch: &mut [f32],
+    parallel: bool,
+) {
+    let ((m, k), n) = (a.size(), b.columns());
+    if m == 0 || n == 0 {
+        return;
+    }
+    let sizes = GemmScratch::new(level, m, k, n);
+    assert!(scratch.len() >= sizes.len(), "{} elements of scratch, {} are needed", scratch.len(), sizes.len());
+    let output = Output {
+        alpha,
+        beta,
+        row_stride: c.row_stride(),
+        column_stride: c.column_stride(),
+        columns: n,
+        out: c.data_mut().as_mut_ptr(),
+    };
+    let (a, b, output) = match a {
+        // Vectors run along columns: let those be the contiguous direction of C.
+        Lhs::Plain(a) if output.column_stride != 1 && output.row_stride == 1 => {
+            (Lhs::Plain(b.transposed()), a.transposed(), output.transposed(m))
+        }
+        _ => (a, b, output),
+    };
+    let threads = match parallel && 2 * (m * n * k) as u64 > WORTHWHILE {
+        true => rayon::current_num_threads().min(scratch.len() / sizes.len()).max(1),
+        false => 1,
+    };
+    let share = |part: usize, parts: usize, scratch: &mut [f32]| {
+        let aligned = scratch.as_ptr().align_offset(64).min(ALIGNMENT);
+        let (pack_b, pack_a) = scratch[aligned..].split_at_mut(sizes.b);
+        dispatch(level, Part { a, b, output, part, parts, pack_a, pack_b });
+    };
+    match threads {
+        1 => share(0, 1, &mut scratch[..sizes.len()]),
+        _ => scratch
+            .par_chunks_exact_mut(sizes.len())
+            .take(threads)
+            .enumerate()
+            .for_each(|(part, scratch)| share(part, threads, scratch)),
+    }
+}
+
+/// One of several parts of C, computed by one thread: some panels of rows, or some panels of columns.
+struct Part<'a> {
+    a: Lhs<'a>,
+    b: MatRef<'a>,
+    output: Output,
+    part: usize,
+    parts: usize,
+    pack_a: &'a mut [f32],
+    pack_b: &'a mut [f32],
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let ((m, k), n) = (self.a.size(), self.output.columns);
+        let rows = Blocks::new(m, tallest_tile(s));
+        let width = tile_width(s, rows.longest()) * S::LANES;
+        // The last columns, if they are too few to be worth a vector.
+        let left = match n % S::LANES {
+            left if left <= MAX_DOTS.min(S::LANES / 2) && self.a.rows_are_vectors(k) => left,
+            _ => 0,
+        };
+        let in_panels = n - left;
+        let columns = in_panels.div_ceil(width);
+        // The longer side is cut: both operands are then read by as few threads as can be.
+        let (panels, columns, left) = match m >= n {
+            true => (Blocks::cut(rows.count(), self.parts).get(self.part), 0..columns, left),
+            false => {
+                let last = self.part + 1 == self.parts;
+                (0..rows.count(), Blocks::cut(columns, self.parts).get(self.part), if last { left } else { 0 })
+            }
+        };
+        let large = k * n > PACK_B_FROM_LEN && panels.len() >= PACK_B_FROM_PANELS;
+        let copy_b = k == 0 || self.b.column_stride() != 1 || large;
+        let copy_a = columns.len() * width >= PACK_A_FROM_COLUMNS;
+        for block in DepthBlock::all(k) {
+            let depth = block.range();
+            let output = if depth.start == 0 { self.output } else { self.output.continued() };
+            let kc = depth.len();
+            for columns in Blocks::new(columns.len(), NC / width).iter().map(|block| shifted(block, columns.start)) {
+                // Whole panels are copied if that pays; the last, narrower one always is, so that
+                // its vectors end in zeros and not in somebody else's memory.
+                let direct = if copy_b { columns.start } else { columns.end.min(in_panels / width) };
+                for panel in direct..columns.end {
+                    let columns = panel * width..in_panels.min((panel + 1) * width);
+                    let padded = columns.len().next_multiple_of(S::LANES);
+                    let packed = &mut self.pack_b[(panel - direct) * width * kc..];
+                    pack_panel(s, self.b.transposed(), columns, depth.clone(), [padded; 2], packed);
+                }
+                let row_blocks = Blocks::new(panels.len(), MC / tallest_tile(s));
+                for panels in row_blocks.iter().map(|block| shifted(block, panels.start)) {
+                    let first_row = rows.get(panels.start).start;
+                    let copy = copy_a.then_some(&mut *self.pack_a);
+                    let lhs = self.a.block(s, rows, panels.clone(), block, copy);
+                    for column in columns.clone() {
+                        let at = column * width;
+                        let vectors = width.min(in_panels - at).div_ceil(S::LANES);
+                        let (b, stride) = if column < direct {
+                            (self.b.data()[depth.start * self.b.row_stride() + at..].as_ptr(), self.b.row_stride())
+                        } else {
+                            (self.pack_b[(column - direct) * width * kc..].as_ptr(), vectors * S::LANES)
+                        };
+                        for panels in rows.of_equal_size(panels.clone()) {
+                            let row = rows.get(panels.start);
+                            let tiles = Tiles {
+                                b,
+                                depth: Strided { len: kc, stride },
+                                row: row.start,
+                                row_of_block: row.start - first_row,
+                                count: panels.len(),
+                                column: at,
+                                output,
+                            };
+                            multiply_tiles(s, lhs, [row.len(), vectors], tiles);
+                        }
+                    }
+                }
+            }
+            if left > 0 {
+                let rows = rows.get(panels.start).start..rows.get(panels.end - 1).end;
+                let columns = in_panels..n;
+                dots(s, Dots { lhs: self.a.vectors(block), b: self.b, rows, depth, columns, output }, self.pack_b);
+            }
+        }
+    }
+}
+
+fn shifted(range: Range<usize>, by: usize) -> Range<usize> {
+    range.start + by..range.end + by
+}

@@ -1,0 +1,195 @@
+//! Register tiles of a matrix product, one below the other, and how their sums are stored.
+
+use crate::gemm::lhs::{LhsBlock, ROW};
+use crate::microkernel::*;
+use crate::simd::{Kernel, MAX_LANES, Simd};
+
+/// Where and how sums are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub(super) alpha: f32,
+    pub(super) beta: f32,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
+    pub(super) columns: usize,
+    pub(super) out: *mut f32,
+}
+
+// SAFETY: parts of a product write disjoint rows or columns of the one C that is borrowed mutably.
+unsafe impl Send for Output {}
+// SAFETY: as above; the pointer is used by `finish` alone.
+unsafe impl Sync for Output {}
+
+impl Output {
+    pub(super) fn transposed(self, columns: usize) -> Self {
+        Output { row_stride: self.column_stride, column_stride: self.row_stride, columns, ..self }
+    }
+
+    /// Of a block of the depth after the first: the output holds the sum so far.
+    pub(super) fn continued(self) -> Self {
+        Output { beta: 1.0, ..self }
+    }
+}
+
+impl Epilogue for Output {
+    /// Whole vectors of a row-major C are stored from the registers, any other go through memory. One
+    /// operand after the other, in loops that unroll, so that sums stay in registers.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, mut sums: [[S::V; N]; M], place: Place) {
+        let columns = (self.columns - place.at).min(N * S::LANES);
+        if self.alpha != 1.0 {
+            let alpha = s.splat(self.alpha);
+            for sums in &mut sums {
+                for sum in sums {
+                    *sum = s.mul(alpha, *sum);
+                }
+            }
+        }
+        // SAFETY: rows are inside of C by contract, `columns` ends at its last column; a tile has at most MAX_TILE
+        // elements.
+        unsafe {
+            if columns < N * S::LANES || self.column_stride != 1 {
+                let mut tile = [0.0; MAX_TILE];
+                for (m, sums) in sums.iter().enumerate() {
+                    for (n, &sum) in sums.iter().enumerate() {
+                        s.store(tile.as_mut_ptr().add((m * N + n) * S::LANES), sum);
+                    }
+                }
+                let sums = &tile[..M * N * S::LANES];
+                return s.outlined(StoreParts { output: self, sums, width: N * S::LANES, columns, place });
+            }
+            let first = self.out.add(place.row * self.row_stride + place.at);
+            if self.beta != 0.0 {
+                let beta = s.splat(self.beta);
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    for (n, sum) in sums.iter_mut().enumerate() {
+                        let old = s.load(first.add(m * self.row_stride + n * S::LANES));
+                        *sum = s.add(s.mul(beta, old), *sum);
+                    }
+                }
+            }
+            for (m, sums) in sums.iter().enumerate() {
+                for (n, &sum) in sums.iter().enumerate() {
+                    s.store(first.add(m * self.row_stride + n * S::LANES), sum);
+                }
+            }
+        }
+    }
+}
+
+/// Stores the first `columns` of the `width` columns of a tile that is not whole vectors of C, with the
+/// arithmetic of vectors. They are columns of C, and the rows of `place` rows of it.
+struct StoreParts<'a> {
+    output: Output,
+    sums: &'a [f32],
+    width: usize,
+    columns: usize,
+    place: Place,
+}
+
+impl Kernel for StoreParts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let StoreParts { output, sums, width, columns, place } = self;
+        for (m, sums) in sums.chunks_exact(width).enumerate() {
+            let row = output.out.wrapping_add((place.row + m) * output.row_stride + place.at * output.column_stride);
+            // SAFETY: the row and the columns are inside of C.
+            unsafe {
+                if output.column_stride == 1 {
+                    for n in (0..columns).step_by(S::LANES) {
+                        let (out, part) = (row.add(n), (columns - n).min(S::LANES));
+                        let sum = s.load(sums[n..n + S::LANES].as_ptr());
+                        let old = || s.mul(s.splat(output.beta), s.load_first(out, part));
+                        s.store_first(out, if output.beta == 0.0 { sum } else { s.add(old(), sum) }, part);
+                    }
+                } else {
+                    for (n, &sum) in sums[..columns].iter().enumerate() {
+                        let out = row.add(n * output.column_stride);
+                        *out = if output.beta == 0.0 { sum } else { output.beta * *out + sum };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Elements of the largest tile: fewer vectors than registers.
+const MAX_TILE: usize = 32 * MAX_LANES;
+
+/// `count` tiles of the same size, one below the other.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles {
+    /// For each k, vectors of B.
+    pub(super) b: *const f32,
+    pub(super) depth: Strided,
+    /// The first row, in C and in the block of A.
+    pub(super) row: usize,
+    pub(super) row_of_block: usize,
+    pub(super) count: usize,
+    pub(super) column: usize,
+    pub(super) output: Output,
+}
+
+/// Multiplies tiles of `height` rows and `vectors` vectors.
+#[inline(always)]
+pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]: [usize; 2], tiles: Tiles) {
+    if tiles.count == 0 {
+        return;
+    }
+    match lhs {
+        LhsBlock::Panels(panels) => {
+            let a = panels[tiles.row_of_block * tiles.depth.len..].as_ptr();
+            with_tile!(height, vectors, tiles_of::<S, Panel>(s, a, height * tiles.depth.len, Panel, tiles));
+        }
+        LhsBlock::Rows(rows) => {
+            let a = rows[tiles.row_of_block * ROW..].as_ptr();
+            with_tile!(height, vectors, tiles_of::<S, Rows<ROW>>(s, a, height * ROW, Rows, tiles));
+        }
+        LhsBlock::Matrix(a, k) => {
+            let (row_stride, depth_stride) = (a.row_stride(), a.column_stride());
+            let broadcast = Matrix { row_stride, depth_stride };
+            let a = a.data().as_ptr().wrapping_add(tiles.row * row_stride + k * depth_stride);
+            with_tile!(height, vectors, tiles_of::<S, Matrix>(s, a, height * row_stride, broadcast, tiles));
+        }
+    }
+}
+
+/// The rows of the first tile start at `a`, those of each next one `step` elements further.
+#[inline(always)]
+fn tiles_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
+    s: S,
+    a: *const f32,
+    step: usize,
+    broadcast: A,
+    tiles: Tiles,
+) {
+    struct Outlined<A, const M: usize, const N: usize> {
+        a: *const f32,
+        step: usize,
+        broadcast: A,
+        tiles: Tiles,
+    }
+    impl<A: Broadcast, const M: usize, const N: usize> Kernel for Outlined<A, M, N> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Outlined { a, step, broadcast, tiles } = self;
+            for tile in 0..tiles.count {
+                // SAFETY: `a` is whole panels, or rows inside of A; `b` holds N vectors for each k (packed or inside
+                // B); the rows and the first column handed to the epilogue are inside C.
+                unsafe {
+                    let a = a.wrapping_add(tile * step);
+                    let sums = multiply::<S, A, Strided, M, N>(s, a, broadcast, tiles.b, S::LANES, tiles.depth);
+                    let place = Place { row: tiles.row + tile * M, rows: M, at: tiles.column, step: S::LANES };
+                    tiles.output.finish(s, sums, place);
+                }
+            }
+        }
+    }
+    if N > tile_width(s, M) {
+        unreachable!("tiles are cut to the level's width");
+    }
+    s.outlined(Outlined::<A, M, N> { a, step, broadcast, tiles });
+}
