@@ -6,6 +6,9 @@ use crate::parallel::for_each_chunk;
 use crate::simd::Simd;
 use crate::view::MatRef;
 
+/// Rows of memory that are asked for ahead of time: each is too short for the caches to foresee the next.
+const AHEAD: usize = 12;
+
 /// Packs some rows of a matrix, over some of its columns, the depth, into a panel of `width` elements
 /// for each k, `stride` apart; elements behind the last row are 0.
 ///
@@ -52,6 +55,7 @@ pub(crate) fn pack_panel<S: Simd>(
                     let from = from.add((k + k_of_block) * depth_stride);
                     let to = to.add(k_of_block * stride);
                     for i in (0..whole).step_by(S::LANES) {
+                        s.prefetch(from.wrapping_add(AHEAD * depth_stride + i));
                         s.store(to.add(i), s.load(from.add(i)));
                     }
                     for i in (0..wide).step_by(S::LANES) {

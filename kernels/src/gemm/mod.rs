@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use crate::blocking::Blocks;
 use crate::gemm::dots::{Dots, MAX_DOTS, dots};
 use crate::gemm::lhs::{DepthBlock, ROW};
-use crate::gemm::tiles::{Output, Tiles, multiply_tiles};
+use crate::gemm::tiles::{Next, Output, Tiles, multiply_tiles};
 use crate::level::Level;
 use crate::microkernel::*;
 use crate::pack::pack_panel;
@@ -182,6 +182,7 @@ impl Kernel for Part<'_> {
         };
         let large = k * n > PACK_B_FROM_LEN && panels.len() >= PACK_B_FROM_PANELS;
         let copy_b = k == 0 || self.b.column_stride() != 1 || large;
+        let (packs_next, last_panel) = (copy_b && self.b.column_stride() == 1, panels.end);
         let copy_a = columns.len() * width >= PACK_A_FROM_COLUMNS;
         for block in DepthBlock::all(k) {
             let depth = block.range();
@@ -210,6 +211,12 @@ impl Kernel for Part<'_> {
                         } else {
                             (self.pack_b[(column - direct) * width * kc..].as_ptr(), vectors * S::LANES)
                         };
+                        let stride_of_b = self.b.row_stride();
+                        let next = Next {
+                            from: self.b.data().as_ptr().wrapping_add(depth.end * stride_of_b + at),
+                            rows: if packs_next && panels.end == last_panel { kc.min(k - depth.end) } else { 0 },
+                            stride: stride_of_b,
+                        };
                         for panels in rows.of_equal_size(panels.clone()) {
                             let row = rows.get(panels.start);
                             let tiles = Tiles {
@@ -220,6 +227,7 @@ impl Kernel for Part<'_> {
                                 count: panels.len(),
                                 column: at,
                                 output,
+                                next,
                             };
                             multiply_tiles(s, lhs, [row.len(), vectors], tiles);
                         }

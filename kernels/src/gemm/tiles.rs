@@ -130,6 +130,15 @@ pub(super) struct Tiles {
     pub(super) count: usize,
     pub(super) column: usize,
     pub(super) output: Output,
+    pub(super) next: Next,
+}
+
+/// The part of B that will be packed when the tiles are done, to be brought near meanwhile.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    pub(super) from: *const f32,
+    pub(super) rows: usize,
+    pub(super) stride: usize,
 }
 
 /// Multiplies tiles of `height` rows and `vectors` vectors.
@@ -184,6 +193,12 @@ fn tiles_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
                     let sums = multiply::<S, A, Strided, M, N>(s, a, broadcast, tiles.b, S::LANES, tiles.depth);
                     let place = Place { row: tiles.row + tile * M, rows: M, at: tiles.column, step: S::LANES };
                     tiles.output.finish(s, sums, place);
+                }
+                let Next { from, rows, stride } = tiles.next;
+                for k in tile * rows / tiles.count..(tile + 1) * rows / tiles.count {
+                    for n in 0..N {
+                        s.prefetch(from.wrapping_add(k * stride + n * S::LANES));
+                    }
                 }
             }
         }

@@ -133,16 +133,16 @@ fn strides_with_gaps() {
     }
 }
 
-/// Tiles of up to 6 rows by 4 vectors, or 12 by 2; blocks 240 rows high, 256 deep, 4096 columns wide.
+/// Tiles of up to 12 rows, 8 vectors; blocks 240 rows high, 512 deep, 4096 columns wide.
 #[test]
 fn around_the_blocks() {
     let mut rng = generator(3);
     for level in levels() {
         let width = lanes(level);
         let mut shapes = vec![];
-        for m in [1, 6, 7, 13, 24, 25, 239, 240, 241] {
+        for m in [1, 6, 7, 13, 24, 25, 239, 240, 241, 253] {
             for n in [1, width - 1, width, 2 * width + 1, 4 * width - 1, 4 * width, 4 * width + 1, 6 * width + 1] {
-                shapes.extend([1, 255, 256, 257, 513].map(|k| [m, n, k]));
+                shapes.extend([1, 127, 128, 257, 511, 513].map(|k| [m, n, k]));
             }
         }
         for n in [4095, 4096, 4097] {
