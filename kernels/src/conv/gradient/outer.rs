@@ -14,7 +14,8 @@ use std::ops::Range;
 use crate::conv::gradient::frame::{Block, Blocks, Frame, Pairs, Span};
 use crate::conv::gradient::tile::{TALLEST, with_tile};
 use crate::conv::gradient::transpose::{SQUARE, transpose};
-use crate::simd::{Kernel, MAX_LANES, Simd};
+use crate::level::Level;
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, lanes};
 
 /// Elements of a channel in a block: with 64 channels, 50 KiB of vectors.
 const DEPTH: usize = 200;
@@ -41,6 +42,20 @@ impl Outer {
     /// Blocks, which may be shared among parts.
     pub(super) fn blocks(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Output channels of a panel, the widest tile; the last panel may have fewer.
+    pub(super) fn panel(&self, level: Level) -> usize {
+        struct Widest;
+        impl Kernel for Widest {
+            type Output = usize;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> usize {
+                S::WIDE * S::LANES
+            }
+        }
+        let outputs = self.frame.shape.out_channels;
+        outputs.div_ceil(outputs.div_ceil(dispatch(level, Widest))).next_multiple_of(lanes(level))
     }
 
     /// Elements of scratch for each output channel, their number rounded up to whole vectors.
@@ -102,6 +117,8 @@ impl OuterShare<'_> {
             // SAFETY: the block's pixels are inside the tensors, whose lengths the plan checked; `columns` has room
             // for the vectors of the largest block and LANES more.
             unsafe { transpose_block(s, frame, &block, outputs.len(), errors.as_ptr(), columns.as_mut_ptr()) };
+            let image = frame.shape.in_channels * frame.input_plane();
+            let x = self.input[block.images.start * image..].as_ptr();
             for down in frame.spans(0, block.rows.clone()) {
                 for along in frame.spans(1, block.columns.clone()) {
                     let walk = Walk::new(frame, &block, &down, &along);
@@ -110,7 +127,7 @@ impl OuterShare<'_> {
                     let tiles = count.div_ceil(TALLEST);
                     for i in 0..tiles {
                         let height = (i + 1) * count / tiles - i * count / tiles;
-                        let (x, e, g) = (self.input.as_ptr(), columns.as_ptr(), sums.as_mut_ptr());
+                        let (e, g) = (columns.as_ptr(), sums.as_mut_ptr());
                         // SAFETY: the next `height` pairs meet the input at the walk's pixels, which are in `columns`;
                         // `sums` has a row for every pair of `channels`, of as many vectors as the tile.
                         unsafe {
