@@ -18,12 +18,12 @@ pub(super) struct Frame {
     /// Elements of a pixel.
     pub(super) pixel: usize,
     /// Rows of each plane of the input and of the output, which may be a band of the whole.
-    pub(super) rows: [Range2; 2],
+    pub(super) rows: [Rows; 2],
 }
 
 /// The first row that a plane holds, and how many it holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Range2 {
+pub(super) struct Rows {
     pub(super) first: usize,
     pub(super) count: usize,
 }
@@ -31,8 +31,18 @@ pub(super) struct Range2 {
 impl Frame {
     pub(super) fn new(shape: ConvShape, pixel: usize) -> Self {
         let output = shape.output();
-        let rows = [shape.input[0], output[0]].map(|count| Range2 { first: 0, count });
+        let rows = [shape.input[0], output[0]].map(|count| Rows { first: 0, count });
         Frame { shape, output, pixel, rows }
+    }
+
+    /// The part of a whole frame that holds some rows of the output and what their windows meet.
+    pub(super) fn band(&self, outputs: Range<usize>) -> Self {
+        let ConvShape { input, kernel, stride, padding, dilation, .. } = self.shape;
+        let first = (outputs.start * stride[0]).saturating_sub(padding[0]).min(input[0]);
+        let end = (outputs.end - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1;
+        let end = end.saturating_sub(padding[0]).clamp(first, input[0]);
+        let inputs = Rows { first, count: end - first };
+        Frame { rows: [inputs, Rows { first: outputs.start, count: outputs.len() }], ..*self }
     }
 
     /// Elements from a channel of the input to the next.

@@ -7,6 +7,7 @@ mod lanes;
 mod nchw;
 mod outer;
 mod tile;
+mod tiles;
 mod transpose;
 
 pub(super) use lanes::LaneGradient;

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::conv::geometry::ConvShape;
 use crate::conv::gradient::frame::Frame;
 use crate::conv::gradient::outer::{Outer, OuterShare};
+use crate::conv::gradient::tiles::{Tiles, TilesShare};
 use crate::elementwise::accumulate;
 use crate::level::Level;
 use crate::parallel::WORTHWHILE;
@@ -24,29 +25,45 @@ pub(crate) struct NchwGradient {
     level: Level,
     frame: Frame,
     parts: usize,
-    outer: Outer,
+    method: Method,
+}
+
+#[derive(Clone, Debug)]
+enum Method {
+    Outer(Outer),
+    Tiles(Tiles),
 }
 
 impl NchwGradient {
     pub(crate) fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         let frame = Frame::new(shape, 1);
-        let outer = Outer::new(frame, batch);
-        let weights = shape.out_channels * frame.depth();
-        let most = (PARTIAL / weights).min(outer.blocks()).clamp(1, MAX_PARTS);
+        let lanes = lanes(level);
+        let method = match std::env::var("METHOD").as_deref() {
+            Ok("inner") if batch >= lanes => Method::Tiles(Tiles::new(Frame::new(shape, lanes), batch)),
+            _ => Method::Outer(Outer::new(frame, batch)),
+        };
+        let pieces = match &method {
+            Method::Outer(outer) => outer.blocks(),
+            Method::Tiles(tiles) => tiles.len(),
+        };
+        let most = (PARTIAL / (shape.out_channels * frame.depth()).max(1)).min(pieces).clamp(1, MAX_PARTS);
         // A power of two is shared evenly among as many threads or fewer.
         let parts = if shape.flops() * batch as u64 > WORTHWHILE { 1 << most.ilog2() } else { 1 };
-        NchwGradient { level, frame, parts, outer }
+        NchwGradient { level, frame, parts, method }
     }
 
-    /// Elements of scratch: for each part its gradient, the sums of the output channels, and a block of vectors of
-    /// them.
+    /// Elements of scratch: for each part its gradient and what its method needs.
     pub(crate) fn scratch_len(&self) -> usize {
         self.parts * self.part_len()
     }
 
     fn part_len(&self) -> usize {
-        self.partial_len()
-            + self.frame.shape.out_channels.next_multiple_of(lanes(self.level)) * self.outer.scratch_per_output()
+        let outputs = self.frame.shape.out_channels.next_multiple_of(lanes(self.level));
+        let method = match &self.method {
+            Method::Outer(outer) => outputs * outer.scratch_per_output(),
+            Method::Tiles(tiles) => tiles.scratch_len(),
+        };
+        self.partial_len() + method
     }
 
     /// One part sums into the gradient itself.
@@ -72,15 +89,22 @@ impl NchwGradient {
     }
 
     fn part(&self, part: usize, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
-        let plan = &self.outer;
-        let blocks = part * plan.blocks() / self.parts..(part + 1) * plan.blocks() / self.parts;
-        let outputs = plan.panel(self.level);
-        let share = |(i, (gradient, scratch)): (usize, (&mut [f32], &mut [f32]))| {
-            let errors = &errors[i * outputs * self.frame.output_plane()..];
-            let blocks = blocks.clone();
-            dispatch(self.level, OuterShare { plan, blocks, errors, input, gradient, add: false, scratch });
-        };
-        let gradients = gradient.par_chunks_mut(outputs * self.frame.depth());
-        gradients.zip(scratch.par_chunks_mut(outputs * plan.scratch_per_output())).enumerate().for_each(share);
+        let range = |pieces: usize| part * pieces / self.parts..(part + 1) * pieces / self.parts;
+        match &self.method {
+            Method::Tiles(plan) => {
+                let tiles = range(plan.len());
+                dispatch(self.level, TilesShare { plan, tiles, errors, input, gradient, scratch });
+            }
+            Method::Outer(plan) => {
+                let outputs = plan.panel(self.level);
+                let share = |(i, (gradient, scratch)): (usize, (&mut [f32], &mut [f32]))| {
+                    let errors = &errors[i * outputs * self.frame.output_plane()..];
+                    let blocks = range(plan.blocks());
+                    dispatch(self.level, OuterShare { plan, blocks, errors, input, gradient, add: false, scratch });
+                };
+                let gradients = gradient.par_chunks_mut(outputs * self.frame.depth());
+                gradients.zip(scratch.par_chunks_mut(outputs * plan.scratch_per_output())).enumerate().for_each(share);
+            }
+        }
     }
 }
