@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::conv::geometry::ConvShape;
 use crate::conv::gradient::frame::Frame;
-use crate::conv::gradient::inner::InnerShare;
+use crate::conv::gradient::inner::{Inner, InnerShare};
 use crate::conv::gradient::outer::{Outer, OuterShare};
 use crate::conv::gradient::tile::TALLEST;
 use crate::level::Level;
@@ -22,14 +22,14 @@ pub(crate) struct LaneGradient {
 #[derive(Clone, Debug)]
 enum Method {
     Outer(Outer),
-    Inner,
+    Inner(Inner),
 }
 
 impl LaneGradient {
     pub(crate) fn new(level: Level, shape: ConvShape) -> Self {
         let frame = Frame::new(shape, lanes(level));
         let method = match std::env::var("METHOD").as_deref() {
-            Ok("inner") => Method::Inner,
+            Ok("inner") => Method::Inner(Inner::new(frame, 1)),
             _ => Method::Outer(Outer::new(frame, 1)),
         };
         LaneGradient { level, frame, method }
@@ -45,7 +45,7 @@ impl LaneGradient {
     fn unit(&self) -> (usize, usize) {
         match &self.method {
             Method::Outer(plan) => (lanes(self.level), plan.scratch_per_output()),
-            Method::Inner => (TALLEST, self.frame.depth() * lanes(self.level)),
+            Method::Inner(_) => (TALLEST, self.frame.depth() * lanes(self.level)),
         }
     }
 
@@ -64,9 +64,12 @@ impl LaneGradient {
                     let blocks = 0..plan.blocks();
                     dispatch(self.level, OuterShare { plan, blocks, errors, input, gradient, add: true, scratch });
                 }
-                Method::Inner => {
-                    let frame = self.frame;
-                    dispatch(self.level, InnerShare { frame, errors, input, gradient, sums: scratch });
+                Method::Inner(plan) => {
+                    let blocks = 0..plan.blocks();
+                    dispatch(
+                        self.level,
+                        InnerShare { plan, blocks, errors, input, gradient, add: true, sums: scratch },
+                    );
                 }
             }
         };

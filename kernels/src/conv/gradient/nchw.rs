@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::conv::geometry::ConvShape;
 use crate::conv::gradient::frame::Frame;
+use crate::conv::gradient::inner::{Inner, InnerShare};
 use crate::conv::gradient::outer::{Outer, OuterShare};
 use crate::conv::gradient::tiles::{Tiles, TilesShare};
 use crate::elementwise::accumulate;
@@ -31,6 +32,7 @@ pub(crate) struct NchwGradient {
 #[derive(Clone, Debug)]
 enum Method {
     Outer(Outer),
+    Inner(Inner),
     Tiles(Tiles),
 }
 
@@ -39,11 +41,13 @@ impl NchwGradient {
         let frame = Frame::new(shape, 1);
         let lanes = lanes(level);
         let method = match std::env::var("METHOD").as_deref() {
+            Ok("rows") => Method::Inner(Inner::new(frame, batch)),
             Ok("inner") if batch >= lanes => Method::Tiles(Tiles::new(Frame::new(shape, lanes), batch)),
             _ => Method::Outer(Outer::new(frame, batch)),
         };
         let pieces = match &method {
             Method::Outer(outer) => outer.blocks(),
+            Method::Inner(inner) => inner.blocks(),
             Method::Tiles(tiles) => tiles.len(),
         };
         let most = (PARTIAL / (shape.out_channels * frame.depth()).max(1)).min(pieces).clamp(1, MAX_PARTS);
@@ -61,6 +65,7 @@ impl NchwGradient {
         let outputs = self.frame.shape.out_channels.next_multiple_of(lanes(self.level));
         let method = match &self.method {
             Method::Outer(outer) => outputs * outer.scratch_per_output(),
+            Method::Inner(_) => self.frame.shape.out_channels * self.frame.depth() * lanes(self.level),
             Method::Tiles(tiles) => tiles.scratch_len(),
         };
         self.partial_len() + method
@@ -94,6 +99,11 @@ impl NchwGradient {
             Method::Tiles(plan) => {
                 let tiles = range(plan.len());
                 dispatch(self.level, TilesShare { plan, tiles, errors, input, gradient, scratch });
+            }
+            Method::Inner(plan) => {
+                let blocks = range(plan.blocks());
+                let share = InnerShare { plan, blocks, errors, input, gradient, add: false, sums: scratch };
+                dispatch(self.level, share);
             }
             Method::Outer(plan) => {
                 let outputs = plan.panel(self.level);

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::conv::gradient::frame::Frame;
-use crate::conv::gradient::inner::{accumulate, sum_lanes};
+use crate::conv::gradient::inner::{Inner, accumulate, sum_lanes};
 use crate::conv::gradient::transpose::transpose;
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
@@ -97,7 +97,8 @@ impl Kernel for TilesShare<'_> {
                 let outputs = source(1, shape.out_channels, frame.output[1], frame.output[0]);
                 inputs.to_lanes(s, self.input, first, known, x);
                 outputs.to_lanes(s, self.errors, first, known, e);
-                accumulate(s, &band, shape.out_channels, e, x, sums);
+                let plan = Inner::new(band, 1);
+                accumulate(s, &plan, 0..plan.blocks(), shape.out_channels, [e, x], sums);
             }
         }
         sum_lanes(s, sums, self.gradient, false);
