@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use crate::conv::gradient::frame::{Block, Blocks, Frame, Pairs, Span};
-use crate::conv::gradient::tile::{TALLEST, with_tile};
+use crate::conv::gradient::tile::{inner_tile, with_tile};
 use crate::conv::gradient::transpose::{SQUARE, transpose};
 use crate::simd::{Kernel, Simd};
 
@@ -75,7 +75,8 @@ pub(super) fn accumulate<S: Simd>(
     let frame = &plan.frame;
     let channels = frame.shape.in_channels;
     assert!(sums.len() >= outputs * frame.depth() * S::LANES, "{} sums of {outputs} channels", sums.len());
-    let groups = outputs.div_ceil(TALLEST);
+    let [tallest, widest] = inner_tile(s);
+    let groups = outputs.div_ceil(tallest);
     for block in blocks.map(|i| plan.blocks.get(i)) {
         for group in 0..groups {
             let [first, end] = [group, group + 1].map(|i| i * outputs / groups);
@@ -84,7 +85,7 @@ pub(super) fn accumulate<S: Simd>(
                     let walk = Walk::new::<S>(frame, &block, &down, &along);
                     let mut pairs = Pairs::new(0, &down, &along);
                     let count = Pairs::count(channels, &down, &along);
-                    let tiles = count.div_ceil(S::WIDE);
+                    let tiles = count.div_ceil(widest);
                     for i in 0..tiles {
                         let width = (i + 1) * count / tiles - i * count / tiles;
                         let e = errors.as_ptr().wrapping_add(first * frame.output_plane() + walk.errors);
@@ -158,8 +159,9 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     [errors, input]: [*const f32; 2],
     sums: *mut f32,
 ) {
-    if N > S::WIDE {
-        unreachable!("tiles are cut to the level's width");
+    let [tallest, widest] = inner_tile(s);
+    if M > tallest || N > widest {
+        unreachable!("tiles are cut to the level's registers");
     }
     let plane = frame.output_plane();
     let mut x = [input; N];
