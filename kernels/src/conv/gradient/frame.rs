@@ -55,6 +55,11 @@ impl Frame {
         self.rows[1].count * self.output[1] * self.pixel
     }
 
+    /// Elements of an image, or of one in every lane: of the input and of the output.
+    pub(super) fn lens(&self) -> [usize; 2] {
+        [self.shape.in_channels * self.input_plane(), self.shape.out_channels * self.output_plane()]
+    }
+
     /// Offset of an output pixel in its channel.
     pub(super) fn output_at(&self, row: usize, column: usize) -> usize {
         ((row - self.rows[1].first) * self.output[1] + column) * self.pixel

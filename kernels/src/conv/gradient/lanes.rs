@@ -3,13 +3,16 @@
 use rayon::prelude::*;
 
 use crate::conv::geometry::ConvShape;
+use crate::conv::gradient::cost;
 use crate::conv::gradient::frame::Frame;
 use crate::conv::gradient::inner::{Inner, InnerShare};
 use crate::conv::gradient::outer::{Outer, OuterShare};
-use crate::conv::gradient::tile::TALLEST;
 use crate::level::Level;
 use crate::parallel::WORTHWHILE;
 use crate::simd::{dispatch, lanes};
+
+/// Output channels of the tallest tile of inner products: no fewer are worth a thread.
+const INNER: usize = 5;
 
 /// The gradient of a tile of LANES images.
 #[derive(Clone, Debug)]
@@ -28,9 +31,10 @@ enum Method {
 impl LaneGradient {
     pub(crate) fn new(level: Level, shape: ConvShape) -> Self {
         let frame = Frame::new(shape, lanes(level));
-        let method = match std::env::var("METHOD").as_deref() {
-            Ok("inner") => Method::Inner(Inner::new(frame, 1)),
-            _ => Method::Outer(Outer::new(frame, 1)),
+        let method = if cost::outer(&frame, frame.pixel) <= cost::inner(&frame) {
+            Method::Outer(Outer::new(frame, 1))
+        } else {
+            Method::Inner(Inner::new(frame, 1))
         };
         LaneGradient { level, frame, method }
     }
@@ -45,7 +49,7 @@ impl LaneGradient {
     fn unit(&self) -> (usize, usize) {
         match &self.method {
             Method::Outer(plan) => (lanes(self.level), plan.scratch_per_output()),
-            Method::Inner(_) => (TALLEST, self.frame.depth() * lanes(self.level)),
+            Method::Inner(_) => (INNER, self.frame.depth() * lanes(self.level)),
         }
     }
 

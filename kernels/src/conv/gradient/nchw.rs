@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::conv::geometry::ConvShape;
+use crate::conv::gradient::cost;
 use crate::conv::gradient::frame::Frame;
 use crate::conv::gradient::inner::{Inner, InnerShare};
 use crate::conv::gradient::outer::{Outer, OuterShare};
@@ -40,10 +41,16 @@ impl NchwGradient {
     pub(crate) fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         let frame = Frame::new(shape, 1);
         let lanes = lanes(level);
-        let method = match std::env::var("METHOD").as_deref() {
-            Ok("rows") => Method::Inner(Inner::new(frame, batch)),
-            Ok("inner") if batch >= lanes => Method::Tiles(Tiles::new(Frame::new(shape, lanes), batch)),
-            _ => Method::Outer(Outer::new(frame, batch)),
+        let in_lanes = Frame::new(shape, lanes);
+        let outer = cost::outer(&frame, lanes);
+        let inner = if shape.stride[1] == 1 { cost::rows(&frame, lanes) } else { f64::INFINITY };
+        let tiles = if batch >= lanes { cost::tiles(&in_lanes, batch) } else { f64::INFINITY };
+        let method = if outer <= inner.min(tiles) {
+            Method::Outer(Outer::new(frame, batch))
+        } else if inner <= tiles {
+            Method::Inner(Inner::new(frame, batch))
+        } else {
+            Method::Tiles(Tiles::new(in_lanes, batch))
         };
         let pieces = match &method {
             Method::Outer(outer) => outer.blocks(),

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use crate::conv::gradient::frame::{Block, Blocks, Frame, Pairs, Span};
-use crate::conv::gradient::tile::{TALLEST, with_tile};
+use crate::conv::gradient::tile::{outer_rows, with_tile};
 use crate::conv::gradient::transpose::{SQUARE, transpose};
 use crate::level::Level;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, lanes};
@@ -124,7 +124,7 @@ impl OuterShare<'_> {
                     let walk = Walk::new(frame, &block, &down, &along);
                     let mut pairs = Pairs::new(channels.start, &down, &along);
                     let count = Pairs::count(channels.len(), &down, &along);
-                    let tiles = count.div_ceil(TALLEST);
+                    let tiles = count.div_ceil(outer_rows(vectors));
                     for i in 0..tiles {
                         let height = (i + 1) * count / tiles - i * count / tiles;
                         let (e, g) = (columns.as_ptr(), sums.as_mut_ptr());
@@ -251,8 +251,8 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     sums: *mut f32,
     first: usize,
 ) {
-    if N > S::WIDE {
-        unreachable!("panels are cut to the level's width");
+    if N > S::WIDE || M > outer_rows(N) {
+        unreachable!("tiles are cut to the level's registers");
     }
     let width = N * S::LANES;
     let mut x = [input; M];

@@ -1,10 +1,11 @@
-//! The register tiles of weight gradients: up to six rows by the level's widest tile, which is four vectors
-//! where there are 32 registers and two where there are 16.
+//! The register tiles of weight gradients.
 
 use crate::simd::Simd;
 
-/// Rows of the tallest tile whose rows are broadcast; it is WIDE vectors wide.
-pub(super) const TALLEST: usize = 6;
+/// Rows of the tallest tile whose rows are broadcast, for a width in vectors of at most WIDE.
+pub(super) fn outer_rows(vectors: usize) -> usize {
+    if vectors == 1 { 8 } else { 6 }
+}
 
 /// Rows and columns of the largest tile that loads vectors for both, of 32 registers or of 16: the square
 /// loads the fewest for each product.
@@ -13,7 +14,7 @@ pub(super) fn inner_tile<S: Simd>(_: S) -> [usize; 2] {
     if S::WIDE >= 4 { [5, 5] } else { [4, 3] }
 }
 
-/// Calls `$function::<M, N>` with the constants for M <= [`TALLEST`] rows and N <= 5 vectors.
+/// Calls `$function::<M, N>` with the constants for M rows and N vectors of either kind of tile.
 macro_rules! with_tile {
     ($rows:expr, $vectors:expr, $function:ident :: < $simd:ty > $arguments:tt) => {
         match ($rows, $vectors) {
@@ -42,6 +43,8 @@ macro_rules! with_tile {
             (5, 3) => $function::<$simd, 5, 3> $arguments,
             (5, 4) => $function::<$simd, 5, 4> $arguments,
             (5, 5) => $function::<$simd, 5, 5> $arguments,
+            (7, 1) => $function::<$simd, 7, 1> $arguments,
+            (8, 1) => $function::<$simd, 8, 1> $arguments,
             (6, 1) => $function::<$simd, 6, 1> $arguments,
             (6, 2) => $function::<$simd, 6, 2> $arguments,
             (6, 3) => $function::<$simd, 6, 3> $arguments,

@@ -27,7 +27,7 @@ impl Tiles {
     /// `frame` has an image in every lane, and `batch` at least fills the lanes.
     pub(super) fn new(frame: Frame, batch: usize) -> Self {
         let height = frame.output[0];
-        let fits = |rows: &usize| lens(&frame.band(0..*rows)).iter().sum::<usize>() <= BAND;
+        let fits = |rows: &usize| frame.band(0..*rows).lens().iter().sum::<usize>() <= BAND;
         let bands = (1..height).find(|bands| fits(&height.div_ceil(*bands))).unwrap_or(height);
         Tiles { frame, batch, rows: height.div_ceil(bands) }
     }
@@ -43,18 +43,13 @@ impl Tiles {
         let Frame { shape, .. } = self.frame;
         let taken = (self.rows - 1) * shape.stride[0] + (shape.kernel[0] - 1) * shape.dilation[0] + 1;
         let input = shape.in_channels * taken.min(shape.input[0]) * shape.input[1] * self.frame.pixel;
-        let [_, output] = lens(&self.frame.band(0..self.rows));
+        let [_, output] = self.frame.band(0..self.rows).lens();
         self.sums_len() + input + output + 2 * MAX_LANES * MAX_LANES
     }
 
     fn sums_len(&self) -> usize {
         self.frame.shape.out_channels * self.frame.depth() * self.frame.pixel
     }
-}
-
-/// Elements of the input and of the output that a frame holds.
-fn lens(frame: &Frame) -> [usize; 2] {
-    [frame.shape.in_channels * frame.input_plane(), frame.shape.out_channels * frame.output_plane()]
 }
 
 /// The gradient of some tiles.
@@ -83,7 +78,7 @@ impl Kernel for TilesShare<'_> {
             let known = tile * S::LANES - first;
             for row in (0..frame.output[0]).step_by(rows) {
                 let band = frame.band(row..(row + rows).min(frame.output[0]));
-                let [x_len, e_len] = lens(&band);
+                let [x_len, e_len] = band.lens();
                 let slack = MAX_LANES * MAX_LANES;
                 let (x, rest) = bands.split_at_mut(x_len + slack);
                 let e = &mut rest[..e_len + slack];
