@@ -53,8 +53,8 @@ impl NchwGradient {
             Method::Tiles(Tiles::new(in_lanes, batch))
         };
         let pieces = match &method {
-            Method::Outer(outer) => outer.blocks(),
-            Method::Inner(inner) => inner.blocks(),
+            Method::Outer(outer) => outer.blocks() / 8,
+            Method::Inner(inner) => inner.blocks() / 2,
             Method::Tiles(tiles) => tiles.len(),
         };
         let most = (PARTIAL / (shape.out_channels * frame.depth()).max(1)).min(pieces).clamp(1, MAX_PARTS);

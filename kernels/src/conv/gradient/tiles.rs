@@ -111,7 +111,7 @@ struct Source {
 impl Source {
     /// Puts LANES images from `image` on into the lanes of `to`, with 0 for the first `known` of them.
     #[inline(always)]
-    fn to_lanes<S: Simd>(self, s: S, from: &[f32], image: usize, known: usize, to: &mut [f32]) {
+    fn to_lanes<S: Simd>(&self, s: S, from: &[f32], image: usize, known: usize, to: &mut [f32]) {
         let stride = self.planes * self.plane;
         // Whole planes are one run.
         let (runs, len) = if self.len == self.plane { (1, stride) } else { (self.planes, self.len) };
