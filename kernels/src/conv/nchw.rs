@@ -40,8 +40,8 @@ impl NchwConv {
         NchwConv { conv: LaneConv::new(level, shape), level, batch, parts, gradient }
     }
 
-    /// Elements of scratch that each call needs: packed weights, and for each part of the batch a
-    /// tile of inputs, a tile of outputs and a gradient of the weights.
+    /// Elements of scratch that each call needs: packed weights and for each part of the batch a
+    /// tile of inputs and of outputs, or what the gradient of the weights needs, whichever is more.
     pub fn scratch_len(&self) -> usize {
         (self.packed_len() + self.parts * self.part_len()).max(self.gradient.scratch_len())
     }

@@ -15,8 +15,8 @@ use crate::conv::gradient::tile::{inner_tile, with_tile};
 use crate::conv::gradient::transpose::{SQUARE, transpose};
 use crate::simd::{Kernel, Simd};
 
-/// Elements of a channel in a block: six channels take 24 KiB.
-const DEPTH: usize = 1024;
+/// Elements of a channel in a block: the five channels of a tile take 25 KiB of the first cache.
+const DEPTH: usize = 1280;
 
 /// A plan for tensors of a frame, with an image in every lane or a stride of 1 along rows.
 #[derive(Clone, Debug)]
