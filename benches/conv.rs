@@ -54,6 +54,7 @@ fn convolutions(criterion: &mut Criterion) {
         let mut out = vec![0.0; y.len()];
         let mut back = vec![0.0; x.len()];
         let mut gradient = vec![0.0; weight.len()];
+        let mut scratch = vec![0.0; conv.weights_scratch_len()];
         let mut group = criterion.benchmark_group(format!("conv {c}->{o} 3x3 {size}x{size} p{padding}"));
         group.throughput(Throughput::Elements(shape.flops() * lanes(level) as u64));
         group.bench_function("forward", |bencher| {
@@ -63,7 +64,7 @@ fn convolutions(criterion: &mut Criterion) {
             bencher.iter(|| conv.backward_data(&backward, &y, Combine::default(), &mut back, false));
         });
         group.bench_function("backward-weights", |bencher| {
-            bencher.iter(|| conv.backward_weights(&y, &x, &mut gradient, &mut [], false));
+            bencher.iter(|| conv.backward_weights(&y, &x, &mut gradient, &mut scratch, false));
         });
         group.finish();
     }

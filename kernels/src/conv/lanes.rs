@@ -5,6 +5,7 @@
 
 use crate::combine::Combine;
 use crate::conv::geometry::{Axis, ConvShape};
+use crate::conv::gradient::LaneGradient;
 use crate::gemm::{GemmScratch, Lhs, product};
 use crate::level::Level;
 use crate::microkernel::*;
@@ -21,6 +22,7 @@ pub struct LaneConv {
     lanes: usize,
     forward: LaneProduct,
     backward: LaneProduct,
+    gradient: LaneGradient,
 }
 
 impl LaneConv {
@@ -60,6 +62,7 @@ impl LaneConv {
                 input,
                 &shape,
             ),
+            gradient: LaneGradient::new(level, shape),
         }
     }
 
@@ -160,20 +163,14 @@ impl LaneConv {
             let gradient = MatMut::new(gradient, shape.out_channels, depth, depth, 1);
             return product(self.level, 1.0, Lhs::Plain(errors), inputs, 1.0, gradient, scratch, parallel);
         }
-        let plane = self.forward.plane_out();
-        let rows = panel_height(shape.out_channels, true).min(GRADIENT_ROWS);
-        let work = self.shape.flops() * self.lanes as u64;
-        for_each_chunk(parallel, work, gradient, rows * depth, |chunk, gradient| {
-            let errors = &output_gradient[chunk * rows * plane..][..gradient.len() / depth * plane];
-            dispatch(self.level, GradientTile { product: &self.forward, errors, input, depth, gradient });
-        });
+        self.gradient.add(output_gradient, input, gradient, scratch, parallel);
     }
 
     /// Elements of scratch that [`backward_weights`](Self::backward_weights) needs.
     pub fn weights_scratch_len(&self) -> usize {
         match self.is_matrix() {
             true => GemmScratch::new(self.level, self.shape.out_channels, self.lanes, self.shape.in_channels).len(),
-            false => 0,
+            false => self.gradient.scratch_len(),
         }
     }
 
@@ -431,79 +428,6 @@ fn panels_of_tile<S: Simd, D: Depth, const M: usize, const N: usize>(
             let sums = multiply::<S, Panel, D, M, N>(s, panel, Panel, tile.from, product.source_step, depth);
             let place = Place { row: first, rows: M.min(tile.rows - first), at: tile.at, step: product.out_step };
             epilogue.finish(s, sums, place);
-        }
-    }
-}
-
-/// Rows of a gradient tile: with [`GRADIENT_COLUMNS`] columns, ten sums hide the latency of the
-/// units, and they fit 16 registers together with the operands of a step.
-const GRADIENT_ROWS: usize = 5;
-const GRADIENT_COLUMNS: usize = 2;
-
-/// Weight gradients of a few output channels: both operands are loaded, lanes are summed once at the end.
-struct GradientTile<'a> {
-    product: &'a LaneProduct,
-    errors: &'a [f32],
-    input: &'a [f32],
-    depth: usize,
-    gradient: &'a mut [f32],
-}
-
-impl Kernel for GradientTile<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        for class in &self.product.classes {
-            for taps in class.taps.chunks(GRADIENT_COLUMNS) {
-                let rows = self.gradient.len() / self.depth;
-                match (rows, taps.len()) {
-                    (1, 1) => self.tile::<S, 1, 1>(s, class, taps),
-                    (1, 2) => self.tile::<S, 1, 2>(s, class, taps),
-                    (2, 1) => self.tile::<S, 2, 1>(s, class, taps),
-                    (2, 2) => self.tile::<S, 2, 2>(s, class, taps),
-                    (3, 1) => self.tile::<S, 3, 1>(s, class, taps),
-                    (3, 2) => self.tile::<S, 3, 2>(s, class, taps),
-                    (4, 1) => self.tile::<S, 4, 1>(s, class, taps),
-                    (4, 2) => self.tile::<S, 4, 2>(s, class, taps),
-                    (5, 1) => self.tile::<S, 5, 1>(s, class, taps),
-                    (5, 2) => self.tile::<S, 5, 2>(s, class, taps),
-                    (rows, columns) => unreachable!("no gradient tile of {rows} x {columns}"),
-                }
-            }
-        }
-    }
-}
-
-impl GradientTile<'_> {
-    #[inline(always)]
-    fn tile<S: Simd, const M: usize, const K: usize>(&mut self, s: S, class: &Class, taps: &[Tap]) {
-        let product = self.product;
-        let mut sums = [[s.splat(0.0); K]; M];
-        for run in &class.runs {
-            for n in 0..run.count {
-                let pixel = run.out + n * product.out_step;
-                let source = run.source + n * product.source_step;
-                // SAFETY: the plan put the run's pixels inside the M planes of errors and the taps inside the input;
-                // both lengths were checked; `taps` has K entries.
-                unsafe {
-                    let mut x = [s.splat(0.0); K];
-                    for (k, x) in x.iter_mut().enumerate() {
-                        *x = s.load(self.input.as_ptr().add(source + taps.get_unchecked(k).offset as usize));
-                    }
-                    for (m, sums) in sums.iter_mut().enumerate() {
-                        let error = s.load(self.errors.as_ptr().add(m * product.out_plane + pixel));
-                        for (sum, x) in sums.iter_mut().zip(x) {
-                            *sum = s.fma(error, x, *sum);
-                        }
-                    }
-                }
-            }
-        }
-        for (m, sums) in sums.into_iter().enumerate() {
-            for (tap, sum) in taps.iter().zip(sums) {
-                self.gradient[m * self.depth + tap.row as usize] += s.sum(sum);
-            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! 2-D convolution: forward, and backward to data and weights.
 
 mod geometry;
+mod gradient;
 mod lanes;
 mod nchw;
 

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::combine::Combine;
 use crate::conv::geometry::ConvShape;
+use crate::conv::gradient::NchwGradient;
 use crate::conv::lanes::LaneConv;
-use crate::elementwise::accumulate;
 use crate::layout::{lanes_to_rows, rows_to_lanes};
 use crate::level::Level;
 
@@ -22,6 +22,7 @@ pub struct NchwConv {
     level: Level,
     batch: usize,
     parts: usize,
+    gradient: NchwGradient,
 }
 
 /// The most parts that a batch is cut into; they depend on the batch alone.
@@ -35,13 +36,14 @@ impl NchwConv {
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
         let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS);
-        NchwConv { conv: LaneConv::new(level, shape), level, batch, parts }
+        let gradient = NchwGradient::new(level, shape, batch);
+        NchwConv { conv: LaneConv::new(level, shape), level, batch, parts, gradient }
     }
 
-    /// Elements of scratch that each call needs: packed weights, and for each part of the batch a
-    /// tile of inputs, a tile of outputs and a gradient of the weights.
+    /// Elements of scratch that each call needs: packed weights and for each part of the batch a
+    /// tile of inputs and of outputs, or what the gradient of the weights needs, whichever is more.
     pub fn scratch_len(&self) -> usize {
-        self.packed_len() + self.parts * self.part_len()
+        (self.packed_len() + self.parts * self.part_len()).max(self.gradient.scratch_len())
     }
 
     /// `output = convolution of input + bias`, overwriting what `output` held.
@@ -96,25 +98,9 @@ impl NchwConv {
     pub fn backward_weights(&self, output_gradient: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
         self.check("output gradient", output_gradient.len(), self.output());
         self.check("input", input.len(), self.input());
-        let scratch = &mut scratch[self.packed_len()..self.scratch_len()];
         let weights = self.weights();
         assert!(gradient.len() == weights, "weight gradient has {} elements, planned for {weights}", gradient.len());
-        let part = |(index, scratch): (usize, &mut [f32])| {
-            let (partial, scratch) = scratch.split_at_mut(weights);
-            let (x, scratch) = scratch.split_at_mut(self.conv.input_len());
-            let (e, scratch) = scratch.split_at_mut(self.conv.output_len());
-            partial.fill(0.0);
-            for tile in self.tiles(index) {
-                rows_to_lanes(self.level, rows(input, tile, self.input()), self.input(), x);
-                rows_to_lanes(self.level, rows(output_gradient, tile, self.output()), self.output(), e);
-                self.conv.backward_weights(e, x, partial, scratch, self.parts == 1);
-            }
-        };
-        scratch.par_chunks_exact_mut(self.part_len()).enumerate().for_each(part);
-        gradient.copy_from_slice(&scratch[..weights]);
-        for partial in scratch.chunks_exact(self.part_len()).skip(1) {
-            accumulate(self.level, &partial[..weights], gradient);
-        }
+        self.gradient.write(output_gradient, input, gradient, scratch);
     }
 
     /// Calls `f` with each tile of `from` in lanes and puts what it makes into `to`.
@@ -181,7 +167,7 @@ impl NchwConv {
     }
 
     fn part_len(&self) -> usize {
-        self.conv.input_len() + self.conv.output_len() + self.weights() + self.conv.weights_scratch_len()
+        self.conv.input_len() + self.conv.output_len()
     }
 
     fn check(&self, what: &str, len: usize, elements: usize) {

@@ -99,6 +99,11 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, n: usize) -> f32x4 {
+        // SAFETY: only the first n elements are read, which are valid by contract.
+        f32x4::from([0, 1, 2, 3].map(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))
+    }
+    #[inline(always)]
     fn sum(self, v: f32x4) -> f32 {
         let [a, b, c, d] = v.to_array();
         (a + c) + (b + d)

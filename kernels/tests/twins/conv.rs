@@ -179,6 +179,25 @@ fn every_small_image() {
     }
 }
 
+/// Panels of output channels, slices of input channels, and blocks of images.
+#[test]
+fn weight_gradients_of_many_channels_and_large_images() {
+    let mut rng = generator(17);
+    let shapes = [
+        ConvShape { padding: [1, 1], ..plain([70, 130], [5, 7], [3, 3]) },
+        ConvShape { padding: [2, 1], stride: [2, 2], ..plain([33, 49], [9, 11], [3, 3]) },
+        ConvShape { padding: [2, 2], ..plain([3, 64], [12, 30], [5, 5]) },
+        ConvShape { padding: [1, 1], dilation: [1, 2], ..plain([2, 11], [30, 70], [3, 3]) },
+        ConvShape { padding: [0, 1], stride: [1, 2], ..plain([4, 40], [3, 150], [1, 3]) },
+        plain([65, 96], [8, 8], [1, 1]),
+    ];
+    for level in levels() {
+        for shape in shapes {
+            Case::random(&mut rng, level, shape).backward_weights(&mut rng);
+        }
+    }
+}
+
 #[test]
 fn random_shapes() {
     let mut rng = generator(13);

@@ -1,6 +1,7 @@
 //! Convolutions of plain NCHW tensors against their twins.
 
-use predictive_coding_kernels::{NchwConv, reference};
+use predictive_coding_kernels::{ConvShape, Level, NchwConv, reference};
+use rand::{Rng, RngExt};
 
 use crate::common::*;
 
@@ -35,11 +36,92 @@ fn every_pass_of_random_shapes_and_batches() {
             let size = reference::conv_backward_data(&shape, batch, &errors_size, &weights);
             assert_within(&gradient, &sums, |i| of_sum(shape.out_channels * shape.taps(), size[i]), &case);
 
-            let mut gradient = vec![f32::NAN; weight.len()];
-            conv.backward_weights(&errors, &input, &mut gradient, &mut scratch);
-            let sums = reference::conv_backward_weights(&shape, batch, &errors, &input);
-            let size = reference::conv_backward_weights(&shape, batch, &errors_size, &inputs_size);
-            assert_within(&gradient, &sums, |i| of_sum(batch * pixels, size[i]), &case);
+            check_weights(level, shape, batch, &errors, &input);
+        }
+    }
+}
+
+/// Checks the gradient of the weights, with NaN in the scratch and in what is overwritten.
+fn check_weights(level: Level, shape: ConvShape, batch: usize, errors: &[f32], input: &[f32]) {
+    let conv = NchwConv::new(level, shape, batch);
+    let mut scratch = vec![f32::NAN; conv.scratch_len()];
+    let mut gradient = vec![f32::NAN; shape.out_channels * shape.in_channels * shape.taps()];
+    conv.backward_weights(errors, input, &mut gradient, &mut scratch);
+    let sums = reference::conv_backward_weights(&shape, batch, errors, input);
+    let size = reference::conv_backward_weights(&shape, batch, &absolute(errors), &absolute(input));
+    let depth = errors.len() / shape.out_channels;
+    assert_within(&gradient, &sums, |i| of_sum(depth, size[i]), &(level, batch, shape, "weights"));
+}
+
+/// Windows of a random kind between so many channels, on images of up to `size` pixels a side.
+fn between(rng: &mut impl Rng, channels: [usize; 2], size: usize) -> ConvShape {
+    let [in_channels, out_channels] = channels;
+    ConvShape { in_channels, out_channels, ..random_shape(rng, 1, size) }
+}
+
+/// Few and many channels in any combination, single images and batches that do and do not fill the lanes.
+#[test]
+fn weight_gradients_of_few_and_many_channels() {
+    let mut rng = generator(72);
+    for level in levels() {
+        for out_channels in [1, 3, 10, 16, 17, 48, 64, 70, 130] {
+            for in_channels in [1, 2, 3, 9, 40] {
+                for batch in [1, 2, 15, 16, 19, 33] {
+                    let shape = between(&mut rng, [in_channels, out_channels], 11);
+                    let [inputs, outputs] = sizes(&shape, batch);
+                    let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+                    check_weights(level, shape, batch, &errors, &input);
+                }
+            }
+        }
+    }
+}
+
+/// Images that are cut into blocks and bands, and more input channels than are summed at once.
+#[test]
+fn weight_gradients_of_large_images() {
+    let mut rng = generator(73);
+    let plain = |channels: [usize; 2], input: [usize; 2]| ConvShape {
+        in_channels: channels[0],
+        out_channels: channels[1],
+        input,
+        kernel: [3, 3],
+        stride: [1, 1],
+        padding: [1, 1],
+        dilation: [1, 1],
+    };
+    let shapes = [
+        (plain([3, 20], [19, 230]), 1),
+        (plain([2, 3], [150, 41]), 17),
+        (plain([1, 2], [9, 700]), 18),
+        (plain([90, 36], [14, 14]), 2),
+        (ConvShape { stride: [2, 2], padding: [3, 3], kernel: [7, 7], ..plain([3, 64], [61, 45]) }, 2),
+        (ConvShape { stride: [1, 2], dilation: [2, 3], ..plain([5, 3], [70, 90]) }, 16),
+        (ConvShape { padding: [0, 0], kernel: [1, 1], ..plain([70, 18], [31, 29]) }, 3),
+    ];
+    for level in levels() {
+        for (shape, batch) in shapes {
+            let [inputs, outputs] = sizes(&shape, batch);
+            let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+            check_weights(level, shape, batch, &errors, &input);
+        }
+    }
+}
+
+/// A tap on padding adds nothing, whatever the error there, and no image but its own meets a NaN.
+#[test]
+fn nan_travels_into_the_weights_that_met_it() {
+    let mut rng = generator(74);
+    for level in levels() {
+        for i in 0..200 {
+            let channels = [rng.random_range(1..6), [2, 10, 33][i % 3]];
+            let shape = between(&mut rng, channels, 9);
+            let batch = [1, 3, 16, 21][i / 3 % 4];
+            let [inputs, outputs] = sizes(&shape, batch);
+            let (mut input, mut errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+            input[rng.random_range(0..inputs)] = [f32::NAN, f32::INFINITY, 0.0][rng.random_range(0..3)];
+            errors[rng.random_range(0..outputs)] = [f32::NAN, f32::INFINITY, 0.0][rng.random_range(0..3)];
+            check_weights(level, shape, batch, &errors, &input);
         }
     }
 }
@@ -48,18 +130,24 @@ fn every_pass_of_random_shapes_and_batches() {
 fn threads_do_not_change_a_bit() {
     let mut rng = generator(71);
     for level in levels() {
-        let shape = random_shape(&mut rng, 7, 9);
-        let conv = NchwConv::new(level, shape, 70);
-        let [inputs, outputs] = sizes(&shape, 70);
-        let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
-        let gradient = |threads| {
-            on_threads(threads, || {
-                let mut gradient = vec![0.0; shape.out_channels * shape.in_channels * shape.taps()];
-                conv.backward_weights(&errors, &input, &mut gradient, &mut vec![0.0; conv.scratch_len()]);
-                gradient
-            })
-        };
-        let one = gradient(1);
-        assert!([2, 3, 7].into_iter().all(|threads| same_bits(&gradient(threads), &one)), "{level}, {shape:?}");
+        let mut shapes = vec![(random_shape(&mut rng, 7, 9), 70)];
+        for (channels, batch) in [([1, 10], 70), ([10, 5], 33), ([3, 64], 20), ([24, 130], 2), ([100, 260], 1)] {
+            shapes.push((ConvShape { input: [13, 14], kernel: [3, 3], ..between(&mut rng, channels, 9) }, batch));
+        }
+        for (shape, batch) in shapes {
+            let shape = ConvShape { dilation: [1, 1], ..shape };
+            let conv = NchwConv::new(level, shape, batch);
+            let [inputs, outputs] = sizes(&shape, batch);
+            let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+            let gradient = |threads| {
+                on_threads(threads, || {
+                    let mut gradient = vec![0.0; shape.out_channels * shape.in_channels * shape.taps()];
+                    conv.backward_weights(&errors, &input, &mut gradient, &mut vec![0.0; conv.scratch_len()]);
+                    gradient
+                })
+            };
+            let one = gradient(1);
+            assert!([2, 3, 7].into_iter().all(|threads| same_bits(&gradient(threads), &one)), "{level}, {shape:?}");
+        }
     }
 }
