@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::combine::Combine;
+use crate::conv::channels::ChannelProduct;
 use crate::conv::geometry::ConvShape;
 use crate::conv::lanes::LaneConv;
 use crate::elementwise::accumulate;
@@ -22,6 +23,8 @@ pub struct NchwConv {
     level: Level,
     batch: usize,
     parts: usize,
+    forward: ChannelProduct,
+    backward: ChannelProduct,
 }
 
 /// The most parts that a batch is cut into; they depend on the batch alone.
@@ -35,13 +38,15 @@ impl NchwConv {
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
         let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS);
-        NchwConv { conv: LaneConv::new(level, shape), level, batch, parts }
+        let forward = ChannelProduct::forward(level, &shape, batch);
+        let backward = ChannelProduct::transposed(level, &shape, batch);
+        NchwConv { conv: LaneConv::new(level, shape), level, batch, parts, forward, backward }
     }
 
     /// Elements of scratch that each call needs: packed weights, and for each part of the batch a
     /// tile of inputs, a tile of outputs and a gradient of the weights.
     pub fn scratch_len(&self) -> usize {
-        self.packed_len() + self.parts * self.part_len()
+        (self.packed_len() + self.parts * self.part_len()).max(self.forward.scratch_len()).max(self.backward.scratch_len())
     }
 
     /// `output = convolution of input + bias`, overwriting what `output` held.
@@ -58,6 +63,9 @@ impl NchwConv {
     ) {
         self.check("input", input.len(), self.input());
         self.check("output", output.len(), self.output());
+        if std::env::var_os("PC_LANES").is_none() {
+            return self.forward.run(weight, bias, input, output, scratch);
+        }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_forward_len()];
         self.conv.pack_forward(weight, packed, true);
@@ -80,6 +88,9 @@ impl NchwConv {
     ) {
         self.check("output gradient", output_gradient.len(), self.output());
         self.check("input gradient", input_gradient.len(), self.input());
+        if std::env::var_os("PC_LANES").is_none() {
+            return self.backward.run(weight, None, output_gradient, input_gradient, scratch);
+        }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_backward_len()];
         self.conv.pack_backward(weight, packed, true);
@@ -96,7 +107,7 @@ impl NchwConv {
     pub fn backward_weights(&self, output_gradient: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
         self.check("output gradient", output_gradient.len(), self.output());
         self.check("input", input.len(), self.input());
-        let scratch = &mut scratch[self.packed_len()..self.scratch_len()];
+        let scratch = &mut scratch[self.packed_len()..self.packed_len() + self.parts * self.part_len()];
         let weights = self.weights();
         assert!(gradient.len() == weights, "weight gradient has {} elements, planned for {weights}", gradient.len());
         let part = |(index, scratch): (usize, &mut [f32])| {

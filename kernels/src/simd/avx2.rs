@@ -22,6 +22,7 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const WIDE: usize = 2;
     const NARROW: usize = 1;
+    const REGISTERS: usize = 16;
     type V = __m256;
     type Mask = __m256;
 

@@ -22,6 +22,7 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const WIDE: usize = 4;
     const NARROW: usize = 2;
+    const REGISTERS: usize = 32;
     type V = __m512;
     type Mask = __mmask16;
 

@@ -24,6 +24,8 @@ pub(crate) trait Simd: Copy {
     const WIDE: usize;
     /// Vectors in a register tile of more than [`LOW_ROWS`] rows.
     const NARROW: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
 
     /// A vector.
     type V: Copy;

@@ -12,6 +12,7 @@ impl Simd for Portable {
     const LANES: usize = 4;
     const WIDE: usize = 2;
     const NARROW: usize = 1;
+    const REGISTERS: usize = 16;
     type V = f32x4;
     type Mask = f32x4;
 

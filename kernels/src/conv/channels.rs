@@ -1,0 +1,525 @@
+//! Convolution of plain NCHW tensors with a channel of the result in every lane.
+//!
+//! ```text
+//! out[r][y][x] = bias[r] + sum over c, tap of weight[r][c][tap] * source[c][pixel of (y, x) under tap]
+//! ```
+//!
+//! A vector holds LANES channels r. A register tile is some pixels of a row by some vectors; for each
+//! product of the depth it loads the vectors from packed weights and broadcasts the pixels from where
+//! they lie. Nothing depends on the batch, so a single image keeps the machine as busy as many do.
+//! The transpose, from the gradient of the output to that of the input, is the same sum over other
+//! taps: at a stride of s, s x s interleaved sums with a part of the taps each.
+//!
+//! The result is cut into blocks of rows and columns. For each, the pixels that it reads are copied
+//! into scratch that fits the cache, with zeros for padding columns; rows of padding are left out. Then
+//! panels of channels pass over it: sums gather in scratch, one pixel after the other, and are
+//! transposed into the rows of the result. Products whose columns have neither padding nor stride read
+//! the source where it is.
+
+mod copy;
+mod tile;
+mod weights;
+mod window;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::conv::geometry::ConvShape;
+use crate::level::Level;
+use crate::microkernel::Tap;
+use crate::parallel::WORTHWHILE;
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use copy::Copy as BlockCopy;
+use tile::*;
+use weights::{Layout, PackPanel};
+use window::Window;
+
+/// Bytes of the weights that a panel passes over a block with: a part of a second-level cache of 1 MiB,
+/// shared with the block.
+const WEIGHT_BYTES: usize = 320 << 10;
+/// Bytes of the copied block of the source, if one row and tile of all channels fits.
+const BLOCK_BYTES: usize = 320 << 10;
+/// Elements of a cache line.
+const LINE: usize = 16;
+/// Tasks for each thread, so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 4;
+
+/// A product with the weights of a convolution or with their transpose, planned for a level.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelProduct {
+    level: Level,
+    lanes: usize,
+    batch: usize,
+    weights: Layout,
+    channels: usize,
+    window: Window,
+    source: [usize; 2],
+    out: [usize; 2],
+    /// Vectors in all, and in the panels.
+    vectors: usize,
+    panels: usize,
+    /// Parts of the channels, so that the weights of each fit the cache.
+    depth_blocks: usize,
+    blocks: Blocks,
+    /// Whether the source is read where it is.
+    direct: bool,
+    /// Tables of taps, for each class of rows and, within, each phase.
+    tables: Vec<Vec<Tap>>,
+    used_rows: Vec<bool>,
+    parts: usize,
+    most_pixels: [usize; MAX_VECTORS],
+}
+
+/// How a result is cut, and the layout of the copy of what a block reads.
+#[derive(Clone, Copy, Debug)]
+struct Blocks {
+    /// Blocks along an image, and across.
+    down: usize,
+    across: usize,
+    /// The most rows of a block, and the most columns of a phase.
+    rows: usize,
+    columns: usize,
+    /// Distances in the copy.
+    comb_pitch: usize,
+    row_pitch: usize,
+    plane: usize,
+}
+
+impl ChannelProduct {
+    /// The convolution of `batch` images.
+    pub(super) fn forward(level: Level, shape: &ConvShape, batch: usize) -> Self {
+        let taps = shape.taps();
+        let weights =
+            Layout { rows: shape.out_channels, row_stride: shape.in_channels * taps, channel_stride: taps, taps };
+        let sizes = [shape.input, shape.output()];
+        ChannelProduct::new(level, batch, weights, shape.in_channels, Window::forward(shape), sizes)
+    }
+
+    /// Its transpose.
+    pub(super) fn transposed(level: Level, shape: &ConvShape, batch: usize) -> Self {
+        let taps = shape.taps();
+        let weights =
+            Layout { rows: shape.in_channels, row_stride: taps, channel_stride: shape.in_channels * taps, taps };
+        let sizes = [shape.output(), shape.input];
+        ChannelProduct::new(level, batch, weights, shape.out_channels, Window::transposed(shape), sizes)
+    }
+
+    fn new(
+        level: Level,
+        batch: usize,
+        weights: Layout,
+        channels: usize,
+        window: Window,
+        [source, out]: [[usize; 2]; 2],
+    ) -> Self {
+        let lanes = crate::lanes(level);
+        let registers = registers(level);
+        let vectors = weights.rows.div_ceil(lanes);
+        let phase_columns = out[1].div_ceil(window.out_step);
+        let width = panel_width(registers, vectors, phase_columns);
+        let panels = vectors.div_ceil(width);
+        let depth = channels * weights.taps * width * lanes * size_of::<f32>();
+        let depth_blocks = depth.div_ceil(WEIGHT_BYTES).clamp(1, channels.max(1));
+        let tile = most_pixels(registers, width);
+        let reach = window.source_columns(0..phase_columns);
+        let direct = window.combs == 1 && reach.start >= 0 && reach.end <= source[1] as isize;
+        let blocks = Blocks::new(&window, channels, out[0], phase_columns, phase_columns.div_ceil(tile));
+        let tables = match direct {
+            true => window.tables(source[1], 0),
+            false => window.tables(blocks.row_pitch, blocks.comb_pitch),
+        };
+        let used_rows = window.used_rows(source[0]);
+        let mut most = [0; MAX_VECTORS];
+        for (n, most) in most.iter_mut().enumerate() {
+            *most = most_pixels(registers, n + 1);
+        }
+        let mut product = ChannelProduct {
+            level,
+            lanes,
+            batch,
+            weights,
+            channels,
+            window,
+            source,
+            out,
+            vectors,
+            panels,
+            depth_blocks,
+            blocks,
+            direct,
+            tables,
+            used_rows,
+            parts: 1,
+            most_pixels: most,
+        };
+        let flops = 2 * (batch * weights.rows * out[0] * out[1]) as u64 * (channels * weights.taps) as u64;
+        if flops > WORTHWHILE {
+            product.parts = rayon::current_num_threads().min(product.batch_blocks() * panels).max(1);
+        }
+        product
+    }
+
+    /// Elements of scratch: the packed weights and the bias, and for each thread of the pool that it was
+    /// planned in a copied block of the source and the sums of a panel over a block.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.packed_len() + self.bias_len() + self.parts * self.part_len() + LINE
+    }
+
+    /// `out = product of the weights with the source + bias`, overwriting what `out` held.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub(super) fn run(
+        &self,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        from: &[f32],
+        out: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let (rows, source_plane, out_plane) =
+            (self.weights.rows, self.source[0] * self.source[1], self.out[0] * self.out[1]);
+        check_len("weight", weight.len(), rows * self.channels * self.weights.taps);
+        check_len("bias", bias.map_or(rows, <[f32]>::len), rows);
+        check_len("source", from.len(), self.batch * self.channels * source_plane);
+        check_len("result", out.len(), self.batch * rows * out_plane);
+        if out.is_empty() {
+            return;
+        }
+        let scratch = &mut scratch[..self.scratch_len()];
+        let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let (packed, scratch) = scratch[aligned..].split_at_mut(self.packed_len());
+        let (padded_bias, scratch) = scratch.split_at_mut(self.bias_len());
+        padded_bias.fill(0.0);
+        if let Some(bias) = bias {
+            padded_bias[..rows].copy_from_slice(bias);
+        }
+        self.pack(weight, packed);
+        let (packed, bias) = (&*packed, &*padded_bias);
+        let blocks = self.batch_blocks();
+        let groups = (self.parts * TASKS_PER_THREAD).div_ceil(blocks).min(self.panels);
+        let groups = if self.parts == 1 { 1 } else { groups };
+        let next = AtomicUsize::new(0);
+        let result = Shared(out.as_mut_ptr());
+        let part = |scratch: &mut [f32]| {
+            let (copy, sums) = scratch.split_at_mut(self.copy_len());
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= blocks * groups {
+                    return;
+                }
+                let (block, group) = (task / groups, task % groups);
+                let image = block / (self.blocks.down * self.blocks.across);
+                let panels = group * self.panels / groups..(group + 1) * self.panels / groups;
+                let from = &from[image * self.channels * source_plane..][..self.channels * source_plane];
+                // SAFETY: the image is inside of the result, whose length was checked.
+                let out = unsafe { result.get().add(image * rows * out_plane) };
+                let [rows, columns] = self.block(block);
+                let task = Task { product: self, packed, bias, from, out, rows, columns, panels, copy, sums };
+                dispatch(self.level, task);
+            }
+        };
+        match self.parts {
+            1 => part(&mut scratch[..self.part_len()]),
+            parts => scratch.par_chunks_exact_mut(self.part_len()).take(parts).for_each(part),
+        }
+    }
+
+    fn pack(&self, weight: &[f32], packed: &mut [f32]) {
+        let packed = Shared(packed.as_mut_ptr());
+        let pack = |index: usize| {
+            let (depth_block, panel) = (index / self.panels, index % self.panels);
+            let (channels, vectors) = (self.depth_block(depth_block), self.panel(panel));
+            let at = self.panel_at(&channels, vectors.start, vectors.len());
+            let len = channels.len() * self.weights.taps * vectors.len() * self.lanes;
+            // SAFETY: panels of all parts of the depth lie one behind the other in `packed`, which holds as many.
+            let panel = unsafe { std::slice::from_raw_parts_mut(packed.get().add(at), len) };
+            let (first_row, first_channel) = (vectors.start * self.lanes, channels.start);
+            let (layout, vectors) = (self.weights, vectors.len());
+            dispatch(self.level, PackPanel { layout, weight, first_row, vectors, first_channel, panel });
+        };
+        let panels = 0..self.depth_blocks * self.panels;
+        match self.parts {
+            1 => panels.for_each(pack),
+            _ => panels.into_par_iter().for_each(pack),
+        }
+    }
+
+    /// Where some channels of a panel begin in the packed weights.
+    fn panel_at(&self, channels: &Range<usize>, vector: usize, _vectors: usize) -> usize {
+        (channels.start * self.vectors + channels.len() * vector) * self.weights.taps * self.lanes
+    }
+
+    /// The vectors of a panel.
+    fn panel(&self, panel: usize) -> Range<usize> {
+        panel * self.vectors / self.panels..(panel + 1) * self.vectors / self.panels
+    }
+
+    /// The channels of a part of the depth.
+    fn depth_block(&self, block: usize) -> Range<usize> {
+        block * self.channels / self.depth_blocks..(block + 1) * self.channels / self.depth_blocks
+    }
+
+    /// Rows of the result, and columns of its phases.
+    fn block(&self, block: usize) -> [Range<usize>; 2] {
+        let Blocks { down, across, .. } = self.blocks;
+        let (row, column) = (block / across % down, block % across);
+        let columns = self.out[1].div_ceil(self.window.out_step);
+        [
+            row * self.out[0] / down..(row + 1) * self.out[0] / down,
+            column * columns / across..(column + 1) * columns / across,
+        ]
+    }
+
+    fn batch_blocks(&self) -> usize {
+        self.batch * self.blocks.down * self.blocks.across
+    }
+
+    fn packed_len(&self) -> usize {
+        self.vectors * self.lanes * self.channels * self.weights.taps
+    }
+
+    fn bias_len(&self) -> usize {
+        (self.vectors * self.lanes).next_multiple_of(LINE)
+    }
+
+    fn copy_len(&self) -> usize {
+        match self.direct {
+            true => 0,
+            // The last row is written in whole vectors.
+            false => (self.channels * self.blocks.plane + MAX_LANES).next_multiple_of(LINE),
+        }
+    }
+
+    /// Pixels of a vector of sums, with what a transposition of whole vectors reads beyond the last.
+    fn sums_pixels(&self) -> usize {
+        let rows = if self.depth_blocks > 1 { self.blocks.rows } else { 1 };
+        rows * self.blocks.columns * self.window.out_step + self.lanes
+    }
+
+    fn part_len(&self) -> usize {
+        let width = self.vectors.div_ceil(self.panels);
+        (self.copy_len() + width * self.sums_pixels() * self.lanes).next_multiple_of(LINE)
+    }
+}
+
+fn check_len(what: &str, found: usize, expected: usize) {
+    assert!(found == expected, "{what} has {found} elements, planned for {expected}");
+}
+
+/// Vector registers of a level.
+fn registers(level: Level) -> usize {
+    struct Registers;
+    impl Kernel for Registers {
+        type Output = usize;
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) -> usize {
+            S::REGISTERS
+        }
+    }
+    dispatch(level, Registers)
+}
+
+impl Blocks {
+    /// The cut that copies the fewest pixels, of those whose copies fit.
+    fn new(window: &Window, channels: usize, out_rows: usize, phase_columns: usize, tiles: usize) -> Self {
+        let cut = |down: usize, across: usize| {
+            let (rows, columns) = (out_rows.div_ceil(down), phase_columns.div_ceil(across));
+            let reach = window.source_columns(0..columns);
+            let comb_pitch = (reach.end - reach.start) as usize;
+            let row_pitch = window.combs * comb_pitch;
+            let block = |block: usize| window.source_rows(block * out_rows / down..(block + 1) * out_rows / down).len();
+            let source_rows = (0..down).map(block).max().unwrap_or(0);
+            // An odd number of lines, so that the same pixel of all channels does not fall on few sets of a cache.
+            let plane = ((source_rows * row_pitch).div_ceil(LINE) | 1) * LINE;
+            Blocks { down, across, rows, columns, comb_pitch, row_pitch, plane }
+        };
+        let fits = |blocks: &Blocks| channels * blocks.plane * size_of::<f32>() <= BLOCK_BYTES;
+        let lowest = |across: usize| (1..=out_rows.max(1)).map(|down| cut(down, across)).find(fits);
+        let copied = |blocks: &Blocks| blocks.plane * blocks.down * blocks.across;
+        let cuts = (1..=tiles.max(1)).filter_map(lowest);
+        cuts.min_by_key(copied).unwrap_or_else(|| cut(out_rows.max(1), tiles.max(1)))
+    }
+}
+
+/// A pointer to what several threads write disjoint parts of.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: whoever writes through it writes to a part that is its own.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Some panels of a block.
+struct Task<'a> {
+    product: &'a ChannelProduct,
+    packed: &'a [f32],
+    bias: &'a [f32],
+    /// An image of the source, and one of the result.
+    from: &'a [f32],
+    out: *mut f32,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    panels: Range<usize>,
+    copy: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for Task<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let product = self.product;
+        let window = &product.window;
+        let source_rows = window.source_rows(self.rows.clone());
+        let reach = window.source_columns(self.columns.clone());
+        let Blocks { comb_pitch, row_pitch, plane, .. } = product.blocks;
+        let (source, plane, row_pitch) = if product.direct {
+            let plane = product.source[0] * product.source[1];
+            let first = source_rows.start * product.source[1] + reach.start as usize;
+            (self.from.as_ptr().wrapping_add(first), plane, product.source[1])
+        } else {
+            BlockCopy {
+                from: self.from,
+                size: product.source,
+                used_rows: &product.used_rows,
+                rows: source_rows.clone(),
+                columns: reach,
+                combs: window.combs,
+                comb_pitch,
+                row_pitch,
+                plane,
+                to: self.copy,
+            }
+            .run(s);
+            (self.copy.as_ptr(), plane, row_pitch)
+        };
+        for panel in self.panels.clone() {
+            let vectors = product.panel(panel);
+            for depth_block in 0..product.depth_blocks {
+                let channels = product.depth_block(depth_block);
+                for row in self.rows.clone() {
+                    let line = window.line(row);
+                    let below = line.top.saturating_sub(source_rows.start) * row_pitch;
+                    let source = source.wrapping_add(channels.start * plane + below);
+                    self.line(s, row, depth_block, vectors.clone(), source, plane);
+                    if depth_block + 1 == product.depth_blocks {
+                        self.finish(s, row, vectors.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// The sums of a row over a part of the depth.
+    #[inline(always)]
+    fn line<S: Simd>(
+        &mut self,
+        s: S,
+        row: usize,
+        depth_block: usize,
+        vectors: Range<usize>,
+        source: *const f32,
+        plane: usize,
+    ) {
+        let product = self.product;
+        let window = &product.window;
+        let (n, lanes) = (vectors.len(), S::LANES);
+        let channels = product.depth_block(depth_block);
+        let weights = &self.packed[product.panel_at(&channels, vectors.start, n)..];
+        let steps = [window.out_step * lanes, product.sums_pixels() * lanes];
+        let widest = product.most_pixels[n - 1];
+        let at = self.sums_at(row);
+        let sums = self.sums[at..].as_mut_ptr();
+        for phase in 0..window.phases() {
+            let taps = product.tables[window.line(row).class * window.phases() + phase].as_slice();
+            let end = (product.out[1] - phase).div_ceil(window.out_step).min(self.columns.end);
+            let count = end.saturating_sub(self.columns.start);
+            let tiles = count.div_ceil(widest);
+            let mut done = 0;
+            for tile in 0..tiles {
+                // Equal tiles, so that no sliver is left.
+                let m = (count - done).div_ceil(tiles - tile);
+                // SAFETY: the columns are in the row, whose sums the scratch holds.
+                let sums = unsafe { sums.add((phase + done * window.out_step) * lanes) };
+                let (start, start_steps) = match depth_block {
+                    0 => (self.bias[vectors.start * lanes..].as_ptr(), [0, lanes]),
+                    _ => (sums.cast_const(), steps),
+                };
+                let tile = Tile {
+                    weights: weights.as_ptr(),
+                    weight_step: product.weights.taps * n * lanes,
+                    source: source.wrapping_add(done),
+                    plane,
+                    channels: channels.len(),
+                    taps,
+                    start,
+                    start_steps,
+                    sums,
+                    steps,
+                };
+                // SAFETY: the plan put all taps of the row's pixels into the copy or the source, the panel into the
+                // packed weights, and the sums of a row or of all rows of a block into the scratch.
+                unsafe { with_tile!(m, n, multiply(s, tile)) };
+                done += m;
+            }
+        }
+    }
+
+    /// Where the sums of a row are: if the depth is whole, each row is done with before the next.
+    #[inline(always)]
+    fn sums_at(&self, row: usize) -> usize {
+        let product = self.product;
+        let row = if product.depth_blocks > 1 { row - self.rows.start } else { 0 };
+        row * product.blocks.columns * product.window.out_step * product.lanes
+    }
+
+    /// Transposes the sums of a row into the planes of its channels.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, s: S, row: usize, vectors: Range<usize>) {
+        let product = self.product;
+        let out_plane = product.out[0] * product.out[1];
+        let step = product.window.out_step;
+        let columns = self.columns.start * step..product.out[1].min(self.columns.end * step);
+        let mut block = [0.0; MAX_LANES * MAX_LANES];
+        for (n, vector) in vectors.enumerate() {
+            let first = vector * S::LANES;
+            let channels = S::LANES.min(product.weights.rows - first);
+            let sums = self.sums[self.sums_at(row) + n * product.sums_pixels() * S::LANES..].as_ptr();
+            // SAFETY: the row and the channels are in the image of the result; the scratch holds LANES pixels more
+            // than a row has.
+            unsafe {
+                let out = self.out.add(first * out_plane + row * product.out[1] + columns.start);
+                let mut x = 0;
+                while x < columns.len() {
+                    // The last block of a row overlaps the one before if it can.
+                    let at = x.min(columns.len().saturating_sub(S::LANES));
+                    let pixels = S::LANES.min(columns.len() - at);
+                    let from = sums.add(at * S::LANES);
+                    if channels == S::LANES && pixels == S::LANES {
+                        s.transpose(from, S::LANES, out.add(at), out_plane);
+                    } else {
+                        s.transpose(from, S::LANES, block.as_mut_ptr(), S::LANES);
+                        for channel in 0..channels {
+                            let v = s.load(block.as_ptr().add(channel * S::LANES));
+                            s.store_first(out.add(channel * out_plane + at), v, pixels);
+                        }
+                    }
+                    x += S::LANES;
+                }
+            }
+        }
+    }
+}

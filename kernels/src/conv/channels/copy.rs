@@ -1,0 +1,95 @@
+//! The copy of the pixels that a block reads, with zeros beside the source.
+
+use std::ops::Range;
+
+use crate::simd::{Kernel, Simd};
+
+/// Copies rows of all channels: `[channel][row][comb][column]`, where column i of comb k is column
+/// `i * combs + k` of the source, or 0 if there is none.
+pub(super) struct Copy<'a> {
+    /// `[channel][size[0]][size[1]]`.
+    pub(super) from: &'a [f32],
+    pub(super) size: [usize; 2],
+    /// Rows that nothing reads are not copied.
+    pub(super) used_rows: &'a [bool],
+    pub(super) rows: Range<usize>,
+    /// Columns of each comb.
+    pub(super) columns: Range<isize>,
+    pub(super) combs: usize,
+    pub(super) comb_pitch: usize,
+    pub(super) row_pitch: usize,
+    pub(super) plane: usize,
+    pub(super) to: &'a mut [f32],
+}
+
+impl Kernel for Copy<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let [height, width] = self.size;
+        for (channel, from) in self.from.chunks_exact((height * width).max(1)).enumerate() {
+            for row in self.rows.clone().filter(|&row| self.used_rows[row]) {
+                let from = &from[row * width..][..width];
+                let to = channel * self.plane + (row - self.rows.start) * self.row_pitch;
+                for comb in 0..self.combs {
+                    let to = &mut self.to[to + comb * self.comb_pitch..];
+                    match self.combs {
+                        1 => copy_row(s, from, self.columns.clone(), to),
+                        combs => copy_comb(from, comb, combs, self.columns.clone(), to),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Columns of a row in whole vectors, each of which may write up to LANES - 1 elements too many: rows
+/// are copied in order, so that those are the next row's.
+#[inline(always)]
+fn copy_row<S: Simd>(s: S, from: &[f32], columns: Range<isize>, to: &mut [f32]) {
+    let count = (columns.end - columns.start) as usize;
+    let left = (-columns.start).clamp(0, count as isize) as usize;
+    let first = columns.start.max(0) as usize;
+    let inside = from.len().saturating_sub(first).min(count - left);
+    assert!(count + S::LANES - 1 <= to.len() + usize::from(count == 0) * S::LANES);
+    // SAFETY: vectors begin before `count`, and LANES - 1 elements behind it are in `to`; `inside` elements of
+    // `from` follow `first`.
+    unsafe {
+        let zero = s.splat(0.0);
+        let to = to.as_mut_ptr();
+        for x in (0..left).step_by(S::LANES) {
+            s.store(to.add(x), zero);
+        }
+        let mut x = 0;
+        while x + S::LANES <= inside {
+            s.store(to.add(left + x), s.load(from.as_ptr().add(first + x)));
+            x += S::LANES;
+        }
+        if x < inside {
+            s.store(to.add(left + x), s.load_first(from.as_ptr().add(first + x), inside - x));
+        }
+        for x in (left + inside..count).step_by(S::LANES) {
+            s.store(to.add(x), zero);
+        }
+    }
+}
+
+/// Every `combs`-th column of a row.
+#[inline(always)]
+fn copy_comb(from: &[f32], comb: usize, combs: usize, columns: Range<isize>, to: &mut [f32]) {
+    let width = from.len().saturating_sub(comb).div_ceil(combs) as isize;
+    let count = (columns.end - columns.start) as usize;
+    let left = (-columns.start).clamp(0, count as isize) as usize;
+    let first = columns.start.max(0);
+    let inside = (width - first).clamp(0, (count - left) as isize) as usize;
+    let to = &mut to[..count];
+    to[..left].fill(0.0);
+    to[left + inside..].fill(0.0);
+    if inside > 0 {
+        let from = from[comb + first as usize * combs..].iter().step_by(combs);
+        for (to, from) in to[left..left + inside].iter_mut().zip(from) {
+            *to = *from;
+        }
+    }
+}
