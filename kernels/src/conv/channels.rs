@@ -31,7 +31,7 @@ use crate::level::Level;
 use crate::microkernel::Tap;
 use crate::parallel::WORTHWHILE;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
-use copy::Copy as BlockCopy;
+use copy::{Copy as BlockCopy, Prefetch};
 use tile::*;
 use weights::{Layout, PackPanel};
 use window::Window;
@@ -205,25 +205,51 @@ impl ChannelProduct {
         let result = Shared(out.as_mut_ptr());
         let part = |scratch: &mut [f32]| {
             let (copy, sums) = scratch.split_at_mut(self.copy_len());
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= blocks * groups {
-                    return;
-                }
+            let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < blocks * groups);
+            let mut taken = take();
+            while let Some(task) = taken {
+                // Known before its turn, so that what it reads can be on its way.
+                taken = take();
                 let (block, group) = (task / groups, task % groups);
                 let image = block / (self.blocks.down * self.blocks.across);
                 let panels = group * self.panels / groups..(group + 1) * self.panels / groups;
+                let prefetch = self.prefetch(from, taken.map(|task| task / groups), block, panels.len());
                 let from = &from[image * self.channels * source_plane..][..self.channels * source_plane];
                 // SAFETY: the image is inside of the result, whose length was checked.
                 let out = unsafe { result.get().add(image * rows * out_plane) };
                 let [rows, columns] = self.block(block);
-                let task = Task { product: self, packed, bias, from, out, rows, columns, panels, copy, sums };
+                let task = Task { product: self, packed, bias, from, out, rows, columns, panels, copy, sums, prefetch };
                 dispatch(self.level, task);
             }
         };
         match self.parts {
             1 => part(&mut scratch[..self.part_len()]),
             parts => scratch.par_chunks_exact_mut(self.part_len()).take(parts).for_each(part),
+        }
+    }
+
+    /// What asks for the source of block `next` during the work on `panels` panels of a block.
+    fn prefetch(&self, from: &[f32], next: Option<usize>, current: usize, panels: usize) -> Prefetch {
+        let [rows, columns] = self.block(next.unwrap_or(current));
+        let image = next.unwrap_or(current) / (self.blocks.down * self.blocks.across);
+        let source_rows = self.window.source_rows(rows.clone());
+        let combs = self.window.combs as isize;
+        let reach = self.window.source_columns(columns.clone());
+        let [start, end] = [reach.start, reach.end].map(|i| (i * combs).clamp(0, self.source[1] as isize) as usize);
+        let plane = self.source[0] * self.source[1];
+        let rows_of_tiles = panels * self.depth_blocks * rows.len();
+        let tiles = rows_of_tiles * self.window.phases() * columns.len().div_ceil(self.most_pixels[0]);
+        let first = image * self.channels * plane + source_rows.start * self.source[1] + start;
+        let wanted = next.is_some_and(|next| next != current) && end > start;
+        Prefetch {
+            from: from.as_ptr().wrapping_add(first),
+            width: end - start,
+            row_pitch: self.source[1],
+            rows: source_rows.len(),
+            plane,
+            channels: if wanted { self.channels } else { 0 },
+            done: 0,
+            step: (self.channels * source_rows.len()).div_ceil(tiles.max(1)),
         }
     }
 
@@ -339,8 +365,9 @@ impl Blocks {
         let fits = |blocks: &Blocks| channels * blocks.plane * size_of::<f32>() <= BLOCK_BYTES;
         let lowest = |across: usize| (1..=out_rows.max(1)).map(|down| cut(down, across)).find(fits);
         let copied = |blocks: &Blocks| blocks.plane * blocks.down * blocks.across;
-        let cuts = (1..=tiles.max(1)).filter_map(lowest);
-        cuts.min_by_key(copied).unwrap_or_else(|| cut(out_rows.max(1), tiles.max(1)))
+        let across: Option<usize> = std::env::var("PC_ACROSS").ok().and_then(|a| a.parse().ok());
+        let cuts = (1..=tiles.max(1)).filter(|&a| across.is_none_or(|x| a == x)).filter_map(lowest);
+        {let b = cuts.min_by_key(copied).unwrap_or_else(|| cut(out_rows.max(1), tiles.max(1))); eprintln!("{b:?}"); b}
     }
 }
 
@@ -372,6 +399,7 @@ struct Task<'a> {
     panels: Range<usize>,
     copy: &'a mut [f32],
     sums: &'a mut [f32],
+    prefetch: Prefetch,
 }
 
 impl Kernel for Task<'_> {
@@ -473,6 +501,7 @@ impl Task<'_> {
                 // SAFETY: the plan put all taps of the row's pixels into the copy or the source, the panel into the
                 // packed weights, and the sums of a row or of all rows of a block into the scratch.
                 unsafe { with_tile!(m, n, multiply(s, tile)) };
+                self.prefetch.advance(s);
                 done += m;
             }
         }

@@ -61,6 +61,10 @@ impl Simd for Avx2 {
         avx2!(_mm256_fmadd_ps(a, b, c))
     }
     #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        avx2!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+    }
+    #[inline(always)]
     fn lost_by_square(self, a: __m256, square: __m256) -> __m256 {
         avx2!(_mm256_fmsub_ps(a, a, square))
     }

@@ -61,6 +61,10 @@ impl Simd for Avx512 {
         avx512!(_mm512_fmadd_ps(a, b, c))
     }
     #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        avx512!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+    }
+    #[inline(always)]
     fn lost_by_square(self, a: __m512, square: __m512) -> __m512 {
         avx512!(_mm512_fmsub_ps(a, a, square))
     }

@@ -69,6 +69,10 @@ pub(crate) trait Simd: Copy {
     /// Both pointers must be valid for LANES rows of LANES elements; the blocks must not overlap.
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 
+    /// Asks for the cache line of an address, valid or not, to be brought to the second-level cache.
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+
     /// a^2 - square, where `square` is the rounded a^2: from halves of a whose products are exact, since
     /// not every CPU fuses.
     #[inline(always)]

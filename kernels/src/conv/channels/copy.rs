@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::conv::channels::LINE;
 use crate::simd::{Kernel, Simd};
 
 /// Copies rows of all channels: `[channel][row][comb][column]`, where column i of comb k is column
@@ -40,6 +41,39 @@ impl Kernel for Copy<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Asks for the pixels of a block before it is their turn, a few at a time between other work.
+pub(super) struct Prefetch {
+    /// The first pixel.
+    pub(super) from: *const f32,
+    /// Elements of a row that are read.
+    pub(super) width: usize,
+    pub(super) row_pitch: usize,
+    pub(super) rows: usize,
+    pub(super) plane: usize,
+    pub(super) channels: usize,
+    /// Rows asked for so far, and with each step.
+    pub(super) done: usize,
+    pub(super) step: usize,
+}
+
+impl Prefetch {
+    #[inline(always)]
+    pub(super) fn advance<S: Simd>(&mut self, s: S) {
+        let end = (self.done + self.step).min(self.rows * self.channels);
+        while self.done < end {
+            let (channel, row) = (self.done / self.rows, self.done % self.rows);
+            let from = self.from.wrapping_add(channel * self.plane + row * self.row_pitch);
+            let mut x = 0;
+            while x < self.width {
+                s.prefetch(from.wrapping_add(x));
+                x += LINE;
+            }
+            s.prefetch(from.wrapping_add(self.width - 1));
+            self.done += 1;
         }
     }
 }
