@@ -63,28 +63,34 @@ pub(super) struct ChannelProduct {
     /// Parts of the channels, so that the weights of each fit the cache.
     depth_blocks: usize,
     blocks: Blocks,
-    /// Whether the source is read where it is.
-    direct: bool,
-    /// Tables of taps, for each class of rows and, within, each phase.
-    tables: Vec<Vec<Tap>>,
+    /// Tables of taps in the source and in a copy: for each class of rows and, within, each phase.
+    direct_tables: Vec<Vec<Tap>>,
+    copy_tables: Vec<Vec<Tap>>,
     used_rows: Vec<bool>,
     parts: usize,
     most_pixels: [usize; MAX_VECTORS],
 }
 
 /// How a result is cut, and the layout of the copy of what a block reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Blocks {
-    /// Blocks along an image, and across.
+    /// Blocks along an image, and the most rows of one.
     down: usize,
-    across: usize,
-    /// The most rows of a block, and the most columns of a phase.
     rows: usize,
-    columns: usize,
+    /// Blocks across an image.
+    strips: Vec<Strip>,
     /// Distances in the copy.
     comb_pitch: usize,
     row_pitch: usize,
     plane: usize,
+}
+
+/// Columns of each phase.
+#[derive(Clone, Debug)]
+struct Strip {
+    columns: Range<usize>,
+    /// Whether the source is read where it is.
+    direct: bool,
 }
 
 impl ChannelProduct {
@@ -123,13 +129,10 @@ impl ChannelProduct {
         let depth = channels * weights.taps * width * lanes * size_of::<f32>();
         let depth_blocks = depth.div_ceil(WEIGHT_BYTES).clamp(1, channels.max(1));
         let tile = most_pixels(registers, width);
-        let reach = window.source_columns(0..phase_columns);
-        let direct = window.combs == 1 && reach.start >= 0 && reach.end <= source[1] as isize;
-        let blocks = Blocks::new(&window, channels, out[0], phase_columns, phase_columns.div_ceil(tile));
-        let tables = match direct {
-            true => window.tables(source[1], 0),
-            false => window.tables(blocks.row_pitch, blocks.comb_pitch),
-        };
+        let strips = strips(&window, channels, source, phase_columns, tile);
+        let blocks = Blocks::new(&window, channels, out[0], strips, tile);
+        let direct_tables = window.tables(source[1], 0);
+        let copy_tables = window.tables(blocks.row_pitch, blocks.comb_pitch);
         let used_rows = window.used_rows(source[0]);
         let mut most = [0; MAX_VECTORS];
         for (n, most) in most.iter_mut().enumerate() {
@@ -148,8 +151,8 @@ impl ChannelProduct {
             panels,
             depth_blocks,
             blocks,
-            direct,
-            tables,
+            direct_tables,
+            copy_tables,
             used_rows,
             parts: 1,
             most_pixels: most,
@@ -211,14 +214,17 @@ impl ChannelProduct {
                 // Known before its turn, so that what it reads can be on its way.
                 taken = take();
                 let (block, group) = (task / groups, task % groups);
-                let image = block / (self.blocks.down * self.blocks.across);
+                let image = block / (self.blocks.down * self.blocks.strips.len());
                 let panels = group * self.panels / groups..(group + 1) * self.panels / groups;
                 let prefetch = self.prefetch(from, taken.map(|task| task / groups), block, panels.len());
                 let from = &from[image * self.channels * source_plane..][..self.channels * source_plane];
                 // SAFETY: the image is inside of the result, whose length was checked.
                 let out = unsafe { result.get().add(image * rows * out_plane) };
-                let [rows, columns] = self.block(block);
-                let task = Task { product: self, packed, bias, from, out, rows, columns, panels, copy, sums, prefetch };
+                let (rows, strip) = self.block(block);
+                let columns = strip.columns.clone();
+                let direct = strip.direct;
+                let task =
+                    Task { product: self, packed, bias, from, out, rows, columns, direct, panels, copy, sums, prefetch };
                 dispatch(self.level, task);
             }
         };
@@ -230,8 +236,8 @@ impl ChannelProduct {
 
     /// What asks for the source of block `next` during the work on `panels` panels of a block.
     fn prefetch(&self, from: &[f32], next: Option<usize>, current: usize, panels: usize) -> Prefetch {
-        let [rows, columns] = self.block(next.unwrap_or(current));
-        let image = next.unwrap_or(current) / (self.blocks.down * self.blocks.across);
+        let (rows, Strip { columns, .. }) = self.block(next.unwrap_or(current));
+        let image = next.unwrap_or(current) / (self.blocks.down * self.blocks.strips.len());
         let source_rows = self.window.source_rows(rows.clone());
         let combs = self.window.combs as isize;
         let reach = self.window.source_columns(columns.clone());
@@ -289,18 +295,14 @@ impl ChannelProduct {
     }
 
     /// Rows of the result, and columns of its phases.
-    fn block(&self, block: usize) -> [Range<usize>; 2] {
-        let Blocks { down, across, .. } = self.blocks;
-        let (row, column) = (block / across % down, block % across);
-        let columns = self.out[1].div_ceil(self.window.out_step);
-        [
-            row * self.out[0] / down..(row + 1) * self.out[0] / down,
-            column * columns / across..(column + 1) * columns / across,
-        ]
+    fn block(&self, block: usize) -> (Range<usize>, &Strip) {
+        let Blocks { down, strips, .. } = &self.blocks;
+        let row = block / strips.len() % down;
+        (row * self.out[0] / down..(row + 1) * self.out[0] / down, &strips[block % strips.len()])
     }
 
     fn batch_blocks(&self) -> usize {
-        self.batch * self.blocks.down * self.blocks.across
+        self.batch * self.blocks.down * self.blocks.strips.len()
     }
 
     fn packed_len(&self) -> usize {
@@ -312,17 +314,17 @@ impl ChannelProduct {
     }
 
     fn copy_len(&self) -> usize {
-        match self.direct {
-            true => 0,
+        match self.blocks.plane {
+            0 => 0,
             // The last row is written in whole vectors.
-            false => (self.channels * self.blocks.plane + MAX_LANES).next_multiple_of(LINE),
+            plane => (self.channels * plane + MAX_LANES).next_multiple_of(LINE),
         }
     }
 
     /// Pixels of a vector of sums, with what a transposition of whole vectors reads beyond the last.
     fn sums_pixels(&self) -> usize {
         let rows = if self.depth_blocks > 1 { self.blocks.rows } else { 1 };
-        rows * self.blocks.columns * self.window.out_step + self.lanes
+        rows * self.blocks.columns() * self.window.out_step + self.lanes
     }
 
     fn part_len(&self) -> usize {
@@ -348,26 +350,85 @@ fn registers(level: Level) -> usize {
     dispatch(level, Registers)
 }
 
+/// Columns that are copied, and columns that are read where they are: those whose taps are all inside
+/// of the source, if they are most.
+fn strips(window: &Window, channels: usize, source: [usize; 2], columns: usize, tile: usize) -> Vec<Strip> {
+    let inside = |columns: Range<usize>| {
+        let reach = window.source_columns(columns);
+        reach.start >= 0 && reach.end <= source[1] as isize
+    };
+    let strip = |columns: Range<usize>, direct| Strip { columns, direct };
+    let plane = source[0] * source[1] * size_of::<f32>();
+    if window.combs > 1 || std::env::var_os("PC_COPY").is_some() || collide(plane, channels) {
+        return vec![strip(0..columns, false)];
+    }
+    if inside(0..columns) {
+        return vec![strip(0..columns, true)];
+    }
+    let tiles = columns.div_ceil(tile);
+    let edge = |index: usize| index * columns / tiles;
+    let first = (0..tiles).find(|&i| inside(edge(i)..edge(i + 1))).unwrap_or(tiles);
+    let last = (first..tiles).take_while(|&i| inside(edge(i)..edge(i + 1))).count() + first;
+    if (last - first) * 2 <= tiles {
+        return vec![strip(0..columns, false)];
+    }
+    let mut strips = vec![strip(edge(0)..edge(first), false), strip(edge(first)..edge(last), true)];
+    strips.push(strip(edge(last)..edge(tiles), false));
+    strips.retain(|strip| !strip.columns.is_empty());
+    strips
+}
+
+/// Whether the same pixels of all channels fall on so few sets of a second-level cache, which repeat
+/// every 64 KiB, that half of its 16 ways do not hold them.
+fn collide(plane: usize, channels: usize) -> bool {
+    const REPEAT: usize = 64 << 10;
+    let apart = 1 << plane.max(1).trailing_zeros();
+    let places = REPEAT / apart.min(REPEAT);
+    channels.div_ceil(places) > 8
+}
+
 impl Blocks {
     /// The cut that copies the fewest pixels, of those whose copies fit.
-    fn new(window: &Window, channels: usize, out_rows: usize, phase_columns: usize, tiles: usize) -> Self {
+    fn new(window: &Window, channels: usize, out_rows: usize, strips: Vec<Strip>, tile: usize) -> Self {
         let cut = |down: usize, across: usize| {
-            let (rows, columns) = (out_rows.div_ceil(down), phase_columns.div_ceil(across));
-            let reach = window.source_columns(0..columns);
-            let comb_pitch = (reach.end - reach.start) as usize;
-            let row_pitch = window.combs * comb_pitch;
+            let rows = out_rows.div_ceil(down);
+            let strips: Vec<Strip> = match strips.as_slice() {
+                [whole] => {
+                    let (count, direct) = (whole.columns.len(), whole.direct);
+                    (0..across).map(|i| Strip { columns: i * count / across..(i + 1) * count / across, direct }).collect()
+                }
+                strips => strips.to_vec(),
+            };
+            let copied = strips.iter().filter(|strip| !strip.direct).map(|strip| strip.columns.len()).max();
             let block = |block: usize| window.source_rows(block * out_rows / down..(block + 1) * out_rows / down).len();
             let source_rows = (0..down).map(block).max().unwrap_or(0);
+            let reach = |columns: usize| {
+                let reach = window.source_columns(0..columns);
+                (reach.end - reach.start) as usize
+            };
+            let comb_pitch = copied.map_or(0, reach);
+            let row_pitch = window.combs * comb_pitch;
             // An odd number of lines, so that the same pixel of all channels does not fall on few sets of a cache.
-            let plane = ((source_rows * row_pitch).div_ceil(LINE) | 1) * LINE;
-            Blocks { down, across, rows, columns, comb_pitch, row_pitch, plane }
+            let plane = if copied.is_some() { ((source_rows * row_pitch).div_ceil(LINE) | 1) * LINE } else { 0 };
+            let widest = strips.iter().map(|strip| reach(strip.columns.len())).max().unwrap_or(0);
+            let read = source_rows * window.combs * widest;
+            (read, Blocks { down, rows, strips, comb_pitch, row_pitch, plane })
         };
-        let fits = |blocks: &Blocks| channels * blocks.plane * size_of::<f32>() <= BLOCK_BYTES;
+        let most = std::env::var("PC_BLOCK").ok().and_then(|a| a.parse().ok()).map_or(BLOCK_BYTES, |k: usize| k << 10);
+        let fits = |(read, _): &(usize, Blocks)| channels * read * size_of::<f32>() <= most;
         let lowest = |across: usize| (1..=out_rows.max(1)).map(|down| cut(down, across)).find(fits);
-        let copied = |blocks: &Blocks| blocks.plane * blocks.down * blocks.across;
-        let across: Option<usize> = std::env::var("PC_ACROSS").ok().and_then(|a| a.parse().ok());
-        let cuts = (1..=tiles.max(1)).filter(|&a| across.is_none_or(|x| a == x)).filter_map(lowest);
-        {let b = cuts.min_by_key(copied).unwrap_or_else(|| cut(out_rows.max(1), tiles.max(1))); eprintln!("{b:?}"); b}
+        let total = |(read, blocks): &(usize, Blocks)| read * blocks.down * blocks.strips.len();
+        let tiles = strips.iter().map(|strip| strip.columns.len().div_ceil(tile)).max().unwrap_or(1).max(1);
+        let across = if strips.len() == 1 { tiles } else { 1 };
+        let cuts = (1..=across).filter_map(lowest);
+        let best = cuts.min_by_key(total).unwrap_or_else(|| cut(out_rows.max(1), across));
+        if std::env::var_os("PC_SHOW").is_some() { eprintln!("{best:?}"); }
+        best.1
+    }
+
+    /// The most columns of a block.
+    fn columns(&self) -> usize {
+        self.strips.iter().map(|strip| strip.columns.len()).max().unwrap_or(0)
     }
 }
 
@@ -396,6 +457,7 @@ struct Task<'a> {
     out: *mut f32,
     rows: Range<usize>,
     columns: Range<usize>,
+    direct: bool,
     panels: Range<usize>,
     copy: &'a mut [f32],
     sums: &'a mut [f32],
@@ -411,8 +473,8 @@ impl Kernel for Task<'_> {
         let window = &product.window;
         let source_rows = window.source_rows(self.rows.clone());
         let reach = window.source_columns(self.columns.clone());
-        let Blocks { comb_pitch, row_pitch, plane, .. } = product.blocks;
-        let (source, plane, row_pitch) = if product.direct {
+        let &Blocks { comb_pitch, row_pitch, plane, .. } = &product.blocks;
+        let (source, plane, row_pitch) = if self.direct {
             let plane = product.source[0] * product.source[1];
             let first = source_rows.start * product.source[1] + reach.start as usize;
             (self.from.as_ptr().wrapping_add(first), plane, product.source[1])
@@ -471,8 +533,9 @@ impl Task<'_> {
         let widest = product.most_pixels[n - 1];
         let at = self.sums_at(row);
         let sums = self.sums[at..].as_mut_ptr();
+        let tables = if self.direct { &product.direct_tables } else { &product.copy_tables };
         for phase in 0..window.phases() {
-            let taps = product.tables[window.line(row).class * window.phases() + phase].as_slice();
+            let taps = tables[window.line(row).class * window.phases() + phase].as_slice();
             let end = (product.out[1] - phase).div_ceil(window.out_step).min(self.columns.end);
             let count = end.saturating_sub(self.columns.start);
             let tiles = count.div_ceil(widest);
@@ -512,7 +575,7 @@ impl Task<'_> {
     fn sums_at(&self, row: usize) -> usize {
         let product = self.product;
         let row = if product.depth_blocks > 1 { row - self.rows.start } else { 0 };
-        row * product.blocks.columns * product.window.out_step * product.lanes
+        row * self.columns.len() * product.window.out_step * product.lanes
     }
 
     /// Transposes the sums of a row into the planes of its channels.

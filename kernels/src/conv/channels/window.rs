@@ -145,7 +145,10 @@ impl Window {
                         + column.comb * comb_pitch
                         + (column.shift - self.shifts[0]) as usize) as u32,
                 };
-                tables.push(down.iter().flat_map(|row| along.iter().map(move |column| tap((row, column)))).collect());
+                let mut table: Vec<Tap> =
+                    down.iter().flat_map(|row| along.iter().map(move |column| tap((row, column)))).collect();
+                table.sort_by_key(|tap| tap.offset);
+                tables.push(table);
             }
         }
         tables
