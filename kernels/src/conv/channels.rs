@@ -67,6 +67,8 @@ pub(super) struct ChannelProduct {
     direct_tables: Vec<Vec<Tap>>,
     copy_tables: Vec<Vec<Tap>>,
     used_rows: Vec<bool>,
+    /// Whether the result is more than the caches hold.
+    streams: bool,
     parts: usize,
     most_pixels: [usize; MAX_VECTORS],
 }
@@ -154,6 +156,7 @@ impl ChannelProduct {
             direct_tables,
             copy_tables,
             used_rows,
+            streams: batch * weights.rows * out[0] * out[1] * size_of::<f32>() > std::env::var("PC_STREAM").ok().and_then(|a| a.parse().ok()).unwrap_or(16usize) << 20,
             parts: 1,
             most_pixels: most,
         };
@@ -509,6 +512,9 @@ impl Kernel for Task<'_> {
                 }
             }
         }
+        if product.streams {
+            s.fence();
+        }
     }
 }
 
@@ -586,6 +592,7 @@ impl Task<'_> {
         let step = product.window.out_step;
         let columns = self.columns.start * step..product.out[1].min(self.columns.end * step);
         let mut block = [0.0; MAX_LANES * MAX_LANES];
+        let aligned = out_plane.is_multiple_of(S::LANES);
         for (n, vector) in vectors.enumerate() {
             let first = vector * S::LANES;
             let channels = S::LANES.min(product.weights.rows - first);
@@ -601,6 +608,12 @@ impl Task<'_> {
                     let pixels = S::LANES.min(columns.len() - at);
                     let from = sums.add(at * S::LANES);
                     if channels == S::LANES && pixels == S::LANES {
+                        let to = out.add(at);
+                        if product.streams && aligned && to.align_offset(size_of::<S::V>()) == 0 {
+                            s.transpose_past_caches(from, S::LANES, to, out_plane);
+                            x += S::LANES;
+                            continue;
+                        }
                         s.transpose(from, S::LANES, out.add(at), out_plane);
                     } else {
                         s.transpose(from, S::LANES, block.as_mut_ptr(), S::LANES);

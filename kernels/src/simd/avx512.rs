@@ -100,46 +100,27 @@ impl Simd for Avx512 {
     fn select(self, mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
         avx512!(_mm512_mask_blend_ps(mask, no, yes))
     }
-    /// Halves of pairs, of fours, of eights, then of the vector: what is exchanged doubles its distance
-    /// each time.
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: sixteen rows of sixteen elements are valid at both by contract, and the CPU has AVX-512F.
         unsafe {
-            let mut r = [_mm512_setzero_ps(); 16];
-            for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm512_loadu_ps(from.add(i * from_stride));
-            }
-            let mut pairs = r;
-            for i in 0..8 {
-                pairs[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-                pairs[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-            }
-            // Vector 4 g + q holds, in its 128-bit part t, column 4 t + q of rows 4 g to 4 g + 3.
-            let mut fours = pairs;
-            for g in 0..4 {
-                let p = 4 * g;
-                fours[p] = _mm512_shuffle_ps::<0x44>(pairs[p], pairs[p + 2]);
-                fours[p + 1] = _mm512_shuffle_ps::<0xee>(pairs[p], pairs[p + 2]);
-                fours[p + 2] = _mm512_shuffle_ps::<0x44>(pairs[p + 1], pairs[p + 3]);
-                fours[p + 3] = _mm512_shuffle_ps::<0xee>(pairs[p + 1], pairs[p + 3]);
-            }
-            for q in 0..4 {
-                let even_low = _mm512_shuffle_f32x4::<0x88>(fours[q], fours[q + 4]);
-                let odd_low = _mm512_shuffle_f32x4::<0xdd>(fours[q], fours[q + 4]);
-                let even_high = _mm512_shuffle_f32x4::<0x88>(fours[q + 8], fours[q + 12]);
-                let odd_high = _mm512_shuffle_f32x4::<0xdd>(fours[q + 8], fours[q + 12]);
-                let columns = [
-                    _mm512_shuffle_f32x4::<0x88>(even_low, even_high),
-                    _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high),
-                    _mm512_shuffle_f32x4::<0xdd>(even_low, even_high),
-                    _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high),
-                ];
-                for (t, column) in columns.into_iter().enumerate() {
-                    _mm512_storeu_ps(to.add((4 * t + q) * to_stride), column);
-                }
+            for (i, column) in transposed(from, from_stride).into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(i * to_stride), column);
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn transpose_past_caches(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as in `transpose`; rows of `to` are aligned by contract.
+        unsafe {
+            for (i, column) in transposed(from, from_stride).into_iter().enumerate() {
+                _mm512_stream_ps(to.add(i * to_stride), column);
+            }
+        }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        avx512!(_mm_sfence())
     }
     #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
@@ -161,4 +142,51 @@ impl Simd for Avx512 {
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// Halves of pairs, of fours, of eights, then of the vector: what is exchanged doubles its distance
+/// each time.
+///
+/// # Safety
+/// Sixteen rows of sixteen elements must be valid, and the CPU have AVX-512F.
+#[inline(always)]
+unsafe fn transposed(from: *const f32, stride: usize) -> [__m512; 16] {
+    // SAFETY: as by contract.
+    unsafe {
+        let mut r = [_mm512_setzero_ps(); 16];
+        for (i, r) in r.iter_mut().enumerate() {
+            *r = _mm512_loadu_ps(from.add(i * stride));
+        }
+        let mut pairs = r;
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        // Vector 4 g + q holds, in its 128-bit part t, column 4 t + q of rows 4 g to 4 g + 3.
+        let mut fours = pairs;
+        for g in 0..4 {
+            let p = 4 * g;
+            fours[p] = _mm512_shuffle_ps::<0x44>(pairs[p], pairs[p + 2]);
+            fours[p + 1] = _mm512_shuffle_ps::<0xee>(pairs[p], pairs[p + 2]);
+            fours[p + 2] = _mm512_shuffle_ps::<0x44>(pairs[p + 1], pairs[p + 3]);
+            fours[p + 3] = _mm512_shuffle_ps::<0xee>(pairs[p + 1], pairs[p + 3]);
+        }
+        let mut all = r;
+        for q in 0..4 {
+            let even_low = _mm512_shuffle_f32x4::<0x88>(fours[q], fours[q + 4]);
+            let odd_low = _mm512_shuffle_f32x4::<0xdd>(fours[q], fours[q + 4]);
+            let even_high = _mm512_shuffle_f32x4::<0x88>(fours[q + 8], fours[q + 12]);
+            let odd_high = _mm512_shuffle_f32x4::<0xdd>(fours[q + 8], fours[q + 12]);
+            let columns = [
+                _mm512_shuffle_f32x4::<0x88>(even_low, even_high),
+                _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high),
+                _mm512_shuffle_f32x4::<0xdd>(even_low, even_high),
+                _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high),
+            ];
+            for (t, column) in columns.into_iter().enumerate() {
+                all[4 * t + q] = column;
+            }
+        }
+        all
+    }
 }

@@ -69,6 +69,20 @@ pub(crate) trait Simd: Copy {
     /// Both pointers must be valid for LANES rows of LANES elements; the blocks must not overlap.
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 
+    /// As [`transpose`](Self::transpose), past the caches where the CPU can: for more than they hold.
+    /// [`fence`](Self::fence) must follow before anybody reads the block.
+    ///
+    /// Rows of `to` must begin at multiples of a vector's size.
+    #[inline(always)]
+    unsafe fn transpose_past_caches(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the same contract.
+        unsafe { self.transpose(from, from_stride, to, to_stride) }
+    }
+
+    /// Orders what was written past the caches before all that is written afterwards.
+    #[inline(always)]
+    fn fence(self) {}
+
     /// Asks for the cache line of an address, valid or not, to be brought to the second-level cache.
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
