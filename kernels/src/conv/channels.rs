@@ -41,6 +41,10 @@ use window::Window;
 const WEIGHT_BYTES: usize = 320 << 10;
 /// Bytes of the copied block of the source, if one row and tile of all channels fits.
 const BLOCK_BYTES: usize = 320 << 10;
+/// Bytes of the largest result that is written by way of the caches: half of what a third-level cache of
+/// 32 MiB holds. Of a larger one nothing would be left there, and each line would be read before it is
+/// written.
+const CACHED_BYTES: usize = 16 << 20;
 /// Elements of a cache line.
 const LINE: usize = 16;
 /// Tasks for each thread, so that none waits long for the last.
@@ -156,7 +160,7 @@ impl ChannelProduct {
             direct_tables,
             copy_tables,
             used_rows,
-            streams: batch * weights.rows * out[0] * out[1] * size_of::<f32>() > std::env::var("PC_STREAM").ok().and_then(|a| a.parse().ok()).unwrap_or(16usize) << 20,
+            streams: batch * weights.rows * out[0] * out[1] * size_of::<f32>() > CACHED_BYTES,
             parts: 1,
             most_pixels: most,
         };
@@ -165,6 +169,30 @@ impl ChannelProduct {
             product.parts = rayon::current_num_threads().min(product.batch_blocks() * panels).max(1);
         }
         product
+    }
+
+    /// About how many cycles an image takes.
+    pub(super) fn cycles(&self) -> usize {
+        // To begin and to end a tile, and to transpose LANES x LANES sums and store them.
+        const TILE: usize = 60;
+        const TRANSPOSE: usize = 64;
+        let classes = self.copy_tables.chunks_exact(self.window.phases().max(1));
+        let row_of_class: Vec<usize> = classes
+            .map(|tables| {
+                let phase = |(phase, taps): (usize, &Vec<Tap>)| {
+                    let columns = (self.out[1] - phase).div_ceil(self.window.out_step);
+                    let panel = |n: usize| {
+                        let count = columns.div_ceil(self.most_pixels[n - 1]);
+                        let steps: usize = even_parts(columns, count).map(|m| steps(m, n)).sum();
+                        steps * taps.len() * self.channels / 2 + count * TILE
+                    };
+                    even_parts(self.vectors, self.panels).map(panel).sum::<usize>()
+                };
+                tables.iter().enumerate().map(phase).sum::<usize>()
+            })
+            .collect();
+        let rows: usize = (0..self.out[0]).map(|row| row_of_class[self.window.line(row).class]).sum();
+        rows + self.out[0] * self.vectors * self.out[1].div_ceil(self.lanes) * TRANSPOSE
     }
 
     /// Elements of scratch: the packed weights and the bias, and for each thread of the pool that it was
@@ -362,7 +390,7 @@ fn strips(window: &Window, channels: usize, source: [usize; 2], columns: usize, 
     };
     let strip = |columns: Range<usize>, direct| Strip { columns, direct };
     let plane = source[0] * source[1] * size_of::<f32>();
-    if window.combs > 1 || std::env::var_os("PC_COPY").is_some() || collide(plane, channels) {
+    if window.combs > 1 || collide(plane, channels) {
         return vec![strip(0..columns, false)];
     }
     if inside(0..columns) {
@@ -417,16 +445,16 @@ impl Blocks {
             let read = source_rows * window.combs * widest;
             (read, Blocks { down, rows, strips, comb_pitch, row_pitch, plane })
         };
-        let most = std::env::var("PC_BLOCK").ok().and_then(|a| a.parse().ok()).map_or(BLOCK_BYTES, |k: usize| k << 10);
-        let fits = |(read, _): &(usize, Blocks)| channels * read * size_of::<f32>() <= most;
+        let fits = |(read, _): &(usize, Blocks)| channels * read * size_of::<f32>() <= BLOCK_BYTES;
         let lowest = |across: usize| (1..=out_rows.max(1)).map(|down| cut(down, across)).find(fits);
         let total = |(read, blocks): &(usize, Blocks)| read * blocks.down * blocks.strips.len();
         let tiles = strips.iter().map(|strip| strip.columns.len().div_ceil(tile)).max().unwrap_or(1).max(1);
+        let columns = strips.iter().map(|strip| strip.columns.len()).max().unwrap_or(0);
         let across = if strips.len() == 1 { tiles } else { 1 };
-        let cuts = (1..=across).filter_map(lowest);
-        let best = cuts.min_by_key(total).unwrap_or_else(|| cut(out_rows.max(1), across));
-        if std::env::var_os("PC_SHOW").is_some() { eprintln!("{best:?}"); }
-        best.1
+        // Narrower blocks may not make more tiles.
+        let whole = |across: &usize| columns.div_ceil(*across).div_ceil(tile) * across <= tiles;
+        let cuts = (1..=across).filter(whole).filter_map(lowest);
+        cuts.min_by_key(total).unwrap_or_else(|| cut(out_rows.max(1), across)).1
     }
 
     /// The most columns of a block.

@@ -1,7 +1,9 @@
-//! Convolution of plain NCHW tensors, by way of an image in every lane.
+//! Convolution of plain NCHW tensors, with channels or images across the lanes.
 //!
-//! A tile of LANES images is transposed into lanes, convolved there, and transposed back; tiles
-//! are shared among threads. A last tile that is not full carries zeros in its other lanes.
+//! Where the channels of the result fill the lanes, it is computed from the tensors as they are. Where
+//! they do not, and there are images enough, a tile of LANES images is transposed into lanes,
+//! convolved there, and transposed back; tiles are shared among threads. A last tile that is not full
+//! carries zeros in its other lanes.
 
 use rayon::prelude::*;
 
@@ -23,8 +25,11 @@ pub struct NchwConv {
     level: Level,
     batch: usize,
     parts: usize,
-    forward: ChannelProduct,
-    backward: ChannelProduct,
+    /// With channels across the lanes, or else images.
+    forward: Option<ChannelProduct>,
+    backward: Option<ChannelProduct>,
+    /// Tiles of images that are in lanes at a time.
+    tile_parts: usize,
 }
 
 /// The most parts that a batch is cut into; they depend on the batch alone.
@@ -38,15 +43,22 @@ impl NchwConv {
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
         let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS);
-        let forward = ChannelProduct::forward(level, &shape, batch);
-        let backward = ChannelProduct::transposed(level, &shape, batch);
-        NchwConv { conv: LaneConv::new(level, shape), level, batch, parts, forward, backward }
+        let conv = LaneConv::new(level, shape);
+        let channels = |product: ChannelProduct| (!images_pay(level, &conv, batch, &product)).then_some(product);
+        let forward = channels(ChannelProduct::forward(level, &shape, batch));
+        let backward = channels(ChannelProduct::transposed(level, &shape, batch));
+        let tile_parts = parts.min(rayon::current_num_threads());
+        NchwConv { conv, level, batch, parts, forward, backward, tile_parts }
     }
 
-    /// Elements of scratch that each call needs: packed weights, and for each part of the batch a
-    /// tile of inputs, a tile of outputs and a gradient of the weights.
+    /// Elements of scratch that each call needs: packed weights; for each thread of the pool that the
+    /// convolution was planned in, the sums of a block and the pixels that it reads, or a tile of LANES
+    /// inputs and outputs; and for [`backward_weights`](Self::backward_weights), for each part of the
+    /// batch such a tile and a gradient of the weights.
     pub fn scratch_len(&self) -> usize {
-        (self.packed_len() + self.parts * self.part_len()).max(self.forward.scratch_len()).max(self.backward.scratch_len())
+        let images = self.packed_len() + self.tile_parts * (self.conv.input_len() + self.conv.output_len());
+        let of = |product: &Option<ChannelProduct>| product.as_ref().map_or(images, ChannelProduct::scratch_len);
+        (self.packed_len() + self.parts * self.part_len()).max(of(&self.forward)).max(of(&self.backward))
     }
 
     /// `output = convolution of input + bias`, overwriting what `output` held.
@@ -63,15 +75,15 @@ impl NchwConv {
     ) {
         self.check("input", input.len(), self.input());
         self.check("output", output.len(), self.output());
-        if std::env::var_os("PC_LANES").is_none() {
-            return self.forward.run(weight, bias, input, output, scratch);
+        if let Some(product) = &self.forward {
+            return product.run(weight, bias, input, output, scratch);
         }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_forward_len()];
         self.conv.pack_forward(weight, packed, true);
         let combine = Combine { bias, ..Combine::default() };
         self.convert(input, self.input(), output, self.output(), parts, |input, output| {
-            self.conv.forward(packed, input, combine, output, self.parts == 1);
+            self.conv.forward(packed, input, combine, output, self.tile_parts == 1);
         });
     }
 
@@ -88,14 +100,14 @@ impl NchwConv {
     ) {
         self.check("output gradient", output_gradient.len(), self.output());
         self.check("input gradient", input_gradient.len(), self.input());
-        if std::env::var_os("PC_LANES").is_none() {
-            return self.backward.run(weight, None, output_gradient, input_gradient, scratch);
+        if let Some(product) = &self.backward {
+            return product.run(weight, None, output_gradient, input_gradient, scratch);
         }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_backward_len()];
         self.conv.pack_backward(weight, packed, true);
         self.convert(output_gradient, self.output(), input_gradient, self.input(), parts, |from, to| {
-            self.conv.backward_data(packed, from, Combine::default(), to, self.parts == 1);
+            self.conv.backward_data(packed, from, Combine::default(), to, self.tile_parts == 1);
         });
     }
 
@@ -139,39 +151,40 @@ impl NchwConv {
         f: impl Fn(&[f32], &mut [f32]) + Sync,
     ) {
         let lanes = crate::lanes(self.level);
+        let part_len = (from_elements + to_elements) * lanes;
         let mut rest = to;
         let mut parts: [&mut [f32]; MAX_PARTS] = Default::default();
-        for (index, part) in parts.iter_mut().enumerate().take(self.parts) {
-            let samples = self.samples(index);
+        for (index, part) in parts.iter_mut().enumerate().take(self.tile_parts) {
+            let samples: usize = self.tiles_of(index, self.tile_parts).map(|(_, samples)| samples).sum();
             (*part, rest) = std::mem::take(&mut rest).split_at_mut(samples * to_elements);
         }
         let part = |((index, to), scratch): ((usize, &mut &mut [f32]), &mut [f32])| {
-            let (source, scratch) = scratch.split_at_mut(from_elements * lanes);
-            let (result, _) = scratch.split_at_mut(to_elements * lanes);
-            for (tile, to) in self.tiles(index).zip(to.chunks_mut(to_elements * lanes)) {
+            let (source, result) = scratch.split_at_mut(from_elements * lanes);
+            for (tile, to) in self.tiles_of(index, self.tile_parts).zip(to.chunks_mut(to_elements * lanes)) {
                 rows_to_lanes(self.level, rows(from, tile, from_elements), from_elements, source);
                 f(source, result);
                 lanes_to_rows(self.level, result, to, to_elements);
             }
         };
-        parts[..self.parts]
+        parts[..self.tile_parts]
             .par_iter_mut()
             .enumerate()
-            .zip(scratch.par_chunks_exact_mut(self.part_len()))
+            .zip(scratch.par_chunks_exact_mut(part_len))
             .for_each(part);
     }
 
-    /// (first image, images) of the tiles of a part.
+    /// (first image, images) of the tiles of a part of the batch that gradients of the weights are summed in.
     fn tiles(&self, part: usize) -> impl Iterator<Item = (usize, usize)> {
+        self.tiles_of(part, self.parts)
+    }
+
+    /// (first image, images) of the tiles of one of `parts` parts.
+    fn tiles_of(&self, part: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> {
         let lanes = crate::lanes(self.level);
         let tiles = self.batch.div_ceil(lanes);
         let batch = self.batch;
-        (part * tiles / self.parts..(part + 1) * tiles / self.parts)
+        (part * tiles / parts..(part + 1) * tiles / parts)
             .map(move |tile| (tile * lanes, lanes.min(batch - tile * lanes)))
-    }
-
-    fn samples(&self, part: usize) -> usize {
-        self.tiles(part).map(|(_, samples)| samples).sum()
     }
 
     fn input(&self) -> usize {
@@ -207,4 +220,28 @@ impl NchwConv {
 /// The rows of a tile's images.
 fn rows(all: &[f32], (first, samples): (usize, usize), elements: usize) -> &[f32] {
     &all[first * elements..(first + samples) * elements]
+}
+
+/// Bytes of the inputs and outputs of LANES images that may be in lanes for each thread: a share of a
+/// third-level cache.
+const TILE_BYTES: usize = 8 << 20;
+
+/// Whether a pass is faster with images across the lanes than with channels, by an estimate of the
+/// cycles of both.
+///
+/// Images use every lane of a full tile, whatever the number of channels, but both tensors must be
+/// transposed; channels use as many lanes as there are.
+fn images_pay(level: Level, conv: &LaneConv, batch: usize, product: &ChannelProduct) -> bool {
+    // To transpose a vector, there or back, and to do the same element by element in a tile that is not full.
+    const TRANSPOSE: usize = 8;
+    const ELEMENT: usize = 2;
+    let lanes = crate::lanes(level);
+    let elements = conv.input_len() + conv.output_len();
+    let vectors = elements / lanes;
+    let (full, left) = (batch / lanes, batch % lanes);
+    // Two products at once, of which the border and short sums leave about four fifths.
+    let multiply = conv.shape().flops() as usize / 4 * 5 / 4;
+    let tiles = full * (multiply + vectors * TRANSPOSE)
+        + usize::from(left > 0) * (multiply + vectors * (TRANSPOSE + left * ELEMENT));
+    elements * size_of::<f32>() <= TILE_BYTES && tiles < batch * product.cycles()
 }

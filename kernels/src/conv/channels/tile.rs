@@ -118,7 +118,7 @@ pub(super) fn panel_width(registers: usize, vectors: usize, pixels: usize) -> us
 /// Half cycles, about, that a tile of m x n takes for each product of the depth: two products or two
 /// loads at once, sums four cycles after one another, weights at half a vector per cycle from the
 /// second-level cache.
-fn steps(m: usize, n: usize) -> usize {
+pub(super) fn steps(m: usize, n: usize) -> usize {
     (m * n).max(m + n + 2).max(4 * n).max(8)
 }
 
