@@ -47,6 +47,8 @@ const BLOCK_BYTES: usize = 320 << 10;
 const CACHED_BYTES: usize = 16 << 20;
 /// Elements of a cache line.
 const LINE: usize = 16;
+/// Channels of all panels that are packed at a time, of weights whose rows are not contiguous.
+const PACKED_CHANNELS: usize = 8;
 /// Tasks for each thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -71,6 +73,7 @@ pub(super) struct ChannelProduct {
     direct_tables: Vec<Vec<Tap>>,
     copy_tables: Vec<Vec<Tap>>,
     used_rows: Vec<bool>,
+    used_combs: Vec<bool>,
     /// Whether the result is more than the caches hold.
     streams: bool,
     parts: usize,
@@ -139,7 +142,7 @@ impl ChannelProduct {
         let blocks = Blocks::new(&window, channels, out[0], strips, tile);
         let direct_tables = window.tables(source[1], 0);
         let copy_tables = window.tables(blocks.row_pitch, blocks.comb_pitch);
-        let used_rows = window.used_rows(source[0]);
+        let (used_rows, used_combs) = (window.used_rows(source[0]), window.used_combs());
         let mut most = [0; MAX_VECTORS];
         for (n, most) in most.iter_mut().enumerate() {
             *most = most_pixels(registers, n + 1);
@@ -160,6 +163,7 @@ impl ChannelProduct {
             direct_tables,
             copy_tables,
             used_rows,
+            used_combs,
             streams: batch * weights.rows * out[0] * out[1] * size_of::<f32>() > CACHED_BYTES,
             parts: 1,
             most_pixels: most,
@@ -291,27 +295,35 @@ impl ChannelProduct {
     }
 
     fn pack(&self, weight: &[f32], packed: &mut [f32]) {
+        // What is read in order: the taps of consecutive channels, or a channel's of all panels.
+        let whole_panels = self.weights.channel_stride == self.weights.taps;
+        let most = if whole_panels { self.channels } else { PACKED_CHANNELS };
+        let units = self.channels.div_ceil(self.depth_blocks).div_ceil(most.max(1)).max(1);
         let packed = Shared(packed.as_mut_ptr());
-        let pack = |index: usize| {
-            let (depth_block, panel) = (index / self.panels, index % self.panels);
-            let (channels, vectors) = (self.depth_block(depth_block), self.panel(panel));
-            let at = self.panel_at(&channels, vectors.start, vectors.len());
-            let len = channels.len() * self.weights.taps * vectors.len() * self.lanes;
-            // SAFETY: panels of all parts of the depth lie one behind the other in `packed`, which holds as many.
-            let panel = unsafe { std::slice::from_raw_parts_mut(packed.get().add(at), len) };
-            let (first_row, first_channel) = (vectors.start * self.lanes, channels.start);
+        let pack = |depth_block: usize, unit: usize, panel: usize| {
+            let (block, vectors) = (self.depth_block(depth_block), self.panel(panel));
+            let (begin, end) = (unit * block.len() / units, (unit + 1) * block.len() / units);
+            let pixel = self.weights.taps * vectors.len() * self.lanes;
+            let at = self.panel_at(&block, vectors.start) + begin * pixel;
+            // SAFETY: parts of panels of all parts of the depth lie one behind the other in `packed`, which holds as many.
+            let part = unsafe { std::slice::from_raw_parts_mut(packed.get().add(at), (end - begin) * pixel) };
+            let (first_row, first_channel) = (vectors.start * self.lanes, block.start + begin);
             let (layout, vectors) = (self.weights, vectors.len());
-            dispatch(self.level, PackPanel { layout, weight, first_row, vectors, first_channel, panel });
+            dispatch(self.level, PackPanel { layout, weight, first_row, vectors, first_channel, panel: part });
         };
-        let panels = 0..self.depth_blocks * self.panels;
+        let task = |index: usize| match whole_panels {
+            true => pack(index / self.panels, 0, index % self.panels),
+            false => (0..self.panels).for_each(|panel| pack(index / units, index % units, panel)),
+        };
+        let tasks = 0..self.depth_blocks * if whole_panels { self.panels } else { units };
         match self.parts {
-            1 => panels.for_each(pack),
-            _ => panels.into_par_iter().for_each(pack),
+            1 => tasks.for_each(task),
+            _ => tasks.into_par_iter().for_each(task),
         }
     }
 
     /// Where some channels of a panel begin in the packed weights.
-    fn panel_at(&self, channels: &Range<usize>, vector: usize, _vectors: usize) -> usize {
+    fn panel_at(&self, channels: &Range<usize>, vector: usize) -> usize {
         (channels.start * self.vectors + channels.len() * vector) * self.weights.taps * self.lanes
     }
 
@@ -517,6 +529,7 @@ impl Kernel for Task<'_> {
                 rows: source_rows.clone(),
                 columns: reach,
                 combs: window.combs,
+                used_combs: &product.used_combs,
                 comb_pitch,
                 row_pitch,
                 plane,
@@ -562,7 +575,7 @@ impl Task<'_> {
         let window = &product.window;
         let (n, lanes) = (vectors.len(), S::LANES);
         let channels = product.depth_block(depth_block);
-        let weights = &self.packed[product.panel_at(&channels, vectors.start, n)..];
+        let weights = &self.packed[product.panel_at(&channels, vectors.start)..];
         let steps = [window.out_step * lanes, product.sums_pixels() * lanes];
         let widest = product.most_pixels[n - 1];
         let at = self.sums_at(row);

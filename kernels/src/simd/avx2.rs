@@ -103,6 +103,13 @@ impl Simd for Avx2 {
     fn select(self, mask: __m256, yes: __m256, no: __m256) -> __m256 {
         avx2!(_mm256_blendv_ps(no, yes, mask))
     }
+    #[inline(always)]
+    fn split_pairs(self, a: __m256, b: __m256) -> (__m256, __m256) {
+        avx2!({
+            let (low, high) = (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
+            (_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high))
+        })
+    }
     /// Halves of pairs, of fours, then of the vector: what is exchanged doubles its distance each time.
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {

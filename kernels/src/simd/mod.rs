@@ -69,6 +69,23 @@ pub(crate) trait Simd: Copy {
     /// Both pointers must be valid for LANES rows of LANES elements; the blocks must not overlap.
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 
+    /// The elements at even places of both, one after the other, and those at odd places.
+    #[inline(always)]
+    fn split_pairs(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        let mut pairs = [0.0f32; 2 * MAX_LANES];
+        let (mut even, mut odd) = ([0.0f32; MAX_LANES], [0.0f32; MAX_LANES]);
+        // SAFETY: the arrays hold two and one vector of any level.
+        unsafe {
+            self.store(pairs.as_mut_ptr(), a);
+            self.store(pairs.as_mut_ptr().add(Self::LANES), b);
+            for i in 0..Self::LANES {
+                even[i] = pairs[2 * i];
+                odd[i] = pairs[2 * i + 1];
+            }
+            (self.load(even.as_ptr()), self.load(odd.as_ptr()))
+        }
+    }
+
     /// As [`transpose`](Self::transpose), past the caches where the CPU can: for more than they hold.
     /// [`fence`](Self::fence) must follow before anybody reads the block.
     ///

@@ -17,6 +17,7 @@ pub(super) struct Copy<'a> {
     /// Columns of each comb.
     pub(super) columns: Range<isize>,
     pub(super) combs: usize,
+    pub(super) used_combs: &'a [bool],
     pub(super) comb_pitch: usize,
     pub(super) row_pitch: usize,
     pub(super) plane: usize,
@@ -33,12 +34,17 @@ impl Kernel for Copy<'_> {
             for row in self.rows.clone().filter(|&row| self.used_rows[row]) {
                 let from = &from[row * width..][..width];
                 let to = channel * self.plane + (row - self.rows.start) * self.row_pitch;
-                for comb in 0..self.combs {
+                if self.combs == 1 {
+                    copy_row(s, from, self.columns.clone(), &mut self.to[to..]);
+                    continue;
+                }
+                let done = match self.combs {
+                    2 => split_row(s, from, self.columns.clone(), self.comb_pitch, &mut self.to[to..]),
+                    _ => 0,
+                };
+                for comb in (0..self.combs).filter(|&comb| self.used_combs[comb]) {
                     let to = &mut self.to[to + comb * self.comb_pitch..];
-                    match self.combs {
-                        1 => copy_row(s, from, self.columns.clone(), to),
-                        combs => copy_comb(from, comb, combs, self.columns.clone(), to),
-                    }
+                    copy_comb(from, comb, self.combs, self.columns.clone(), done, to);
                 }
             }
         }
@@ -109,9 +115,32 @@ fn copy_row<S: Simd>(s: S, from: &[f32], columns: Range<isize>, to: &mut [f32]) 
     }
 }
 
-/// Every `combs`-th column of a row.
+/// Whole vectors of both combs of two, from the first column inside of the source; returns how many columns
+/// of each.
 #[inline(always)]
-fn copy_comb(from: &[f32], comb: usize, combs: usize, columns: Range<isize>, to: &mut [f32]) {
+fn split_row<S: Simd>(s: S, from: &[f32], columns: Range<isize>, comb_pitch: usize, to: &mut [f32]) -> usize {
+    let count = (columns.end - columns.start) as usize;
+    let left = (-columns.start).clamp(0, count as isize) as usize;
+    let first = columns.start.max(0) as usize;
+    let inside = (from.len() / 2).saturating_sub(first).min(count - left);
+    let vectors = inside / S::LANES;
+    assert!(comb_pitch + left + vectors * S::LANES <= to.len());
+    for x in (0..vectors).map(|vector| vector * S::LANES) {
+        // SAFETY: columns below first + inside of both combs are in the row, and in `to` by the assertion.
+        unsafe {
+            let pairs = from.as_ptr().add(2 * (first + x));
+            let (even, odd) = s.split_pairs(s.load(pairs), s.load(pairs.add(S::LANES)));
+            let to = to.as_mut_ptr().add(left + x);
+            s.store(to, even);
+            s.store(to.add(comb_pitch), odd);
+        }
+    }
+    vectors * S::LANES
+}
+
+/// Every `combs`-th column of a row, but for the first `done` inside of the source.
+#[inline(always)]
+fn copy_comb(from: &[f32], comb: usize, combs: usize, columns: Range<isize>, done: usize, to: &mut [f32]) {
     let width = from.len().saturating_sub(comb).div_ceil(combs) as isize;
     let count = (columns.end - columns.start) as usize;
     let left = (-columns.start).clamp(0, count as isize) as usize;
@@ -120,9 +149,9 @@ fn copy_comb(from: &[f32], comb: usize, combs: usize, columns: Range<isize>, to:
     let to = &mut to[..count];
     to[..left].fill(0.0);
     to[left + inside..].fill(0.0);
-    if inside > 0 {
-        let from = from[comb + first as usize * combs..].iter().step_by(combs);
-        for (to, from) in to[left..left + inside].iter_mut().zip(from) {
+    if inside > done {
+        let from = from[comb + (first as usize + done) * combs..].iter().step_by(combs);
+        for (to, from) in to[left + done..left + inside].iter_mut().zip(from) {
             *to = *from;
         }
     }

@@ -63,7 +63,12 @@ impl PackPanel<'_> {
             // SAFETY: the LANES rows of `count` weights are inside, by the assertion; a block that would reach
             // beyond `count` goes by way of the stack, and reads beyond it only what the weights still hold.
             unsafe {
-                if k + S::LANES <= count {
+                // Rows beyond `count` are the next channel's, which is packed afterwards.
+                let beyond = k == 0
+                    && stride > 1
+                    && to + (S::LANES - 1) * width + S::LANES <= self.panel.len()
+                    && last - count + S::LANES <= self.weight.len();
+                if k + S::LANES <= count || beyond {
                     s.transpose(weight.add(from + k), stride, panel.add(to + k * width), width);
                 } else if count >= S::LANES {
                     // The last block overlaps the one before.

@@ -133,6 +133,11 @@ impl Window {
         used
     }
 
+    /// Whether some output reads each comb.
+    pub(super) fn used_combs(&self) -> Vec<bool> {
+        (0..self.combs).map(|comb| self.phases.iter().flatten().any(|tap| tap.comb == comb)).collect()
+    }
+
     /// For each class and, within, each phase: the taps, with offsets from the first source row of a
     /// line and the first of its [`source_columns`](Self::source_columns).
     pub(super) fn tables(&self, row_pitch: usize, comb_pitch: usize) -> Vec<Vec<Tap>> {
