@@ -45,6 +45,8 @@ const BLOCK_BYTES: usize = 320 << 10;
 /// 32 MiB holds. Of a larger one nothing would be left there, and each line would be read before it is
 /// written.
 const CACHED_BYTES: usize = 16 << 20;
+/// Taps of a table, at least: enough that the loop over them outweighs the one over tables.
+const GROUP_TAPS: usize = 32;
 /// Elements of a cache line.
 const LINE: usize = 16;
 /// Channels of all panels that are packed at a time, of weights whose rows are not contiguous.
@@ -69,6 +71,8 @@ pub(super) struct ChannelProduct {
     /// Parts of the channels, so that the weights of each fit the cache.
     depth_blocks: usize,
     blocks: Blocks,
+    /// Channels of a table.
+    group: usize,
     /// Tables of taps in the source and in a copy: for each class of rows and, within, each phase.
     direct_tables: Vec<Vec<Tap>>,
     copy_tables: Vec<Vec<Tap>>,
@@ -140,8 +144,9 @@ impl ChannelProduct {
         let tile = most_pixels(registers, width);
         let strips = strips(&window, channels, source, phase_columns, tile);
         let blocks = Blocks::new(&window, channels, out[0], strips, tile);
-        let direct_tables = window.tables(source[1], 0);
-        let copy_tables = window.tables(blocks.row_pitch, blocks.comb_pitch);
+        let group = GROUP_TAPS.div_ceil(weights.taps).min(channels).max(1);
+        let direct_tables = window.tables(group, weights.taps, [source[0] * source[1], source[1], 0]);
+        let copy_tables = window.tables(group, weights.taps, [blocks.plane, blocks.row_pitch, blocks.comb_pitch]);
         let (used_rows, used_combs) = (window.used_rows(source[0]), window.used_combs());
         let mut most = [0; MAX_VECTORS];
         for (n, most) in most.iter_mut().enumerate() {
@@ -160,6 +165,7 @@ impl ChannelProduct {
             panels,
             depth_blocks,
             blocks,
+            group,
             direct_tables,
             copy_tables,
             used_rows,
@@ -188,7 +194,7 @@ impl ChannelProduct {
                     let panel = |n: usize| {
                         let count = columns.div_ceil(self.most_pixels[n - 1]);
                         let steps: usize = even_parts(columns, count).map(|m| steps(m, n)).sum();
-                        steps * taps.len() * self.channels / 2 + count * TILE
+                        steps * taps.len() * self.channels / self.group / 2 + count * TILE
                     };
                     even_parts(self.vectors, self.panels).map(panel).sum::<usize>()
                 };
@@ -598,11 +604,11 @@ impl Task<'_> {
                 };
                 let tile = Tile {
                     weights: weights.as_ptr(),
-                    weight_step: product.weights.taps * n * lanes,
+                    weight_step: product.group * product.weights.taps * n * lanes,
                     source: source.wrapping_add(done),
-                    plane,
-                    channels: channels.len(),
+                    source_step: product.group * plane,
                     taps,
+                    depth: taps.len() / product.group * channels.len(),
                     start,
                     start_steps,
                     sums,

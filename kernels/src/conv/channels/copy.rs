@@ -115,27 +115,36 @@ fn copy_row<S: Simd>(s: S, from: &[f32], columns: Range<isize>, to: &mut [f32]) 
     }
 }
 
-/// Whole vectors of both combs of two, from the first column inside of the source; returns how many columns
-/// of each.
+/// Both combs of two, as far as both are inside of the source; returns how many columns of each.
 #[inline(always)]
 fn split_row<S: Simd>(s: S, from: &[f32], columns: Range<isize>, comb_pitch: usize, to: &mut [f32]) -> usize {
     let count = (columns.end - columns.start) as usize;
     let left = (-columns.start).clamp(0, count as isize) as usize;
     let first = columns.start.max(0) as usize;
     let inside = (from.len() / 2).saturating_sub(first).min(count - left);
-    let vectors = inside / S::LANES;
-    assert!(comb_pitch + left + vectors * S::LANES <= to.len());
-    for x in (0..vectors).map(|vector| vector * S::LANES) {
+    assert!(comb_pitch + left + inside <= to.len());
+    let mut x = 0;
+    while x < inside {
         // SAFETY: columns below first + inside of both combs are in the row, and in `to` by the assertion.
         unsafe {
             let pairs = from.as_ptr().add(2 * (first + x));
-            let (even, odd) = s.split_pairs(s.load(pairs), s.load(pairs.add(S::LANES)));
             let to = to.as_mut_ptr().add(left + x);
-            s.store(to, even);
-            s.store(to.add(comb_pitch), odd);
+            if x + S::LANES <= inside {
+                let (even, odd) = s.split_pairs(s.load(pairs), s.load(pairs.add(S::LANES)));
+                s.store(to, even);
+                s.store(to.add(comb_pitch), odd);
+            } else {
+                let (n, elements) = (inside - x, 2 * (inside - x));
+                let low = s.load_first(pairs, elements.min(S::LANES));
+                let high = s.load_first(pairs.wrapping_add(S::LANES), elements.saturating_sub(S::LANES));
+                let (even, odd) = s.split_pairs(low, high);
+                s.store_first(to, even, n);
+                s.store_first(to.add(comb_pitch), odd, n);
+            }
         }
+        x += S::LANES;
     }
-    vectors * S::LANES
+    inside
 }
 
 /// Every `combs`-th column of a row, but for the first `done` inside of the source.

@@ -20,15 +20,16 @@ pub(super) const fn most_pixels(registers: usize, vectors: usize) -> usize {
 pub(super) struct Tile<'a> {
     /// `[channel][tap of the kernel][N * LANES]`.
     pub(super) weights: *const f32,
-    /// Elements of the weights of one channel.
+    /// Elements of the weights of a group of channels.
     pub(super) weight_step: usize,
     /// The first pixel, in the first channel.
     pub(super) source: *const f32,
-    /// Distance of channels.
-    pub(super) plane: usize,
-    /// Channels that are summed.
-    pub(super) channels: usize,
+    /// Distance of groups.
+    pub(super) source_step: usize,
+    /// The taps of a group of channels, one channel after the other.
     pub(super) taps: &'a [Tap],
+    /// Taps that are summed: of as many whole groups as there are, and of a part of one.
+    pub(super) depth: usize,
     /// What the sums begin with: vector n of pixel m at `start + n * start_steps[1] + m * start_steps[0]`.
     pub(super) start: *const f32,
     pub(super) start_steps: [usize; 2],
@@ -55,8 +56,10 @@ pub(super) unsafe fn multiply<S: Simd, const M: usize, const N: usize>(s: S, til
             }
         }
         let (mut weights, mut source) = (tile.weights, tile.source);
-        for _ in 0..tile.channels {
-            for tap in tile.taps {
+        let mut left = tile.depth;
+        while left > 0 {
+            let group = tile.taps.get_unchecked(..left.min(tile.taps.len()));
+            for tap in group {
                 let weights = weights.add(tap.row as usize * N * S::LANES);
                 let source = source.add(tap.offset as usize);
                 let mut w = [s.splat(0.0); N];
@@ -70,8 +73,9 @@ pub(super) unsafe fn multiply<S: Simd, const M: usize, const N: usize>(s: S, til
                     }
                 }
             }
+            left -= group.len();
             weights = weights.wrapping_add(tile.weight_step);
-            source = source.wrapping_add(tile.plane);
+            source = source.wrapping_add(tile.source_step);
         }
         for (m, sums) in sums.into_iter().enumerate() {
             for (n, sum) in sums.into_iter().enumerate() {

@@ -138,21 +138,32 @@ impl Window {
         (0..self.combs).map(|comb| self.phases.iter().flatten().any(|tap| tap.comb == comb)).collect()
     }
 
-    /// For each class and, within, each phase: the taps, with offsets from the first source row of a
-    /// line and the first of its [`source_columns`](Self::source_columns).
-    pub(super) fn tables(&self, row_pitch: usize, comb_pitch: usize) -> Vec<Vec<Tap>> {
+    /// For each class and, within, each phase: the taps of `channels` channels one after the other, with
+    /// offsets from the first source row of a line and the first of its
+    /// [`source_columns`](Self::source_columns).
+    ///
+    /// Taps of a channel are in the order of their addresses: what is read against it misses the caches.
+    pub(super) fn tables(
+        &self,
+        channels: usize,
+        taps: usize,
+        [plane, row_pitch, comb_pitch]: [usize; 3],
+    ) -> Vec<Vec<Tap>> {
         let mut tables = Vec::with_capacity(self.classes.len() * self.phases.len());
         for down in &self.classes {
             for along in &self.phases {
-                let tap = |(&(ky, below), column): (&(usize, usize), &ColumnTap)| Tap {
-                    row: (ky * self.kernel_width + column.tap) as u32,
-                    offset: (below * row_pitch
-                        + column.comb * comb_pitch
-                        + (column.shift - self.shifts[0]) as usize) as u32,
-                };
-                let mut table: Vec<Tap> =
-                    down.iter().flat_map(|row| along.iter().map(move |column| tap((row, column)))).collect();
-                table.sort_by_key(|tap| tap.offset);
+                let mut table = Vec::with_capacity(channels * down.len() * along.len());
+                for channel in 0..channels {
+                    for &(ky, below) in down {
+                        for column in along {
+                            let row = channel * taps + ky * self.kernel_width + column.tap;
+                            let shift = (column.shift - self.shifts[0]) as usize;
+                            let offset = channel * plane + below * row_pitch + column.comb * comb_pitch + shift;
+                            table.push(Tap { row: row as u32, offset: offset as u32 });
+                        }
+                    }
+                }
+                table.sort_by_key(|tap| (tap.row as usize / taps, tap.offset));
                 tables.push(table);
             }
         }
