@@ -550,6 +550,12 @@ impl Kernel for Task<'_> {
                 let channels = product.depth_block(depth_block);
                 for row in self.rows.clone() {
                     let line = window.line(row);
+                    if line.is_empty() {
+                        if depth_block == 0 {
+                            self.fill(s, row, vectors.clone());
+                        }
+                        continue;
+                    }
                     let below = line.top.saturating_sub(source_rows.start) * row_pitch;
                     let source = source.wrapping_add(channels.start * plane + below);
                     self.line(s, row, depth_block, vectors.clone(), source, plane);
@@ -619,6 +625,29 @@ impl Task<'_> {
                 unsafe { with_tile!(m, n, multiply(s, tile)) };
                 self.prefetch.advance(s);
                 done += m;
+            }
+        }
+    }
+
+    /// A row without taps: the bias alone.
+    #[inline(always)]
+    fn fill<S: Simd>(&mut self, s: S, row: usize, vectors: Range<usize>) {
+        let product = self.product;
+        let (step, width) = (product.window.out_step, product.out[1]);
+        let columns = self.columns.start * step..width.min(self.columns.end * step);
+        for channel in vectors.start * S::LANES..product.weights.rows.min(vectors.end * S::LANES) {
+            let bias = s.splat(self.bias[channel]);
+            let mut x = columns.start;
+            while x < columns.end {
+                // SAFETY: the columns of the row and the channel are in the image of the result.
+                unsafe {
+                    let to = self.out.add((channel * product.out[0] + row) * width + x);
+                    match columns.end - x {
+                        n if n < S::LANES => s.store_first(to, bias, n),
+                        _ => s.store(to, bias),
+                    }
+                }
+                x += S::LANES;
             }
         }
     }

@@ -48,6 +48,13 @@ struct ColumnTap {
     shift: isize,
 }
 
+impl Line {
+    /// Whether all its taps are on padding.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+}
+
 impl Window {
     /// Of a convolution.
     pub(super) fn forward(shape: &ConvShape) -> Self {
