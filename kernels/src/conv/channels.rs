@@ -215,14 +215,7 @@ impl ChannelProduct {
     ///
     /// # Panics
     /// If a length is not the planned one.
-    pub(super) fn run(
-        &self,
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        from: &[f32],
-        out: &mut [f32],
-        scratch: &mut [f32],
-    ) {
+    pub(super) fn run(&self, weight: &[f32], bias: Option<&[f32]>, from: &[f32], out: &mut [f32], scratch: &mut [f32]) {
         let (rows, source_plane, out_plane) =
             (self.weights.rows, self.source[0] * self.source[1], self.out[0] * self.out[1]);
         check_len("weight", weight.len(), rows * self.channels * self.weights.taps);
@@ -264,8 +257,20 @@ impl ChannelProduct {
                 let (rows, strip) = self.block(block);
                 let columns = strip.columns.clone();
                 let direct = strip.direct;
-                let task =
-                    Task { product: self, packed, bias, from, out, rows, columns, direct, panels, copy, sums, prefetch };
+                let task = Task {
+                    product: self,
+                    packed,
+                    bias,
+                    from,
+                    out,
+                    rows,
+                    columns,
+                    direct,
+                    panels,
+                    copy,
+                    sums,
+                    prefetch,
+                };
                 dispatch(self.level, task);
             }
         };
@@ -444,7 +449,9 @@ impl Blocks {
             let strips: Vec<Strip> = match strips.as_slice() {
                 [whole] => {
                     let (count, direct) = (whole.columns.len(), whole.direct);
-                    (0..across).map(|i| Strip { columns: i * count / across..(i + 1) * count / across, direct }).collect()
+                    (0..across)
+                        .map(|i| Strip { columns: i * count / across..(i + 1) * count / across, direct })
+                        .collect()
                 }
                 strips => strips.to_vec(),
             };

@@ -166,11 +166,7 @@ impl NchwConv {
                 lanes_to_rows(self.level, result, to, to_elements);
             }
         };
-        parts[..self.tile_parts]
-            .par_iter_mut()
-            .enumerate()
-            .zip(scratch.par_chunks_exact_mut(part_len))
-            .for_each(part);
+        parts[..self.tile_parts].par_iter_mut().enumerate().zip(scratch.par_chunks_exact_mut(part_len)).for_each(part);
     }
 
     /// (first image, images) of the tiles of a part of the batch that gradients of the weights are summed in.
