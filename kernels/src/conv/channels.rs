@@ -16,7 +16,9 @@
 //! transposed into the rows of the result. Products whose columns have neither padding nor stride read
 //! the source where it is.
 
+mod blocks;
 mod copy;
+mod task;
 mod tile;
 mod weights;
 mod window;
@@ -31,7 +33,9 @@ use crate::level::Level;
 use crate::microkernel::Tap;
 use crate::parallel::WORTHWHILE;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
-use copy::{Copy as BlockCopy, Prefetch};
+use blocks::{Blocks, Strip, strips};
+use copy::Prefetch;
+use task::Task;
 use tile::*;
 use weights::{Layout, PackPanel};
 use window::Window;
@@ -39,8 +43,6 @@ use window::Window;
 /// Bytes of the weights that a panel passes over a block with: a part of a second-level cache of 1 MiB,
 /// shared with the block.
 const WEIGHT_BYTES: usize = 320 << 10;
-/// Bytes of the copied block of the source, if one row and tile of all channels fits.
-const BLOCK_BYTES: usize = 320 << 10;
 /// Bytes of the largest result that is written by way of the caches: half of what a third-level cache of
 /// 32 MiB holds. Of a larger one nothing would be left there, and each line would be read before it is
 /// written.
@@ -84,28 +86,6 @@ pub(super) struct ChannelProduct {
     most_pixels: [usize; MAX_VECTORS],
 }
 
-/// How a result is cut, and the layout of the copy of what a block reads.
-#[derive(Clone, Debug)]
-struct Blocks {
-    /// Blocks along an image, and the most rows of one.
-    down: usize,
-    rows: usize,
-    /// Blocks across an image.
-    strips: Vec<Strip>,
-    /// Distances in the copy.
-    comb_pitch: usize,
-    row_pitch: usize,
-    plane: usize,
-}
-
-/// Columns of each phase.
-#[derive(Clone, Debug)]
-struct Strip {
-    columns: Range<usize>,
-    /// Whether the source is read where it is.
-    direct: bool,
-}
-
 impl ChannelProduct {
     /// The convolution of `batch` images.
     pub(super) fn forward(level: Level, shape: &ConvShape, batch: usize) -> Self {
@@ -138,7 +118,7 @@ impl ChannelProduct {
         let vectors = weights.rows.div_ceil(lanes);
         let phase_columns = out[1].div_ceil(window.out_step);
         let width = panel_width(registers, vectors, phase_columns);
-        let panels = vectors.div_ceil(width);
+        let panels = vectors.div_ceil(width).max(1);
         let depth = channels * weights.taps * width * lanes * size_of::<f32>();
         let depth_blocks = depth.div_ceil(WEIGHT_BYTES).clamp(1, channels.max(1));
         let tile = most_pixels(registers, width);
@@ -404,90 +384,6 @@ fn registers(level: Level) -> usize {
     dispatch(level, Registers)
 }
 
-/// Columns that are copied, and columns that are read where they are: those whose taps are all inside
-/// of the source, if they are most.
-fn strips(window: &Window, channels: usize, source: [usize; 2], columns: usize, tile: usize) -> Vec<Strip> {
-    let inside = |columns: Range<usize>| {
-        let reach = window.source_columns(columns);
-        reach.start >= 0 && reach.end <= source[1] as isize
-    };
-    let strip = |columns: Range<usize>, direct| Strip { columns, direct };
-    let plane = source[0] * source[1] * size_of::<f32>();
-    if window.combs > 1 || collide(plane, channels) {
-        return vec![strip(0..columns, false)];
-    }
-    if inside(0..columns) {
-        return vec![strip(0..columns, true)];
-    }
-    let tiles = columns.div_ceil(tile);
-    let edge = |index: usize| index * columns / tiles;
-    let first = (0..tiles).find(|&i| inside(edge(i)..edge(i + 1))).unwrap_or(tiles);
-    let last = (first..tiles).take_while(|&i| inside(edge(i)..edge(i + 1))).count() + first;
-    if (last - first) * 2 <= tiles {
-        return vec![strip(0..columns, false)];
-    }
-    let mut strips = vec![strip(edge(0)..edge(first), false), strip(edge(first)..edge(last), true)];
-    strips.push(strip(edge(last)..edge(tiles), false));
-    strips.retain(|strip| !strip.columns.is_empty());
-    strips
-}
-
-/// Whether the same pixels of all channels fall on so few sets of a second-level cache, which repeat
-/// every 64 KiB, that half of its 16 ways do not hold them.
-fn collide(plane: usize, channels: usize) -> bool {
-    const REPEAT: usize = 64 << 10;
-    let apart = 1 << plane.max(1).trailing_zeros();
-    let places = REPEAT / apart.min(REPEAT);
-    channels.div_ceil(places) > 8
-}
-
-impl Blocks {
-    /// The cut that copies the fewest pixels, of those whose copies fit.
-    fn new(window: &Window, channels: usize, out_rows: usize, strips: Vec<Strip>, tile: usize) -> Self {
-        let cut = |down: usize, across: usize| {
-            let rows = out_rows.div_ceil(down);
-            let strips: Vec<Strip> = match strips.as_slice() {
-                [whole] => {
-                    let (count, direct) = (whole.columns.len(), whole.direct);
-                    (0..across)
-                        .map(|i| Strip { columns: i * count / across..(i + 1) * count / across, direct })
-                        .collect()
-                }
-                strips => strips.to_vec(),
-            };
-            let copied = strips.iter().filter(|strip| !strip.direct).map(|strip| strip.columns.len()).max();
-            let block = |block: usize| window.source_rows(block * out_rows / down..(block + 1) * out_rows / down).len();
-            let source_rows = (0..down).map(block).max().unwrap_or(0);
-            let reach = |columns: usize| {
-                let reach = window.source_columns(0..columns);
-                (reach.end - reach.start) as usize
-            };
-            let comb_pitch = copied.map_or(0, reach);
-            let row_pitch = window.combs * comb_pitch;
-            // An odd number of lines, so that the same pixel of all channels does not fall on few sets of a cache.
-            let plane = if copied.is_some() { ((source_rows * row_pitch).div_ceil(LINE) | 1) * LINE } else { 0 };
-            let widest = strips.iter().map(|strip| reach(strip.columns.len())).max().unwrap_or(0);
-            let read = source_rows * window.combs * widest;
-            (read, Blocks { down, rows, strips, comb_pitch, row_pitch, plane })
-        };
-        let fits = |(read, _): &(usize, Blocks)| channels * read * size_of::<f32>() <= BLOCK_BYTES;
-        let lowest = |across: usize| (1..=out_rows.max(1)).map(|down| cut(down, across)).find(fits);
-        let total = |(read, blocks): &(usize, Blocks)| read * blocks.down * blocks.strips.len();
-        let tiles = strips.iter().map(|strip| strip.columns.len().div_ceil(tile)).max().unwrap_or(1).max(1);
-        let columns = strips.iter().map(|strip| strip.columns.len()).max().unwrap_or(0);
-        let across = if strips.len() == 1 { tiles } else { 1 };
-        // Narrower blocks may not make more tiles.
-        let whole = |across: &usize| columns.div_ceil(*across).div_ceil(tile) * across <= tiles;
-        let cuts = (1..=across).filter(whole).filter_map(lowest);
-        cuts.min_by_key(total).unwrap_or_else(|| cut(out_rows.max(1), across)).1
-    }
-
-    /// The most columns of a block.
-    fn columns(&self) -> usize {
-        self.strips.iter().map(|strip| strip.columns.len()).max().unwrap_or(0)
-    }
-}
-
 /// A pointer to what several threads write disjoint parts of.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
@@ -500,214 +396,5 @@ unsafe impl Sync for Shared {}
 impl Shared {
     fn get(self) -> *mut f32 {
         self.0
-    }
-}
-
-/// Some panels of a block.
-struct Task<'a> {
-    product: &'a ChannelProduct,
-    packed: &'a [f32],
-    bias: &'a [f32],
-    /// An image of the source, and one of the result.
-    from: &'a [f32],
-    out: *mut f32,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    direct: bool,
-    panels: Range<usize>,
-    copy: &'a mut [f32],
-    sums: &'a mut [f32],
-    prefetch: Prefetch,
-}
-
-impl Kernel for Task<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let product = self.product;
-        let window = &product.window;
-        let source_rows = window.source_rows(self.rows.clone());
-        let reach = window.source_columns(self.columns.clone());
-        let &Blocks { comb_pitch, row_pitch, plane, .. } = &product.blocks;
-        let (source, plane, row_pitch) = if self.direct {
-            let plane = product.source[0] * product.source[1];
-            let first = source_rows.start * product.source[1] + reach.start as usize;
-            (self.from.as_ptr().wrapping_add(first), plane, product.source[1])
-        } else {
-            BlockCopy {
-                from: self.from,
-                size: product.source,
-                used_rows: &product.used_rows,
-                rows: source_rows.clone(),
-                columns: reach,
-                combs: window.combs,
-                used_combs: &product.used_combs,
-                comb_pitch,
-                row_pitch,
-                plane,
-                to: self.copy,
-            }
-            .run(s);
-            (self.copy.as_ptr(), plane, row_pitch)
-        };
-        for panel in self.panels.clone() {
-            let vectors = product.panel(panel);
-            for depth_block in 0..product.depth_blocks {
-                let channels = product.depth_block(depth_block);
-                for row in self.rows.clone() {
-                    let line = window.line(row);
-                    if line.is_empty() {
-                        if depth_block == 0 {
-                            self.fill(s, row, vectors.clone());
-                        }
-                        continue;
-                    }
-                    let below = line.top.saturating_sub(source_rows.start) * row_pitch;
-                    let source = source.wrapping_add(channels.start * plane + below);
-                    self.line(s, row, depth_block, vectors.clone(), source, plane);
-                    if depth_block + 1 == product.depth_blocks {
-                        self.finish(s, row, vectors.clone());
-                    }
-                }
-            }
-        }
-        if product.streams {
-            s.fence();
-        }
-    }
-}
-
-impl Task<'_> {
-    /// The sums of a row over a part of the depth.
-    #[inline(always)]
-    fn line<S: Simd>(
-        &mut self,
-        s: S,
-        row: usize,
-        depth_block: usize,
-        vectors: Range<usize>,
-        source: *const f32,
-        plane: usize,
-    ) {
-        let product = self.product;
-        let window = &product.window;
-        let (n, lanes) = (vectors.len(), S::LANES);
-        let channels = product.depth_block(depth_block);
-        let weights = &self.packed[product.panel_at(&channels, vectors.start)..];
-        let steps = [window.out_step * lanes, product.sums_pixels() * lanes];
-        let widest = product.most_pixels[n - 1];
-        let at = self.sums_at(row);
-        let sums = self.sums[at..].as_mut_ptr();
-        let tables = if self.direct { &product.direct_tables } else { &product.copy_tables };
-        for phase in 0..window.phases() {
-            let taps = tables[window.line(row).class * window.phases() + phase].as_slice();
-            let end = (product.out[1] - phase).div_ceil(window.out_step).min(self.columns.end);
-            let count = end.saturating_sub(self.columns.start);
-            let tiles = count.div_ceil(widest);
-            let mut done = 0;
-            for tile in 0..tiles {
-                // Equal tiles, so that no sliver is left.
-                let m = (count - done).div_ceil(tiles - tile);
-                // SAFETY: the columns are in the row, whose sums the scratch holds.
-                let sums = unsafe { sums.add((phase + done * window.out_step) * lanes) };
-                let (start, start_steps) = match depth_block {
-                    0 => (self.bias[vectors.start * lanes..].as_ptr(), [0, lanes]),
-                    _ => (sums.cast_const(), steps),
-                };
-                let tile = Tile {
-                    weights: weights.as_ptr(),
-                    weight_step: product.group * product.weights.taps * n * lanes,
-                    source: source.wrapping_add(done),
-                    source_step: product.group * plane,
-                    taps,
-                    depth: taps.len() / product.group * channels.len(),
-                    start,
-                    start_steps,
-                    sums,
-                    steps,
-                };
-                // SAFETY: the plan put all taps of the row's pixels into the copy or the source, the panel into the
-                // packed weights, and the sums of a row or of all rows of a block into the scratch.
-                unsafe { with_tile!(m, n, multiply(s, tile)) };
-                self.prefetch.advance(s);
-                done += m;
-            }
-        }
-    }
-
-    /// A row without taps: the bias alone.
-    #[inline(always)]
-    fn fill<S: Simd>(&mut self, s: S, row: usize, vectors: Range<usize>) {
-        let product = self.product;
-        let (step, width) = (product.window.out_step, product.out[1]);
-        let columns = self.columns.start * step..width.min(self.columns.end * step);
-        for channel in vectors.start * S::LANES..product.weights.rows.min(vectors.end * S::LANES) {
-            let bias = s.splat(self.bias[channel]);
-            let mut x = columns.start;
-            while x < columns.end {
-                // SAFETY: the columns of the row and the channel are in the image of the result.
-                unsafe {
-                    let to = self.out.add((channel * product.out[0] + row) * width + x);
-                    match columns.end - x {
-                        n if n < S::LANES => s.store_first(to, bias, n),
-                        _ => s.store(to, bias),
-                    }
-                }
-                x += S::LANES;
-            }
-        }
-    }
-
-    /// Where the sums of a row are: if the depth is whole, each row is done with before the next.
-    #[inline(always)]
-    fn sums_at(&self, row: usize) -> usize {
-        let product = self.product;
-        let row = if product.depth_blocks > 1 { row - self.rows.start } else { 0 };
-        row * self.columns.len() * product.window.out_step * product.lanes
-    }
-
-    /// Transposes the sums of a row into the planes of its channels.
-    #[inline(always)]
-    fn finish<S: Simd>(&mut self, s: S, row: usize, vectors: Range<usize>) {
-        let product = self.product;
-        let out_plane = product.out[0] * product.out[1];
-        let step = product.window.out_step;
-        let columns = self.columns.start * step..product.out[1].min(self.columns.end * step);
-        let mut block = [0.0; MAX_LANES * MAX_LANES];
-        let aligned = out_plane.is_multiple_of(S::LANES);
-        for (n, vector) in vectors.enumerate() {
-            let first = vector * S::LANES;
-            let channels = S::LANES.min(product.weights.rows - first);
-            let sums = self.sums[self.sums_at(row) + n * product.sums_pixels() * S::LANES..].as_ptr();
-            // SAFETY: the row and the channels are in the image of the result; the scratch holds LANES pixels more
-            // than a row has.
-            unsafe {
-                let out = self.out.add(first * out_plane + row * product.out[1] + columns.start);
-                let mut x = 0;
-                while x < columns.len() {
-                    // The last block of a row overlaps the one before if it can.
-                    let at = x.min(columns.len().saturating_sub(S::LANES));
-                    let pixels = S::LANES.min(columns.len() - at);
-                    let from = sums.add(at * S::LANES);
-                    if channels == S::LANES && pixels == S::LANES {
-                        let to = out.add(at);
-                        if product.streams && aligned && to.align_offset(size_of::<S::V>()) == 0 {
-                            s.transpose_past_caches(from, S::LANES, to, out_plane);
-                            x += S::LANES;
-                            continue;
-                        }
-                        s.transpose(from, S::LANES, out.add(at), out_plane);
-                    } else {
-                        s.transpose(from, S::LANES, block.as_mut_ptr(), S::LANES);
-                        for channel in 0..channels {
-                            let v = s.load(block.as_ptr().add(channel * S::LANES));
-                            s.store_first(out.add(channel * out_plane + at), v, pixels);
-                        }
-                    }
-                    x += S::LANES;
-                }
-            }
-        }
     }
 }
