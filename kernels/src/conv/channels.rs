@@ -14,7 +14,9 @@
 //! into scratch that fits the cache, with zeros for padding columns; rows of padding are left out. Then
 //! panels of channels pass over it: sums gather in scratch, one pixel after the other, and are
 //! transposed into the rows of the result. Products whose columns have neither padding nor stride read
-//! the source where it is.
+//! the source where it is, as does the middle of wide rows.
+//!
+//! A padding column is a zero that is multiplied: a weight that is infinite or NaN turns it into NaN.
 
 mod blocks;
 mod copy;

@@ -19,6 +19,10 @@ use crate::level::Level;
 ///
 /// Every call packs the weights and converts the tensors itself. It runs on the current rayon pool,
 /// on as many threads as the scratch has parts; results are the same to the last bit on any number.
+///
+/// Padding is zeros that need not be multiplied: rows of it are left out, columns of it are left out or
+/// multiplied as zeros, whichever is faster. So a weight that is infinite or NaN may or may not show in
+/// results whose window meets the padding; everywhere else it does.
 #[derive(Clone, Debug)]
 pub struct NchwConv {
     conv: LaneConv,
