@@ -124,7 +124,7 @@ impl ChannelProduct {
         let depth = channels * weights.taps * width * lanes * size_of::<f32>();
         let depth_blocks = depth.div_ceil(WEIGHT_BYTES).clamp(1, channels.max(1));
         let tile = most_pixels(registers, width);
-        let strips = strips(&window, channels, source, phase_columns, tile);
+        let strips = strips(&window, channels, source, phase_columns, tile, lanes);
         let blocks = Blocks::new(&window, channels, out[0], strips, tile);
         let group = GROUP_TAPS.div_ceil(weights.taps).min(channels).max(1);
         let direct_tables = window.tables(group, weights.taps, [source[0] * source[1], source[1], 0]);

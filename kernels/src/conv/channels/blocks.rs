@@ -31,7 +31,14 @@ pub(super) struct Strip {
 
 /// Columns that are copied, and columns that are read where they are: those whose taps are all inside
 /// of the source, if they are most.
-pub(super) fn strips(window: &Window, channels: usize, source: [usize; 2], columns: usize, tile: usize) -> Vec<Strip> {
+pub(super) fn strips(
+    window: &Window,
+    channels: usize,
+    source: [usize; 2],
+    columns: usize,
+    tile: usize,
+    lanes: usize,
+) -> Vec<Strip> {
     let inside = |columns: Range<usize>| {
         let reach = window.source_columns(columns);
         reach.start >= 0 && reach.end <= source[1] as isize
@@ -51,8 +58,13 @@ pub(super) fn strips(window: &Window, channels: usize, source: [usize; 2], colum
     if (last - first) * 2 <= tiles {
         return vec![strip(0..columns, false)];
     }
-    let mut strips = vec![strip(edge(0)..edge(first), false), strip(edge(first)..edge(last), true)];
-    strips.push(strip(edge(last)..edge(tiles), false));
+    // Whole vectors of pixels from the first of a row on are stored faster.
+    let first = if first == 0 { 0 } else { edge(first).next_multiple_of(lanes) };
+    let last = if last == tiles { columns } else { edge(last) / lanes * lanes };
+    if first >= last {
+        return vec![strip(0..columns, false)];
+    }
+    let mut strips = vec![strip(0..first, false), strip(first..last, true), strip(last..columns, false)];
     strips.retain(|strip| !strip.columns.is_empty());
     strips
 }

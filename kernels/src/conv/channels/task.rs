@@ -71,9 +71,6 @@ impl Kernel for Task<'_> {
                     let below = line.top.saturating_sub(source_rows.start) * row_pitch;
                     let source = source.wrapping_add(channels.start * plane + below);
                     self.line(s, row, depth_block, vectors.clone(), source, plane);
-                    if depth_block + 1 == product.depth_blocks {
-                        self.finish(s, row, vectors.clone());
-                    }
                 }
             }
         }
@@ -104,6 +101,8 @@ impl Task<'_> {
         let widest = product.most_pixels[n - 1];
         let at = self.sums_at(row);
         let sums = self.sums[at..].as_mut_ptr();
+        let last = depth_block + 1 == product.depth_blocks;
+        let mut finished = 0;
         let tables = if self.direct { &product.direct_tables } else { &product.copy_tables };
         for phase in 0..window.phases() {
             let taps = tables[window.line(row).class * window.phases() + phase].as_slice();
@@ -137,7 +136,18 @@ impl Task<'_> {
                 unsafe { with_tile!(m, n, multiply(s, tile)) };
                 self.prefetch.advance(s);
                 done += m;
+                // What is whole is stored at once, while the next tile is computed.
+                if last && window.phases() == 1 {
+                    let whole = if done == count { count } else { done / lanes * lanes };
+                    self.finish(s, row, vectors.clone(), finished..whole);
+                    finished = whole;
+                }
             }
+        }
+        if last && window.phases() > 1 {
+            let step = window.out_step;
+            let end = product.out[1].min(self.columns.end * step) - self.columns.start * step;
+            self.finish(s, row, vectors, 0..end);
         }
     }
 
@@ -172,13 +182,12 @@ impl Task<'_> {
         row * self.columns.len() * product.window.out_step * product.lanes
     }
 
-    /// Transposes the sums of a row into the planes of its channels.
+    /// Transposes the sums of some pixels of a row into the planes of its channels. All before are there.
     #[inline(always)]
-    fn finish<S: Simd>(&mut self, s: S, row: usize, vectors: Range<usize>) {
+    fn finish<S: Simd>(&mut self, s: S, row: usize, vectors: Range<usize>, pixels: Range<usize>) {
         let product = self.product;
         let out_plane = product.out[0] * product.out[1];
-        let step = product.window.out_step;
-        let columns = self.columns.start * step..product.out[1].min(self.columns.end * step);
+        let first_column = self.columns.start * product.window.out_step;
         let mut block = [0.0; MAX_LANES * MAX_LANES];
         let aligned = out_plane.is_multiple_of(S::LANES);
         for (n, vector) in vectors.enumerate() {
@@ -188,12 +197,12 @@ impl Task<'_> {
             // SAFETY: the row and the channels are in the image of the result; the scratch holds LANES pixels more
             // than a row has.
             unsafe {
-                let out = self.out.add(first * out_plane + row * product.out[1] + columns.start);
-                let mut x = 0;
-                while x < columns.len() {
+                let out = self.out.add(first * out_plane + row * product.out[1] + first_column);
+                let mut x = pixels.start;
+                while x < pixels.end {
                     // The last block of a row overlaps the one before if it can.
-                    let at = x.min(columns.len().saturating_sub(S::LANES));
-                    let pixels = S::LANES.min(columns.len() - at);
+                    let at = x.min(pixels.end.saturating_sub(S::LANES));
+                    let pixels = S::LANES.min(pixels.end - at);
                     let from = sums.add(at * S::LANES);
                     if channels == S::LANES && pixels == S::LANES {
                         let to = out.add(at);
