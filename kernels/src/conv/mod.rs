@@ -1,5 +1,6 @@
 //! 2-D convolution: forward, and backward to data and weights.
 
+mod channels;
 mod geometry;
 mod gradient;
 mod lanes;

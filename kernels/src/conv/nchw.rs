@@ -1,11 +1,14 @@
-//! Convolution of plain NCHW tensors, by way of an image in every lane.
+//! Convolution of plain NCHW tensors, with channels or images across the lanes.
 //!
-//! A tile of LANES images is transposed into lanes, convolved there, and transposed back; tiles
-//! are shared among threads. A last tile that is not full carries zeros in its other lanes.
+//! Where the channels of the result fill the lanes, it is computed from the tensors as they are. Where
+//! they do not, and there are images enough, a tile of LANES images is transposed into lanes,
+//! convolved there, and transposed back; tiles are shared among threads. A last tile that is not full
+//! carries zeros in its other lanes.
 
 use rayon::prelude::*;
 
 use crate::combine::Combine;
+use crate::conv::channels::ChannelProduct;
 use crate::conv::geometry::ConvShape;
 use crate::conv::gradient::NchwGradient;
 use crate::conv::lanes::LaneConv;
@@ -16,16 +19,24 @@ use crate::level::Level;
 ///
 /// Every call packs the weights and converts the tensors itself. It runs on the current rayon pool,
 /// on as many threads as the scratch has parts; results are the same to the last bit on any number.
+///
+/// Padding is zeros that need not be multiplied: rows of it are left out, columns of it are left out or
+/// multiplied as zeros, whichever is faster. So a weight that is infinite or NaN may or may not show in
+/// results whose window meets the padding; everywhere else it does.
 #[derive(Clone, Debug)]
 pub struct NchwConv {
     conv: LaneConv,
     level: Level,
     batch: usize,
+    /// With channels across the lanes, or else images.
+    forward: Option<ChannelProduct>,
+    backward: Option<ChannelProduct>,
+    /// Tiles of images that are in lanes at a time.
     parts: usize,
     gradient: NchwGradient,
 }
 
-/// The most parts that a batch is cut into; they depend on the batch alone.
+/// The most parts that a batch is cut into.
 const MAX_PARTS: usize = 16;
 
 impl NchwConv {
@@ -35,15 +46,22 @@ impl NchwConv {
     /// As [`LaneConv::new`], or if the batch is 0.
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
-        let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS);
+        let conv = LaneConv::new(level, shape);
+        let channels = |product: ChannelProduct| (!images_pay(level, &conv, batch, &product)).then_some(product);
+        let forward = channels(ChannelProduct::forward(level, &shape, batch));
+        let backward = channels(ChannelProduct::transposed(level, &shape, batch));
+        let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS).min(rayon::current_num_threads());
         let gradient = NchwGradient::new(level, shape, batch);
-        NchwConv { conv: LaneConv::new(level, shape), level, batch, parts, gradient }
+        NchwConv { conv, level, batch, forward, backward, parts, gradient }
     }
 
-    /// Elements of scratch that each call needs: packed weights and for each part of the batch a
-    /// tile of inputs and of outputs, or what the gradient of the weights needs, whichever is more.
+    /// Elements of scratch that each call needs: packed weights and, for each thread of the pool that the
+    /// convolution was planned in, the sums of a block and the pixels that it reads, or a tile of LANES
+    /// inputs and outputs; or what the gradient of the weights needs, if that is more.
     pub fn scratch_len(&self) -> usize {
-        (self.packed_len() + self.parts * self.part_len()).max(self.gradient.scratch_len())
+        let images = self.packed_len() + self.parts * (self.conv.input_len() + self.conv.output_len());
+        let of = |product: &Option<ChannelProduct>| product.as_ref().map_or(images, ChannelProduct::scratch_len);
+        self.gradient.scratch_len().max(of(&self.forward)).max(of(&self.backward))
     }
 
     /// `output = convolution of input + bias`, overwriting what `output` held.
@@ -60,6 +78,9 @@ impl NchwConv {
     ) {
         self.check("input", input.len(), self.input());
         self.check("output", output.len(), self.output());
+        if let Some(product) = &self.forward {
+            return product.run(weight, bias, input, output, scratch);
+        }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_forward_len()];
         self.conv.pack_forward(weight, packed, true);
@@ -82,6 +103,9 @@ impl NchwConv {
     ) {
         self.check("output gradient", output_gradient.len(), self.output());
         self.check("input gradient", input_gradient.len(), self.input());
+        if let Some(product) = &self.backward {
+            return product.run(weight, None, output_gradient, input_gradient, scratch);
+        }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_backward_len()];
         self.conv.pack_backward(weight, packed, true);
@@ -114,26 +138,22 @@ impl NchwConv {
         f: impl Fn(&[f32], &mut [f32]) + Sync,
     ) {
         let lanes = crate::lanes(self.level);
+        let part_len = (from_elements + to_elements) * lanes;
         let mut rest = to;
         let mut parts: [&mut [f32]; MAX_PARTS] = Default::default();
         for (index, part) in parts.iter_mut().enumerate().take(self.parts) {
-            let samples = self.samples(index);
+            let samples: usize = self.tiles(index).map(|(_, samples)| samples).sum();
             (*part, rest) = std::mem::take(&mut rest).split_at_mut(samples * to_elements);
         }
         let part = |((index, to), scratch): ((usize, &mut &mut [f32]), &mut [f32])| {
-            let (source, scratch) = scratch.split_at_mut(from_elements * lanes);
-            let (result, _) = scratch.split_at_mut(to_elements * lanes);
+            let (source, result) = scratch.split_at_mut(from_elements * lanes);
             for (tile, to) in self.tiles(index).zip(to.chunks_mut(to_elements * lanes)) {
                 rows_to_lanes(self.level, rows(from, tile, from_elements), from_elements, source);
                 f(source, result);
                 lanes_to_rows(self.level, result, to, to_elements);
             }
         };
-        parts[..self.parts]
-            .par_iter_mut()
-            .enumerate()
-            .zip(scratch.par_chunks_exact_mut(self.part_len()))
-            .for_each(part);
+        parts[..self.parts].par_iter_mut().enumerate().zip(scratch.par_chunks_exact_mut(part_len)).for_each(part);
     }
 
     /// (first image, images) of the tiles of a part.
@@ -143,10 +163,6 @@ impl NchwConv {
         let batch = self.batch;
         (part * tiles / self.parts..(part + 1) * tiles / self.parts)
             .map(move |tile| (tile * lanes, lanes.min(batch - tile * lanes)))
-    }
-
-    fn samples(&self, part: usize) -> usize {
-        self.tiles(part).map(|(_, samples)| samples).sum()
     }
 
     fn input(&self) -> usize {
@@ -166,10 +182,6 @@ impl NchwConv {
         self.conv.packed_forward_len().max(self.conv.packed_backward_len())
     }
 
-    fn part_len(&self) -> usize {
-        self.conv.input_len() + self.conv.output_len()
-    }
-
     fn check(&self, what: &str, len: usize, elements: usize) {
         assert!(
             len == self.batch * elements,
@@ -182,4 +194,28 @@ impl NchwConv {
 /// The rows of a tile's images.
 fn rows(all: &[f32], (first, samples): (usize, usize), elements: usize) -> &[f32] {
     &all[first * elements..(first + samples) * elements]
+}
+
+/// Bytes of the inputs and outputs of LANES images that may be in lanes for each thread: a share of a
+/// third-level cache.
+const TILE_BYTES: usize = 8 << 20;
+
+/// Whether a pass is faster with images across the lanes than with channels, by an estimate of the
+/// cycles of both.
+///
+/// Images use every lane of a full tile, whatever the number of channels, but both tensors must be
+/// transposed; channels use as many lanes as there are.
+fn images_pay(level: Level, conv: &LaneConv, batch: usize, product: &ChannelProduct) -> bool {
+    // To transpose a vector, there or back, and to do the same element by element in a tile that is not full.
+    const TRANSPOSE: usize = 8;
+    const ELEMENT: usize = 2;
+    let lanes = crate::lanes(level);
+    let elements = conv.input_len() + conv.output_len();
+    let vectors = elements / lanes;
+    let (full, left) = (batch / lanes, batch % lanes);
+    // Two products at once, of which the border and short sums leave about four fifths.
+    let multiply = conv.shape().flops() as usize / 4 * 5 / 4;
+    let tiles = full * (multiply + vectors * TRANSPOSE)
+        + usize::from(left > 0) * (multiply + vectors * (TRANSPOSE + left * ELEMENT));
+    elements * size_of::<f32>() <= TILE_BYTES && tiles < batch * product.cycles()
 }

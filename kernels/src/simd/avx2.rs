@@ -73,6 +73,10 @@ impl Simd for Avx2 {
         avx2!(_mm256_fmadd_ps(a, b, c))
     }
     #[inline(always)]
+    fn prefetch_to_second(self, at: *const f32) {
+        avx2!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+    }
+    #[inline(always)]
     fn lost_by_square(self, a: __m256, square: __m256) -> __m256 {
         avx2!(_mm256_fmsub_ps(a, a, square))
     }
@@ -110,6 +114,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn select(self, mask: __m256, yes: __m256, no: __m256) -> __m256 {
         avx2!(_mm256_blendv_ps(no, yes, mask))
+    }
+    #[inline(always)]
+    fn split_pairs(self, a: __m256, b: __m256) -> (__m256, __m256) {
+        avx2!({
+            let (low, high) = (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
+            (_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high))
+        })
     }
     /// Halves of pairs, of fours, then of the vector: what is exchanged doubles its distance each time.
     #[inline(always)]

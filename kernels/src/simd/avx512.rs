@@ -73,6 +73,10 @@ impl Simd for Avx512 {
         avx512!(_mm512_fmadd_ps(a, b, c))
     }
     #[inline(always)]
+    fn prefetch_to_second(self, at: *const f32) {
+        avx512!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
+    }
+    #[inline(always)]
     fn lost_by_square(self, a: __m512, square: __m512) -> __m512 {
         avx512!(_mm512_fmsub_ps(a, a, square))
     }
@@ -112,11 +116,7 @@ impl Simd for Avx512 {
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: sixteen rows of sixteen elements are valid at both by contract, and the CPU has AVX-512F.
         unsafe {
-            let mut rows = [_mm512_setzero_ps(); 16];
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = _mm512_loadu_ps(from.add(i * from_stride));
-            }
-            for (j, column) in transposed(rows).into_iter().enumerate() {
+            for (j, column) in transposed(block(from, from_stride)).into_iter().enumerate() {
                 _mm512_storeu_ps(to.add(j * to_stride), column);
             }
         }
@@ -146,6 +146,27 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn transpose_past_caches(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as in `transpose`; rows of `to` are aligned by contract.
+        unsafe {
+            for (j, column) in transposed(block(from, from_stride)).into_iter().enumerate() {
+                _mm512_stream_ps(to.add(j * to_stride), column);
+            }
+        }
+    }
+    #[inline(always)]
+    fn split_pairs(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        avx512!({
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+        })
+    }
+    #[inline(always)]
+    fn fence(self) {
+        avx512!(_mm_sfence())
+    }
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         avx512!(_mm512_reduce_add_ps(v))
     }
@@ -165,6 +186,20 @@ impl Simd for Avx512 {
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// Sixteen rows of sixteen elements.
+///
+/// # Safety
+/// They must be valid, and the CPU have AVX-512F.
+#[inline(always)]
+unsafe fn block(from: *const f32, stride: usize) -> [__m512; 16] {
+    let mut rows = [avx512!(_mm512_setzero_ps()); 16];
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: as by contract.
+        *row = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
+    }
+    rows
 }
 
 /// The columns of a block of sixteen rows: halves of pairs, of fours, of eights, then of the vector;

@@ -102,6 +102,41 @@ pub(crate) trait Simd: Copy {
         }
     }
 
+    /// The elements at even places of both, one after the other, and those at odd places.
+    #[inline(always)]
+    fn split_pairs(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        let mut pairs = [0.0f32; 2 * MAX_LANES];
+        let (mut even, mut odd) = ([0.0f32; MAX_LANES], [0.0f32; MAX_LANES]);
+        // SAFETY: the arrays hold two and one vector of any level.
+        unsafe {
+            self.store(pairs.as_mut_ptr(), a);
+            self.store(pairs.as_mut_ptr().add(Self::LANES), b);
+            for i in 0..Self::LANES {
+                even[i] = pairs[2 * i];
+                odd[i] = pairs[2 * i + 1];
+            }
+            (self.load(even.as_ptr()), self.load(odd.as_ptr()))
+        }
+    }
+
+    /// As [`transpose`](Self::transpose), past the caches where the CPU can: for more than they hold.
+    /// [`fence`](Self::fence) must follow before anybody reads the block.
+    ///
+    /// Rows of `to` must begin at multiples of a vector's size.
+    #[inline(always)]
+    unsafe fn transpose_past_caches(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the same contract.
+        unsafe { self.transpose(from, from_stride, to, to_stride) }
+    }
+
+    /// Orders what was written past the caches before all that is written afterwards.
+    #[inline(always)]
+    fn fence(self) {}
+
+    /// Asks for the cache line of an address, valid or not, to be brought to the second-level cache.
+    #[inline(always)]
+    fn prefetch_to_second(self, _: *const f32) {}
+
     /// a^2 - square, where `square` is the rounded a^2: from halves of a whose products are exact, since
     /// not every CPU fuses.
     #[inline(always)]

@@ -11,34 +11,86 @@ fn every_pass_of_random_shapes_and_batches() {
     for level in levels() {
         for batch in [1, 2, 3, 5, 15, 16, 17, 40] {
             let shape = random_shape(&mut rng, 7, 9);
-            let conv = NchwConv::new(level, shape, batch);
+            check_tensors(&mut rng, level, batch, shape);
             let [inputs, outputs] = sizes(&shape, batch);
-            let weight = values(&mut rng, shape.out_channels * shape.in_channels * shape.taps());
-            let bias = values(&mut rng, shape.out_channels);
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
-            let (weights, inputs_size, errors_size) = (absolute(&weight), absolute(&input), absolute(&errors));
-            let mut scratch = vec![f32::NAN; conv.scratch_len()];
-            let case = (level, batch, shape);
-
-            let mut output = vec![f32::NAN; outputs];
-            conv.forward(&weight, Some(&bias), &input, &mut output, &mut scratch);
-            let pixels = outputs / batch / shape.out_channels;
-            let channel = |i: usize| f64::from(bias[i / pixels % shape.out_channels]);
-            let sums = reference::conv_forward(&shape, batch, &input, &weight);
-            let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + channel(i)).collect();
-            let size = reference::conv_forward(&shape, batch, &inputs_size, &weights);
-            let depth = shape.in_channels * shape.taps() + 1;
-            assert_within(&output, &sums, |i| of_sum(depth, size[i] + channel(i).abs()), &case);
-
-            let mut gradient = vec![f32::NAN; inputs];
-            conv.backward_data(&weight, &errors, &mut gradient, &mut scratch);
-            let sums = reference::conv_backward_data(&shape, batch, &errors, &weight);
-            let size = reference::conv_backward_data(&shape, batch, &errors_size, &weights);
-            assert_within(&gradient, &sums, |i| of_sum(shape.out_channels * shape.taps(), size[i]), &case);
-
             check_weights(level, shape, batch, &errors, &input);
         }
     }
+}
+
+#[test]
+fn few_images_of_any_window_and_number_of_channels() {
+    let mut rng = generator(72);
+    for level in levels() {
+        for shape in square_windows(5, 19).into_iter().chain(square_windows(18, 3)) {
+            check_tensors(&mut rng, level, 1, shape);
+        }
+        for _ in 0..60 {
+            let shape = random_shape(&mut rng, 40, 20);
+            let batch = rng.random_range(1..=3);
+            check_tensors(&mut rng, level, batch, shape);
+        }
+    }
+}
+
+/// Shapes whose rows are cut into strips, whose depth is cut into parts, whose planes collide in a
+/// cache, and whose results are larger than caches.
+#[test]
+fn shapes_that_are_cut() {
+    let mut rng = generator(73);
+    let shape = |channels: [usize; 2], input, kernel, stride, padding| ConvShape {
+        in_channels: channels[0],
+        out_channels: channels[1],
+        input,
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [padding; 2],
+        dilation: [1; 2],
+    };
+    for level in levels() {
+        for shape in [
+            shape([3, 33], [9, 150], 3, 1, 1),
+            shape([34, 5], [30, 131], 3, 1, 2),
+            shape([70, 40], [20, 20], 5, 1, 2),
+            shape([400, 50], [4, 3], 3, 1, 1),
+            shape([50, 400], [4, 5], 3, 2, 1),
+            shape([150, 3], [128, 128], 1, 1, 0),
+            shape([2, 70], [256, 256], 1, 1, 0),
+            shape([70, 2], [64, 1056], 1, 1, 0),
+        ] {
+            check_tensors(&mut rng, level, 1, shape);
+        }
+    }
+}
+
+/// The convolution and its transpose, with NaN in all that is to be overwritten.
+fn check_tensors(rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShape) {
+    let conv = NchwConv::new(level, shape, batch);
+    let [inputs, outputs] = sizes(&shape, batch);
+    let weight = values(rng, shape.out_channels * shape.in_channels * shape.taps());
+    let bias = values(rng, shape.out_channels);
+    let (input, errors) = (values(rng, inputs), values(rng, outputs));
+    let (weights, inputs_size, errors_size) = (absolute(&weight), absolute(&input), absolute(&errors));
+    let mut scratch = vec![f32::NAN; conv.scratch_len()];
+    let case = (level, batch, shape);
+
+    let mut output = vec![f32::NAN; outputs];
+    conv.forward(&weight, Some(&bias), &input, &mut output, &mut scratch);
+    let pixels = outputs / batch / shape.out_channels;
+    let channel = |i: usize| f64::from(bias[i / pixels % shape.out_channels]);
+    let sums = reference::conv_forward(&shape, batch, &input, &weight);
+    let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + channel(i)).collect();
+    let size = reference::conv_forward(&shape, batch, &inputs_size, &weights);
+    let depth = shape.in_channels * shape.taps() + 1;
+    assert_within(&output, &sums, |i| of_sum(depth, size[i] + channel(i).abs()), &case);
+
+    let mut gradient = vec![f32::NAN; inputs];
+    scratch.fill(f32::NAN);
+    conv.backward_data(&weight, &errors, &mut gradient, &mut scratch);
+    let sums = reference::conv_backward_data(&shape, batch, &errors, &weight);
+    let size = reference::conv_backward_data(&shape, batch, &errors_size, &weights);
+    assert_within(&gradient, &sums, |i| of_sum(shape.out_channels * shape.taps(), size[i]), &case);
 }
 
 /// Checks the gradient of the weights, with NaN in the scratch and in what is overwritten.
@@ -62,7 +114,7 @@ fn between(rng: &mut impl Rng, channels: [usize; 2], size: usize) -> ConvShape {
 /// Few and many channels in any combination, single images and batches that do and do not fill the lanes.
 #[test]
 fn weight_gradients_of_few_and_many_channels() {
-    let mut rng = generator(72);
+    let mut rng = generator(75);
     for level in levels() {
         for out_channels in [1, 3, 10, 16, 17, 48, 64, 70, 130] {
             for in_channels in [1, 2, 3, 9, 40] {
@@ -122,6 +174,39 @@ fn nan_travels_into_the_weights_that_met_it() {
             input[rng.random_range(0..inputs)] = [f32::NAN, f32::INFINITY, 0.0][rng.random_range(0..3)];
             errors[rng.random_range(0..outputs)] = [f32::NAN, f32::INFINITY, 0.0][rng.random_range(0..3)];
             check_weights(level, shape, batch, &errors, &input);
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit_of_a_tensor() {
+    let mut rng = generator(74);
+    for level in levels() {
+        for (batch, channels, size) in [(2, [30, 70], [20, 33]), (70, [3, 4], [9, 9])] {
+            let shape = ConvShape {
+                in_channels: channels[0],
+                out_channels: channels[1],
+                input: size,
+                kernel: [3; 2],
+                stride: [1; 2],
+                padding: [1; 2],
+                dilation: [1; 2],
+            };
+            let [inputs, outputs] = sizes(&shape, batch);
+            let weight = values(&mut rng, shape.out_channels * shape.in_channels * shape.taps());
+            let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+            let tensors = |threads| {
+                on_threads(threads, || {
+                    let conv = NchwConv::new(level, shape, batch);
+                    let mut scratch = vec![f32::NAN; conv.scratch_len()];
+                    let (mut output, mut gradient) = (vec![f32::NAN; outputs], vec![f32::NAN; inputs]);
+                    conv.forward(&weight, None, &input, &mut output, &mut scratch);
+                    conv.backward_data(&weight, &errors, &mut gradient, &mut scratch);
+                    [output, gradient].concat()
+                })
+            };
+            let one = tensors(1);
+            assert!([2, 3, 7].into_iter().all(|threads| same_bits(&tensors(threads), &one)), "{level}, {shape:?}");
         }
     }
 }

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use crate::conv::gradient::frame::{Block, Blocks, Frame, Pairs, Span};
-use crate::conv::gradient::tile::{outer_rows, with_tile};
+use crate::conv::gradient::tile::{outer_rows, outer_vectors, with_tile};
 use crate::conv::gradient::transpose::{SQUARE, transpose};
 use crate::level::Level;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, lanes};
@@ -50,8 +50,8 @@ impl Outer {
         impl Kernel for Widest {
             type Output = usize;
             #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> usize {
-                S::WIDE * S::LANES
+            fn run<S: Simd>(self, s: S) -> usize {
+                outer_vectors(s) * S::LANES
             }
         }
         let outputs = self.frame.shape.out_channels;
@@ -90,7 +90,7 @@ impl Kernel for OuterShare<'_> {
             "{} elements of scratch for {outputs} channels",
             self.scratch.len()
         );
-        let panels = vectors.div_ceil(S::WIDE);
+        let panels = vectors.div_ceil(outer_vectors(s));
         for panel in 0..panels {
             let [first, end] = [panel, panel + 1].map(|i| (i * vectors / panels * S::LANES).min(outputs));
             for channel in (0..frame.shape.in_channels).step_by(channels) {
@@ -251,7 +251,7 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     sums: *mut f32,
     first: usize,
 ) {
-    if N > S::WIDE || M > outer_rows(N) {
+    if N > outer_vectors(s) || M > outer_rows(N) {
         unreachable!("tiles are cut to the level's registers");
     }
     let width = N * S::LANES;

@@ -1,17 +1,24 @@
 //! The register tiles of weight gradients.
 
+use crate::microkernel::tile_width;
 use crate::simd::Simd;
 
-/// Rows of the tallest tile whose rows are broadcast, for a width in vectors of at most WIDE.
+/// Rows of the tallest tile whose rows are broadcast, for a width of at most [`outer_vectors`].
 pub(super) fn outer_rows(vectors: usize) -> usize {
     if vectors == 1 { 8 } else { 6 }
+}
+
+/// Vectors of the widest tile whose rows are broadcast.
+#[inline(always)]
+pub(super) fn outer_vectors<S: Simd>(s: S) -> usize {
+    tile_width(s, outer_rows(2))
 }
 
 /// Rows and columns of the largest tile that loads vectors for both, of 32 registers or of 16: the square
 /// loads the fewest for each product.
 #[inline(always)]
 pub(super) fn inner_tile<S: Simd>(_: S) -> [usize; 2] {
-    if S::WIDE >= 4 { [5, 5] } else { [4, 3] }
+    if S::REGISTERS >= 32 { [5, 5] } else { [4, 3] }
 }
 
 /// Calls `$function::<M, N>` with the constants for M rows and N vectors of either kind of tile.
