@@ -5,10 +5,11 @@
 
 use crate::combine::Combine;
 use crate::conv::geometry::{Axis, ConvShape};
+use crate::conv::product::{Class, LaneProduct, check_len};
 use crate::gemm::{GemmScratch, Lhs, product};
 use crate::level::Level;
-use crate::microkernel::*;
-use crate::pack::{Source, pack, packed_len};
+use crate::microkernel::{Tap, panel_height};
+use crate::pack::Source;
 use crate::parallel::for_each_chunk;
 use crate::simd::{Kernel, Simd, dispatch, lanes};
 use crate::view::{MatMut, MatRef};
@@ -160,7 +161,7 @@ impl LaneConv {
             let gradient = MatMut::new(gradient, shape.out_channels, depth, depth, 1);
             return product(self.level, 1.0, Lhs::Plain(errors), inputs, 1.0, gradient, scratch, parallel);
         }
-        let plane = self.forward.plane_out();
+        let plane = self.forward.out_plane;
         let rows = panel_height(shape.out_channels, true).min(GRADIENT_ROWS);
         let work = self.shape.flops() * self.lanes as u64;
         for_each_chunk(parallel, work, gradient, rows * depth, |chunk, gradient| {
@@ -184,254 +185,13 @@ impl LaneConv {
     pub fn backward_bias(&self, output_gradient: &[f32], gradient: &mut [f32]) {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("bias gradient", gradient.len(), self.shape.out_channels);
-        for (gradient, plane) in gradient.iter_mut().zip(output_gradient.chunks_exact(self.forward.plane_out())) {
+        for (gradient, plane) in gradient.iter_mut().zip(output_gradient.chunks_exact(self.forward.out_plane)) {
             *gradient += crate::reduce::sum(self.level, plane);
         }
     }
 
     fn is_matrix(&self) -> bool {
-        self.forward.plane_out() == self.lanes && self.shape.taps() == 1
-    }
-}
-
-fn check_len(what: &str, found: usize, expected: usize) {
-    assert!(found == expected, "{what} has {found} elements, planned for {expected}");
-}
-
-/// A product of packed weights with a tensor of lanes, for either direction.
-#[derive(Clone, Debug)]
-struct LaneProduct {
-    source: Source,
-    rows: usize,
-    depth: usize,
-    height: usize,
-    /// Elements of one channel of the source and of the output.
-    source_plane: usize,
-    out_plane: usize,
-    source_channels: usize,
-    /// Distance of consecutive vectors of a run, in elements.
-    source_step: usize,
-    out_step: usize,
-    classes: Vec<Class>,
-}
-
-/// The runs of pixels that share a table of addresses.
-#[derive(Clone, Debug)]
-struct Class {
-    taps: Vec<Tap>,
-    /// Distance of the addresses if they are one step apart and the panel is read in order.
-    stride: Option<usize>,
-    runs: Vec<Run>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    /// Offset of the first output vector in its channel.
-    out: usize,
-    /// Offset of the first operand in the source.
-    source: usize,
-    count: usize,
-}
-
-impl LaneProduct {
-    fn new(
-        lanes: usize,
-        source: Source,
-        axes: [Axis; 2],
-        [source_channels, rows]: [usize; 2],
-        source_size: [usize; 2],
-        out_size: [usize; 2],
-        shape: &ConvShape,
-    ) -> Self {
-        let [vertical, horizontal] = axes;
-        let elements = |channels: usize, [height, width]: [usize; 2]| {
-            let elements = [height, width, lanes].into_iter().try_fold(channels, usize::checked_mul);
-            assert!(
-                elements.is_some_and(|n| u32::try_from(n).is_ok()),
-                "a tensor of {channels} x {height} x {width} x {lanes} elements is too large"
-            );
-        };
-        elements(source_channels.max(1), source_size);
-        elements(rows.max(1), out_size);
-        let source_plane = source_size[0] * source_size[1] * lanes;
-        let out_plane = out_size[0] * out_size[1] * lanes;
-        let mut classes: Vec<Class> = Vec::new();
-        let mut longest = 0;
-        for down in &vertical.runs {
-            for along in &horizontal.runs {
-                let first = |taps: &[(usize, usize)]| taps.iter().map(|&(_, i)| i).min().unwrap_or(0);
-                let (top, left) = (first(&down.taps), first(&along.taps));
-                let mut taps = Vec::with_capacity(source_channels * down.taps.len() * along.taps.len());
-                for channel in 0..source_channels {
-                    for &(ky, y) in &down.taps {
-                        for &(kx, x) in &along.taps {
-                            let row = channel * shape.taps() + ky * shape.kernel[1] + kx;
-                            let pixel = (y - top) * source_size[1] + (x - left);
-                            taps.push(Tap { row: row as u32, offset: (channel * source_plane + pixel * lanes) as u32 });
-                        }
-                    }
-                }
-                let runs = (0..down.count).map(|n| {
-                    let out = (down.first + n * vertical.out_step) * out_size[1] + along.first;
-                    let source = (top + n * vertical.source_step) * source_size[1] + left;
-                    Run { out: out * lanes, source: source * lanes, count: along.count }
-                });
-                longest = longest.max(along.count);
-                match classes.iter_mut().find(|class| class.taps == taps) {
-                    Some(class) => class.runs.extend(runs),
-                    None => classes.push(Class { stride: stride(&taps), taps, runs: runs.collect() }),
-                }
-            }
-        }
-        LaneProduct {
-            source,
-            rows,
-            depth: source_channels * shape.taps(),
-            height: panel_height(rows, longest > 1),
-            source_plane,
-            out_plane,
-            source_channels,
-            source_step: horizontal.source_step * lanes,
-            out_step: horizontal.out_step * lanes,
-            classes,
-        }
-    }
-
-    fn plane_out(&self) -> usize {
-        self.out_plane
-    }
-
-    fn out_len(&self) -> usize {
-        self.rows * self.out_plane
-    }
-
-    fn packed_len(&self) -> usize {
-        packed_len(self.rows, self.depth, self.height)
-    }
-
-    fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        check_len("weight", weight.len(), self.rows * self.depth);
-        check_len("packed weight", packed.len(), self.packed_len());
-        pack(weight, self.source, self.rows, self.depth, self.height, packed, parallel);
-    }
-
-    fn run(&self, level: Level, packed: &[f32], from: &[f32], combine: Combine<'_>, out: &mut [f32], parallel: bool) {
-        check_len("packed weight", packed.len(), self.packed_len());
-        check_len("source", from.len(), self.source_channels * self.source_plane);
-        check_len("output", out.len(), self.out_len());
-        if combine.gamma != 0.0 {
-            check_len("third operand", combine.other.len(), self.out_len());
-        }
-        if let Some(bias) = combine.bias {
-            check_len("bias", bias.len(), self.rows);
-        }
-        let panels = self.rows.div_ceil(self.height);
-        // One chunk for all panels keeps the source in the nearest cache; one per panel shares the work.
-        let panels_per_chunk = if parallel { 1 } else { panels };
-        let rows_per_chunk = panels_per_chunk * self.height;
-        let work = 2 * (self.rows * self.depth) as u64 * self.out_plane as u64;
-        for_each_chunk(parallel, work, out, rows_per_chunk * self.out_plane, |chunk, out| {
-            let first = chunk * rows_per_chunk;
-            let rows = out.len() / self.out_plane;
-            let place = first * self.out_plane..first * self.out_plane + out.len();
-            let combine = Combine {
-                other: if combine.gamma != 0.0 { &combine.other[place] } else { &[] },
-                bias: combine.bias.map(|bias| &bias[first..first + rows]),
-                ..combine
-            };
-            let panels = &packed[chunk * panels_per_chunk * self.height * self.depth..];
-            dispatch(level, PanelProduct { product: self, panels, from, combine, rows, out });
-        });
-    }
-}
-
-/// The common distance of the addresses of a table that reads its panel in order from the start.
-fn stride(taps: &[Tap]) -> Option<usize> {
-    let step = taps.get(1).map_or(0, |tap| tap.offset.wrapping_sub(taps[0].offset));
-    let regular = taps.iter().zip(0u32..).all(|(tap, k)| tap.row == k && Some(tap.offset) == k.checked_mul(step));
-    regular.then_some(step as usize)
-}
-
-/// All pixels of some panels.
-struct PanelProduct<'a> {
-    product: &'a LaneProduct,
-    panels: &'a [f32],
-    from: &'a [f32],
-    combine: Combine<'a>,
-    rows: usize,
-    out: &'a mut [f32],
-}
-
-impl Kernel for PanelProduct<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let product = self.product;
-        let epilogue = LinearEpilogue::new(&self.combine, self.out, product.out_plane);
-        let widest = tile_width(s, product.height);
-        for class in &product.classes {
-            for run in &class.runs {
-                let blocks = run.count.div_ceil(widest);
-                let mut done = 0;
-                for block in 0..blocks {
-                    // Equal blocks, so that no sliver is left.
-                    let n = (run.count - done).div_ceil(blocks - block);
-                    let tile = Tile {
-                        panels: self.panels.as_ptr(),
-                        // A run on padding alone has no operands, and may point beyond the source.
-                        from: self.from.as_ptr().wrapping_add(run.source + done * product.source_step),
-                        at: run.out + done * product.out_step,
-                        rows: self.rows,
-                        product,
-                    };
-                    match class.stride {
-                        Some(stride) => {
-                            let depth = Strided { len: class.taps.len(), stride };
-                            with_tile!(product.height, n, panels_of_tile::<S, Strided>(s, tile, depth, epilogue));
-                        }
-                        None => {
-                            let depth = class.taps.as_slice();
-                            with_tile!(product.height, n, panels_of_tile::<S, &[Tap]>(s, tile, depth, epilogue));
-                        }
-                    }
-                    done += n;
-                }
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Tile<'a> {
-    panels: *const f32,
-    from: *const f32,
-    at: usize,
-    rows: usize,
-    product: &'a LaneProduct,
-}
-
-/// N pixels of every panel, so that the pixels are read from the nearest cache.
-#[inline(always)]
-fn panels_of_tile<S: Simd, D: Depth, const M: usize, const N: usize>(
-    s: S,
-    tile: Tile<'_>,
-    depth: D,
-    epilogue: LinearEpilogue,
-) {
-    if N > tile_width(s, M) {
-        unreachable!("tiles are cut to the level's width");
-    }
-    let product = tile.product;
-    for first in (0..tile.rows).step_by(M) {
-        // SAFETY: panel `first / M` and the operands of the run are inside slices whose lengths `LaneProduct::run`
-        // checked against the plan; so are the output rows below `tile.rows`.
-        unsafe {
-            let panel = tile.panels.add(first * product.depth);
-            let sums = multiply::<S, Panel, D, M, N>(s, panel, Panel, tile.from, product.source_step, depth);
-            let place = Place { row: first, rows: M.min(tile.rows - first), at: tile.at, step: product.out_step };
-            epilogue.finish(s, sums, place);
-        }
+        self.forward.out_plane == self.lanes && self.shape.taps() == 1
     }
 }
 
@@ -482,8 +242,8 @@ impl GradientTile<'_> {
         let mut sums = [[s.splat(0.0); K]; M];
         for run in &class.runs {
             for n in 0..run.count {
-                let pixel = run.out + n * product.out_step;
-                let source = run.source + n * product.source_step;
+                let pixel = run.out + n * class.out_step;
+                let source = run.source + n * class.source_step;
                 // SAFETY: the plan put the run's pixels inside the M planes of errors and the taps inside the input;
                 // both lengths were checked; `taps` has K entries.
                 unsafe {

@@ -3,6 +3,8 @@
 mod geometry;
 mod lanes;
 mod nchw;
+mod panels;
+mod product;
 
 pub use geometry::ConvShape;
 pub use lanes::LaneConv;

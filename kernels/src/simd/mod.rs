@@ -25,6 +25,10 @@ pub(crate) trait Simd: Copy {
     /// Vectors in a register tile of more than [`LOW_ROWS`] rows.
     const NARROW: usize;
 
+    /// Vectors in the widest register tile of 1, 2, ... rows of a product of lanes: enough sums to hide
+    /// the latency of the units, as few loads for each as the registers allow.
+    const WIDTHS: [usize; MAX_ROWS];
+
     /// A vector.
     type V: Copy;
     /// The outcome of a comparison.
@@ -106,3 +110,6 @@ pub(crate) const MAX_LANES: usize = 16;
 
 /// Rows of a register tile that is [`Simd::WIDE`] vectors wide; taller ones are [`Simd::NARROW`].
 pub(crate) const LOW_ROWS: usize = 6;
+
+/// Rows of the tallest register tile.
+pub(crate) const MAX_ROWS: usize = 12;
