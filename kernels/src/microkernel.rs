@@ -144,71 +144,88 @@ impl LinearEpilogue {
         }
     }
 
-    /// One vector.
+    /// One vector, `sums` of row `row`.
     ///
     /// # Safety
     /// As for [`Epilogue::finish`].
     #[inline(always)]
     pub(crate) unsafe fn combine<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
-        let mut v = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
-        // SAFETY: `row` and LANES elements from `at` are inside the operands by contract; operands with a
-        // coefficient of 0 and an absent bias are not touched.
+        // SAFETY: as the caller promises.
         unsafe {
-            if self.gamma != 0.0 {
+            match (self.gamma != 0.0, self.beta != 0.0) {
+                (false, false) => self.store::<S, false, false>(s, self.bias(row), at, sum),
+                (true, false) => self.store::<S, true, false>(s, self.bias(row), at, sum),
+                (false, true) => self.store::<S, false, true>(s, self.bias(row), at, sum),
+                (true, true) => self.store::<S, true, true>(s, self.bias(row), at, sum),
+            }
+        }
+    }
+
+    /// The bias of a row, or else what changes no sum.
+    ///
+    /// # Safety
+    /// The row must be one of the output.
+    #[inline(always)]
+    unsafe fn bias(self, row: usize) -> f32 {
+        // SAFETY: a bias has an element for every row.
+        if self.bias.is_null() { -0.0 } else { unsafe { *self.bias.add(row) } }
+    }
+
+    /// # Safety
+    /// LANES elements from `at` must be inside the output, and inside the operands that are read.
+    #[inline(always)]
+    unsafe fn store<S: Simd, const OTHER: bool, const OUT: bool>(self, s: S, bias: f32, at: usize, sum: S::V) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut v = s.fma(s.splat(self.alpha), sum, s.splat(bias));
+            if OTHER {
                 v = s.fma(s.splat(self.gamma), s.load(self.other.add(at)), v);
             }
-            if self.beta != 0.0 {
+            if OUT {
                 v = s.fma(s.splat(self.beta), s.load(self.out.add(at)), v);
             }
-            if !self.bias.is_null() {
-                v = s.add(v, s.splat(*self.bias.add(row)));
-            }
             s.store(self.out.add(at), v);
+        }
+    }
+
+    /// # Safety
+    /// As for [`Epilogue::finish`].
+    #[inline(always)]
+    unsafe fn store_tile<S: Simd, const OTHER: bool, const OUT: bool, const M: usize, const N: usize>(
+        self,
+        s: S,
+        sums: [[S::V; N]; M],
+        place: Place,
+    ) {
+        for (m, sums) in sums.into_iter().enumerate() {
+            if m == place.rows {
+                return;
+            }
+            let row = place.row + m;
+            // SAFETY: the row and its vectors are inside the operands by contract.
+            unsafe {
+                let bias = self.bias(row);
+                for (n, sum) in sums.into_iter().enumerate() {
+                    let at = row * self.row_stride + place.at + n * place.step;
+                    self.store::<S, OTHER, OUT>(s, bias, at, sum);
+                }
+            }
         }
     }
 }
 
 impl Epilogue for LinearEpilogue {
-    /// One operand after the other, so that each loop is over registers and asks once per tile
-    /// whether there is anything to do.
+    /// Asks once per tile which operands there are: sums that are chosen by a branch each would go
+    /// through memory.
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, mut sums: [[S::V; N]; M], place: Place) {
-        let at = |m: usize, n: usize| (place.row + m) * self.row_stride + place.at + n * place.step;
-        // SAFETY: rows below `place.rows` and their vectors are inside the operands by contract; operands with a
-        // coefficient of 0 and an absent bias are not touched.
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
+        // SAFETY: as the caller promises.
         unsafe {
-            if self.alpha != 1.0 {
-                for sum in sums.iter_mut().flatten() {
-                    *sum = s.mul(s.splat(self.alpha), *sum);
-                }
-            }
-            if self.gamma != 0.0 {
-                let gamma = s.splat(self.gamma);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    if m < place.rows {
-                        for (n, sum) in sums.iter_mut().enumerate() {
-                            *sum = s.fma(gamma, s.load(self.other.add(at(m, n))), *sum);
-                        }
-                    }
-                }
-            }
-            if self.beta != 0.0 {
-                let beta = s.splat(self.beta);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    if m < place.rows {
-                        for (n, sum) in sums.iter_mut().enumerate() {
-                            *sum = s.fma(beta, s.load(self.out.add(at(m, n))), *sum);
-                        }
-                    }
-                }
-            }
-            for (m, sums) in sums.iter().enumerate() {
-                if m < place.rows {
-                    let bias = if self.bias.is_null() { -0.0 } else { *self.bias.add(place.row + m) };
-                    for (n, &sum) in sums.iter().enumerate() {
-                        s.store(self.out.add(at(m, n)), s.add(sum, s.splat(bias)));
-                    }
-                }
+            match (self.gamma != 0.0, self.beta != 0.0) {
+                (false, false) => self.store_tile::<S, false, false, M, N>(s, sums, place),
+                (true, false) => self.store_tile::<S, true, false, M, N>(s, sums, place),
+                (false, true) => self.store_tile::<S, false, true, M, N>(s, sums, place),
+                (true, true) => self.store_tile::<S, true, true, M, N>(s, sums, place),
             }
         }
     }
@@ -233,14 +250,28 @@ pub(crate) unsafe fn multiply<S: Simd, A: Broadcast, D: Depth, const M: usize, c
         // SAFETY: k < K; the addresses are valid by contract.
         unsafe {
             let (row, offset) = depth.at(k);
-            let mut v = [s.splat(0.0); N];
-            for (n, v) in v.iter_mut().enumerate() {
-                *v = s.load(b.add(offset + n * step));
-            }
-            for (m, sums) in sums.iter_mut().enumerate() {
-                let weight = s.splat(*a.add(broadcast.offset::<M>(m, row)));
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    *sum = s.fma(weight, v, *sum);
+            // The fewer operands stay in registers, the others pass.
+            if M < N {
+                let mut w = [s.splat(0.0); M];
+                for (m, w) in w.iter_mut().enumerate() {
+                    *w = s.splat(*a.add(broadcast.offset::<M>(m, row)));
+                }
+                for n in 0..N {
+                    let v = s.load(b.add(offset + n * step));
+                    for (sums, w) in sums.iter_mut().zip(w) {
+                        sums[n] = s.fma(w, v, sums[n]);
+                    }
+                }
+            } else {
+                let mut v = [s.splat(0.0); N];
+                for (n, v) in v.iter_mut().enumerate() {
+                    *v = s.load(b.add(offset + n * step));
+                }
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let w = s.splat(*a.add(broadcast.offset::<M>(m, row)));
+                    for (sum, v) in sums.iter_mut().zip(v) {
+                        *sum = s.fma(w, v, *sum);
+                    }
                 }
             }
         }
