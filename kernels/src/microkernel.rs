@@ -152,11 +152,12 @@ impl LinearEpilogue {
     pub(crate) unsafe fn combine<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
         // SAFETY: as the caller promises.
         unsafe {
+            let bias = self.bias(row);
             match (self.gamma != 0.0, self.beta != 0.0) {
-                (false, false) => self.store::<S, false, false>(s, self.bias(row), at, sum),
-                (true, false) => self.store::<S, true, false>(s, self.bias(row), at, sum),
-                (false, true) => self.store::<S, false, true>(s, self.bias(row), at, sum),
-                (true, true) => self.store::<S, true, true>(s, self.bias(row), at, sum),
+                (false, false) => self.store::<S, true, false, false>(s, bias, at, sum),
+                (true, false) => self.store::<S, true, true, false>(s, bias, at, sum),
+                (false, true) => self.store::<S, true, false, true>(s, bias, at, sum),
+                (true, true) => self.store::<S, true, true, true>(s, bias, at, sum),
             }
         }
     }
@@ -174,10 +175,18 @@ impl LinearEpilogue {
     /// # Safety
     /// LANES elements from `at` must be inside the output, and inside the operands that are read.
     #[inline(always)]
-    unsafe fn store<S: Simd, const OTHER: bool, const OUT: bool>(self, s: S, bias: f32, at: usize, sum: S::V) {
+    unsafe fn store<S: Simd, const SCALE: bool, const OTHER: bool, const OUT: bool>(
+        self,
+        s: S,
+        bias: f32,
+        at: usize,
+        sum: S::V,
+    ) {
+        let bias = s.splat(bias);
         // SAFETY: as the caller promises.
         unsafe {
-            let mut v = s.fma(s.splat(self.alpha), sum, s.splat(bias));
+            // An addition need not wait for the units that multiply.
+            let mut v = if SCALE { s.fma(s.splat(self.alpha), sum, bias) } else { s.add(sum, bias) };
             if OTHER {
                 v = s.fma(s.splat(self.gamma), s.load(self.other.add(at)), v);
             }
@@ -191,7 +200,14 @@ impl LinearEpilogue {
     /// # Safety
     /// As for [`Epilogue::finish`].
     #[inline(always)]
-    unsafe fn store_tile<S: Simd, const OTHER: bool, const OUT: bool, const M: usize, const N: usize>(
+    unsafe fn store_tile<
+        S: Simd,
+        const SCALE: bool,
+        const OTHER: bool,
+        const OUT: bool,
+        const M: usize,
+        const N: usize,
+    >(
         self,
         s: S,
         sums: [[S::V; N]; M],
@@ -207,7 +223,7 @@ impl LinearEpilogue {
                 let bias = self.bias(row);
                 for (n, sum) in sums.into_iter().enumerate() {
                     let at = row * self.row_stride + place.at + n * place.step;
-                    self.store::<S, OTHER, OUT>(s, bias, at, sum);
+                    self.store::<S, SCALE, OTHER, OUT>(s, bias, at, sum);
                 }
             }
         }
@@ -221,11 +237,12 @@ impl Epilogue for LinearEpilogue {
     unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
         // SAFETY: as the caller promises.
         unsafe {
-            match (self.gamma != 0.0, self.beta != 0.0) {
-                (false, false) => self.store_tile::<S, false, false, M, N>(s, sums, place),
-                (true, false) => self.store_tile::<S, true, false, M, N>(s, sums, place),
-                (false, true) => self.store_tile::<S, false, true, M, N>(s, sums, place),
-                (true, true) => self.store_tile::<S, true, true, M, N>(s, sums, place),
+            match (self.alpha != 1.0, self.gamma != 0.0, self.beta != 0.0) {
+                (false, false, false) => self.store_tile::<S, false, false, false, M, N>(s, sums, place),
+                (true, false, false) => self.store_tile::<S, true, false, false, M, N>(s, sums, place),
+                (_, true, false) => self.store_tile::<S, true, true, false, M, N>(s, sums, place),
+                (_, false, true) => self.store_tile::<S, true, false, true, M, N>(s, sums, place),
+                (_, true, true) => self.store_tile::<S, true, true, true, M, N>(s, sums, place),
             }
         }
     }
