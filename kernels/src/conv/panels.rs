@@ -163,18 +163,18 @@ impl Tile<'_> {
     #[inline(always)]
     fn run<S: Simd, D: Depth>(self, s: S, columns: usize, depth: D, epilogue: LinearEpilogue) {
         with_shape!((self.panels.height, columns), self.multiply(s, depth, epilogue),
-        1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
-        2: 1 2 3 4 5 6 7 8;
-        3: 1 2 3 4 5 6 7 8;
-        4: 1 2 3 4 5 6;
-        5: 1 2 3 4 5;
-        6: 1 2 3 4;
-        7: 1;
-        8: 1;
-        9: 1;
-        10: 1;
-        11: 1;
-        12: 1;
+            1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
+            2: 1 2 3 4 5 6 7 8;
+            3: 1 2 3 4 5 6 7 8;
+            4: 1 2 3 4 5 6;
+            5: 1 2 3 4 5;
+            6: 1 2 3 4;
+            7: 1;
+            8: 1;
+            9: 1;
+            10: 1;
+            11: 1;
+            12: 1;
         )
     }
 
