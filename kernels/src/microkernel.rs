@@ -10,7 +10,7 @@
 //! ever copied. An [`Epilogue`] takes the sums while they are still in registers.
 
 use crate::combine::Combine;
-use crate::simd::Simd;
+use crate::simd::{MAX_ROWS, Simd};
 
 /// The addresses of the K products that an element sums.
 pub(crate) trait Depth: Copy {
@@ -60,6 +60,17 @@ impl Broadcast for Panel {
     #[inline(always)]
     fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
         k * M + m
+    }
+}
+
+/// A panel `[k][M]` that comes from far.
+#[derive(Clone, Copy)]
+pub(crate) struct FarPanel;
+
+impl Broadcast for FarPanel {
+    #[inline(always)]
+    fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
+        Panel.offset::<M>(m, k)
     }
     #[inline(always)]
     fn ahead<const M: usize>(self, k: usize) -> Option<usize> {
@@ -172,71 +183,105 @@ impl LinearEpilogue {
         }
     }
 
-    /// One vector.
+    /// One vector, `sums` of row `row`.
     ///
     /// # Safety
     /// As for [`Epilogue::finish`].
     #[inline(always)]
     pub(crate) unsafe fn combine<S: Simd>(self, s: S, row: usize, at: usize, sum: S::V) {
-        let mut v = if self.alpha == 1.0 { sum } else { s.mul(s.splat(self.alpha), sum) };
-        // SAFETY: `row` and LANES elements from `at` are inside the operands by contract; operands with a
-        // coefficient of 0 and an absent bias are not touched.
+        // SAFETY: as the caller promises.
         unsafe {
-            if self.gamma != 0.0 {
+            let bias = self.bias(row);
+            match (self.gamma != 0.0, self.beta != 0.0) {
+                (false, false) => self.store::<S, true, false, false>(s, bias, at, sum),
+                (true, false) => self.store::<S, true, true, false>(s, bias, at, sum),
+                (false, true) => self.store::<S, true, false, true>(s, bias, at, sum),
+                (true, true) => self.store::<S, true, true, true>(s, bias, at, sum),
+            }
+        }
+    }
+
+    /// The bias of a row, or else what changes no sum.
+    ///
+    /// # Safety
+    /// The row must be one of the output.
+    #[inline(always)]
+    unsafe fn bias(self, row: usize) -> f32 {
+        // SAFETY: a bias has an element for every row.
+        if self.bias.is_null() { -0.0 } else { unsafe { *self.bias.add(row) } }
+    }
+
+    /// # Safety
+    /// LANES elements from `at` must be inside the output, and inside the operands that are read.
+    #[inline(always)]
+    unsafe fn store<S: Simd, const SCALE: bool, const OTHER: bool, const OUT: bool>(
+        self,
+        s: S,
+        bias: f32,
+        at: usize,
+        sum: S::V,
+    ) {
+        let bias = s.splat(bias);
+        // SAFETY: as the caller promises.
+        unsafe {
+            // An addition need not wait for the units that multiply.
+            let mut v = if SCALE { s.fma(s.splat(self.alpha), sum, bias) } else { s.add(sum, bias) };
+            if OTHER {
                 v = s.fma(s.splat(self.gamma), s.load(self.other.add(at)), v);
             }
-            if self.beta != 0.0 {
+            if OUT {
                 v = s.fma(s.splat(self.beta), s.load(self.out.add(at)), v);
             }
-            if !self.bias.is_null() {
-                v = s.add(v, s.splat(*self.bias.add(row)));
-            }
             s.store(self.out.add(at), v);
+        }
+    }
+
+    /// # Safety
+    /// As for [`Epilogue::finish`].
+    #[inline(always)]
+    unsafe fn store_tile<
+        S: Simd,
+        const SCALE: bool,
+        const OTHER: bool,
+        const OUT: bool,
+        const M: usize,
+        const N: usize,
+    >(
+        self,
+        s: S,
+        sums: [[S::V; N]; M],
+        place: Place,
+    ) {
+        for (m, sums) in sums.into_iter().enumerate() {
+            if m == place.rows {
+                return;
+            }
+            let row = place.row + m;
+            // SAFETY: the row and its vectors are inside the operands by contract.
+            unsafe {
+                let bias = self.bias(row);
+                for (n, sum) in sums.into_iter().enumerate() {
+                    let at = row * self.row_stride + place.at + n * place.step;
+                    self.store::<S, SCALE, OTHER, OUT>(s, bias, at, sum);
+                }
+            }
         }
     }
 }
 
 impl Epilogue for LinearEpilogue {
-    /// One operand after the other, so that each loop is over registers and asks once per tile
-    /// whether there is anything to do.
+    /// Asks once per tile which operands there are: sums that are chosen by a branch each would go
+    /// through memory.
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, mut sums: [[S::V; N]; M], place: Place) {
-        let at = |m: usize, n: usize| (place.row + m) * self.row_stride + place.at + n * place.step;
-        // SAFETY: rows below `place.rows` and their vectors are inside the operands by contract; operands with a
-        // coefficient of 0 and an absent bias are not touched.
+    unsafe fn finish<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
+        // SAFETY: as the caller promises.
         unsafe {
-            if self.alpha != 1.0 {
-                for sum in sums.iter_mut().flatten() {
-                    *sum = s.mul(s.splat(self.alpha), *sum);
-                }
-            }
-            if self.gamma != 0.0 {
-                let gamma = s.splat(self.gamma);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    if m < place.rows {
-                        for (n, sum) in sums.iter_mut().enumerate() {
-                            *sum = s.fma(gamma, s.load(self.other.add(at(m, n))), *sum);
-                        }
-                    }
-                }
-            }
-            if self.beta != 0.0 {
-                let beta = s.splat(self.beta);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    if m < place.rows {
-                        for (n, sum) in sums.iter_mut().enumerate() {
-                            *sum = s.fma(beta, s.load(self.out.add(at(m, n))), *sum);
-                        }
-                    }
-                }
-            }
-            for (m, sums) in sums.iter().enumerate() {
-                if m < place.rows {
-                    let bias = if self.bias.is_null() { -0.0 } else { *self.bias.add(place.row + m) };
-                    for (n, &sum) in sums.iter().enumerate() {
-                        s.store(self.out.add(at(m, n)), s.add(sum, s.splat(bias)));
-                    }
-                }
+            match (self.alpha != 1.0, self.gamma != 0.0, self.beta != 0.0) {
+                (false, false, false) => self.store_tile::<S, false, false, false, M, N>(s, sums, place),
+                (true, false, false) => self.store_tile::<S, true, false, false, M, N>(s, sums, place),
+                (_, true, false) => self.store_tile::<S, true, true, false, M, N>(s, sums, place),
+                (_, false, true) => self.store_tile::<S, true, false, true, M, N>(s, sums, place),
+                (_, true, true) => self.store_tile::<S, true, true, true, M, N>(s, sums, place),
             }
         }
     }
@@ -264,14 +309,28 @@ pub(crate) unsafe fn multiply<S: Simd, A: Broadcast, D: Depth, const M: usize, c
             if let Some(ahead) = broadcast.ahead::<M>(row) {
                 s.prefetch(a.wrapping_add(ahead));
             }
-            let mut v = [s.splat(0.0); N];
-            for (n, v) in v.iter_mut().enumerate() {
-                *v = s.load(b.add(offset + n * step));
-            }
-            for (m, sums) in sums.iter_mut().enumerate() {
-                let weight = s.splat(*a.add(broadcast.offset::<M>(m, row)));
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    *sum = s.fma(weight, v, *sum);
+            // The fewer operands stay in registers, the others pass.
+            if M < N {
+                let mut w = [s.splat(0.0); M];
+                for (m, w) in w.iter_mut().enumerate() {
+                    *w = s.splat(*a.add(broadcast.offset::<M>(m, row)));
+                }
+                for n in 0..N {
+                    let v = s.load(b.add(offset + n * step));
+                    for (sums, w) in sums.iter_mut().zip(w) {
+                        sums[n] = s.fma(w, v, sums[n]);
+                    }
+                }
+            } else {
+                let mut v = [s.splat(0.0); N];
+                for (n, v) in v.iter_mut().enumerate() {
+                    *v = s.load(b.add(offset + n * step));
+                }
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let w = s.splat(*a.add(broadcast.offset::<M>(m, row)));
+                    for (sum, v) in sums.iter_mut().zip(v) {
+                        *sum = s.fma(w, v, *sum);
+                    }
                 }
             }
         }
@@ -293,23 +352,10 @@ pub(crate) const WIDEST: usize = 8;
 /// every row.
 #[inline(always)]
 pub(crate) fn tallest_tile<S: Simd>(_: S) -> usize {
-    ((S::REGISTERS - 1) / 2 - 1).min(12)
+    ((S::REGISTERS - 1) / 2 - 1).min(MAX_ROWS)
 }
 
-/// Rows of the tallest tile.
-pub(crate) const TALLEST: usize = 12;
-
-/// Rows of the tallest tile of [`WIDEST`] vectors.
-const LOW_ROWS: usize = 6;
-
-/// The panel height that splits `rows` into the fewest equal panels, for tiles that are to be
-/// `wide` (many vectors) or not (one or a few, where height alone hides the latency of the sums).
-pub(crate) fn panel_height(rows: usize, wide: bool) -> usize {
-    let tallest = if wide { LOW_ROWS } else { TALLEST };
-    rows.max(1).div_ceil(rows.max(1).div_ceil(tallest))
-}
-
-/// Calls `$call::<M, N>` with the constants for a height of at most [`TALLEST`] and a width of at
+/// Calls `$call::<M, N>` with the constants for a height of at most [`MAX_ROWS`] and a width of at
 /// most [`tile_width`].
 macro_rules! with_tile {
     ($rows:expr, $columns:expr, $function:ident :: < $($generic:ty),* > $arguments:tt) => {

@@ -5,6 +5,8 @@ mod geometry;
 mod gradient;
 mod lanes;
 mod nchw;
+mod panels;
+mod product;
 
 pub use geometry::ConvShape;
 pub use lanes::LaneConv;

@@ -150,7 +150,7 @@ pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]
     match lhs {
         LhsBlock::Panels(panels) => {
             let a = panels[tiles.row_of_block * tiles.depth.len..].as_ptr();
-            with_tile!(height, vectors, tiles_of::<S, Panel>(s, a, height * tiles.depth.len, Panel, tiles));
+            with_tile!(height, vectors, tiles_of::<S, FarPanel>(s, a, height * tiles.depth.len, FarPanel, tiles));
         }
         LhsBlock::Rows(rows) => {
             let a = rows[tiles.row_of_block * ROW..].as_ptr();

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, MAX_ROWS, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(pub(super) ());
@@ -21,6 +21,7 @@ macro_rules! avx2 {
 impl Simd for Avx2 {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    const WIDTHS: [usize; MAX_ROWS] = [12, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1];
     type V = __m256;
     type Mask = __m256;
 

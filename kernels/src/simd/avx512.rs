@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, MAX_ROWS, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(pub(super) ());
@@ -21,6 +21,7 @@ macro_rules! avx512 {
 impl Simd for Avx512 {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    const WIDTHS: [usize; MAX_ROWS] = [16, 8, 8, 6, 5, 4, 1, 1, 1, 1, 1, 1];
     type V = __m512;
     type Mask = __mmask16;
 

@@ -23,6 +23,10 @@ pub(crate) trait Simd: Copy {
     /// Vectors that the registers hold.
     const REGISTERS: usize;
 
+    /// Vectors in the widest register tile of 1, 2, ... rows of a product of lanes: enough sums to hide
+    /// the latency of the units, as few loads for each as the registers allow.
+    const WIDTHS: [usize; MAX_ROWS];
+
     /// A vector.
     type V: Copy;
     /// The outcome of a comparison.
@@ -173,3 +177,6 @@ pub(crate) trait Simd: Copy {
 
 /// Elements of the widest vector of any level.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// Rows of the tallest register tile.
+pub(crate) const MAX_ROWS: usize = 12;

@@ -198,6 +198,20 @@ fn weight_gradients_of_many_channels_and_large_images() {
     }
 }
 
+/// Rows and columns of every length that is one tile or is cut into several.
+#[test]
+fn every_tile() {
+    let mut rng = generator(18);
+    for level in levels() {
+        for channels in 1..=7 {
+            for (length, kernel) in (1..=33).flat_map(|length| [(length, 1), (length + 1, 2)]) {
+                check(&mut rng, level, plain([channels, channels], [1, length], [1, kernel]));
+                check(&mut rng, level, plain([channels, channels], [length, 1], [kernel, 1]));
+            }
+        }
+    }
+}
+
 #[test]
 fn random_shapes() {
     let mut rng = generator(13);
@@ -214,7 +228,7 @@ fn products_of_a_batch() {
     let mut rng = generator(14);
     for level in levels() {
         for in_features in [1, 2, 7, 24, 100, 257, 300] {
-            for out_features in [1, 3, 5, 6, 7, 10, 12, 13, 120] {
+            for out_features in [1, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 17, 23, 120] {
                 check(&mut rng, level, ConvShape::linear(in_features, out_features));
             }
         }

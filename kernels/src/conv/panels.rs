@@ -1,0 +1,199 @@
+//! Panels of weights times tiles of pixels.
+
+use crate::combine::Combine;
+use crate::conv::product::{Class, LaneProduct};
+use crate::microkernel::{Depth, Epilogue, LinearEpilogue, Panel, Place, Strided, multiply};
+use crate::simd::{Kernel, Simd};
+
+/// Consecutive rows cut into panels of nearly equal height, so that no row is padding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels {
+    tall: EqualPanels,
+    /// Of one row less.
+    short: EqualPanels,
+}
+
+/// Panels of one height.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EqualPanels {
+    /// The row that they begin at.
+    pub(crate) first: usize,
+    count: usize,
+    pub(crate) height: usize,
+}
+
+impl EqualPanels {
+    pub(crate) fn rows(&self) -> usize {
+        self.count * self.height
+    }
+
+    fn split(self, count: usize) -> (Self, Self) {
+        let low = EqualPanels { count, ..self };
+        (low, EqualPanels { first: self.first + low.rows(), count: self.count - count, ..self })
+    }
+}
+
+impl Panels {
+    /// The fewest panels of at most `tallest` rows.
+    pub(crate) fn new(rows: usize, tallest: usize) -> Self {
+        let panels = rows.div_ceil(tallest);
+        let height = rows.div_ceil(panels.max(1));
+        let short = panels * height - rows;
+        let tall = EqualPanels { first: 0, count: panels - short, height };
+        let short = EqualPanels { first: tall.rows(), count: short, height: height.saturating_sub(1) };
+        Panels { tall, short }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.tall.rows() + self.short.rows()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.tall.count + self.short.count
+    }
+
+    /// The panels of each height that there are.
+    pub(crate) fn equal(&self) -> impl Iterator<Item = EqualPanels> {
+        [self.tall, self.short].into_iter().filter(|panels| panels.count > 0)
+    }
+
+    /// The first `count` panels, and the others with their rows counted from 0.
+    fn split(self, count: usize) -> (Self, Self) {
+        let (low_tall, mut tall) = self.tall.split(count.min(self.tall.count));
+        let (low_short, mut short) = self.short.split(count - low_tall.count);
+        let low = Panels { tall: low_tall, short: low_short };
+        tall.first = 0;
+        short.first = tall.rows();
+        (low, Panels { tall, short })
+    }
+}
+
+/// All pixels of some panels.
+pub(crate) struct PanelProduct<'a> {
+    pub(crate) product: &'a LaneProduct,
+    pub(crate) panels: Panels,
+    /// The panels, one after the other.
+    pub(crate) packed: &'a [f32],
+    pub(crate) from: &'a [f32],
+    /// Of the rows of the panels, as `out`.
+    pub(crate) combine: Combine<'a>,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl<'a> PanelProduct<'a> {
+    /// Two products of half of the panels each.
+    pub(crate) fn halves(self) -> (Self, Self) {
+        let PanelProduct { product, panels, packed, from, combine, out } = self;
+        let (low, high) = panels.split(panels.count() / 2);
+        let rows = low.rows();
+        let (packed_low, packed_high) = packed.split_at(rows * product.depth);
+        let (other_low, other_high) = match combine.gamma == 0.0 {
+            true => (combine.other, combine.other),
+            false => combine.other.split_at(rows * product.out_plane),
+        };
+        let (bias_low, bias_high) = combine.bias.map(|bias| bias.split_at(rows)).unzip();
+        let (out_low, out_high) = out.split_at_mut(rows * product.out_plane);
+        let part = |panels, packed, other, bias, out| {
+            let combine = Combine { other, bias, ..combine };
+            PanelProduct { product, panels, packed, from, combine, out }
+        };
+        (part(low, packed_low, other_low, bias_low, out_low), part(high, packed_high, other_high, bias_high, out_high))
+    }
+}
+
+/// Calls `$tile.multiply::<_, _, M, N>` with the constants for its rows and columns: heights up to
+/// MAX_ROWS, widths up to [`Simd::WIDTHS`].
+macro_rules! with_shape {
+    (($rows:expr, $columns:expr), $tile:ident.multiply $arguments:tt, $($m:literal: $($n:literal)*;)*) => {
+        match ($rows, $columns) {
+            $($(($m, $n) => $tile.multiply::<_, _, $m, $n> $arguments,)*)*
+            (rows, columns) => unreachable!("no tile of {rows} x {columns}"),
+        }
+    };
+}
+
+impl Kernel for PanelProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let epilogue = LinearEpilogue::new(&self.combine, self.out, self.product.out_plane);
+        for class in &self.product.classes {
+            for run in &class.runs {
+                for panels in self.panels.equal() {
+                    let blocks = run.count.div_ceil(S::WIDTHS[panels.height - 1]);
+                    let mut done = 0;
+                    for block in 0..blocks {
+                        // Equal blocks, so that no sliver is left.
+                        let n = (run.count - done).div_ceil(blocks - block);
+                        let tile = Tile {
+                            panels,
+                            packed: self.packed[panels.first * self.product.depth..].as_ptr(),
+                            panel_len: panels.height * self.product.depth,
+                            // A run on padding alone has no operands, and may point beyond the source.
+                            from: self.from.as_ptr().wrapping_add(run.source + done * class.source_step),
+                            at: run.out + done * class.out_step,
+                            class,
+                        };
+                        match class.stride {
+                            Some(stride) => tile.run(s, n, Strided { len: class.taps.len(), stride }, epilogue),
+                            None => tile.run(s, n, class.taps.as_slice(), epilogue),
+                        }
+                        done += n;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some pixels of some panels.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    panels: EqualPanels,
+    packed: *const f32,
+    panel_len: usize,
+    from: *const f32,
+    /// Offset of the first pixel in its channel.
+    at: usize,
+    class: &'a Class,
+}
+
+impl Tile<'_> {
+    #[inline(always)]
+    fn run<S: Simd, D: Depth>(self, s: S, columns: usize, depth: D, epilogue: LinearEpilogue) {
+        with_shape!((self.panels.height, columns), self.multiply(s, depth, epilogue),
+            1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
+            2: 1 2 3 4 5 6 7 8;
+            3: 1 2 3 4 5 6 7 8;
+            4: 1 2 3 4 5 6;
+            5: 1 2 3 4 5;
+            6: 1 2 3 4;
+            7: 1;
+            8: 1;
+            9: 1;
+            10: 1;
+            11: 1;
+            12: 1;
+        )
+    }
+
+    /// One panel after the other, so that the pixels are read from the nearest cache.
+    #[inline(always)]
+    fn multiply<S: Simd, D: Depth, const M: usize, const N: usize>(self, s: S, depth: D, epilogue: LinearEpilogue) {
+        if N > S::WIDTHS[M - 1] {
+            unreachable!("tiles are cut to the level's width");
+        }
+        for panel in 0..self.panels.count {
+            // SAFETY: the panels and the operands of the run are inside slices whose lengths `LaneProduct::run`
+            // checked against the plan; so are the output rows of those panels.
+            unsafe {
+                let weights = self.packed.add(panel * self.panel_len);
+                let sums = multiply::<S, Panel, D, M, N>(s, weights, Panel, self.from, self.class.source_step, depth);
+                let row = self.panels.first + panel * M;
+                let place = Place { row, rows: M, at: self.at, step: self.class.out_step };
+                epilogue.finish(s, sums, place);
+            }
+        }
+    }
+}
