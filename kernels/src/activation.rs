@@ -79,15 +79,17 @@ trait Pass {
     fn run<S: Simd, F: Function>(self, s: S, f: F);
 }
 
-fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
-    struct With<F, P>(F, P);
-    impl<F: Function, P: Pass> Kernel for With<F, P> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            self.1.run(s, self.0);
-        }
+struct With<F, P>(F, P);
+
+impl<F: Function, P: Pass> Kernel for With<F, P> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.1.run(s, self.0);
     }
+}
+
+fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
     match activation {
         Activation::Identity => dispatch(level, With(Identity, pass)),
         Activation::Relu => dispatch(level, With(Relu, pass)),
@@ -97,6 +99,66 @@ fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
         Activation::Gelu => dispatch(level, With(Gelu, pass)),
         Activation::Silu => dispatch(level, With(Silu, pass)),
         Activation::Softplus => dispatch(level, With(Softplus, pass)),
+    }
+}
+
+/// f of the elements of a matrix, each plus a bias if there is one, in place.
+///
+/// `out` and the bias are given with the distances of their rows and of their columns.
+///
+/// # Safety
+/// The elements of `counts` rows and columns must be valid, and be nobody else's.
+#[inline(always)]
+pub(crate) unsafe fn activate_matrix<S: Simd>(
+    s: S,
+    activation: Activation,
+    bias: Option<(*const f32, [usize; 2])>,
+    out: *mut f32,
+    strides: [usize; 2],
+    counts: [usize; 2],
+) {
+    let matrix = Matrix { bias, out, strides, counts };
+    match activation {
+        Activation::Identity => s.outlined(With(Identity, matrix)),
+        Activation::Relu => s.outlined(With(Relu, matrix)),
+        Activation::LeakyRelu { negative_slope } => s.outlined(With(LeakyRelu(negative_slope), matrix)),
+        Activation::Tanh => s.outlined(With(Tanh, matrix)),
+        Activation::Sigmoid => s.outlined(With(Sigmoid, matrix)),
+        Activation::Gelu => s.outlined(With(Gelu, matrix)),
+        Activation::Silu => s.outlined(With(Silu, matrix)),
+        Activation::Softplus => s.outlined(With(Softplus, matrix)),
+    }
+}
+
+struct Matrix {
+    bias: Option<(*const f32, [usize; 2])>,
+    out: *mut f32,
+    strides: [usize; 2],
+    counts: [usize; 2],
+}
+
+impl Pass for Matrix {
+    #[inline(always)]
+    fn run<S: Simd, F: Function>(self, s: S, f: F) {
+        let Matrix { bias, out, strides: [row_stride, column_stride], counts: [rows, columns] } = self;
+        let (bias, [row_bias, column_bias]) = bias.unwrap_or((std::ptr::null(), [0, 0]));
+        // Elements that lie apart are vectors of one.
+        let step = if column_stride == 1 { S::LANES } else { 1 };
+        for row in 0..rows {
+            for column in (0..columns).step_by(step) {
+                let n = step.min(columns - column);
+                // SAFETY: the row and n columns are inside by the contract of `activate_matrix`.
+                unsafe {
+                    let out = out.add(row * row_stride + column * column_stride);
+                    let mut z = load(s, out, n);
+                    if !bias.is_null() {
+                        let bias = bias.add(row * row_bias + column * column_bias);
+                        z = s.add(z, if column_bias == 0 { s.splat(*bias) } else { load(s, bias, n) });
+                    }
+                    store(s, out, f.value(s, z), n);
+                }
+            }
+        }
     }
 }
 

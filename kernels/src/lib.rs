@@ -34,7 +34,7 @@ pub use activation::Activation;
 pub use buffer::Buffer;
 pub use combine::Combine;
 pub use conv::{ConvShape, LaneConv, NchwConv};
-pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
+pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm, gemm_activated};
 pub use layout::{lanes_to_rows, rows_to_lanes};
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
 pub use peak::fma_peak;

@@ -96,5 +96,7 @@ impl<const M: usize, const N: usize> Columns<'_, M, N> {
                 }
             }
         }
+        // SAFETY: as above.
+        unsafe { output.complete(s, row..row + R, columns.clone()) }
     }
 }

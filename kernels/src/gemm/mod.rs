@@ -17,10 +17,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::blocking::Blocks;
 use crate::gemm::dots::{Dots, MAX_DOTS, dots};
 use crate::gemm::lhs::{DepthBlock, ROW};
-use crate::gemm::tiles::{Next, Output, Tiles, multiply_tiles};
+use crate::gemm::tiles::{Next, Output, Then, Tiles, multiply_tiles};
 use crate::level::Level;
 use crate::microkernel::*;
 use crate::pack::pack_panel;
@@ -83,6 +84,36 @@ const ALIGNMENT: usize = 64 / size_of::<f32>();
 /// # Panics
 /// If the shapes do not fit, the scratch is too short, or A was packed for another level.
 pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: MatMut<'_>, scratch: &mut [f32]) {
+    check(level, a, b, &c);
+    product(level, alpha, a, b, beta, c, scratch, true);
+}
+
+/// C = f(A B + bias), the forward pass of a linear layer with weights A and a sample in every column of B:
+/// each tile of C gets its bias and is activated while it is in the first cache. `bias` has one element
+/// for each row of C.
+///
+/// Otherwise as [`gemm`]; C is not read.
+///
+/// # Panics
+/// As [`gemm`], or if there is not one bias for each row.
+pub fn gemm_activated(
+    level: Level,
+    a: Lhs<'_>,
+    b: MatRef<'_>,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    c: MatMut<'_>,
+    scratch: &mut [f32],
+) {
+    check(level, a, b, &c);
+    if let Some(bias) = bias {
+        assert!(bias.len() == c.rows(), "{} biases for {} rows", bias.len(), c.rows());
+    }
+    let then = Then { bias: bias.map_or(std::ptr::null(), <[f32]>::as_ptr), strides: [1, 0], activation };
+    run(level, [1.0, 0.0], a, b, c, Some(then), scratch, true);
+}
+
+fn check(level: Level, a: Lhs<'_>, b: MatRef<'_>, c: &MatMut<'_>) {
     let (m, k) = a.size();
     assert!(
         k == b.rows() && m == c.rows() && b.columns() == c.columns(),
@@ -91,7 +122,6 @@ pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: M
     if let Lhs::Packed(a) = a {
         assert!(a.level() == level, "A is packed for level {}, not for {level}", a.level());
     }
-    product(level, alpha, a, b, beta, c, scratch, true);
 }
 
 /// As [`gemm`], on several threads only if `parallel`.
@@ -102,7 +132,21 @@ pub(crate) fn product(
     a: Lhs<'_>,
     b: MatRef<'_>,
     beta: f32,
+    c: MatMut<'_>,
+    scratch: &mut [f32],
+    parallel: bool,
+) {
+    run(level, [alpha, beta], a, b, c, None, scratch, parallel);
+}
+
+#[expect(clippy::too_many_arguments, reason = "the operands of a product, what becomes of it, and where it runs")]
+fn run(
+    level: Level,
+    [alpha, beta]: [f32; 2],
+    a: Lhs<'_>,
+    b: MatRef<'_>,
     mut c: MatMut<'_>,
+    then: Option<Then>,
     scratch: &mut [f32],
     parallel: bool,
 ) {
@@ -119,6 +163,7 @@ pub(crate) fn product(
         column_stride: c.column_stride(),
         columns: n,
         out: c.data_mut().as_mut_ptr(),
+        then,
     };
     let (a, b, output) = match a {
         // Vectors run along columns: let those be the contiguous direction of C.
@@ -186,7 +231,7 @@ impl Kernel for Part<'_> {
         let copy_a = columns.len() * width >= PACK_A_FROM_COLUMNS;
         for block in DepthBlock::all(k) {
             let depth = block.range();
-            let output = if depth.start == 0 { self.output } else { self.output.continued() };
+            let output = self.output.of_block(depth.start == 0, depth.end == k);
             let kc = depth.len();
             for columns in Blocks::new(columns.len(), NC / width).iter().map(|block| shifted(block, columns.start)) {
                 // Whole panels are copied if that pays; the last, narrower one always is, so that
@@ -212,11 +257,12 @@ impl Kernel for Part<'_> {
                             (self.pack_b[(column - direct) * width * kc..].as_ptr(), vectors * S::LANES)
                         };
                         let stride_of_b = self.b.row_stride();
-                        let next = Next {
+                        let is_next = packs_next && panels.end == last_panel && depth.end < k;
+                        let next = is_next.then(|| Next {
                             from: self.b.data().as_ptr().wrapping_add(depth.end * stride_of_b + at),
-                            rows: if packs_next && panels.end == last_panel { kc.min(k - depth.end) } else { 0 },
+                            rows: kc.min(k - depth.end),
                             stride: stride_of_b,
-                        };
+                        });
                         for panels in rows.of_equal_size(panels.clone()) {
                             let row = rows.get(panels.start);
                             let tiles = Tiles {

@@ -1,5 +1,8 @@
 //! Register tiles of a matrix product, one below the other, and how their sums are stored.
 
+use std::ops::Range;
+
+use crate::activation::{Activation, activate_matrix};
 use crate::gemm::lhs::{LhsBlock, ROW};
 use crate::microkernel::*;
 use crate::simd::{Kernel, MAX_LANES, Simd};
@@ -13,6 +16,18 @@ pub(super) struct Output {
     pub(super) column_stride: usize,
     pub(super) columns: usize,
     pub(super) out: *mut f32,
+    /// What becomes of the sums when they are complete.
+    pub(super) then: Option<Then>,
+}
+
+/// A bias and an activation.
+#[derive(Clone, Copy)]
+pub(super) struct Then {
+    /// Null for none.
+    pub(super) bias: *const f32,
+    /// Distances of the biases of neighbouring rows and columns: one of them is 0.
+    pub(super) strides: [usize; 2],
+    pub(super) activation: Activation,
 }
 
 // SAFETY: parts of a product write disjoint rows or columns of the one C that is borrowed mutably.
@@ -22,12 +37,34 @@ unsafe impl Sync for Output {}
 
 impl Output {
     pub(super) fn transposed(self, columns: usize) -> Self {
-        Output { row_stride: self.column_stride, column_stride: self.row_stride, columns, ..self }
+        let then = self.then.map(|then| Then { strides: [then.strides[1], then.strides[0]], ..then });
+        Output { row_stride: self.column_stride, column_stride: self.row_stride, columns, then, ..self }
     }
 
-    /// Of a block of the depth after the first: the output holds the sum so far.
-    pub(super) fn continued(self) -> Self {
-        Output { beta: 1.0, ..self }
+    /// Of one of several blocks of the depth: after the first the output holds the sum so far, and before the
+    /// last it is not complete.
+    #[inline(always)]
+    pub(super) fn of_block(self, first: bool, last: bool) -> Self {
+        Output { beta: if first { self.beta } else { 1.0 }, then: self.then.filter(|_| last), ..self }
+    }
+
+    /// Adds the bias to some complete sums that were just stored, and activates them.
+    ///
+    /// # Safety
+    /// The rows and columns must be those of C.
+    #[inline(always)]
+    pub(super) unsafe fn complete<S: Simd>(self, s: S, rows: Range<usize>, columns: Range<usize>) {
+        if let Some(Then { bias, strides, activation }) = self.then {
+            let out = self.out.wrapping_add(rows.start * self.row_stride + columns.start * self.column_stride);
+            let bias = match bias.is_null() {
+                true => None,
+                false => Some((bias.wrapping_add(rows.start * strides[0] + columns.start * strides[1]), strides)),
+            };
+            let counts = [rows.len(), columns.len()];
+            // SAFETY: the rows and columns are inside of C by contract, and of biases there is one for each row or
+            // for each column.
+            unsafe { activate_matrix(s, activation, bias, out, [self.row_stride, self.column_stride], counts) }
+        }
     }
 }
 
@@ -130,7 +167,7 @@ pub(super) struct Tiles {
     pub(super) count: usize,
     pub(super) column: usize,
     pub(super) output: Output,
-    pub(super) next: Next,
+    pub(super) next: Option<Next>,
 }
 
 /// The part of B that will be packed when the tiles are done, to be brought near meanwhile.
@@ -193,11 +230,14 @@ fn tiles_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
                     let sums = multiply::<S, A, Strided, M, N>(s, a, broadcast, tiles.b, S::LANES, tiles.depth);
                     let place = Place { row: tiles.row + tile * M, rows: M, at: tiles.column, step: S::LANES };
                     tiles.output.finish(s, sums, place);
+                    let end = tiles.output.columns.min(place.at + N * S::LANES);
+                    tiles.output.complete(s, place.row..place.row + M, place.at..end);
                 }
-                let Next { from, rows, stride } = tiles.next;
-                for k in tile * rows / tiles.count..(tile + 1) * rows / tiles.count {
-                    for n in 0..N {
-                        s.prefetch(from.wrapping_add(k * stride + n * S::LANES));
+                if let Some(Next { from, rows, stride }) = tiles.next {
+                    for k in tile * rows / tiles.count..(tile + 1) * rows / tiles.count {
+                        for n in 0..N {
+                            s.prefetch(from.wrapping_add(k * stride + n * S::LANES));
+                        }
                     }
                 }
             }

@@ -1,7 +1,9 @@
 //! The matrix product against its twin and against matrixmultiply in f64.
 
 use crate::common::*;
-use predictive_coding_kernels::{GemmScratch, Level, Lhs, MatMut, MatRef, PackedLhs, gemm, lanes, reference};
+use predictive_coding_kernels::{
+    Activation, GemmScratch, Level, Lhs, MatMut, MatRef, PackedLhs, gemm, gemm_activated, lanes, reference,
+};
 use rand::{Rng, RngExt};
 
 /// How a matrix lies in memory.
@@ -237,6 +239,62 @@ fn nan_and_infinity_are_not_multiplied_away() {
             }
         }
     }
+}
+
+/// Once, when the sums over all blocks of the depth are complete, wherever the result lies.
+#[test]
+fn a_bias_and_an_activation_follow_the_sums() {
+    let mut rng = generator(7);
+    let activations = [
+        Activation::Identity,
+        Activation::Relu,
+        Activation::LeakyRelu { negative_slope: 0.1 },
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Gelu,
+        Activation::Silu,
+        Activation::Softplus,
+    ];
+    for level in levels() {
+        for (i, activation) in activations.into_iter().cycle().take(160).enumerate() {
+            let [m, n] = [rng.random_range(1..40), rng.random_range(1..70)];
+            let k = [0, 1, 30, 140, 600, 1100][i % 6];
+            let lays = [0; 3].map(|_| LAYS[rng.random_range(0..LAYS.len())]);
+            let scale = 1.0 / (k as f32).sqrt().max(1.0);
+            let a = Matrix::new(m, k, lays[0], || scale * rng.random_range(-2.0..2.0));
+            let b = Matrix::random(&mut rng, k, n, lays[1]);
+            let bias: Vec<f32> = (0..m).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let bias = (i % 5 != 0).then_some(&bias[..]);
+            let empty = Matrix::new(m, n, lays[2], || f32::NAN);
+            let sums = reference::gemm([m, n, k], 1.0, a.twin(), b.twin(), 0.0, empty.twin());
+            let sizes = reference::gemm([m, n, k], 1.0, a.absolute().twin(), b.absolute().twin(), 0.0, empty.twin());
+            let bias_of = |i: usize| bias.map_or(0.0, |bias| f64::from(bias[i / n]));
+            let value = |(i, sum): (usize, &f64)| reference::activation_value(activation, sum + bias_of(i));
+            let want: Vec<f64> = sums.iter().enumerate().map(value).collect();
+            let packed = PackedLhs::pack(level, a.view());
+            for lhs in [Lhs::Plain(a.view()), Lhs::Packed(&packed)] {
+                let mut c = Matrix { data: empty.data.clone(), ..empty };
+                let mut scratch = vec![f32::NAN; 2 * GemmScratch::new(level, m, k, n).len()];
+                on_threads(2, || {
+                    gemm_activated(level, lhs, b.view(), bias, activation, c.view_mut(), &mut scratch);
+                });
+                let case = (level, [m, n, k], lays, activation, bias.is_some());
+                // No slope exceeds 1.13, and no function is off by more than some units in the last place.
+                let bound = |i: usize| 1.2 * of_sum(k + 1, sizes[i] + bias_of(i).abs()) + 1e-6 * (1.0 + want[i].abs());
+                assert_within(&c.elements(), &want, bound, &case);
+                assert_eq!(c.gaps(), c.data.len() - m * n, "gaps of {case:?} were written to");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "3 biases for 2 rows")]
+fn a_bias_of_another_length_is_refused() {
+    let (data, mut out, mut scratch) = (vec![0.0; 4], vec![0.0; 4], vec![0.0; 100_000]);
+    let (matrix, bias) = (MatRef::row_major(&data, 2, 2), [0.0; 3]);
+    let c = MatMut::row_major(&mut out, 2, 2);
+    gemm_activated(Level::PORTABLE, Lhs::Plain(matrix), matrix, Some(&bias), Activation::Relu, c, &mut scratch);
 }
 
 #[test]
