@@ -248,14 +248,19 @@ impl Kernel for Part<'_> {
                     let first_row = rows.get(panels.start).start;
                     let copy = copy_a.then_some(&mut *self.pack_a);
                     let lhs = self.a.block(s, rows, panels.clone(), block, copy);
-                    for column in columns.clone() {
+                    let mut column = columns.start;
+                    while column < columns.end {
                         let at = column * width;
                         let vectors = width.min(in_panels - at).div_ceil(S::LANES);
-                        let (b, stride) = if column < direct {
-                            (self.b.data()[depth.start * self.b.row_stride() + at..].as_ptr(), self.b.row_stride())
+                        let (b, stride, b_step) = if column < direct {
+                            let b = &self.b.data()[depth.start * self.b.row_stride() + at..];
+                            (b.as_ptr(), self.b.row_stride(), width)
                         } else {
-                            (self.pack_b[(column - direct) * width * kc..].as_ptr(), vectors * S::LANES)
+                            (self.pack_b[(column - direct) * width * kc..].as_ptr(), vectors * S::LANES, width * kc)
                         };
+                        // Columns of one tile each do not wait for the next call.
+                        let whole = if column < direct { direct } else { columns.end.min(in_panels / width) };
+                        let across = if panels.len() == 1 && column < whole { whole - column } else { 1 };
                         let stride_of_b = self.b.row_stride();
                         let is_next = packs_next && panels.end == last_panel && depth.end < k;
                         let next = is_next.then(|| Next {
@@ -267,16 +272,19 @@ impl Kernel for Part<'_> {
                             let row = rows.get(panels.start);
                             let tiles = Tiles {
                                 b,
+                                b_step,
                                 depth: Strided { len: kc, stride },
                                 row: row.start,
                                 row_of_block: row.start - first_row,
-                                count: panels.len(),
+                                down: panels.len(),
                                 column: at,
+                                across,
                                 output,
                                 next,
                             };
                             multiply_tiles(s, lhs, [row.len(), vectors], tiles);
                         }
+                        column += across;
                     }
                 }
             }

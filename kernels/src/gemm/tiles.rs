@@ -155,17 +155,21 @@ impl Kernel for StoreParts<'_> {
 /// Elements of the largest tile: fewer vectors than registers.
 const MAX_TILE: usize = 32 * MAX_LANES;
 
-/// `count` tiles of the same size, one below the other.
+/// Tiles of the same size: `down` of them one below the other, and `across` such columns of tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles {
     /// For each k, vectors of B.
     pub(super) b: *const f32,
+    /// Distance of the vectors of the next column of tiles.
+    pub(super) b_step: usize,
     pub(super) depth: Strided,
     /// The first row, in C and in the block of A.
     pub(super) row: usize,
     pub(super) row_of_block: usize,
-    pub(super) count: usize,
+    pub(super) down: usize,
+    /// The first column.
     pub(super) column: usize,
+    pub(super) across: usize,
     pub(super) output: Output,
     pub(super) next: Option<Next>,
 }
@@ -181,7 +185,7 @@ pub(super) struct Next {
 /// Multiplies tiles of `height` rows and `vectors` vectors.
 #[inline(always)]
 pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]: [usize; 2], tiles: Tiles) {
-    if tiles.count == 0 {
+    if tiles.down == 0 {
         return;
     }
     match lhs {
@@ -222,21 +226,25 @@ fn tiles_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Outlined { a, step, broadcast, tiles } = self;
-            for tile in 0..tiles.count {
-                // SAFETY: `a` is whole panels, or rows inside of A; `b` holds N vectors for each k (packed or inside
-                // B); the rows and the first column handed to the epilogue are inside C.
-                unsafe {
-                    let a = a.wrapping_add(tile * step);
-                    let sums = multiply::<S, A, Strided, M, N>(s, a, broadcast, tiles.b, S::LANES, tiles.depth);
-                    let place = Place { row: tiles.row + tile * M, rows: M, at: tiles.column, step: S::LANES };
-                    tiles.output.finish(s, sums, place);
-                    let end = tiles.output.columns.min(place.at + N * S::LANES);
-                    tiles.output.complete(s, place.row..place.row + M, place.at..end);
-                }
-                if let Some(Next { from, rows, stride }) = tiles.next {
-                    for k in tile * rows / tiles.count..(tile + 1) * rows / tiles.count {
-                        for n in 0..N {
-                            s.prefetch(from.wrapping_add(k * stride + n * S::LANES));
+            for across in 0..tiles.across {
+                let b = tiles.b.wrapping_add(across * tiles.b_step);
+                let at = tiles.column + across * N * S::LANES;
+                for down in 0..tiles.down {
+                    // SAFETY: `a` is whole panels, or rows inside of A; `b` holds N vectors for each k (packed or
+                    // inside B); the rows and the first column handed to the epilogue are inside C.
+                    unsafe {
+                        let a = a.wrapping_add(down * step);
+                        let sums = multiply::<S, A, Strided, M, N>(s, a, broadcast, b, S::LANES, tiles.depth);
+                        let place = Place { row: tiles.row + down * M, rows: M, at, step: S::LANES };
+                        tiles.output.finish(s, sums, place);
+                        let end = tiles.output.columns.min(at + N * S::LANES);
+                        tiles.output.complete(s, place.row..place.row + M, at..end);
+                    }
+                    if let Some(Next { from, rows, stride }) = tiles.next {
+                        for k in down * rows / tiles.down..(down + 1) * rows / tiles.down {
+                            for n in 0..N {
+                                s.prefetch(from.wrapping_add(k * stride + (across * N + n) * S::LANES));
+                            }
                         }
                     }
                 }
