@@ -282,7 +282,7 @@ impl Kernel for Part<'_> {
                                 output,
                                 next,
                             };
-                            multiply_tiles(s, lhs, [row.len(), vectors], tiles);
+                            multiply_tiles(s, lhs, [row.len(), vectors], &tiles);
                         }
                         column += across;
                     }

@@ -184,7 +184,7 @@ pub(super) struct Next {
 
 /// Multiplies tiles of `height` rows and `vectors` vectors.
 #[inline(always)]
-pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]: [usize; 2], tiles: Tiles) {
+pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]: [usize; 2], tiles: &Tiles) {
     if tiles.down == 0 {
         return;
     }
@@ -213,15 +213,15 @@ fn tiles_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
     a: *const f32,
     step: usize,
     broadcast: A,
-    tiles: Tiles,
+    tiles: &Tiles,
 ) {
-    struct Outlined<A, const M: usize, const N: usize> {
+    struct Outlined<'a, A, const M: usize, const N: usize> {
         a: *const f32,
         step: usize,
         broadcast: A,
-        tiles: Tiles,
+        tiles: &'a Tiles,
     }
-    impl<A: Broadcast, const M: usize, const N: usize> Kernel for Outlined<A, M, N> {
+    impl<A: Broadcast, const M: usize, const N: usize> Kernel for Outlined<'_, A, M, N> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
@@ -254,5 +254,5 @@ fn tiles_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
     if N > tile_width(s, M) {
         unreachable!("tiles are cut to the level's width");
     }
-    s.outlined(Outlined::<A, M, N> { a, step, broadcast, tiles });
+    s.outlined(Outlined::<'_, A, M, N> { a, step, broadcast, tiles });
 }
