@@ -6,8 +6,8 @@
 //! ([`lanes`]). Matrices are views with any strides.
 //!
 //! Every function is safe, checks its lengths and panics with both numbers if they do not fit.
-//! None allocates while it computes: plans, packed operands and scratch are made beforehand. Results are the same to the last bit on
-//! any number of threads. NaN and infinity travel like any other value.
+//! None allocates while it computes: plans, packed operands and scratch are made beforehand. Results
+//! are the same to the last bit on any number of threads. NaN and infinity travel like any other value.
 
 mod activation;
 mod blocking;
