@@ -1,4 +1,4 @@
-//! The left operand: as it lies, copied block by block, or packed for many products.
+//! The left operand: as it lies, or packed for many products.
 
 use std::ops::Range;
 
@@ -10,18 +10,17 @@ use crate::pack::pack_panel;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::view::MatRef;
 
-/// Distance of the rows of a copy of a deep block: a constant, so that one register addresses them
+/// Distance of the rows of a deep block that is packed: a constant, so that one register addresses them
 /// all, and no multiple of a power of two, so that they do not meet in a set of the cache.
 pub(super) const ROW: usize = KC + 16;
 
-/// From this depth on a block is copied row by row, and no transposition is needed; of shallower ones too
-/// little of each row would be used.
+/// From this depth on a block is packed row by row; of shallower ones too little of each row would be used.
 const DEEP: usize = 128;
 
 /// The left operand of a product: as it lies, or packed beforehand.
 #[derive(Clone, Copy, Debug)]
 pub enum Lhs<'a> {
-    /// Read where it lies, or packed block by block if that pays.
+    /// Read where it lies.
     Plain(MatRef<'a>),
     /// Packed once, by [`PackedLhs::pack`].
     Packed(&'a PackedLhs),
@@ -116,33 +115,13 @@ impl<'a> Lhs<'a> {
         }
     }
 
-    /// Some panels of `rows`, in a block of the depth; of a plain operand a copy, if there is room for one.
+    /// The rows from `first` on, in a block of the depth.
     #[inline(always)]
-    pub(super) fn block<'b, S: Simd>(
-        &self,
-        s: S,
-        rows: Blocks,
-        panels: Range<usize>,
-        block: DepthBlock,
-        copy: Option<&'b mut [f32]>,
-    ) -> LhsBlock<'b>
-    where
-        'a: 'b,
-    {
-        let depth = block.range();
-        let first = rows.get(panels.start).start;
-        match (*self, copy) {
-            (Lhs::Packed(a), _) if is_deep(a.k) => LhsBlock::Rows(&a.packed[(block.index * a.m + first) * ROW..]),
-            (Lhs::Packed(a), _) => LhsBlock::Panels(&a.packed[first * depth.len()..]),
-            (Lhs::Plain(a), Some(copy)) if is_deep(a.columns()) && a.column_stride() == 1 => {
-                copy_rows(s, a, first..rows.get(panels.end - 1).end, depth, copy);
-                LhsBlock::Rows(copy)
-            }
-            (Lhs::Plain(a), Some(copy)) => {
-                pack_panels(s, a, rows, panels, depth, copy);
-                LhsBlock::Panels(copy)
-            }
-            (Lhs::Plain(a), None) => LhsBlock::Matrix(a, depth.start),
+    pub(super) fn block(&self, first: usize, block: DepthBlock) -> LhsBlock<'a> {
+        match *self {
+            Lhs::Packed(a) if is_deep(a.k) => LhsBlock::Rows(&a.packed[(block.index * a.m + first) * ROW..]),
+            Lhs::Packed(a) => LhsBlock::Panels(&a.packed[first * a.k..]),
+            Lhs::Plain(a) => LhsBlock::Matrix(a, block.range().start),
         }
     }
 

@@ -3,8 +3,9 @@
 //! Five loops around the register tile, after Goto and van de Geijn ("Anatomy of high-performance
 //! matrix multiplication", 2008) with the letters of BLIS: C is m x n, k is summed; a panel of KC by
 //! one tile of B stays in the first cache, a block of MC by KC of A in the second. Unlike there, all
-//! blocks of a side are of equal size, so that no sliver is left, and an operand is packed only if it
-//! is read often enough to pay for the copy, or does not lie in vectors.
+//! blocks of a side are of equal size, so that no sliver is left, A is read where it lies (copies of
+//! its blocks were measured and never paid), and B is packed only if it is read often enough to pay
+//! for the copy, or does not lie in vectors.
 //!
 //! A vector of C that is only partly inside the matrix is summed over zero-padded panels, or, if few of its
 //! elements are inside, each as a dot product ([`dots`]).
@@ -20,7 +21,7 @@ use rayon::prelude::*;
 use crate::activation::Activation;
 use crate::blocking::Blocks;
 use crate::gemm::dots::{Dots, MAX_DOTS, dots};
-use crate::gemm::lhs::{DepthBlock, ROW};
+use crate::gemm::lhs::DepthBlock;
 use crate::gemm::tiles::{Next, Output, Then, Tiles, multiply_tiles};
 use crate::level::Level;
 use crate::microkernel::*;
@@ -42,13 +43,10 @@ const NC: usize = 4096;
 const PACK_B_FROM_PANELS: usize = 3;
 /// A B of at most so many elements stays in the first cache as it lies.
 const PACK_B_FROM_LEN: usize = 4096;
-/// With fewer columns than this, A is read too seldom to be worth copying.
-const PACK_A_FROM_COLUMNS: usize = 1024;
 
-/// The scratch that a product needs: cache blocks, never whole operands.
+/// The scratch that a product needs: a block of B, never a whole large operand.
 #[derive(Clone, Copy, Debug)]
 pub struct GemmScratch {
-    a: usize,
     b: usize,
 }
 
@@ -59,12 +57,12 @@ impl GemmScratch {
         let width = crate::simd::lanes(level) * WIDEST;
         let long = m.max(n);
         let kc = k.min(KC);
-        GemmScratch { a: ROW * long.min(MC), b: (kc + MAX_LANES) * (long.min(NC) + width) }
+        GemmScratch { b: (kc + MAX_LANES) * (long.min(NC) + width) }
     }
 
     /// Elements for one thread; as many times that let as many threads share the product.
     pub fn len(&self) -> usize {
-        self.a + self.b + ALIGNMENT
+        self.b + ALIGNMENT
     }
 
     /// Whether nothing is needed.
@@ -178,8 +176,8 @@ fn run(
     };
     let share = |part: usize, parts: usize, scratch: &mut [f32]| {
         let aligned = scratch.as_ptr().align_offset(64).min(ALIGNMENT);
-        let (pack_b, pack_a) = scratch[aligned..].split_at_mut(sizes.b);
-        dispatch(level, Part { a, b, output, part, parts, pack_a, pack_b });
+        let pack_b = &mut scratch[aligned..aligned + sizes.b];
+        dispatch(level, Part { a, b, output, part, parts, pack_b });
     };
     match threads {
         1 => share(0, 1, &mut scratch[..sizes.len()]),
@@ -198,7 +196,6 @@ struct Part<'a> {
     output: Output,
     part: usize,
     parts: usize,
-    pack_a: &'a mut [f32],
     pack_b: &'a mut [f32],
 }
 
@@ -228,7 +225,6 @@ impl Kernel for Part<'_> {
         let large = k * n > PACK_B_FROM_LEN && panels.len() >= PACK_B_FROM_PANELS;
         let copy_b = k == 0 || self.b.column_stride() != 1 || large;
         let (packs_next, last_panel) = (copy_b && self.b.column_stride() == 1, panels.end);
-        let copy_a = columns.len() * width >= PACK_A_FROM_COLUMNS;
         for block in DepthBlock::all(k) {
             let depth = block.range();
             let output = self.output.of_block(depth.start == 0, depth.end == k);
@@ -246,8 +242,7 @@ impl Kernel for Part<'_> {
                 let row_blocks = Blocks::new(panels.len(), MC / tallest_tile(s));
                 for panels in row_blocks.iter().map(|block| shifted(block, panels.start)) {
                     let first_row = rows.get(panels.start).start;
-                    let copy = copy_a.then_some(&mut *self.pack_a);
-                    let lhs = self.a.block(s, rows, panels.clone(), block, copy);
+                    let lhs = self.a.block(first_row, block);
                     let mut column = columns.start;
                     while column < columns.end {
                         let at = column * width;
