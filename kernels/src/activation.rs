@@ -89,16 +89,38 @@ impl<F: Function, P: Pass> Kernel for With<F, P> {
     }
 }
 
-fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
+/// Where a pass is compiled for its function.
+trait Entrance {
+    fn enter<K: Kernel<Output = ()>>(self, kernel: K);
+}
+
+impl Entrance for Level {
+    fn enter<K: Kernel<Output = ()>>(self, kernel: K) {
+        dispatch(self, kernel);
+    }
+}
+
+/// Inside of a kernel.
+struct Inside<S>(S);
+
+impl<S: Simd> Entrance for Inside<S> {
+    #[inline(always)]
+    fn enter<K: Kernel<Output = ()>>(self, kernel: K) {
+        self.0.outlined(kernel);
+    }
+}
+
+#[inline(always)]
+fn with_function<P: Pass>(activation: Activation, entrance: impl Entrance, pass: P) {
     match activation {
-        Activation::Identity => dispatch(level, With(Identity, pass)),
-        Activation::Relu => dispatch(level, With(Relu, pass)),
-        Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
-        Activation::Tanh => dispatch(level, With(Tanh, pass)),
-        Activation::Sigmoid => dispatch(level, With(Sigmoid, pass)),
-        Activation::Gelu => dispatch(level, With(Gelu, pass)),
-        Activation::Silu => dispatch(level, With(Silu, pass)),
-        Activation::Softplus => dispatch(level, With(Softplus, pass)),
+        Activation::Identity => entrance.enter(With(Identity, pass)),
+        Activation::Relu => entrance.enter(With(Relu, pass)),
+        Activation::LeakyRelu { negative_slope } => entrance.enter(With(LeakyRelu(negative_slope), pass)),
+        Activation::Tanh => entrance.enter(With(Tanh, pass)),
+        Activation::Sigmoid => entrance.enter(With(Sigmoid, pass)),
+        Activation::Gelu => entrance.enter(With(Gelu, pass)),
+        Activation::Silu => entrance.enter(With(Silu, pass)),
+        Activation::Softplus => entrance.enter(With(Softplus, pass)),
     }
 }
 
@@ -117,17 +139,7 @@ pub(crate) unsafe fn activate_matrix<S: Simd>(
     strides: [usize; 2],
     counts: [usize; 2],
 ) {
-    let matrix = Matrix { bias, out, strides, counts };
-    match activation {
-        Activation::Identity => s.outlined(With(Identity, matrix)),
-        Activation::Relu => s.outlined(With(Relu, matrix)),
-        Activation::LeakyRelu { negative_slope } => s.outlined(With(LeakyRelu(negative_slope), matrix)),
-        Activation::Tanh => s.outlined(With(Tanh, matrix)),
-        Activation::Sigmoid => s.outlined(With(Sigmoid, matrix)),
-        Activation::Gelu => s.outlined(With(Gelu, matrix)),
-        Activation::Silu => s.outlined(With(Silu, matrix)),
-        Activation::Softplus => s.outlined(With(Softplus, matrix)),
-    }
+    with_function(activation, Inside(s), Matrix { bias, out, strides, counts });
 }
 
 struct Matrix {

@@ -38,11 +38,33 @@ impl Blocks {
         start(index)..start(index + 1)
     }
 
-    /// A range of blocks, cut where their size changes.
+    /// The sizes of the blocks that are not empty.
     #[inline(always)]
-    pub(crate) fn of_equal_size(self, blocks: Range<usize>) -> [Range<usize>; 2] {
+    pub(crate) fn sizes(self) -> impl Iterator<Item = usize> {
+        (0..self.count).map(move |index| self.get(index).len()).filter(|&size| size > 0)
+    }
+
+    /// The length that was cut.
+    pub(crate) fn length(self) -> usize {
+        self.count * self.size + self.larger
+    }
+
+    /// The blocks of a range, cut where their size changes, without empty ones.
+    #[inline(always)]
+    pub(crate) fn equal(self, blocks: Range<usize>) -> impl Iterator<Item = EqualBlocks> {
         let middle = self.larger.clamp(blocks.start, blocks.end);
-        [blocks.start..middle, middle..blocks.end]
+        [(blocks.start..middle, self.size + 1), (middle..blocks.end, self.size)].into_iter().filter_map(
+            move |(blocks, size)| {
+                let start = self.get(blocks.start).start;
+                (!blocks.is_empty() && size > 0).then_some(EqualBlocks { start, count: blocks.len(), size })
+            },
+        )
+    }
+
+    /// The first `count` blocks, and the others counted from 0.
+    pub(crate) fn split(self, count: usize) -> (Self, Self) {
+        let larger = self.larger.min(count);
+        (Blocks { count, larger, ..self }, Blocks { count: self.count - count, larger: self.larger - larger, ..self })
     }
 
     #[inline(always)]
@@ -51,9 +73,40 @@ impl Blocks {
     }
 }
 
+/// Consecutive blocks of one size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EqualBlocks {
+    pub(crate) start: usize,
+    pub(crate) count: usize,
+    pub(crate) size: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::Blocks;
+
+    #[test]
+    fn equal_blocks_and_halves_are_the_blocks_in_order() {
+        for length in 0..30 {
+            for count in 1..8 {
+                let blocks = Blocks::cut(length, count);
+                assert_eq!(blocks.length(), length);
+                for cut in 0..=count {
+                    let (low, high) = blocks.split(cut);
+                    let high = high.iter().map(|block| block.start + low.length()..block.end + low.length());
+                    assert_eq!(low.iter().chain(high).collect::<Vec<_>>(), blocks.iter().collect::<Vec<_>>());
+                    for range in [0..cut, cut..count] {
+                        let equal = blocks.equal(range.clone()).flat_map(|equal| {
+                            (0..equal.count)
+                                .map(move |i| equal.start + i * equal.size..equal.start + (i + 1) * equal.size)
+                        });
+                        let expected = range.map(|i| blocks.get(i)).filter(|block| !block.is_empty());
+                        assert_eq!(equal.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn blocks_cover_a_side_in_order_and_differ_by_one_at_most() {

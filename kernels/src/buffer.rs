@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// Elements of a cache line, and of the widest vector.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]

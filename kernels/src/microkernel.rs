@@ -6,9 +6,10 @@
 //!
 //! for M rows by N vectors, held in registers from the first k to the last. A is packed into
 //! panels `[k][M]`, or read where it lies ([`Broadcast`]); B is whatever memory holds the
-//! activations, addressed by a [`Depth`], so that a matrix, a convolution and its transpose differ in nothing but their addresses and no patch is
-//! ever copied. An [`Epilogue`] takes the sums while they are still in registers.
+//! activations, addressed by a [`Depth`], so that a matrix, a convolution and its transpose differ in
+//! nothing but their addresses and no patch is ever copied. An [`Epilogue`] takes the sums while they are still in registers.
 
+use crate::buffer::LINE;
 use crate::combine::Combine;
 use crate::simd::{MAX_ROWS, Simd};
 
@@ -93,9 +94,6 @@ impl<const STRIDE: usize> Broadcast for Rows<STRIDE> {
         Some((k % LINE).min(M - 1) * STRIDE + k + LINE)
     }
 }
-
-/// Elements of a cache line.
-const LINE: usize = 64 / size_of::<f32>();
 
 /// A matrix with any strides.
 #[derive(Clone, Copy)]
@@ -341,8 +339,8 @@ pub(crate) unsafe fn multiply<S: Simd, A: Broadcast, D: Depth, const M: usize, c
 /// Vectors in a tile of `rows` rows: as many as leave registers for a vector of B each and for one
 /// of A.
 #[inline(always)]
-pub(crate) fn tile_width<S: Simd>(_: S, rows: usize) -> usize {
-    ((S::REGISTERS - 1) / (rows + 1)).clamp(1, WIDEST)
+pub(crate) fn tile_width(registers: usize, rows: usize) -> usize {
+    ((registers - 1) / (rows + 1)).clamp(1, WIDEST)
 }
 
 /// Vectors of the widest tile.

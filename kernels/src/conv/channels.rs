@@ -30,11 +30,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use crate::blocking;
+use crate::buffer::LINE;
+use crate::conv::check_len;
 use crate::conv::geometry::ConvShape;
 use crate::level::Level;
 use crate::microkernel::Tap;
 use crate::parallel::WORTHWHILE;
-use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::simd::{MAX_LANES, dispatch, registers};
 use blocks::{Blocks, Strip, strips};
 use copy::Prefetch;
 use task::Task;
@@ -51,8 +54,6 @@ const WEIGHT_BYTES: usize = 320 << 10;
 const CACHED_BYTES: usize = 16 << 20;
 /// Taps of a table, at least: enough that the loop over them outweighs the one over tables.
 const GROUP_TAPS: usize = 32;
-/// Elements of a cache line.
-const LINE: usize = 16;
 /// Channels of all panels that are packed at a time, of weights whose rows are not contiguous.
 const PACKED_CHANNELS: usize = 8;
 /// Tasks for each thread, so that none waits long for the last.
@@ -69,11 +70,10 @@ pub(super) struct ChannelProduct {
     window: Window,
     source: [usize; 2],
     out: [usize; 2],
-    /// Vectors in all, and in the panels.
-    vectors: usize,
-    panels: usize,
-    /// Parts of the channels, so that the weights of each fit the cache.
-    depth_blocks: usize,
+    /// The vectors of each panel.
+    panels: blocking::Blocks,
+    /// The channels of each part of the depth, so that the weights of a part fit the cache.
+    depth_blocks: blocking::Blocks,
     blocks: Blocks,
     /// Channels of a table.
     group: usize,
@@ -120,9 +120,9 @@ impl ChannelProduct {
         let vectors = weights.rows.div_ceil(lanes);
         let phase_columns = out[1].div_ceil(window.out_step);
         let width = panel_width(registers, vectors, phase_columns);
-        let panels = vectors.div_ceil(width).max(1);
+        let panels = blocking::Blocks::new(vectors, width);
         let depth = channels * weights.taps * width * lanes * size_of::<f32>();
-        let depth_blocks = depth.div_ceil(WEIGHT_BYTES).clamp(1, channels.max(1));
+        let depth_blocks = blocking::Blocks::cut(channels, depth.div_ceil(WEIGHT_BYTES).clamp(1, channels.max(1)));
         let tile = most_pixels(registers, width);
         let strips = strips(&window, channels, source, phase_columns, tile, lanes);
         let blocks = Blocks::new(&window, channels, out[0], strips, tile);
@@ -143,7 +143,6 @@ impl ChannelProduct {
             window,
             source,
             out,
-            vectors,
             panels,
             depth_blocks,
             blocks,
@@ -158,7 +157,7 @@ impl ChannelProduct {
         };
         let flops = 2 * (batch * weights.rows * out[0] * out[1]) as u64 * (channels * weights.taps) as u64;
         if flops > WORTHWHILE {
-            product.parts = rayon::current_num_threads().min(product.batch_blocks() * panels).max(1);
+            product.parts = rayon::current_num_threads().min(product.batch_blocks() * panels.count()).max(1);
         }
         product
     }
@@ -174,17 +173,17 @@ impl ChannelProduct {
                 let phase = |(phase, taps): (usize, &Vec<Tap>)| {
                     let columns = (self.out[1] - phase).div_ceil(self.window.out_step);
                     let panel = |n: usize| {
-                        let count = columns.div_ceil(self.most_pixels[n - 1]);
-                        let steps: usize = even_parts(columns, count).map(|m| steps(m, n)).sum();
-                        steps * taps.len() * self.channels / self.group / 2 + count * TILE
+                        let tiles = blocking::Blocks::new(columns, self.most_pixels[n - 1]);
+                        let steps: usize = tiles.sizes().map(|m| steps(m, n)).sum();
+                        steps * taps.len() * self.channels / self.group / 2 + tiles.count() * TILE
                     };
-                    even_parts(self.vectors, self.panels).map(panel).sum::<usize>()
+                    self.panels.sizes().map(panel).sum::<usize>()
                 };
                 tables.iter().enumerate().map(phase).sum::<usize>()
             })
             .collect();
         let rows: usize = (0..self.out[0]).map(|row| row_of_class[self.window.line(row).class]).sum();
-        rows + self.out[0] * self.vectors * self.out[1].div_ceil(self.lanes) * TRANSPOSE
+        rows + self.out[0] * self.panels.length() * self.out[1].div_ceil(self.lanes) * TRANSPOSE
     }
 
     /// Elements of scratch: the packed weights and the bias, and for each thread of the pool that it was
@@ -218,7 +217,7 @@ impl ChannelProduct {
         self.pack(weight, packed);
         let (packed, bias) = (&*packed, &*padded_bias);
         let blocks = self.batch_blocks();
-        let groups = (self.parts * TASKS_PER_THREAD).div_ceil(blocks).min(self.panels);
+        let groups = (self.parts * TASKS_PER_THREAD).div_ceil(blocks).min(self.panels.count());
         let groups = if self.parts == 1 { 1 } else { groups };
         let next = AtomicUsize::new(0);
         let result = Shared(out.as_mut_ptr());
@@ -230,8 +229,8 @@ impl ChannelProduct {
                 // Known before its turn, so that what it reads can be on its way.
                 taken = take();
                 let (block, group) = (task / groups, task % groups);
-                let image = block / (self.blocks.down * self.blocks.strips.len());
-                let panels = group * self.panels / groups..(group + 1) * self.panels / groups;
+                let image = block / self.blocks.of_image();
+                let panels = blocking::Blocks::cut(self.panels.count(), groups).get(group);
                 let prefetch = self.prefetch(from, taken.map(|task| task / groups), block, panels.len());
                 let from = &from[image * self.channels * source_plane..][..self.channels * source_plane];
                 // SAFETY: the image is inside of the result, whose length was checked.
@@ -265,13 +264,13 @@ impl ChannelProduct {
     /// What asks for the source of block `next` during the work on `panels` panels of a block.
     fn prefetch(&self, from: &[f32], next: Option<usize>, current: usize, panels: usize) -> Prefetch {
         let (rows, Strip { columns, .. }) = self.block(next.unwrap_or(current));
-        let image = next.unwrap_or(current) / (self.blocks.down * self.blocks.strips.len());
+        let image = next.unwrap_or(current) / self.blocks.of_image();
         let source_rows = self.window.source_rows(rows.clone());
         let combs = self.window.combs as isize;
         let reach = self.window.source_columns(columns.clone());
         let [start, end] = [reach.start, reach.end].map(|i| (i * combs).clamp(0, self.source[1] as isize) as usize);
         let plane = self.source[0] * self.source[1];
-        let rows_of_tiles = panels * self.depth_blocks * rows.len();
+        let rows_of_tiles = panels * self.depth_blocks.count() * rows.len();
         let tiles = rows_of_tiles * self.window.phases() * columns.len().div_ceil(self.most_pixels[0]);
         let first = image * self.channels * plane + source_rows.start * self.source[1] + start;
         let wanted = next.is_some_and(|next| next != current) && end > start;
@@ -291,11 +290,11 @@ impl ChannelProduct {
         // What is read in order: the taps of consecutive channels, or a channel's of all panels.
         let whole_panels = self.weights.channel_stride == self.weights.taps;
         let most = if whole_panels { self.channels } else { PACKED_CHANNELS };
-        let units = self.channels.div_ceil(self.depth_blocks).div_ceil(most.max(1)).max(1);
+        let units = self.depth_blocks.longest().div_ceil(most.max(1)).max(1);
         let packed = Shared(packed.as_mut_ptr());
         let pack = |depth_block: usize, unit: usize, panel: usize| {
-            let (block, vectors) = (self.depth_block(depth_block), self.panel(panel));
-            let (begin, end) = (unit * block.len() / units, (unit + 1) * block.len() / units);
+            let (block, vectors) = (self.depth_blocks.get(depth_block), self.panels.get(panel));
+            let Range { start: begin, end } = blocking::Blocks::cut(block.len(), units).get(unit);
             let pixel = self.weights.taps * vectors.len() * self.lanes;
             let at = self.panel_at(&block, vectors.start) + begin * pixel;
             // SAFETY: parts of panels of all parts of the depth lie one behind the other in `packed`, which holds as many.
@@ -304,11 +303,12 @@ impl ChannelProduct {
             let (layout, vectors) = (self.weights, vectors.len());
             dispatch(self.level, PackPanel { layout, weight, first_row, vectors, first_channel, panel: part });
         };
+        let panels = self.panels.count();
         let task = |index: usize| match whole_panels {
-            true => pack(index / self.panels, 0, index % self.panels),
-            false => (0..self.panels).for_each(|panel| pack(index / units, index % units, panel)),
+            true => pack(index / panels, 0, index % panels),
+            false => (0..panels).for_each(|panel| pack(index / units, index % units, panel)),
         };
-        let tasks = 0..self.depth_blocks * if whole_panels { self.panels } else { units };
+        let tasks = 0..self.depth_blocks.count() * if whole_panels { panels } else { units };
         match self.parts {
             1 => tasks.for_each(task),
             _ => tasks.into_par_iter().for_each(task),
@@ -317,36 +317,25 @@ impl ChannelProduct {
 
     /// Where some channels of a panel begin in the packed weights.
     fn panel_at(&self, channels: &Range<usize>, vector: usize) -> usize {
-        (channels.start * self.vectors + channels.len() * vector) * self.weights.taps * self.lanes
-    }
-
-    /// The vectors of a panel.
-    fn panel(&self, panel: usize) -> Range<usize> {
-        panel * self.vectors / self.panels..(panel + 1) * self.vectors / self.panels
-    }
-
-    /// The channels of a part of the depth.
-    fn depth_block(&self, block: usize) -> Range<usize> {
-        block * self.channels / self.depth_blocks..(block + 1) * self.channels / self.depth_blocks
+        (channels.start * self.panels.length() + channels.len() * vector) * self.weights.taps * self.lanes
     }
 
     /// Rows of the result, and columns of its phases.
     fn block(&self, block: usize) -> (Range<usize>, &Strip) {
         let Blocks { down, strips, .. } = &self.blocks;
-        let row = block / strips.len() % down;
-        (row * self.out[0] / down..(row + 1) * self.out[0] / down, &strips[block % strips.len()])
+        (down.get(block / strips.len() % down.count()), &strips[block % strips.len()])
     }
 
     fn batch_blocks(&self) -> usize {
-        self.batch * self.blocks.down * self.blocks.strips.len()
+        self.batch * self.blocks.of_image()
     }
 
     fn packed_len(&self) -> usize {
-        self.vectors * self.lanes * self.channels * self.weights.taps
+        self.panels.length() * self.lanes * self.channels * self.weights.taps
     }
 
     fn bias_len(&self) -> usize {
-        (self.vectors * self.lanes).next_multiple_of(LINE)
+        (self.panels.length() * self.lanes).next_multiple_of(LINE)
     }
 
     fn copy_len(&self) -> usize {
@@ -359,31 +348,13 @@ impl ChannelProduct {
 
     /// Pixels of a vector of sums, with what a transposition of whole vectors reads beyond the last.
     fn sums_pixels(&self) -> usize {
-        let rows = if self.depth_blocks > 1 { self.blocks.rows } else { 1 };
+        let rows = if self.depth_blocks.count() > 1 { self.blocks.down.longest() } else { 1 };
         rows * self.blocks.columns() * self.window.out_step + self.lanes
     }
 
     fn part_len(&self) -> usize {
-        let width = self.vectors.div_ceil(self.panels);
-        (self.copy_len() + width * self.sums_pixels() * self.lanes).next_multiple_of(LINE)
+        (self.copy_len() + self.panels.longest() * self.sums_pixels() * self.lanes).next_multiple_of(LINE)
     }
-}
-
-fn check_len(what: &str, found: usize, expected: usize) {
-    assert!(found == expected, "{what} has {found} elements, planned for {expected}");
-}
-
-/// Vector registers of a level.
-fn registers(level: Level) -> usize {
-    struct Registers;
-    impl Kernel for Registers {
-        type Output = usize;
-        #[inline(always)]
-        fn run<S: Simd>(self, _: S) -> usize {
-            S::REGISTERS
-        }
-    }
-    dispatch(level, Registers)
 }
 
 /// A pointer to what several threads write disjoint parts of.

@@ -4,9 +4,10 @@
 //! tail is the batch's. A matrix product of a batch is the case of one pixel.
 
 use crate::combine::Combine;
+use crate::conv::check_len;
 use crate::conv::geometry::{Axis, ConvShape};
 use crate::conv::gradient::LaneGradient;
-use crate::conv::product::{LaneProduct, check_len};
+use crate::conv::product::LaneProduct;
 use crate::gemm::{GemmScratch, Lhs, product};
 use crate::level::Level;
 use crate::microkernel::Tap;

@@ -11,3 +11,9 @@ mod product;
 pub use geometry::ConvShape;
 pub use lanes::LaneConv;
 pub use nchw::NchwConv;
+
+/// # Panics
+/// If a length is not the planned one.
+fn check_len(what: &str, found: usize, expected: usize) {
+    assert!(found == expected, "{what} has {found} elements, planned for {expected}");
+}

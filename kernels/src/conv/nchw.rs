@@ -7,8 +7,10 @@
 
 use rayon::prelude::*;
 
+use crate::blocking::Blocks;
 use crate::combine::Combine;
 use crate::conv::channels::ChannelProduct;
+use crate::conv::check_len;
 use crate::conv::geometry::ConvShape;
 use crate::conv::gradient::NchwGradient;
 use crate::conv::lanes::LaneConv;
@@ -122,8 +124,7 @@ impl NchwConv {
     pub fn backward_weights(&self, output_gradient: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
         self.check("output gradient", output_gradient.len(), self.output());
         self.check("input", input.len(), self.input());
-        let weights = self.weights();
-        assert!(gradient.len() == weights, "weight gradient has {} elements, planned for {weights}", gradient.len());
+        check_len("weight gradient", gradient.len(), self.weights());
         self.gradient.write(output_gradient, input, gradient, scratch);
     }
 
@@ -159,10 +160,9 @@ impl NchwConv {
     /// (first image, images) of the tiles of a part.
     fn tiles(&self, part: usize) -> impl Iterator<Item = (usize, usize)> {
         let lanes = crate::lanes(self.level);
-        let tiles = self.batch.div_ceil(lanes);
         let batch = self.batch;
-        (part * tiles / self.parts..(part + 1) * tiles / self.parts)
-            .map(move |tile| (tile * lanes, lanes.min(batch - tile * lanes)))
+        let tiles = Blocks::cut(batch.div_ceil(lanes), self.parts).get(part);
+        tiles.map(move |tile| (tile * lanes, lanes.min(batch - tile * lanes)))
     }
 
     fn input(&self) -> usize {

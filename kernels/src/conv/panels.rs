@@ -1,77 +1,16 @@
 //! Panels of weights times tiles of pixels.
 
+use crate::blocking::{Blocks, EqualBlocks};
 use crate::combine::Combine;
 use crate::conv::product::{Class, LaneProduct};
 use crate::microkernel::{Depth, Epilogue, LinearEpilogue, Panel, Place, Strided, multiply};
 use crate::simd::{Kernel, Simd};
 
-/// Consecutive rows cut into panels of nearly equal height, so that no row is padding.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Panels {
-    tall: EqualPanels,
-    /// Of one row less.
-    short: EqualPanels,
-}
-
-/// Panels of one height.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EqualPanels {
-    /// The row that they begin at.
-    pub(crate) first: usize,
-    count: usize,
-    pub(crate) height: usize,
-}
-
-impl EqualPanels {
-    pub(crate) fn rows(&self) -> usize {
-        self.count * self.height
-    }
-
-    fn split(self, count: usize) -> (Self, Self) {
-        let low = EqualPanels { count, ..self };
-        (low, EqualPanels { first: self.first + low.rows(), count: self.count - count, ..self })
-    }
-}
-
-impl Panels {
-    /// The fewest panels of at most `tallest` rows.
-    pub(crate) fn new(rows: usize, tallest: usize) -> Self {
-        let panels = rows.div_ceil(tallest);
-        let height = rows.div_ceil(panels.max(1));
-        let short = panels * height - rows;
-        let tall = EqualPanels { first: 0, count: panels - short, height };
-        let short = EqualPanels { first: tall.rows(), count: short, height: height.saturating_sub(1) };
-        Panels { tall, short }
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        self.tall.rows() + self.short.rows()
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.tall.count + self.short.count
-    }
-
-    /// The panels of each height that there are.
-    pub(crate) fn equal(&self) -> impl Iterator<Item = EqualPanels> {
-        [self.tall, self.short].into_iter().filter(|panels| panels.count > 0)
-    }
-
-    /// The first `count` panels, and the others with their rows counted from 0.
-    fn split(self, count: usize) -> (Self, Self) {
-        let (low_tall, mut tall) = self.tall.split(count.min(self.tall.count));
-        let (low_short, mut short) = self.short.split(count - low_tall.count);
-        let low = Panels { tall: low_tall, short: low_short };
-        tall.first = 0;
-        short.first = tall.rows();
-        (low, Panels { tall, short })
-    }
-}
-
 /// All pixels of some panels.
 pub(crate) struct PanelProduct<'a> {
     pub(crate) product: &'a LaneProduct,
-    pub(crate) panels: Panels,
+    /// Rows cut into panels, so that no row is padding.
+    pub(crate) panels: Blocks,
     /// The panels, one after the other.
     pub(crate) packed: &'a [f32],
     pub(crate) from: &'a [f32],
@@ -85,7 +24,7 @@ impl<'a> PanelProduct<'a> {
     pub(crate) fn halves(self) -> (Self, Self) {
         let PanelProduct { product, panels, packed, from, combine, out } = self;
         let (low, high) = panels.split(panels.count() / 2);
-        let rows = low.rows();
+        let rows = low.length();
         let (packed_low, packed_high) = packed.split_at(rows * product.depth);
         let (other_low, other_high) = match combine.gamma == 0.0 {
             true => (combine.other, combine.other),
@@ -120,16 +59,16 @@ impl Kernel for PanelProduct<'_> {
         let epilogue = LinearEpilogue::new(&self.combine, self.out, self.product.out_plane);
         for class in &self.product.classes {
             for run in &class.runs {
-                for panels in self.panels.equal() {
-                    let blocks = run.count.div_ceil(S::WIDTHS[panels.height - 1]);
+                for panels in self.panels.equal(0..self.panels.count()) {
+                    let blocks = run.count.div_ceil(S::WIDTHS[panels.size - 1]);
                     let mut done = 0;
                     for block in 0..blocks {
                         // Equal blocks, so that no sliver is left.
                         let n = (run.count - done).div_ceil(blocks - block);
                         let tile = Tile {
                             panels,
-                            packed: self.packed[panels.first * self.product.depth..].as_ptr(),
-                            panel_len: panels.height * self.product.depth,
+                            packed: self.packed[panels.start * self.product.depth..].as_ptr(),
+                            panel_len: panels.size * self.product.depth,
                             // A run on padding alone has no operands, and may point beyond the source.
                             from: self.from.as_ptr().wrapping_add(run.source + done * class.source_step),
                             at: run.out + done * class.out_step,
@@ -150,7 +89,7 @@ impl Kernel for PanelProduct<'_> {
 /// Some pixels of some panels.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
-    panels: EqualPanels,
+    panels: EqualBlocks,
     packed: *const f32,
     panel_len: usize,
     from: *const f32,
@@ -162,7 +101,7 @@ struct Tile<'a> {
 impl Tile<'_> {
     #[inline(always)]
     fn run<S: Simd, D: Depth>(self, s: S, columns: usize, depth: D, epilogue: LinearEpilogue) {
-        with_shape!((self.panels.height, columns), self.multiply(s, depth, epilogue),
+        with_shape!((self.panels.size, columns), self.multiply(s, depth, epilogue),
             1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
             2: 1 2 3 4 5 6 7 8;
             3: 1 2 3 4 5 6 7 8;
@@ -190,7 +129,7 @@ impl Tile<'_> {
             unsafe {
                 let weights = self.packed.add(panel * self.panel_len);
                 let sums = multiply::<S, Panel, D, M, N>(s, weights, Panel, self.from, self.class.source_step, depth);
-                let row = self.panels.first + panel * M;
+                let row = self.panels.start + panel * M;
                 let place = Place { row, rows: M, at: self.at, step: self.class.out_step };
                 epilogue.finish(s, sums, place);
             }

@@ -3,20 +3,16 @@
 //! The plan sorts the pixels of the output into classes that read the same taps, and gives each
 //! class a table of addresses: the im2col matrix, without the copies.
 
+use crate::blocking::Blocks;
 use crate::combine::Combine;
+use crate::conv::check_len;
 use crate::conv::geometry::{Axis, AxisRun, ConvShape};
-use crate::conv::panels::{PanelProduct, Panels};
+use crate::conv::panels::PanelProduct;
 use crate::level::Level;
 use crate::microkernel::Tap;
 use crate::pack::{Source, pack};
 use crate::parallel::WORTHWHILE;
 use crate::simd::{MAX_ROWS, dispatch};
-
-/// # Panics
-/// If a length is not the planned one.
-pub(crate) fn check_len(what: &str, found: usize, expected: usize) {
-    assert!(found == expected, "{what} has {found} elements, planned for {expected}");
-}
 
 /// Rows of the tallest tile of several pixels.
 const LOW_ROWS: usize = 6;
@@ -25,7 +21,7 @@ const LOW_ROWS: usize = 6;
 #[derive(Clone, Debug)]
 pub(crate) struct LaneProduct {
     source: Source,
-    panels: Panels,
+    panels: Blocks,
     pub(crate) depth: usize,
     /// Elements of one channel of the source and of the output.
     source_plane: usize,
@@ -127,7 +123,7 @@ impl LaneProduct {
         LaneProduct {
             source,
             // One vector has to hide the latency by its height alone.
-            panels: Panels::new(rows, if longest > 1 { LOW_ROWS } else { MAX_ROWS }),
+            panels: Blocks::new(rows, if longest > 1 { LOW_ROWS } else { MAX_ROWS }),
             depth: source_channels * shape.taps(),
             source_plane,
             out_plane,
@@ -137,20 +133,21 @@ impl LaneProduct {
     }
 
     pub(crate) fn out_len(&self) -> usize {
-        self.panels.rows() * self.out_plane
+        self.panels.length() * self.out_plane
     }
 
     pub(crate) fn packed_len(&self) -> usize {
-        self.panels.rows() * self.depth
+        self.panels.length() * self.depth
     }
 
     pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
         check_len("weight", weight.len(), self.packed_len());
         check_len("packed weight", packed.len(), self.packed_len());
-        for part in self.panels.equal() {
-            let weight = &weight[(part.first * self.source.row_stride).min(weight.len())..];
-            let packed = &mut packed[part.first * self.depth..][..part.rows() * self.depth];
-            pack(weight, self.source, part.rows(), self.depth, part.height, packed, parallel);
+        for part in self.panels.equal(0..self.panels.count()) {
+            let rows = part.count * part.size;
+            let weight = &weight[(part.start * self.source.row_stride).min(weight.len())..];
+            let packed = &mut packed[part.start * self.depth..][..rows * self.depth];
+            pack(weight, self.source, rows, self.depth, part.size, packed, parallel);
         }
     }
 
@@ -170,7 +167,7 @@ impl LaneProduct {
             check_len("third operand", combine.other.len(), self.out_len());
         }
         if let Some(bias) = combine.bias {
-            check_len("bias", bias.len(), self.panels.rows());
+            check_len("bias", bias.len(), self.panels.length());
         }
         let product = PanelProduct { product: self, panels: self.panels, packed, from, combine, out };
         let work = 2 * (self.out_len() * self.depth) as u64;

@@ -49,12 +49,18 @@ impl PackedLhs {
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
                 let (m, k) = (self.a.rows(), self.a.columns());
-                let rows = Blocks::new(m, tallest_tile(s));
-                match is_deep(k) {
-                    false => pack_panels(s, self.a, rows, 0..rows.count(), 0..k, self.packed),
-                    true => DepthBlock::all(k).for_each(|block| {
-                        copy_rows(s, self.a, 0..m, block.range(), &mut self.packed[block.index * m * ROW..]);
-                    }),
+                if is_deep(k) {
+                    for block in DepthBlock::all(k) {
+                        let depth = block.range();
+                        let width = depth.len().next_multiple_of(S::LANES);
+                        let to = &mut self.packed[block.index * m * ROW..];
+                        pack_panel(s, self.a.transposed(), depth, 0..m, [width, ROW], to);
+                    }
+                } else {
+                    for rows in Blocks::new(m, tallest_tile(s)).iter() {
+                        let (height, to) = (rows.len(), &mut self.packed[rows.start * k..]);
+                        pack_panel(s, self.a, rows, 0..k, [height; 2], to);
+                    }
                 }
             }
         }
@@ -95,7 +101,7 @@ fn is_deep(k: usize) -> bool {
     Blocks::new(k, KC).longest() >= DEEP
 }
 
-/// Where the rows of some panels are read from.
+/// Where the rows are read from.
 #[derive(Clone, Copy)]
 pub(super) enum LhsBlock<'a> {
     /// Panels `[k][height]`, one behind the other.
@@ -115,12 +121,12 @@ impl<'a> Lhs<'a> {
         }
     }
 
-    /// The rows from `first` on, in a block of the depth.
+    /// A block of the depth.
     #[inline(always)]
-    pub(super) fn block(&self, first: usize, block: DepthBlock) -> LhsBlock<'a> {
+    pub(super) fn block(&self, block: DepthBlock) -> LhsBlock<'a> {
         match *self {
-            Lhs::Packed(a) if is_deep(a.k) => LhsBlock::Rows(&a.packed[(block.index * a.m + first) * ROW..]),
-            Lhs::Packed(a) => LhsBlock::Panels(&a.packed[first * a.k..]),
+            Lhs::Packed(a) if is_deep(a.k) => LhsBlock::Rows(&a.packed[block.index * a.m * ROW..]),
+            Lhs::Packed(a) => LhsBlock::Panels(&a.packed),
             Lhs::Plain(a) => LhsBlock::Matrix(a, block.range().start),
         }
     }
@@ -141,30 +147,4 @@ impl<'a> Lhs<'a> {
             Lhs::Packed(a) => (&a.packed[block.index * a.m * ROW..], ROW),
         }
     }
-}
-
-/// Packs some panels of `rows` of A, one behind the other.
-#[inline(always)]
-fn pack_panels<S: Simd>(
-    s: S,
-    a: MatRef<'_>,
-    rows: Blocks,
-    panels: Range<usize>,
-    depth: Range<usize>,
-    packed: &mut [f32],
-) {
-    let mut rest = packed;
-    for panel in panels {
-        let rows = rows.get(panel);
-        let (panel, behind) = std::mem::take(&mut rest).split_at_mut(rows.len() * depth.len());
-        pack_panel(s, a, rows.clone(), depth.clone(), [rows.len(); 2], panel);
-        rest = behind;
-    }
-}
-
-/// Copies some rows of A, [`ROW`] elements apart, with zeros in what is left of a last vector.
-#[inline(always)]
-fn copy_rows<S: Simd>(s: S, a: MatRef<'_>, rows: Range<usize>, depth: Range<usize>, copy: &mut [f32]) {
-    let width = depth.len().next_multiple_of(S::LANES);
-    pack_panel(s, a.transposed(), depth, rows, [width, ROW], copy);
 }

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::blocking::Blocks;
+use crate::buffer::LINE;
 use crate::gemm::dots::{Dots, MAX_DOTS, dots};
 use crate::gemm::lhs::DepthBlock;
 use crate::gemm::tiles::{Next, Output, Then, Tiles, multiply_tiles};
@@ -60,9 +61,9 @@ impl GemmScratch {
         GemmScratch { b: (kc + MAX_LANES) * (long.min(NC) + width) }
     }
 
-    /// Elements for one thread; as many times that let as many threads share the product.
+    /// Elements for one thread, of which panels start on a cache line wherever they do; as many times that let as many threads share the product.
     pub fn len(&self) -> usize {
-        self.b + ALIGNMENT
+        self.b + LINE
     }
 
     /// Whether nothing is needed.
@@ -70,9 +71,6 @@ impl GemmScratch {
         self.len() == 0
     }
 }
-
-/// Elements of a cache line: panels of B start on one, wherever the scratch does.
-const ALIGNMENT: usize = 64 / size_of::<f32>();
 
 /// C = alpha A B + beta C. With beta 0, C is not read.
 ///
@@ -175,7 +173,7 @@ fn run(
         false => 1,
     };
     let share = |part: usize, parts: usize, scratch: &mut [f32]| {
-        let aligned = scratch.as_ptr().align_offset(64).min(ALIGNMENT);
+        let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         let pack_b = &mut scratch[aligned..aligned + sizes.b];
         dispatch(level, Part { a, b, output, part, parts, pack_b });
     };
@@ -206,7 +204,7 @@ impl Kernel for Part<'_> {
     fn run<S: Simd>(self, s: S) {
         let ((m, k), n) = (self.a.size(), self.output.columns);
         let rows = Blocks::new(m, tallest_tile(s));
-        let width = tile_width(s, rows.longest()) * S::LANES;
+        let width = tile_width(S::REGISTERS, rows.longest()) * S::LANES;
         // The last columns, if they are too few to be worth a vector.
         let left = match n % S::LANES {
             left if left <= MAX_DOTS.min(S::LANES / 2) && self.a.rows_are_vectors(k) => left,
@@ -225,8 +223,9 @@ impl Kernel for Part<'_> {
         let large = k * n > PACK_B_FROM_LEN && panels.len() >= PACK_B_FROM_PANELS;
         let copy_b = k == 0 || self.b.column_stride() != 1 || large;
         let (packs_next, last_panel) = (copy_b && self.b.column_stride() == 1, panels.end);
+        let stride_of_b = self.b.row_stride();
         for block in DepthBlock::all(k) {
-            let depth = block.range();
+            let (depth, lhs) = (block.range(), self.a.block(block));
             let output = self.output.of_block(depth.start == 0, depth.end == k);
             let kc = depth.len();
             for columns in Blocks::new(columns.len(), NC / width).iter().map(|block| shifted(block, columns.start)) {
@@ -241,43 +240,37 @@ impl Kernel for Part<'_> {
                 }
                 let row_blocks = Blocks::new(panels.len(), MC / tallest_tile(s));
                 for panels in row_blocks.iter().map(|block| shifted(block, panels.start)) {
-                    let first_row = rows.get(panels.start).start;
-                    let lhs = self.a.block(first_row, block);
                     let mut column = columns.start;
                     while column < columns.end {
                         let at = column * width;
                         let vectors = width.min(in_panels - at).div_ceil(S::LANES);
                         let (b, stride, b_step) = if column < direct {
-                            let b = &self.b.data()[depth.start * self.b.row_stride() + at..];
-                            (b.as_ptr(), self.b.row_stride(), width)
+                            (self.b.data()[depth.start * stride_of_b + at..].as_ptr(), stride_of_b, width)
                         } else {
                             (self.pack_b[(column - direct) * width * kc..].as_ptr(), vectors * S::LANES, width * kc)
                         };
                         // Columns of one tile each do not wait for the next call.
                         let whole = if column < direct { direct } else { columns.end.min(in_panels / width) };
                         let across = if panels.len() == 1 && column < whole { whole - column } else { 1 };
-                        let stride_of_b = self.b.row_stride();
                         let is_next = packs_next && panels.end == last_panel && depth.end < k;
                         let next = is_next.then(|| Next {
                             from: self.b.data().as_ptr().wrapping_add(depth.end * stride_of_b + at),
                             rows: kc.min(k - depth.end),
                             stride: stride_of_b,
                         });
-                        for panels in rows.of_equal_size(panels.clone()) {
-                            let row = rows.get(panels.start);
+                        for panels in rows.equal(panels.clone()) {
                             let tiles = Tiles {
                                 b,
                                 b_step,
                                 depth: Strided { len: kc, stride },
-                                row: row.start,
-                                row_of_block: row.start - first_row,
-                                down: panels.len(),
+                                row: panels.start,
+                                down: panels.count,
                                 column: at,
                                 across,
                                 output,
                                 next,
                             };
-                            multiply_tiles(s, lhs, [row.len(), vectors], &tiles);
+                            multiply_tiles(s, lhs, [panels.size, vectors], &tiles);
                         }
                         column += across;
                     }

@@ -163,9 +163,8 @@ pub(super) struct Tiles {
     /// Distance of the vectors of the next column of tiles.
     pub(super) b_step: usize,
     pub(super) depth: Strided,
-    /// The first row, in C and in the block of A.
+    /// The first row.
     pub(super) row: usize,
-    pub(super) row_of_block: usize,
     pub(super) down: usize,
     /// The first column.
     pub(super) column: usize,
@@ -185,16 +184,13 @@ pub(super) struct Next {
 /// Multiplies tiles of `height` rows and `vectors` vectors.
 #[inline(always)]
 pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]: [usize; 2], tiles: &Tiles) {
-    if tiles.down == 0 {
-        return;
-    }
     match lhs {
         LhsBlock::Panels(panels) => {
-            let a = panels[tiles.row_of_block * tiles.depth.len..].as_ptr();
+            let a = panels[tiles.row * tiles.depth.len..].as_ptr();
             with_tile!(height, vectors, tiles_of::<S, FarPanel>(s, a, height * tiles.depth.len, FarPanel, tiles));
         }
         LhsBlock::Rows(rows) => {
-            let a = rows[tiles.row_of_block * ROW..].as_ptr();
+            let a = rows[tiles.row * ROW..].as_ptr();
             with_tile!(height, vectors, tiles_of::<S, Rows<ROW>>(s, a, height * ROW, Rows, tiles));
         }
         LhsBlock::Matrix(a, k) => {
@@ -251,7 +247,7 @@ fn tiles_of<S: Simd, A: Broadcast, const M: usize, const N: usize>(
             }
         }
     }
-    if N > tile_width(s, M) {
+    if N > tile_width(S::REGISTERS, M) {
         unreachable!("tiles are cut to the level's width");
     }
     s.outlined(Outlined::<'_, A, M, N> { a, step, broadcast, tiles });

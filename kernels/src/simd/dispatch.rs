@@ -31,15 +31,23 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
 
 /// Elements of a vector at a level.
 pub(crate) fn lanes(level: Level) -> usize {
-    struct Lanes;
-    impl Kernel for Lanes {
-        type Output = usize;
-        #[inline(always)]
-        fn run<S: Simd>(self, _: S) -> usize {
-            S::LANES
-        }
+    dispatch(level, Sizes)[0]
+}
+
+/// Vectors that the registers hold at a level.
+pub(crate) fn registers(level: Level) -> usize {
+    dispatch(level, Sizes)[1]
+}
+
+struct Sizes;
+
+impl Kernel for Sizes {
+    type Output = [usize; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> [usize; 2] {
+        [S::LANES, S::REGISTERS]
     }
-    dispatch(level, Lanes)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -11,7 +11,7 @@ mod avx512;
 mod dispatch;
 mod portable;
 
-pub(crate) use dispatch::{Kernel, dispatch, lanes};
+pub(crate) use dispatch::{Kernel, dispatch, lanes, registers};
 
 /// Vectors of f32 and the operations that the kernels need. A value is the proof that the CPU has
 /// the instructions: it is made by [`dispatch`] alone.

@@ -2,17 +2,18 @@
 
 use std::ops::Range;
 
-use crate::conv::channels::LINE;
+use crate::blocking;
+use crate::buffer::LINE;
 use crate::conv::channels::window::Window;
 
 /// Bytes of the copied block of the source, if one row and tile of all channels fits.
 const BLOCK_BYTES: usize = 320 << 10;
+
 /// How a result is cut, and the layout of the copy of what a block reads.
 #[derive(Clone, Debug)]
 pub(super) struct Blocks {
-    /// Blocks along an image, and the most rows of one.
-    pub(super) down: usize,
-    pub(super) rows: usize,
+    /// The rows of the blocks along an image.
+    pub(super) down: blocking::Blocks,
     /// Blocks across an image.
     pub(super) strips: Vec<Strip>,
     /// Distances in the copy.
@@ -51,10 +52,11 @@ pub(super) fn strips(
     if inside(0..columns) {
         return vec![strip(0..columns, true)];
     }
-    let tiles = columns.div_ceil(tile);
-    let edge = |index: usize| index * columns / tiles;
-    let first = (0..tiles).find(|&i| inside(edge(i)..edge(i + 1))).unwrap_or(tiles);
-    let last = (first..tiles).take_while(|&i| inside(edge(i)..edge(i + 1))).count() + first;
+    let cut = blocking::Blocks::new(columns, tile);
+    let tiles = cut.count();
+    let edge = |index: usize| cut.get(index).start;
+    let first = (0..tiles).find(|&i| inside(cut.get(i))).unwrap_or(tiles);
+    let last = (first..tiles).take_while(|&i| inside(cut.get(i))).count() + first;
     if (last - first) * 2 <= tiles {
         return vec![strip(0..columns, false)];
     }
@@ -82,19 +84,17 @@ impl Blocks {
     /// The cut that copies the fewest pixels, of those whose copies fit.
     pub(super) fn new(window: &Window, channels: usize, out_rows: usize, strips: Vec<Strip>, tile: usize) -> Self {
         let cut = |down: usize, across: usize| {
-            let rows = out_rows.div_ceil(down);
+            let down = blocking::Blocks::cut(out_rows, down);
             let strips: Vec<Strip> = match strips.as_slice() {
                 [whole] => {
                     let (count, direct) = (whole.columns.len(), whole.direct);
-                    (0..across)
-                        .map(|i| Strip { columns: i * count / across..(i + 1) * count / across, direct })
-                        .collect()
+                    let columns = blocking::Blocks::cut(count, across);
+                    columns.iter().map(|columns| Strip { columns, direct }).collect()
                 }
                 strips => strips.to_vec(),
             };
             let copied = strips.iter().filter(|strip| !strip.direct).map(|strip| strip.columns.len()).max();
-            let block = |block: usize| window.source_rows(block * out_rows / down..(block + 1) * out_rows / down).len();
-            let source_rows = (0..down).map(block).max().unwrap_or(0);
+            let source_rows = down.iter().map(|rows| window.source_rows(rows).len()).max().unwrap_or(0);
             let reach = |columns: usize| {
                 let reach = window.source_columns(0..columns);
                 (reach.end - reach.start) as usize
@@ -105,11 +105,11 @@ impl Blocks {
             let plane = if copied.is_some() { ((source_rows * row_pitch).div_ceil(LINE) | 1) * LINE } else { 0 };
             let widest = strips.iter().map(|strip| reach(strip.columns.len())).max().unwrap_or(0);
             let read = source_rows * window.combs * widest;
-            (read, Blocks { down, rows, strips, comb_pitch, row_pitch, plane })
+            (read, Blocks { down, strips, comb_pitch, row_pitch, plane })
         };
         let fits = |(read, _): &(usize, Blocks)| channels * read * size_of::<f32>() <= BLOCK_BYTES;
         let lowest = |across: usize| (1..=out_rows.max(1)).map(|down| cut(down, across)).find(fits);
-        let total = |(read, blocks): &(usize, Blocks)| read * blocks.down * blocks.strips.len();
+        let total = |(read, blocks): &(usize, Blocks)| read * blocks.of_image();
         let tiles = strips.iter().map(|strip| strip.columns.len().div_ceil(tile)).max().unwrap_or(1).max(1);
         let columns = strips.iter().map(|strip| strip.columns.len()).max().unwrap_or(0);
         let across = if strips.len() == 1 { tiles } else { 1 };
@@ -117,6 +117,11 @@ impl Blocks {
         let whole = |across: &usize| columns.div_ceil(*across).div_ceil(tile) * across <= tiles;
         let cuts = (1..=across).filter(whole).filter_map(lowest);
         cuts.min_by_key(total).unwrap_or_else(|| cut(out_rows.max(1), across)).1
+    }
+
+    /// How many there are of an image.
+    pub(super) fn of_image(&self) -> usize {
+        self.down.count() * self.strips.len()
     }
 
     /// The most columns of a block.

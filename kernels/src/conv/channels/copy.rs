@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::conv::channels::LINE;
+use crate::buffer::LINE;
 use crate::simd::{Kernel, Simd};
 
 /// Copies rows of all channels: `[channel][row][comb][column]`, where column i of comb k is column

@@ -57,9 +57,9 @@ impl Kernel for Task<'_> {
             (self.copy.as_ptr(), plane, row_pitch)
         };
         for panel in self.panels.clone() {
-            let vectors = product.panel(panel);
-            for depth_block in 0..product.depth_blocks {
-                let channels = product.depth_block(depth_block);
+            let vectors = product.panels.get(panel);
+            for depth_block in 0..product.depth_blocks.count() {
+                let channels = product.depth_blocks.get(depth_block);
                 for row in self.rows.clone() {
                     let line = window.line(row);
                     if line.is_empty() {
@@ -95,13 +95,13 @@ impl Task<'_> {
         let product = self.product;
         let window = &product.window;
         let (n, lanes) = (vectors.len(), S::LANES);
-        let channels = product.depth_block(depth_block);
+        let channels = product.depth_blocks.get(depth_block);
         let weights = &self.packed[product.panel_at(&channels, vectors.start)..];
         let steps = [window.out_step * lanes, product.sums_pixels() * lanes];
         let widest = product.most_pixels[n - 1];
         let at = self.sums_at(row);
         let sums = self.sums[at..].as_mut_ptr();
-        let last = depth_block + 1 == product.depth_blocks;
+        let last = depth_block + 1 == product.depth_blocks.count();
         let mut finished = 0;
         let tables = if self.direct { &product.direct_tables } else { &product.copy_tables };
         for phase in 0..window.phases() {
@@ -178,7 +178,7 @@ impl Task<'_> {
     #[inline(always)]
     fn sums_at(&self, row: usize) -> usize {
         let product = self.product;
-        let row = if product.depth_blocks > 1 { row - self.rows.start } else { 0 };
+        let row = if product.depth_blocks.count() > 1 { row - self.rows.start } else { 0 };
         row * self.columns.len() * product.window.out_step * product.lanes
     }
 

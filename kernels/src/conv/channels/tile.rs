@@ -1,5 +1,6 @@
 //! The register tile: M pixels of a row by N vectors of channels.
 
+use crate::blocking::Blocks;
 use crate::microkernel::Tap;
 use crate::simd::Simd;
 
@@ -113,8 +114,8 @@ pub(super) use with_tile;
 pub(super) fn panel_width(registers: usize, vectors: usize, pixels: usize) -> usize {
     let cost = |width: &usize| {
         let tallest = most_pixels(registers, *width);
-        let panels = even_parts(vectors, vectors.div_ceil(*width));
-        panels.map(|n| even_parts(pixels, pixels.div_ceil(tallest)).map(|m| steps(m, n)).sum::<usize>()).sum::<usize>()
+        let tiles = |n: usize| Blocks::new(pixels, tallest).sizes().map(|m| steps(m, n)).sum::<usize>();
+        Blocks::new(vectors, *width).sizes().map(tiles).sum::<usize>()
     };
     (1..=MAX_VECTORS.min(vectors)).filter(|&n| most_pixels(registers, n) > 0).min_by_key(cost).unwrap_or(1)
 }
@@ -124,9 +125,4 @@ pub(super) fn panel_width(registers: usize, vectors: usize, pixels: usize) -> us
 /// second-level cache.
 pub(super) fn steps(m: usize, n: usize) -> usize {
     (m * n).max(m + n + 2).max(4 * n).max(8)
-}
-
-/// `total` cut into `parts` parts that differ by one at most.
-pub(super) fn even_parts(total: usize, parts: usize) -> impl Iterator<Item = usize> {
-    (0..parts).map(move |part| (part + 1) * total / parts - part * total / parts)
 }

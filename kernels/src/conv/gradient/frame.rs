@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::blocking;
 use crate::conv::geometry::ConvShape;
 
 /// Where the tensors of a convolution lie: an image in every lane of a pixel, or images one after the other with
@@ -143,31 +144,10 @@ pub(super) struct Block {
 /// A cut of the pixels of all images into blocks of nearly the same size.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocks {
-    images: Cut,
-    rows: Cut,
-    columns: Cut,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Cut {
-    first: usize,
-    len: usize,
-    pieces: usize,
-}
-
-impl Cut {
-    /// The fewest nearly equal pieces of at most `most`.
-    fn new(first: usize, len: usize, most: usize) -> Self {
-        Cut { first, len, pieces: len.div_ceil(most.max(1)).max(1) }
-    }
-
-    fn piece(&self, i: usize) -> Range<usize> {
-        self.first + i * self.len / self.pieces..self.first + (i + 1) * self.len / self.pieces
-    }
-
-    fn longest(&self) -> usize {
-        self.len.div_ceil(self.pieces)
-    }
+    images: blocking::Blocks,
+    first_row: usize,
+    rows: blocking::Blocks,
+    columns: blocking::Blocks,
 }
 
 impl Blocks {
@@ -175,23 +155,26 @@ impl Blocks {
     pub(super) fn new(frame: &Frame, images: usize, elements: usize) -> Self {
         let pixels = elements / frame.pixel;
         let (height, width) = (frame.rows[1].count, frame.output[1]);
+        let cut = |length: usize, most: usize| blocking::Blocks::new(length, most.max(1));
         Blocks {
-            images: Cut::new(0, images, pixels / (height * width)),
-            rows: Cut::new(frame.rows[1].first, height, pixels / width),
-            columns: Cut::new(0, width, pixels),
+            images: cut(images, pixels / (height * width)),
+            first_row: frame.rows[1].first,
+            rows: cut(height, pixels / width),
+            columns: cut(width, pixels),
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.images.pieces * self.rows.pieces * self.columns.pieces
+        self.images.count() * self.rows.count() * self.columns.count()
     }
 
     pub(super) fn get(&self, i: usize) -> Block {
-        let (columns, rows) = (self.columns.pieces, self.rows.pieces);
+        let (columns, rows) = (self.columns.count(), self.rows.count());
+        let Range { start, end } = self.rows.get(i / columns % rows);
         Block {
-            images: self.images.piece(i / columns / rows),
-            rows: self.rows.piece(i / columns % rows),
-            columns: self.columns.piece(i % columns),
+            images: self.images.get(i / columns / rows),
+            rows: self.first_row + start..self.first_row + end,
+            columns: self.columns.get(i % columns),
         }
     }
 

@@ -10,6 +10,8 @@
 
 use std::ops::Range;
 
+use crate::blocking;
+use crate::conv::gradient::Share;
 use crate::conv::gradient::frame::{Block, Blocks, Frame, Pairs, Span};
 use crate::conv::gradient::tile::{inner_tile, with_tile};
 use crate::conv::gradient::transpose::{SQUARE, transpose};
@@ -36,29 +38,16 @@ impl Inner {
     }
 }
 
-/// The gradient of some output channels, summed over some blocks.
-pub(super) struct InnerShare<'a> {
-    pub(super) plan: &'a Inner,
-    pub(super) blocks: Range<usize>,
-    /// From the first of these output channels on.
-    pub(super) errors: &'a [f32],
-    pub(super) input: &'a [f32],
-    pub(super) gradient: &'a mut [f32],
-    /// Whether to add to what `gradient` holds.
-    pub(super) add: bool,
-    /// As many vectors as `gradient` has elements.
-    pub(super) sums: &'a mut [f32],
-}
-
-impl Kernel for InnerShare<'_> {
+/// Scratch has as many vectors as the gradient has elements.
+impl Kernel for Share<'_, Inner> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let outputs = self.gradient.len() / self.plan.frame.depth();
-        self.sums.fill(0.0);
-        accumulate(s, self.plan, self.blocks, outputs, [self.errors, self.input], self.sums);
-        sum_lanes(s, self.sums, self.gradient, self.add);
+        self.scratch.fill(0.0);
+        accumulate(s, self.plan, self.blocks, outputs, [self.errors, self.input], self.scratch);
+        sum_lanes(s, self.scratch, self.gradient, self.add);
     }
 }
 
@@ -76,18 +65,15 @@ pub(super) fn accumulate<S: Simd>(
     let channels = frame.shape.in_channels;
     assert!(sums.len() >= outputs * frame.depth() * S::LANES, "{} sums of {outputs} channels", sums.len());
     let [tallest, widest] = inner_tile(s);
-    let groups = outputs.div_ceil(tallest);
+    let groups = blocking::Blocks::new(outputs, tallest);
     for block in blocks.map(|i| plan.blocks.get(i)) {
-        for group in 0..groups {
-            let [first, end] = [group, group + 1].map(|i| i * outputs / groups);
+        for Range { start: first, end } in groups.iter().filter(|group| !group.is_empty()) {
             for down in frame.spans(0, block.rows.clone()) {
                 for along in frame.spans(1, block.columns.clone()) {
                     let walk = Walk::new::<S>(frame, &block, &down, &along);
                     let mut pairs = Pairs::new(0, &down, &along);
                     let count = Pairs::count(channels, &down, &along);
-                    let tiles = count.div_ceil(widest);
-                    for i in 0..tiles {
-                        let width = (i + 1) * count / tiles - i * count / tiles;
+                    for width in blocking::Blocks::new(count, widest).sizes() {
                         let e = errors.as_ptr().wrapping_add(first * frame.output_plane() + walk.errors);
                         let x = input.as_ptr().wrapping_add(block.images.start * walk.images.input);
                         let g = sums.as_mut_ptr().wrapping_add(first * frame.depth() * S::LANES);

@@ -3,10 +3,10 @@
 use rayon::prelude::*;
 
 use crate::conv::geometry::ConvShape;
-use crate::conv::gradient::cost;
 use crate::conv::gradient::frame::Frame;
-use crate::conv::gradient::inner::{Inner, InnerShare};
-use crate::conv::gradient::outer::{Outer, OuterShare};
+use crate::conv::gradient::inner::Inner;
+use crate::conv::gradient::outer::Outer;
+use crate::conv::gradient::{Share, cost};
 use crate::level::Level;
 use crate::parallel::WORTHWHILE;
 use crate::simd::{dispatch, lanes};
@@ -66,14 +66,11 @@ impl LaneGradient {
             match &self.method {
                 Method::Outer(plan) => {
                     let blocks = 0..plan.blocks();
-                    dispatch(self.level, OuterShare { plan, blocks, errors, input, gradient, add: true, scratch });
+                    dispatch(self.level, Share { plan, blocks, errors, input, gradient, add: true, scratch });
                 }
                 Method::Inner(plan) => {
                     let blocks = 0..plan.blocks();
-                    dispatch(
-                        self.level,
-                        InnerShare { plan, blocks, errors, input, gradient, add: true, sums: scratch },
-                    );
+                    dispatch(self.level, Share { plan, blocks, errors, input, gradient, add: true, scratch });
                 }
             }
         };

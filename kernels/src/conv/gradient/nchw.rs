@@ -5,12 +5,13 @@
 
 use rayon::prelude::*;
 
+use crate::blocking::Blocks;
 use crate::conv::geometry::ConvShape;
-use crate::conv::gradient::cost;
 use crate::conv::gradient::frame::Frame;
-use crate::conv::gradient::inner::{Inner, InnerShare};
-use crate::conv::gradient::outer::{Outer, OuterShare};
+use crate::conv::gradient::inner::Inner;
+use crate::conv::gradient::outer::Outer;
 use crate::conv::gradient::tiles::{Tiles, TilesShare};
+use crate::conv::gradient::{Share, cost};
 use crate::elementwise::accumulate;
 use crate::level::Level;
 use crate::parallel::WORTHWHILE;
@@ -101,7 +102,7 @@ impl NchwGradient {
     }
 
     fn part(&self, part: usize, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
-        let range = |pieces: usize| part * pieces / self.parts..(part + 1) * pieces / self.parts;
+        let range = |pieces: usize| Blocks::cut(pieces, self.parts).get(part);
         match &self.method {
             Method::Tiles(plan) => {
                 let tiles = range(plan.len());
@@ -109,7 +110,7 @@ impl NchwGradient {
             }
             Method::Inner(plan) => {
                 let blocks = range(plan.blocks());
-                let share = InnerShare { plan, blocks, errors, input, gradient, add: false, sums: scratch };
+                let share = Share { plan, blocks, errors, input, gradient, add: false, scratch };
                 dispatch(self.level, share);
             }
             Method::Outer(plan) => {
@@ -117,7 +118,7 @@ impl NchwGradient {
                 let share = |(i, (gradient, scratch)): (usize, (&mut [f32], &mut [f32]))| {
                     let errors = &errors[i * outputs * self.frame.output_plane()..];
                     let blocks = range(plan.blocks());
-                    dispatch(self.level, OuterShare { plan, blocks, errors, input, gradient, add: false, scratch });
+                    dispatch(self.level, Share { plan, blocks, errors, input, gradient, add: false, scratch });
                 };
                 let gradients = gradient.par_chunks_mut(outputs * self.frame.depth());
                 gradients.zip(scratch.par_chunks_mut(outputs * plan.scratch_per_output())).enumerate().for_each(share);

@@ -11,11 +11,13 @@
 
 use std::ops::Range;
 
+use crate::blocking;
+use crate::conv::gradient::Share;
 use crate::conv::gradient::frame::{Block, Blocks, Frame, Pairs, Span};
 use crate::conv::gradient::tile::{outer_rows, outer_vectors, with_tile};
 use crate::conv::gradient::transpose::{SQUARE, transpose};
 use crate::level::Level;
-use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, lanes};
+use crate::simd::{Kernel, Simd, lanes, registers};
 
 /// Elements of a channel in a block: with 64 channels, 50 KiB of vectors.
 const DEPTH: usize = 200;
@@ -46,38 +48,18 @@ impl Outer {
 
     /// Output channels of a panel, the widest tile; the last panel may have fewer.
     pub(super) fn panel(&self, level: Level) -> usize {
-        struct Widest;
-        impl Kernel for Widest {
-            type Output = usize;
-            #[inline(always)]
-            fn run<S: Simd>(self, s: S) -> usize {
-                outer_vectors(s) * S::LANES
-            }
-        }
-        let outputs = self.frame.shape.out_channels;
-        outputs.div_ceil(outputs.div_ceil(dispatch(level, Widest))).next_multiple_of(lanes(level))
+        let (outputs, lanes) = (self.frame.shape.out_channels, lanes(level));
+        let widest = outer_vectors(registers(level)) * lanes;
+        blocking::Blocks::new(outputs, widest).longest().next_multiple_of(lanes)
     }
 
     /// Elements of scratch for each output channel, their number rounded up to whole vectors.
     pub(super) fn scratch_per_output(&self) -> usize {
-        self.channels * self.frame.shape.taps() + self.blocks.largest() * self.frame.pixel + MAX_LANES
+        self.channels * self.frame.shape.taps() + self.blocks.largest() * self.frame.pixel
     }
 }
 
-/// The gradient of some output channels, summed over some blocks.
-pub(super) struct OuterShare<'a> {
-    pub(super) plan: &'a Outer,
-    pub(super) blocks: Range<usize>,
-    /// From the first of these output channels on.
-    pub(super) errors: &'a [f32],
-    pub(super) input: &'a [f32],
-    pub(super) gradient: &'a mut [f32],
-    /// Whether to add to what `gradient` holds.
-    pub(super) add: bool,
-    pub(super) scratch: &'a mut [f32],
-}
-
-impl Kernel for OuterShare<'_> {
+impl Kernel for Share<'_, Outer> {
     type Output = ();
 
     #[inline(always)]
@@ -90,9 +72,9 @@ impl Kernel for OuterShare<'_> {
             "{} elements of scratch for {outputs} channels",
             self.scratch.len()
         );
-        let panels = vectors.div_ceil(outer_vectors(s));
-        for panel in 0..panels {
-            let [first, end] = [panel, panel + 1].map(|i| (i * vectors / panels * S::LANES).min(outputs));
+        let panels = blocking::Blocks::new(vectors, outer_vectors(S::REGISTERS));
+        for panel in panels.iter().filter(|panel| !panel.is_empty()) {
+            let [first, end] = [panel.start, panel.end].map(|vector| (vector * S::LANES).min(outputs));
             for channel in (0..frame.shape.in_channels).step_by(channels) {
                 self.panel(s, first..end, channel..(channel + channels).min(frame.shape.in_channels));
             }
@@ -100,7 +82,7 @@ impl Kernel for OuterShare<'_> {
     }
 }
 
-impl OuterShare<'_> {
+impl Share<'_, Outer> {
     /// At most WIDE vectors of output channels with some input channels.
     #[inline(always)]
     fn panel<S: Simd>(&mut self, s: S, outputs: Range<usize>, channels: Range<usize>) {
@@ -115,7 +97,7 @@ impl OuterShare<'_> {
         for block in self.blocks.clone() {
             let block = blocks.get(block);
             // SAFETY: the block's pixels are inside the tensors, whose lengths the plan checked; `columns` has room
-            // for the vectors of the largest block and LANES more.
+            // for the vectors of the largest block.
             unsafe { transpose_block(s, frame, &block, outputs.len(), errors.as_ptr(), columns.as_mut_ptr()) };
             let image = frame.shape.in_channels * frame.input_plane();
             let x = self.input[block.images.start * image..].as_ptr();
@@ -124,9 +106,7 @@ impl OuterShare<'_> {
                     let walk = Walk::new(frame, &block, &down, &along);
                     let mut pairs = Pairs::new(channels.start, &down, &along);
                     let count = Pairs::count(channels.len(), &down, &along);
-                    let tiles = count.div_ceil(outer_rows(vectors));
-                    for i in 0..tiles {
-                        let height = (i + 1) * count / tiles - i * count / tiles;
+                    for height in blocking::Blocks::new(count, outer_rows(vectors)).sizes() {
                         let (e, g) = (columns.as_ptr(), sums.as_mut_ptr());
                         // SAFETY: the next `height` pairs meet the input at the walk's pixels, which are in `columns`;
                         // `sums` has a row for every pair of `channels`, of as many vectors as the tile.
@@ -151,7 +131,7 @@ impl OuterShare<'_> {
 ///
 /// # Safety
 /// `outputs` channels of the block must be readable from `errors`, and `columns` valid for vectors of
-/// them for every element of the block and MAX_LANES more.
+/// them for every element of the block.
 #[inline(always)]
 unsafe fn transpose_block<S: Simd>(
     s: S,
@@ -251,7 +231,7 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     sums: *mut f32,
     first: usize,
 ) {
-    if N > outer_vectors(s) || M > outer_rows(N) {
+    if N > outer_vectors(S::REGISTERS) || M > outer_rows(N) {
         unreachable!("tiles are cut to the level's registers");
     }
     let width = N * S::LANES;

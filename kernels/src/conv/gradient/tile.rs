@@ -9,9 +9,8 @@ pub(super) fn outer_rows(vectors: usize) -> usize {
 }
 
 /// Vectors of the widest tile whose rows are broadcast.
-#[inline(always)]
-pub(super) fn outer_vectors<S: Simd>(s: S) -> usize {
-    tile_width(s, outer_rows(2))
+pub(super) fn outer_vectors(registers: usize) -> usize {
+    tile_width(registers, outer_rows(2))
 }
 
 /// Rows and columns of the largest tile that loads vectors for both, of 32 registers or of 16: the square

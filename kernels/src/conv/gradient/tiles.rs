@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::conv::gradient::frame::Frame;
 use crate::conv::gradient::inner::{Inner, accumulate, sum_lanes};
 use crate::conv::gradient::transpose::transpose;
-use crate::simd::{Kernel, MAX_LANES, Simd};
+use crate::simd::{Kernel, Simd};
 
 /// Elements of a band, input and output together: half of a second cache of 1 MiB.
 const BAND: usize = 128 * 1024;
@@ -44,7 +44,7 @@ impl Tiles {
         let taken = (self.rows - 1) * shape.stride[0] + (shape.kernel[0] - 1) * shape.dilation[0] + 1;
         let input = shape.in_channels * taken.min(shape.input[0]) * shape.input[1] * self.frame.pixel;
         let [_, output] = self.frame.band(0..self.rows).lens();
-        self.sums_len() + input + output + 2 * MAX_LANES * MAX_LANES
+        self.sums_len() + input + output
     }
 
     fn sums_len(&self) -> usize {
@@ -79,9 +79,8 @@ impl Kernel for TilesShare<'_> {
             for row in (0..frame.output[0]).step_by(rows) {
                 let band = frame.band(row..(row + rows).min(frame.output[0]));
                 let [x_len, e_len] = band.lens();
-                let slack = MAX_LANES * MAX_LANES;
-                let (x, rest) = bands.split_at_mut(x_len + slack);
-                let e = &mut rest[..e_len + slack];
+                let (x, rest) = bands.split_at_mut(x_len);
+                let e = &mut rest[..e_len];
                 let source = |tensor: usize, channels: usize, width: usize, height: usize| Source {
                     planes: channels,
                     plane: height * width,
@@ -116,10 +115,10 @@ impl Source {
         // Whole planes are one run.
         let (runs, len) = if self.len == self.plane { (1, stride) } else { (self.planes, self.len) };
         let from = &from[image * stride..(image + S::LANES) * stride];
-        assert!(to.len() >= (runs * len + S::LANES) * S::LANES, "{} elements for {runs} runs of {len}", to.len());
+        assert!(to.len() >= runs * len * S::LANES, "{} elements for {runs} runs of {len}", to.len());
         for run in 0..runs {
             // SAFETY: each of LANES images has `stride` elements, and `len` from the run's first on; `to` has vectors
-            // for all runs and LANES more.
+            // for all runs.
             unsafe {
                 let from = from.as_ptr().add(run * self.plane + self.first);
                 transpose(s, from, stride, [S::LANES, len], to.as_mut_ptr().add(run * len * S::LANES), S::LANES);
