@@ -1,13 +1,15 @@
 //! Layers evaluated on a tile: values forward, differences forward, errors back, gradients.
 //!
-//! Nothing here knows of beliefs or iterations: a difference D at a layer's input is pushed
-//! through it, f_l(v-hat + D) - f_l(v-hat), an error at its output is pulled back through it,
-//! J_l^T epsilon, where J_l is taken where the layer was last evaluated.
+//! Nothing here knows of iterations: a difference D at a layer's input is pushed through it,
+//! f_l(v-hat + D) - f_l(v-hat), an error at its output is pulled back through it, J_l^T epsilon.
+//! The error of a layer that ends without a product is pulled back to the end of its last product as
+//! soon as it is known, band by band behind the product that it comes from: what lies between two
+//! products takes no pass through memory of its own.
 
-use predictive_coding_kernels::{Combine, elementwise};
+use predictive_coding_kernels::{Combine, LaneConv, Local, Relaxing, elementwise, lanes_to_strided_rows};
 
-use crate::plan::{Plan, Product, Step};
-use crate::state::{Scratch, Tile, read_write};
+use crate::plan::{Plan, Product, Step, WeightGradient};
+use crate::state::{Scratch, Tile, Values, Work, read_write, values_around};
 
 /// A plan with the parameters of one call.
 #[derive(Clone, Copy)]
@@ -17,6 +19,25 @@ pub(crate) struct Layers<'a> {
     pub(crate) packed: &'a [f32],
     /// Whether a single product is shared among threads: if there are fewer tasks than those.
     pub(crate) parallel: bool,
+}
+
+/// Where the gradients of the parameters go.
+pub(crate) struct Gradients<'a> {
+    /// Those of convolutions and biases, to be added to.
+    pub(crate) partial: &'a mut [f32],
+    /// The operands of those of matrices, a row for each sample of the tile.
+    pub(crate) rows: &'a mut [f32],
+}
+
+/// The input of a layer, at which its Jacobian is taken.
+#[derive(Clone, Copy)]
+pub(crate) enum Input<'a> {
+    /// v-hat of the layer below.
+    Activation,
+    /// Where the layer was last pushed, for a pull that asks for no gradients.
+    Pushed,
+    /// Where the layer was last pushed: v-hat plus this deviation.
+    Moved(&'a [f32]),
 }
 
 impl Product {
@@ -30,195 +51,305 @@ impl Product {
     }
 }
 
+/// The rows of a local operation's result that a band of the product below it makes.
+fn rows_of_band(conv: &LaneConv, local: &Local, band: usize) -> std::ops::Range<usize> {
+    if conv.output_bands() == 1 {
+        return 0..local.output_rows();
+    }
+    let rows = conv.output_band(band);
+    let step = local.rows_per_row().expect("a product is cut into bands for operations whose rows share nothing");
+    let end = if band + 1 == conv.output_bands() { local.output_rows() } else { rows.end / step };
+    (rows.start / step).min(end)..end
+}
+
 impl Layers<'_> {
-    /// The forward pass, from the tile's input values; leaves slopes and winners at v-hat.
+    /// The forward pass, from the tile's input values.
     pub(crate) fn forward(&self, tile: &mut Tile, scratch: &mut Scratch) {
-        let Plan { level, values, steps, .. } = self.plan;
-        for (b, step) in steps.iter().enumerate() {
-            let (z, out) = read_write(&mut tile.values, values[b].clone(), values[b + 1].clone());
-            match step {
-                Step::Product(product) => {
-                    let bias = product.bias.as_ref().map(|range| &self.parameters[range.clone()]);
-                    let combine = Combine { bias, ..Combine::default() };
-                    product.conv.forward(&self.packed[product.forward.clone()], z, combine, out, self.parallel);
+        let Plan { steps, .. } = self.plan;
+        let (inside, activations) = (&mut *scratch.values, &mut *tile.activations);
+        let mut b = 0;
+        while b < steps.len() {
+            match (&steps[b], steps.get(b + 1)) {
+                (Step::Product(product), Some(Step::Local(local))) if product.conv.output_bands() > 1 => {
+                    for band in 0..product.conv.output_bands() {
+                        let (z, out) = values_around(self.plan, inside, activations, b);
+                        let packed = &self.packed[product.forward.clone()];
+                        product.conv.forward_band(band, packed, z, self.biased(product), out, self.parallel);
+                        let (z, out) = values_around(self.plan, inside, activations, b + 1);
+                        local.forward(z, out, rows_of_band(&product.conv, local, band), self.parallel);
+                    }
+                    b += 2;
+                    continue;
                 }
-                Step::Activation { function, slope } => {
-                    function.forward(*level, z, out, &mut scratch.local[slope.clone()])
+                (Step::Product(product), _) => {
+                    let (z, out) = values_around(self.plan, inside, activations, b);
+                    let packed = &self.packed[product.forward.clone()];
+                    product.conv.forward(packed, z, self.biased(product), out, self.parallel);
                 }
-                Step::MaxPool { pool, winner } => {
-                    pool.forward(z, out, &mut scratch.local[winner.clone()], self.parallel)
+                (Step::Local(local), _) => {
+                    let (z, out) = values_around(self.plan, inside, activations, b);
+                    local.forward(z, out, 0..local.output_rows(), self.parallel);
                 }
-                Step::AvgPool(pool) => pool.forward(z, out, self.parallel),
             }
+            b += 1;
         }
     }
 
-    /// Pushes the difference `input` of layer `layer` (index from 0) through it into `out`, minus
-    /// `subtract` if that is given; leaves slopes and winners at v-hat + difference.
-    pub(crate) fn push(
+    fn biased(&self, product: &Product) -> Combine<'_> {
+        let bias = product.bias.as_ref().map(|range| &self.parameters[range.clone()]);
+        Combine { bias, ..Combine::default() }
+    }
+
+    /// With u the deviation at the input of a hidden layer (index from 0) and `own` that of its belief,
+    /// epsilon = f(v-hat + u) - f(v-hat) - own, which is pulled back to the end of the last product.
+    pub(crate) fn relax(
         &self,
         layer: usize,
-        values: &[f32],
-        input: &[f32],
-        scratch: &mut Scratch,
-        out: &mut [f32],
-        subtract: Option<&[f32]>,
-    ) {
-        let last = self.plan.layers[layer].steps.end - 1;
-        for b in self.plan.layers[layer].steps.start..last {
-            self.push_inside(b, layer, values, input, scratch);
-        }
-        let first = self.plan.layers[layer].steps.start;
-        let Scratch { differences, local, .. } = scratch;
-        let d = if last == first { input } else { &differences[self.plan.differences[last].clone()] };
-        let fused = self.push_step(last, values, d, local, out, subtract);
-        if let Some(subtract) = subtract.filter(|_| !fused) {
-            let combine = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
-            elementwise::combine(self.plan.level, subtract, combine, out);
-        }
-    }
-
-    /// Evaluates a layer anew at v-hat plus `input` as far as its gradients need.
-    pub(crate) fn renew(&self, layer: usize, values: &[f32], input: &[f32], scratch: &mut Scratch) {
-        let plan = &self.plan.layers[layer];
-        let end = plan.steps.end;
-        for b in plan.renewed.clone() {
-            if b + 1 < end {
-                self.push_inside(b, layer, values, input, scratch);
-            } else {
-                let Scratch { differences, local, gradients: [out, _], .. } = scratch;
-                let d = if b == plan.steps.start { input } else { &differences[self.plan.differences[b].clone()] };
-                self.push_step(b, values, d, local, &mut out[..self.plan.values[b + 1].len()], None);
-            }
-        }
-    }
-
-    /// A step that does not end its layer.
-    fn push_inside(&self, b: usize, layer: usize, values: &[f32], input: &[f32], scratch: &mut Scratch) {
-        let places = &self.plan.differences;
-        let Scratch { differences, local, .. } = scratch;
-        if b == self.plan.layers[layer].steps.start {
-            self.push_step(b, values, input, local, &mut differences[places[b + 1].clone()], None);
-        } else {
-            let (d, out) = read_write(differences, places[b].clone(), places[b + 1].clone());
-            self.push_step(b, values, d, local, out, None);
-        }
-    }
-
-    /// Returns whether `subtract` was subtracted.
-    fn push_step(
-        &self,
-        b: usize,
-        values: &[f32],
-        d: &[f32],
-        local: &mut [f32],
-        out: &mut [f32],
-        subtract: Option<&[f32]>,
-    ) -> bool {
-        let z = &values[self.plan.values[b].clone()];
-        match &self.plan.steps[b] {
-            Step::Product(product) => {
-                let combine = match subtract {
-                    Some(other) => Combine { gamma: -1.0, other, ..Combine::default() },
-                    None => Combine::default(),
-                };
-                product.conv.forward(&self.packed[product.forward.clone()], d, combine, out, self.parallel);
-                return true;
-            }
-            Step::Activation { function, slope } => {
-                function.push(self.plan.level, z, d, out, &mut local[slope.clone()])
-            }
-            Step::MaxPool { pool, winner } => {
-                let value = &values[self.plan.values[b + 1].clone()];
-                pool.push(z, value, d, out, &mut local[winner.clone()], self.parallel)
-            }
-            Step::AvgPool(pool) => pool.forward(d, out, self.parallel),
-        }
-        false
-    }
-
-    /// Pulls `error` at the output of layer `layer` (index from 0) back to its input and combines
-    /// the result with `out`.
-    pub(crate) fn pull(
-        &self,
-        layer: usize,
-        error: &[f32],
-        scratch: &mut Scratch,
-        combine: Combine<'_>,
-        out: &mut [f32],
+        values: Values<'_>,
+        u: &[f32],
+        own: &[f32],
+        work: &mut Work,
+        error: &mut [f32],
     ) {
         let steps = self.plan.layers[layer].steps.clone();
-        let first = steps.start;
-        let Scratch { local, gradients: [from, to], .. } = scratch;
-        let (mut from, mut to) = (&mut **from, &mut **to);
-        for b in steps.clone().rev() {
-            let gradient = if b + 1 == steps.end { error } else { &from[..self.plan.values[b + 1].len()] };
-            match &self.plan.steps[b] {
-                Step::Product(product) if b == first => {
-                    let packed = &self.packed[product.backward.clone()];
-                    return product.conv.backward_data(packed, gradient, combine, out, self.parallel);
+        let last = steps.end - 1;
+        match &self.plan.steps[last] {
+            Step::Product(product) => {
+                self.push_inside(layer, last, values, u, work);
+                let combine = Combine { gamma: -1.0, other: own, ..Combine::default() };
+                let d = self.difference(layer, last, u, &work.differences);
+                let packed = &self.packed[product.forward.clone()];
+                product.conv.forward(packed, d, combine, error, self.parallel);
+            }
+            Step::Local(local) => {
+                let (z, value) = (values.at(last), values.at(steps.end));
+                self.behind_product(layer, values, u, work, |d, pulled, rows| {
+                    let operands = Relaxing { z, value, d, u: own, error: &mut *error, pulled };
+                    local.relax(operands, rows, self.parallel);
+                });
+            }
+        }
+    }
+
+    /// Calls `f(d, pulled, rows)` for the rows of the result of the local operation that ends a layer:
+    /// with the deviation of their input, and where errors pulled back through it go.
+    fn behind_product(
+        &self,
+        layer: usize,
+        values: Values<'_>,
+        u: &[f32],
+        work: &mut Work,
+        mut f: impl FnMut(&[f32], &mut [f32], std::ops::Range<usize>),
+    ) {
+        let plan = &self.plan.layers[layer];
+        let last = plan.steps.end - 1;
+        let Step::Local(local) = &self.plan.steps[last] else { unreachable!("the layer ends with a product") };
+        match &self.plan.steps[last.saturating_sub(1)] {
+            Step::Product(product) if plan.fused => {
+                self.push_inside(layer, last - 1, values, u, work);
+                let Work { differences, band: difference, pulled, .. } = work;
+                let d = self.difference(layer, last - 1, u, differences);
+                let packed = &self.packed[product.forward.clone()];
+                for band in 0..product.conv.output_bands() {
+                    let rows = rows_of_band(&product.conv, local, band);
+                    let len =
+                        local.input_len() / product.conv.shape().output()[0] * product.conv.output_band(band).len();
+                    let difference = &mut difference[..len];
+                    product.conv.forward_alone(band, packed, d, difference, self.parallel);
+                    f(difference, &mut pulled[plan.pulled.clone()], rows);
                 }
-                _ => self.pull_step(b, gradient, local, &mut to[..self.plan.values[b].len()]),
+            }
+            _ => {
+                self.push_inside(layer, last, values, u, work);
+                let Work { differences, pulled, .. } = work;
+                let d = self.difference(layer, last, u, differences);
+                f(d, &mut pulled[plan.pulled.clone()], 0..local.output_rows());
+            }
+        }
+    }
+
+    /// Pushes the difference `u` at the input of a layer (index from 0) through it into `out`.
+    pub(crate) fn push(&self, layer: usize, values: Values<'_>, u: &[f32], work: &mut Work, out: &mut [f32]) {
+        let last = self.plan.layers[layer].steps.end - 1;
+        self.push_inside(layer, last, values, u, work);
+        self.push_step(last, values, self.difference(layer, last, u, &work.differences), out);
+    }
+
+    /// The differences at the boundaries inside of a layer up to step `end`.
+    fn push_inside(&self, layer: usize, end: usize, values: Values<'_>, u: &[f32], work: &mut Work) {
+        let places = &self.plan.differences;
+        let start = self.plan.layers[layer].steps.start;
+        if !places[start].is_empty() {
+            work.differences[places[start].clone()].copy_from_slice(u);
+        }
+        for b in start..end {
+            if b == start {
+                self.push_step(b, values, u, &mut work.differences[places[b + 1].clone()]);
+            } else {
+                let (d, out) = read_write(&mut work.differences, places[b].clone(), places[b + 1].clone());
+                self.push_step(b, values, d, out);
+            }
+        }
+    }
+
+    fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], out: &mut [f32]) {
+        match &self.plan.steps[b] {
+            Step::Product(product) => {
+                let packed = &self.packed[product.forward.clone()];
+                product.conv.forward(packed, d, Combine::default(), out, self.parallel);
+            }
+            Step::Local(local) => local.push(values.at(b), values.at(b + 1), d, out, self.parallel),
+        }
+    }
+
+    /// The difference at the input of step `b` of a layer; `u` is that at the input of the layer.
+    fn difference<'d>(&self, layer: usize, b: usize, u: &'d [f32], differences: &'d [f32]) -> &'d [f32] {
+        match b == self.plan.layers[layer].steps.start && self.plan.differences[b].is_empty() {
+            true => u,
+            false => &differences[self.plan.differences[b].clone()],
+        }
+    }
+
+    /// Pulls the error at the output of a layer back to the end of its last product, if that is not there
+    /// already; the Jacobian is taken at v-hat, or if `moved` where the layer was last pushed.
+    pub(crate) fn pull_to_product(
+        &self,
+        layer: usize,
+        values: Values<'_>,
+        moved: Option<&[f32]>,
+        error: &[f32],
+        work: &mut Work,
+    ) {
+        let plan = &self.plan.layers[layer];
+        let last = plan.steps.end - 1;
+        if let Step::Local(local) = &self.plan.steps[last] {
+            let Work { differences, pulled, .. } = work;
+            let d = moved.map(|u| self.difference(layer, last, u, differences));
+            let (z, value, pulled) = (values.at(last), values.at(last + 1), &mut pulled[plan.pulled.clone()]);
+            local.pull(z, value, d, error, pulled, 0..local.output_rows(), self.parallel);
+        }
+    }
+
+    /// Evaluates a layer anew at v-hat plus `u` as far as its gradients need, and pulls its error back to
+    /// the end of its last product there.
+    pub(crate) fn renew(&self, layer: usize, values: Values<'_>, u: &[f32], error: &[f32], work: &mut Work) {
+        let Some(renewed) = self.plan.layers[layer].renewed else { return };
+        let last = self.plan.layers[layer].steps.end - 1;
+        match &self.plan.steps[last] {
+            Step::Local(local) if renewed == last => {
+                let (z, value) = (values.at(last), values.at(last + 1));
+                self.behind_product(layer, values, u, work, |d, pulled, rows| {
+                    local.pull(z, value, Some(d), error, pulled, rows, self.parallel);
+                });
+            }
+            _ => {
+                self.push_inside(layer, renewed, values, u, work);
+                self.pull_to_product(layer, values, None, error, work);
+            }
+        }
+    }
+
+    /// Carries the error at the end of a layer's last product on: adds the gradients of the layer's
+    /// parameters to `gradients`, if those are given, and combines what arrives at the layer's input with
+    /// `out`, if that is given. `error` is that at the layer's output.
+    #[expect(clippy::too_many_arguments, reason = "what is carried back, where it was, and the two places it goes to")]
+    pub(crate) fn backward(
+        &self,
+        layer: usize,
+        values: Values<'_>,
+        at: Input<'_>,
+        error: &[f32],
+        work: &mut Work,
+        mut gradients: Option<&mut Gradients<'_>>,
+        out: Option<(Combine<'_>, &mut [f32])>,
+    ) {
+        let plan = &self.plan.layers[layer];
+        let (first, last) = (plan.steps.start, plan.steps.end - 1);
+        let Work { differences, pulled, gradients: [from, to], input, weights, .. } = work;
+        let (mut from, mut to) = (&mut **from, &mut **to);
+        let (top, known) = match &self.plan.steps[last] {
+            Step::Local(_) => (last, &pulled[plan.pulled.clone()]),
+            Step::Product(_) => (last + 1, error),
+        };
+        let lowest = match (&out, plan.lowest_product) {
+            (Some(_), _) => first,
+            (None, Some(lowest)) => lowest,
+            (None, None) => return,
+        };
+        for b in (lowest..top).rev() {
+            let gradient = if b + 1 == top { known } else { &from[..self.plan.len(b + 1)] };
+            let d = match at {
+                Input::Activation => None,
+                Input::Pushed => Some(self.difference(layer, b, &[], differences)),
+                Input::Moved(u) => Some(self.difference(layer, b, u, differences)),
+            };
+            let to_out = b == first && out.is_some();
+            match &self.plan.steps[b] {
+                Step::Product(product) => {
+                    if let Some(gradients) = &mut gradients {
+                        self.gradient(product, gradient, values.at(b), d, input, weights, gradients);
+                    }
+                    let packed = &self.packed[product.backward.clone()];
+                    match out {
+                        Some((combine, out)) if to_out => {
+                            return product.conv.backward_data(packed, gradient, combine, out, self.parallel);
+                        }
+                        _ if b == lowest => return,
+                        _ => {
+                            let to = &mut to[..self.plan.len(b)];
+                            product.conv.backward_data(packed, gradient, Combine::default(), to, self.parallel);
+                        }
+                    }
+                }
+                Step::Local(local) => {
+                    let (rows, to) = (0..local.output_rows(), &mut to[..self.plan.len(b)]);
+                    local.pull(values.at(b), values.at(b + 1), d, gradient, to, rows, self.parallel);
+                }
             }
             std::mem::swap(&mut from, &mut to);
         }
-        elementwise::combine(self.plan.level, &from[..self.plan.values[first].len()], combine, out);
-    }
-
-    fn pull_step(&self, b: usize, gradient: &[f32], local: &[f32], out: &mut [f32]) {
-        match &self.plan.steps[b] {
-            Step::Product(product) => {
-                let packed = &self.packed[product.backward.clone()];
-                product.conv.backward_data(packed, gradient, Combine::default(), out, self.parallel);
-            }
-            Step::Activation { slope, .. } => {
-                elementwise::multiply(self.plan.level, gradient, &local[slope.clone()], out)
-            }
-            Step::MaxPool { pool, winner } => pool.backward(gradient, &local[winner.clone()], out, self.parallel),
-            Step::AvgPool(pool) => pool.backward(gradient, out, self.parallel),
+        if let Some((combine, out)) = out {
+            let arrived = if top == first { known } else { &from[..self.plan.len(first)] };
+            elementwise::combine(self.plan.level, arrived, combine, out);
         }
     }
 
-    /// Adds the gradients of a layer's parameters to `gradients`: sum over the tile of
-    /// `error` . df_l/dtheta_l. The layer's input is v-hat plus `deviation`, if that is given, and
-    /// the layer must have been renewed there.
-    pub(crate) fn gradient(
+    /// The gradients of a product's parameters from the gradient of its output: sum over the tile of
+    /// gradient . input, the input being z + d.
+    #[expect(clippy::too_many_arguments, reason = "the operands, the scratch and the place of a product's gradients")]
+    fn gradient(
         &self,
-        layer: usize,
-        values: &[f32],
-        deviation: Option<&[f32]>,
-        error: &[f32],
-        scratch: &mut Scratch,
-        gradients: &mut [f32],
+        product: &Product,
+        gradient: &[f32],
+        z: &[f32],
+        d: Option<&[f32]>,
+        input: &mut [f32],
+        weights: &mut [f32],
+        gradients: &mut Gradients<'_>,
     ) {
-        let steps = self.plan.layers[layer].steps.clone();
-        let Some(lowest) = self.plan.layers[layer].lowest_product else { return };
-        let Scratch { differences, local, gradients: [from, to], input, weights } = scratch;
-        let (mut from, mut to) = (&mut **from, &mut **to);
-        for b in (lowest..steps.end).rev() {
-            let gradient = if b + 1 == steps.end { error } else { &from[..self.plan.values[b + 1].len()] };
-            if let Step::Product(product) = &self.plan.steps[b] {
-                let z = &values[self.plan.values[b].clone()];
-                let x = match deviation {
-                    None => z,
-                    Some(deviation) => {
-                        let d =
-                            if b == steps.start { deviation } else { &differences[self.plan.differences[b].clone()] };
-                        let x = &mut input[..z.len()];
-                        elementwise::add(self.plan.level, z, d, x);
-                        x
-                    }
-                };
-                let weight = &mut gradients[product.weight.clone()];
-                product.conv.backward_weights(gradient, x, weight, weights, self.parallel);
-                if let Some(bias) = &product.bias {
-                    product.conv.backward_bias(gradient, &mut gradients[bias.clone()]);
+        let level = self.plan.level;
+        let x = match d {
+            None => z,
+            Some(d) => {
+                let x = &mut input[..z.len()];
+                elementwise::add(level, z, d, x);
+                x
+            }
+        };
+        match &product.gradient {
+            WeightGradient::Rows { errors, inputs } => {
+                for (place, operand) in [(errors, gradient), (inputs, x)] {
+                    let rows = &mut gradients.rows[place.start..];
+                    lanes_to_strided_rows(level, operand, rows, place.len(), self.plan.sizes.row);
                 }
             }
-            if b > lowest {
-                self.pull_step(b, gradient, local, &mut to[..self.plan.values[b].len()]);
-                std::mem::swap(&mut from, &mut to);
+            WeightGradient::Partial(place) => {
+                let sums = &mut gradients.partial[place.clone()];
+                product.conv.backward_weights(gradient, x, sums, weights, self.parallel);
             }
+        }
+        if let Some(bias) = &product.partial_bias {
+            product.conv.backward_bias(gradient, &mut gradients.partial[bias.clone()]);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The three ways of computing errors and gradients.
 
+use predictive_coding_kernels::Level;
+
 use crate::error::{Error, Result};
+use crate::relaxation::shares;
 
 /// How the prediction errors epsilon_l are found, after Rosenbaum, "On the relationship between
 /// predictive coding and backpropagation" (PLoS ONE 17(3), e0266102, 2022), in the sign convention
@@ -48,6 +51,20 @@ impl Method {
         }
     }
 
+    /// How much of each layer's gradient gets through to it, for a network of so many layers: the errors
+    /// of fixed-prediction are c_l times backpropagation's, with c_L = 1, and from 0 c_l <- (1 - eta) c_l +
+    /// eta c_{l+1} for all l < L at once, n - 1 times. All 1 for exact; strict has no such numbers.
+    pub fn shares(&self, layers: usize) -> Option<Vec<f64>> {
+        match *self {
+            Method::Exact => Some(vec![1.0; layers]),
+            Method::FixedPrediction { eta, iterations } => {
+                let [errors, _] = shares(layers, eta, iterations);
+                Some(errors)
+            }
+            Method::Strict { .. } => None,
+        }
+    }
+
     /// Refuses a step size that is not a finite number above 0, and 0 iterations.
     pub fn validate(&self) -> Result<()> {
         match self.relaxation() {
@@ -55,6 +72,30 @@ impl Method {
                 Err(Error::Argument(format!("eta is {eta}, expected a finite number above 0; 0.1 is a usual choice")))
             }
             Some((_, 0)) => Err(Error::Argument("iterations is 0, expected at least 1; 20 is a usual choice".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a session does otherwise than usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Options {
+    /// The SIMD level; the machine's own, or the one that the environment names, if none.
+    pub level: Option<Level>,
+    /// Fixed-prediction runs its iterations one by one, to the same result as without but for rounding:
+    /// usually its errors are found from backpropagation's ([`Method::shares`]).
+    pub literal: bool,
+}
+
+impl Options {
+    /// Refuses what does not fit the method.
+    pub fn validate(&self, method: Method) -> Result<()> {
+        match method {
+            Method::FixedPrediction { .. } => Ok(()),
+            _ if self.literal => Err(Error::Argument(format!(
+                "the literal iteration was asked for, but only fixed-prediction has another way than that; leave it out for {}",
+                method.name()
+            ))),
             _ => Ok(()),
         }
     }

@@ -6,11 +6,16 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Activation, ConvShape, LaneAvgPool, LaneConv, LaneMaxPool, Level, lanes};
+use predictive_coding_kernels::{Activation, ConvShape, GemmScratch, LaneConv, Level, Local, lanes};
 
 use crate::network::{Network, elements};
 use crate::op::{Conv2d, Op};
 use crate::parameters::{ParameterSpec, Role};
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+/// Elements of the differences that a product makes before they are used: a part of the second cache.
+const BAND: usize = 1 << 16;
 
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -18,19 +23,43 @@ pub(crate) struct Plan {
     pub(crate) lanes: usize,
     pub(crate) steps: Vec<Step>,
     pub(crate) layers: Vec<LayerPlan>,
-    /// The place of each boundary in a tile's values.
-    pub(crate) values: Vec<Range<usize>>,
+    /// The place of the values at each boundary.
+    pub(crate) values: Vec<Place>,
     /// The place in the scratch of the difference at each boundary inside of a layer; those between
     /// layers are the relaxation's.
     pub(crate) differences: Vec<Range<usize>>,
-    /// Elements of the packed weights.
+    pub(crate) sizes: Sizes,
+}
+
+/// Elements of the buffers of a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sizes {
     pub(crate) packed: usize,
-    /// Elements of slopes and winners.
-    pub(crate) local: usize,
-    /// Elements of the largest boundary.
-    pub(crate) widest: usize,
-    /// Elements of scratch for weight gradients.
+    pub(crate) values: usize,
+    pub(crate) differences: usize,
+    pub(crate) band: usize,
+    pub(crate) pulled: usize,
+    /// Of the largest boundary that a gradient reaches on its way back through a layer.
+    pub(crate) gradient: usize,
+    /// Of the largest input of a product.
+    pub(crate) product_input: usize,
+    /// Scratch for the weight gradients of convolutions.
     pub(crate) weights_scratch: usize,
+    /// The gradients that are summed tile by tile.
+    pub(crate) partial: usize,
+    /// The operands of the weight gradients of matrices, per sample.
+    pub(crate) row: usize,
+    /// Scratch for the weight gradients of matrices, for each thread.
+    pub(crate) gemm_scratch: usize,
+}
+
+/// Where the values at a boundary lie.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// In the scratch: the network's input and what is inside of layers.
+    Inside(Range<usize>),
+    /// Among the tile's activations.
+    Output(Range<usize>),
 }
 
 /// A layer as a part of the chain.
@@ -41,25 +70,20 @@ pub(crate) struct LayerPlan {
     pub(crate) output: Range<usize>,
     /// The first step with weights, if any.
     pub(crate) lowest_product: Option<usize>,
-    /// The steps to repeat for the gradients after the beliefs have moved: up to the last one that
-    /// has a slope, or that leads to a product.
-    pub(crate) renewed: Range<usize>,
+    /// The step up to whose input the layer is evaluated anew for the gradients after the beliefs have
+    /// moved, if it has any.
+    pub(crate) renewed: Option<usize>,
+    /// Whether the last step is a local operation that takes its differences from the product before it
+    /// band by band.
+    pub(crate) fused: bool,
+    /// The place of the error pulled back through the last step, if that is a local operation.
+    pub(crate) pulled: Range<usize>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Step {
     Product(Box<Product>),
-    /// The slopes lie at `slope` in the local state.
-    Activation {
-        function: Activation,
-        slope: Range<usize>,
-    },
-    /// The winners lie at `winner` in the local state.
-    MaxPool {
-        pool: LaneMaxPool,
-        winner: Range<usize>,
-    },
-    AvgPool(LaneAvgPool),
+    Local(Box<Local>),
 }
 
 /// A convolution, or an affine map as a convolution of one pixel.
@@ -72,61 +96,76 @@ pub(crate) struct Product {
     /// Places in the packed weights.
     pub(crate) forward: Range<usize>,
     pub(crate) backward: Range<usize>,
+    /// Place of the gradient of the bias among the partial gradients.
+    pub(crate) partial_bias: Option<Range<usize>>,
+    pub(crate) gradient: WeightGradient,
+}
+
+/// How the gradient of a product's weights is summed over the batch.
+#[derive(Debug)]
+pub(crate) enum WeightGradient {
+    /// Of a convolution: tile by tile, at this place among the partial gradients.
+    Partial(Range<usize>),
+    /// Of a matrix: by one product over the whole batch, whose operands lie at these places in the row of
+    /// a sample.
+    Rows { errors: Range<usize>, inputs: Range<usize> },
 }
 
 impl Plan {
-    pub(crate) fn new(network: &Network, level: Level) -> Self {
-        let mut builder = Builder::new(level, network.parameters());
-        builder.boundary(network.input_shape());
-        let mut layers = Vec::new();
-        let mut output = 0;
+    /// For batches of up to `batch` samples.
+    pub(crate) fn new(network: &Network, level: Level, batch: usize) -> Self {
+        let mut builder = Builder::new(level, batch, network.parameters());
+        let mut layers: Vec<LayerPlan> = Vec::new();
+        let (mut output, mut pulled) = (0, 0);
+        let last_layer = network.layers().len() - 1;
         for (l, layer) in network.layers().iter().enumerate() {
             let first = builder.steps.len();
-            for (o, (op, shapes)) in layer.ops().iter().zip(layer.shapes().windows(2)).enumerate() {
-                builder.add(l, o, op, &shapes[0], &shapes[1]);
-            }
-            if builder.steps.len() == first {
-                builder.activation(Activation::Identity, layer.output_shape());
-            }
+            builder.layer(l, layer.ops(), layer.shapes(), l < last_layer);
             let steps = first..builder.steps.len();
-            let start = output;
-            output += elements(layer.output_shape()) * builder.lanes;
-            let is_product = |&b: &usize| matches!(builder.steps[b], Step::Product(_));
-            let lowest_product = steps.clone().find(is_product);
-            let last_slope = steps.clone().rev().find(|&b| builder.steps[b].has_local_state());
-            let last_product = steps.clone().rev().find(is_product);
-            let renewed_end = match lowest_product {
-                Some(lowest) => last_slope.filter(|&b| b > lowest).map_or(0, |b| b + 1).max(last_product.unwrap_or(0)),
-                None => 0,
+            let lowest_product = steps.clone().find(|&b| is_product(&builder.steps[b]));
+            let needs_input = |&b: &usize| match (&builder.steps[b], lowest_product) {
+                (Step::Product(_), _) => true,
+                (Step::Local(local), Some(lowest)) => b > lowest && !local.is_linear(),
+                (Step::Local(_), None) => false,
             };
+            let local_end = !is_product(&builder.steps[steps.end - 1]);
             layers.push(LayerPlan {
-                renewed: steps.start..renewed_end.max(steps.start),
-                output: start..output,
+                renewed: steps.clone().rev().find(needs_input),
+                fused: l < last_layer && local_end && steps.len() > 1 && is_product(&builder.steps[steps.end - 2]),
+                output: place(&mut output, elements(layer.output_shape()) * builder.lanes),
                 lowest_product,
+                pulled: place(&mut pulled, if local_end { builder.inputs[steps.end - 1] } else { 0 }),
                 steps,
             });
         }
-        let mut place = 0;
-        let mut differences = vec![0..0; builder.values.len()];
+        let mut sizes = Sizes { pulled, ..builder.sizes };
+        let boundaries = builder.steps.len() + 1;
+        let mut values = Vec::with_capacity(boundaries);
+        let mut differences = vec![0..0; boundaries];
         for layer in &layers {
-            let inside = layer.steps.start + 1..layer.steps.end;
-            for (difference, values) in differences[inside.clone()].iter_mut().zip(&builder.values[inside]) {
-                *difference = place..place + values.len();
-                place = difference.end;
+            for b in layer.steps.clone() {
+                // The input of a layer is the output of the one before.
+                if b == 0 || b > layer.steps.start {
+                    values.push(Place::Inside(place(&mut sizes.values, builder.inputs[b])));
+                }
+                let to_band = layer.fused && b + 1 == layer.steps.end;
+                // The input of a local operation at the start is kept, as the belief moves on.
+                let kept = b > layer.steps.start || (b > 0 && !is_product(&builder.steps[b]));
+                if kept && !to_band {
+                    differences[b] = place(&mut sizes.differences, builder.inputs[b]);
+                }
+                if b > layer.steps.start || !is_product(&builder.steps[b]) {
+                    sizes.gradient = sizes.gradient.max(builder.inputs[b]);
+                }
+                if is_product(&builder.steps[b]) {
+                    sizes.product_input = sizes.product_input.max(builder.inputs[b]);
+                }
             }
+            values.push(Place::Output(layer.output.clone()));
         }
-        Plan {
-            level,
-            lanes: builder.lanes,
-            layers,
-            differences,
-            packed: builder.packed,
-            local: builder.local,
-            widest: builder.values.iter().map(Range::len).max().unwrap_or(0),
-            weights_scratch: builder.weights_scratch,
-            values: builder.values,
-            steps: builder.steps,
-        }
+        // Rows at a distance that is an odd number of cache lines spread over the sets of the caches.
+        sizes.row = if builder.row > 0 { (builder.row.div_ceil(LINE) | 1) * LINE } else { 0 };
+        Plan { level, lanes: builder.lanes, steps: builder.steps, layers, values, differences, sizes }
     }
 
     /// At most so many bytes of tables of addresses will a plan of this network have.
@@ -140,24 +179,16 @@ impl Plan {
         .fold(0, usize::saturating_add)
     }
 
-    /// Elements of all boundaries.
-    pub(crate) fn values_len(&self) -> usize {
-        self.values.last().map_or(0, |range| range.end)
-    }
-
-    /// Elements of the scratch for differences.
-    pub(crate) fn differences_len(&self) -> usize {
-        self.differences.iter().map(Range::len).sum()
+    /// Elements of the values at boundary `b`.
+    pub(crate) fn len(&self, b: usize) -> usize {
+        match &self.values[b] {
+            Place::Inside(range) | Place::Output(range) => range.len(),
+        }
     }
 
     /// Elements of all layers' outputs.
     pub(crate) fn outputs_len(&self) -> usize {
         self.layers[self.layers.len() - 1].output.end
-    }
-
-    /// The place of v-hat of a layer (index from 0) in a tile's values.
-    pub(crate) fn activation(&self, layer: usize) -> Range<usize> {
-        self.values[self.layers[layer].steps.end].clone()
     }
 
     /// Elements of one sample of a layer's output.
@@ -166,75 +197,114 @@ impl Plan {
     }
 }
 
-impl Step {
-    fn has_local_state(&self) -> bool {
-        matches!(self, Step::Activation { .. } | Step::MaxPool { .. })
-    }
+/// The next `len` elements of a buffer that ends at `end` so far.
+fn place(end: &mut usize, len: usize) -> Range<usize> {
+    *end += len;
+    *end - len..*end
+}
+
+fn is_product(step: &Step) -> bool {
+    matches!(step, Step::Product(_))
+}
+
+/// A step before it is planned: a product by the index of its operation, or what stands between two.
+enum Draft {
+    Product(usize, ConvShape),
+    Local(Local),
 }
 
 struct Builder<'a> {
     level: Level,
     lanes: usize,
+    batch: usize,
     specs: &'a [ParameterSpec],
     steps: Vec<Step>,
-    values: Vec<Range<usize>>,
-    packed: usize,
-    local: usize,
-    weights_scratch: usize,
+    /// Elements of each step's input.
+    inputs: Vec<usize>,
+    sizes: Sizes,
+    row: usize,
 }
 
 impl<'a> Builder<'a> {
-    fn new(level: Level, specs: &'a [ParameterSpec]) -> Self {
-        Builder {
-            level,
-            lanes: lanes(level),
-            specs,
-            steps: Vec::new(),
-            values: Vec::new(),
-            packed: 0,
-            local: 0,
-            weights_scratch: 0,
+    fn new(level: Level, batch: usize, specs: &'a [ParameterSpec]) -> Self {
+        let (steps, inputs, sizes) = (Vec::new(), Vec::new(), Sizes::default());
+        Builder { level, lanes: lanes(level), batch, specs, steps, inputs, sizes, row: 0 }
+    }
+
+    /// The steps of a layer; one without any is the identity.
+    fn layer(&mut self, layer: usize, ops: &[Op], shapes: &[Vec<usize>], hidden: bool) {
+        let mut drafts = self.drafts(ops, shapes).into_iter().peekable();
+        while let Some(draft) = drafts.next() {
+            match draft {
+                Draft::Product(op, shape) => {
+                    let next = match drafts.peek() {
+                        Some(Draft::Local(local)) => Some(local),
+                        _ => None,
+                    };
+                    let rows = next.map_or(usize::MAX, |local| self.rows_per_band(&shape, local));
+                    let step = self.product(layer, op, shape, rows, hidden);
+                    self.steps.push(step);
+                }
+                Draft::Local(local) => {
+                    self.inputs.push(local.input_len());
+                    self.steps.push(Step::Local(Box::new(local)));
+                }
+            }
         }
     }
 
-    fn add(&mut self, layer: usize, op_index: usize, op: &Op, input: &[usize], output: &[usize]) {
-        let step = match op {
-            Op::Conv2d(conv) => self.product(layer, op_index, convolution(conv, input)),
-            Op::Linear(linear) => self.product(layer, op_index, ConvShape::linear(input[0], linear.out_features)),
-            Op::MaxPool2d(pool) => {
-                let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation);
-                Step::MaxPool { pool: LaneMaxPool::new(self.level, &windows), winner: self.local(output) }
-            }
-            Op::AvgPool2d(pool) => {
-                let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, [1, 1]);
-                Step::AvgPool(LaneAvgPool::fixed(self.level, &windows))
-            }
-            Op::AdaptiveAvgPool2d { output_size } => {
-                Step::AvgPool(LaneAvgPool::adaptive(self.level, input[0], [input[1], input[2]], *output_size))
-            }
-            Op::Flatten | Op::Identity => return,
-            Op::Relu => return self.activation(Activation::Relu, output),
-            Op::LeakyRelu { negative_slope } => {
-                return self.activation(Activation::LeakyRelu { negative_slope: *negative_slope }, output);
-            }
-            Op::Tanh => return self.activation(Activation::Tanh, output),
-            Op::Sigmoid => return self.activation(Activation::Sigmoid, output),
-            Op::Gelu => return self.activation(Activation::Gelu, output),
-            Op::Silu => return self.activation(Activation::Silu, output),
-            Op::Softplus => return self.activation(Activation::Softplus, output),
+    /// The operations of a layer, with each activation joined to a max pooling behind it.
+    fn drafts(&self, ops: &[Op], shapes: &[Vec<usize>]) -> Vec<Draft> {
+        let mut drafts = Vec::new();
+        let mut waiting: Option<(Activation, [usize; 3])> = None;
+        let map = |(activation, [channels, height, width]): (Activation, [usize; 3])| {
+            Draft::Local(Local::activation(self.level, activation, channels, [height, width]))
         };
-        self.steps.push(step);
-        self.boundary(output);
+        for (o, (op, input)) in ops.iter().zip(shapes).enumerate() {
+            let draft = match op {
+                Op::Flatten | Op::Identity => continue,
+                Op::Conv2d(conv) => Draft::Product(o, convolution(conv, input)),
+                Op::Linear(linear) => Draft::Product(o, ConvShape::linear(input[0], linear.out_features)),
+                Op::MaxPool2d(pool) => {
+                    let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation);
+                    let activation = waiting.take().map_or(Activation::Identity, |(activation, _)| activation);
+                    Draft::Local(Local::max_pool(self.level, activation, &windows))
+                }
+                Op::AvgPool2d(pool) => {
+                    let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, [1, 1]);
+                    Draft::Local(Local::avg_pool(self.level, &windows))
+                }
+                Op::AdaptiveAvgPool2d { output_size } => {
+                    let (channels, size) = (input[0], [input[1], input[2]]);
+                    Draft::Local(Local::adaptive_avg_pool(self.level, channels, size, *output_size))
+                }
+                Op::Relu | Op::LeakyRelu { .. } | Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus => {
+                    drafts.extend(waiting.replace((activation(op), image(input))).map(map));
+                    continue;
+                }
+            };
+            drafts.extend(waiting.take().map(map));
+            drafts.push(draft);
+        }
+        drafts.extend(waiting.map(map));
+        if drafts.is_empty() {
+            drafts.push(map((Activation::Identity, image(&shapes[0]))));
+        }
+        drafts
     }
 
-    fn activation(&mut self, function: Activation, output: &[usize]) {
-        let slope = self.local(output);
-        self.steps.push(Step::Activation { function, slope });
-        self.boundary(output);
+    /// Rows of a product's output that are used by the operation behind it while they are near.
+    fn rows_per_band(&self, shape: &ConvShape, local: &Local) -> usize {
+        let [height, width] = shape.output();
+        let row = shape.out_channels * width * self.lanes;
+        match local.rows_per_row() {
+            Some(step) if row * height > BAND => (BAND / row / step).max(1) * step,
+            _ => usize::MAX,
+        }
     }
 
-    fn product(&mut self, layer: usize, op: usize, shape: ConvShape) -> Step {
-        let conv = LaneConv::new(self.level, shape);
+    fn product(&mut self, layer: usize, op: usize, shape: ConvShape, rows_per_band: usize, hidden: bool) -> Step {
+        let conv = LaneConv::with_bands(self.level, shape, rows_per_band, usize::MAX);
         let tensor = |role: Role| {
             let found = self.specs.iter().find(|spec| spec.layer == layer && spec.op == op && spec.role == role);
             found.map(|spec| spec.range.clone())
@@ -245,26 +315,52 @@ impl<'a> Builder<'a> {
         // Nothing is pulled back through the first product: what it reads is clamped.
         let first = self.steps.is_empty();
         let backward = if first { 0..0 } else { self.packed(conv.packed_backward_len()) };
-        self.weights_scratch = self.weights_scratch.max(conv.weights_scratch_len());
-        Step::Product(Box::new(Product { conv, weight, bias, forward, backward }))
-    }
-
-    fn boundary(&mut self, shape: &[usize]) {
-        let start = self.values.last().map_or(0, |range| range.end);
-        self.values.push(start..start + elements(shape) * self.lanes);
-    }
-
-    fn local(&mut self, shape: &[usize]) -> Range<usize> {
-        let start = self.local;
-        self.local += elements(shape) * self.lanes;
-        start..self.local
+        if hidden {
+            let row = conv.output_len() / shape.output()[0];
+            self.sizes.band = self.sizes.band.max(row * conv.output_band(0).len());
+        }
+        self.inputs.push(conv.input_len());
+        let gradient = if conv.is_matrix() {
+            let [inputs, outputs] = [shape.in_channels, shape.out_channels];
+            let scratch = GemmScratch::new(self.level, outputs, self.batch, inputs).len();
+            self.sizes.gemm_scratch = self.sizes.gemm_scratch.max(scratch);
+            let errors = place(&mut self.row, outputs);
+            WeightGradient::Rows { errors, inputs: place(&mut self.row, inputs) }
+        } else {
+            self.sizes.weights_scratch = self.sizes.weights_scratch.max(conv.weights_scratch_len());
+            WeightGradient::Partial(place(&mut self.sizes.partial, weight.len()))
+        };
+        let partial_bias = bias.as_ref().map(|bias| place(&mut self.sizes.partial, bias.len()));
+        Step::Product(Box::new(Product { conv, weight, bias, forward, backward, partial_bias, gradient }))
     }
 
     /// Packed weights begin on a cache line.
     fn packed(&mut self, len: usize) -> Range<usize> {
-        let start = self.packed;
-        self.packed += len.next_multiple_of(16);
+        let start = self.sizes.packed;
+        self.sizes.packed += len.next_multiple_of(LINE);
         start..start + len
+    }
+}
+
+/// The kernel of an operation that is an activation.
+fn activation(op: &Op) -> Activation {
+    match op {
+        Op::Relu => Activation::Relu,
+        Op::LeakyRelu { negative_slope } => Activation::LeakyRelu { negative_slope: *negative_slope },
+        Op::Tanh => Activation::Tanh,
+        Op::Sigmoid => Activation::Sigmoid,
+        Op::Gelu => Activation::Gelu,
+        Op::Silu => Activation::Silu,
+        Op::Softplus => Activation::Softplus,
+        _ => Activation::Identity,
+    }
+}
+
+/// Channels, height and width of a shape; the features of a flat one are channels of one pixel.
+fn image(shape: &[usize]) -> [usize; 3] {
+    match *shape {
+        [channels, height, width] => [channels, height, width],
+        _ => [elements(shape), 1, 1],
     }
 }
 

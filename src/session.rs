@@ -1,22 +1,25 @@
 //! A session: everything one network, batch size and method need, planned once.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use predictive_coding_kernels::{Buffer, Combine, Level, elementwise, lanes_to_rows, rows_to_lanes};
+use predictive_coding_kernels::{
+    Buffer, Combine, Level, Lhs, MatMut, MatRef, elementwise, gemm, lanes_to_rows, rows_to_lanes,
+};
 use rayon::prelude::*;
 
 use crate::error::{Divergence, Error, Result};
-use crate::layer::Layers;
+use crate::layer::{Gradients, Layers};
 use crate::loss::{Loss, Targets};
-use crate::method::Method;
+use crate::method::{Method, Options};
 use crate::network::Network;
 use crate::output::Output;
 use crate::parameters::Parameters;
-use crate::plan::{Plan, Step};
-use crate::relaxation::{Descent, Relaxation, backpropagate, fixed_prediction, strict};
+use crate::plan::{Plan, Step, WeightGradient};
+use crate::relaxation::{Descent, Relaxation, backpropagate, fixed_prediction, shares, strict};
 use crate::state::{Scratch, Tile};
 
-/// Bytes that the groups' scratch and partial gradients may take together before tiles share them.
+/// Bytes that the groups' partial gradients may take together before tiles share them.
 const GROUP_BYTES: usize = 512 << 20;
 /// Values of the gradients that one task adds up.
 const REDUCTION_BLOCK: usize = 1 << 16;
@@ -57,12 +60,21 @@ pub enum Start<'a> {
 pub struct Session {
     plan: Plan,
     method: Method,
+    options: Options,
     loss_kind: Loss,
     batch: usize,
     packed: Buffer,
     /// Bytes of the plan's tables of addresses.
     tables: usize,
     groups: Vec<Group>,
+    /// One for each task that runs at the same time.
+    scratch: Vec<Mutex<Scratch>>,
+    /// The operands of the weight gradients of matrices: a row for each sample.
+    rows: Buffer,
+    /// For the products of those: one part for each thread.
+    gemm_scratch: Buffer,
+    /// What epsilon and u are multiples of backpropagation's errors by, for each layer, if they are.
+    multiples: Option<[Vec<f64>; 2]>,
     gradients: Parameters,
     samples: usize,
     loss: f32,
@@ -71,14 +83,14 @@ pub struct Session {
     energies: Vec<f64>,
 }
 
-/// Consecutive tiles that share scratch and a partial gradient.
+/// Consecutive tiles that share a partial gradient.
 #[derive(Debug)]
 struct Group {
     /// Index of the first tile.
     first: usize,
     tiles: Vec<Tile>,
-    scratch: Scratch,
     descent: Descent,
+    /// The gradients of convolutions and biases.
     gradients: Buffer,
     divergence: Option<Divergence>,
 }
@@ -109,38 +121,68 @@ impl Session {
     ///
     /// Errors: as [`new`](Self::new).
     pub fn with_level(network: &Network, batch: usize, method: Method, level: Level) -> Result<Self> {
+        Self::with_options(network, batch, method, Options { level: Some(level), ..Options::default() })
+    }
+
+    /// Plans a session that does not do everything as usual.
+    ///
+    /// Errors: as [`new`](Self::new), and [`Error::Argument`] if an option does not fit the method.
+    pub fn with_options(network: &Network, batch: usize, method: Method, options: Options) -> Result<Self> {
         method.validate()?;
+        options.validate(method)?;
+        let level = match options.level {
+            Some(level) => level,
+            None => Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?,
+        };
         if batch == 0 {
             return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
         }
         let tables = Plan::table_bytes(network);
         check_memory(batch, tables.checked_div(size_of::<f32>()))?;
-        let plan = Plan::new(network, level);
-        let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
+        let plan = Plan::new(network, level, batch);
+        let layers = plan.layers.len();
+        let multiples = match method {
+            Method::Exact => Some([vec![1.0; layers], vec![1.0; layers]]),
+            Method::FixedPrediction { eta, iterations } if !options.literal => Some(shares(layers, eta, iterations)),
+            _ => None,
+        };
         let tiles = batch.div_ceil(plan.lanes);
-        let group_len = Scratch::len(&plan) + parameters;
-        let count = (GROUP_BYTES / size_of::<f32>() / group_len.max(1)).clamp(1, tiles);
-        let tiles_len = tiles.checked_mul(Tile::len(&plan));
-        check_memory(batch, tiles_len.and_then(|len| len.checked_add(count * group_len + plan.packed + parameters)))?;
-        let gradients = Parameters::zeros(network.parameters().clone());
-        let group = |first: usize, end: usize| Group {
+        let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
+        let tiles_per_group = tiles.div_ceil(most);
+        let groups = tiles.div_ceil(tiles_per_group);
+        let threads = rayon::current_num_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
+        let tasks = threads.min(groups);
+        let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
+        let rows_len = (tiles * plan.lanes).checked_mul(plan.sizes.row);
+        let fixed = plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
+        let total = tiles
+            .checked_mul(Tile::len(&plan))
+            .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(plan.sizes.partial)?))
+            .and_then(|len| len.checked_add(tasks.checked_mul(Scratch::len(&plan))?)?.checked_add(fixed));
+        check_memory(batch, total)?;
+        let group = |first: usize| Group {
             first,
-            tiles: (first..end).map(|_| Tile::new(&plan)).collect(),
-            scratch: Scratch::new(&plan),
-            descent: Descent::new(plan.layers.len(), plan.lanes),
-            gradients: Buffer::zeros(parameters),
+            tiles: (first..(first + tiles_per_group).min(tiles))
+                .map(|_| Tile::new(&plan, multiples.is_none()))
+                .collect(),
+            descent: Descent::new(layers, plan.lanes),
+            gradients: Buffer::zeros(plan.sizes.partial),
             divergence: None,
         };
-        let groups = (0..count).map(|i| group(i * tiles / count, (i + 1) * tiles / count)).collect();
         Ok(Session {
-            packed: Buffer::zeros(plan.packed),
+            packed: Buffer::zeros(plan.sizes.packed),
+            groups: (0..tiles).step_by(tiles_per_group).map(group).collect(),
+            scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan))).collect(),
+            rows: Buffer::zeros(tiles * plan.lanes * plan.sizes.row),
+            gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
+            multiples,
             tables,
             plan,
             method,
+            options,
             loss_kind: network.loss(),
             batch,
-            groups,
-            gradients,
+            gradients: Parameters::zeros(network.parameters().clone()),
             samples: 0,
             loss: 0.0,
             inferred: false,
@@ -174,11 +216,14 @@ impl Session {
         let targets = y.into();
         let samples = self.check(parameters, x, targets)?;
         self.check_start(start, samples)?;
-        let method = self.method;
-        self.run(parameters, x, targets, start, samples, |call, group| group.step(call, method));
+        let (method, literal) = (self.method, self.options.literal);
+        self.run(parameters, x, targets, start, samples, |call, group, scratch, rows| {
+            group.step(call, method, literal, scratch, rows);
+        });
         self.reduce();
         self.inferred = true;
-        match self.groups.iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
+        let used = self.samples.div_ceil(self.plan.lanes).div_ceil(self.groups[0].tiles.len());
+        match self.groups[..used].iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
             Some(divergence) => Err(Error::Diverged(divergence)),
             None => Ok(self.loss),
         }
@@ -227,18 +272,22 @@ impl Session {
             self.samples
         );
         let place = self.plan.layers[layer - 1].output.clone();
-        let activation = self.plan.activation(layer - 1);
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
+        let multiple = |of: usize| self.multiples.as_ref().map(|multiples| multiples[of][layer - 1] as f32);
         for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.lanes * elements).max(1))) {
-            let source = match quantity {
-                Quantity::Activation => &tile.values[activation.clone()],
-                Quantity::Deviation | Quantity::Belief => &tile.deviations[place.clone()],
-                Quantity::Error => &tile.errors[place.clone()],
+            let (source, factor) = match (quantity, multiple(1)) {
+                (Quantity::Activation, _) => (&tile.activations, 1.0),
+                (Quantity::Error, _) => (&tile.errors, multiple(0).unwrap_or(1.0)),
+                (Quantity::Deviation | Quantity::Belief, Some(multiple)) => (&tile.errors, -multiple),
+                (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
             };
-            lanes_to_rows(self.plan.level, source, rows, elements);
+            lanes_to_rows(self.plan.level, &source[place.clone()], rows, elements);
+            if factor != 1.0 {
+                rows.iter_mut().for_each(|value| *value *= factor);
+            }
             if quantity == Quantity::Belief {
                 for (sample, row) in rows.chunks_exact_mut(elements).enumerate() {
-                    let activations = tile.values[activation.clone()].chunks_exact(self.plan.lanes);
+                    let activations = tile.activations[place.clone()].chunks_exact(self.plan.lanes);
                     row.iter_mut().zip(activations).for_each(|(v, lanes)| *v += lanes[sample]);
                 }
             }
@@ -292,13 +341,13 @@ impl Session {
     /// Bytes of all buffers and, at most, of the tables of addresses. Nothing is allocated after planning.
     pub fn bytes(&self) -> usize {
         let group = |group: &Group| {
-            group.tiles.iter().map(Tile::bytes).sum::<usize>()
-                + group.scratch.bytes()
-                + group.descent.bytes()
-                + group.gradients.bytes()
+            group.tiles.iter().map(Tile::bytes).sum::<usize>() + group.descent.bytes() + group.gradients.bytes()
         };
         self.groups.iter().map(group).sum::<usize>()
+            + self.scratch.iter().map(|scratch| lock(scratch).bytes()).sum::<usize>()
             + self.packed.bytes()
+            + self.rows.bytes()
+            + self.gemm_scratch.bytes()
             + self.tables
             + size_of_val(self.gradients.values())
             + size_of_val(self.energies.as_slice())
@@ -317,7 +366,7 @@ impl Session {
                 "the parameters have other names or shapes than the session's network, expected its own".into(),
             ));
         }
-        let elements = self.plan.values[0].len() / self.plan.lanes;
+        let elements = self.plan.len(0) / self.plan.lanes;
         let samples = x.len() / elements;
         if samples * elements != x.len() || samples == 0 || samples > self.batch {
             return Err(Error::Input(format!(
@@ -367,7 +416,7 @@ impl Session {
         targets: Targets<'_>,
         start: &[Start<'_>],
         samples: usize,
-        work: impl Fn(Call<'_>, &mut Group) + Sync,
+        work: impl Fn(Call<'_>, &mut Group, &mut Scratch, &mut [f32]) + Sync,
     ) {
         for step in &self.plan.steps {
             if let Step::Product(product) = step {
@@ -378,34 +427,80 @@ impl Session {
         let output = Output::new(self.plan.level, self.loss_kind, samples, outputs);
         let tiles = samples.div_ceil(self.plan.lanes);
         let threads = rayon::current_num_threads();
-        let parallel = self.groups.len().min(tiles) < threads;
+        let tiles_per_group = self.groups[0].tiles.len();
+        let used = tiles.div_ceil(tiles_per_group);
+        // A thread that waits for a part of a product may take another group, which then needs scratch too.
+        let parallel = used < threads && self.scratch.len() >= used;
         let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel };
         let call = Call { layers, output, x, targets, start, samples };
-        if threads > 1 && tiles > 1 {
-            self.groups.par_iter_mut().with_max_len(1).for_each(|group| work(call, group));
+        let rows_len = (tiles_per_group * self.plan.lanes * self.plan.sizes.row).max(1);
+        let scratch = &self.scratch;
+        let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
+            work(call, group, &mut free_scratch(scratch, index), rows);
+        };
+        if threads > 1 && used > 1 && self.plan.sizes.row > 0 {
+            let groups = self.groups[..used].par_iter_mut().zip(self.rows.par_chunks_mut(rows_len));
+            groups.enumerate().with_max_len(1).for_each(|(index, (group, rows))| task(index, group, rows));
+        } else if threads > 1 && used > 1 {
+            let groups = self.groups[..used].par_iter_mut().enumerate();
+            groups.with_max_len(1).for_each(|(index, group)| task(index, group, &mut []));
         } else {
-            self.groups.iter_mut().for_each(|group| work(call, group));
+            let mut rows = self.rows.chunks_mut(rows_len);
+            for (index, group) in self.groups[..used].iter_mut().enumerate() {
+                task(index, group, rows.next().unwrap_or_default());
+            }
         }
         self.samples = samples;
         let tiles = self.groups.iter().flat_map(|group| &group.tiles).take(tiles);
         self.loss = (tiles.flat_map(|tile| &tile.losses[..tile.samples]).sum::<f64>() * output.scale) as f32;
     }
 
-    /// Adds up what the groups found, in their order.
+    /// Adds up what the groups found, in their order, and multiplies what is a product over the batch.
     fn reduce(&mut self) {
-        let groups = &self.groups;
         let level = self.plan.level;
-        let used = groups.iter().take_while(|group| group.tiles[0].samples > 0).count();
-        let block = |(index, out): (usize, &mut [f32])| {
-            let place = index * REDUCTION_BLOCK..index * REDUCTION_BLOCK + out.len();
-            out.copy_from_slice(&groups[0].gradients[place.clone()]);
-            for group in &groups[1..used] {
-                elementwise::accumulate(level, &group.gradients[place.clone()], out);
+        let used = self.samples.div_ceil(self.plan.lanes).div_ceil(self.groups[0].tiles.len());
+        let groups = &self.groups[..used];
+        let values = self.gradients.values_mut();
+        for (l, layer) in self.plan.layers.iter().enumerate() {
+            let multiple = self.multiples.as_ref().map_or(1.0, |multiples| multiples[0][l] as f32);
+            for step in &self.plan.steps[layer.steps.clone()] {
+                let Step::Product(product) = step else { continue };
+                let sum = |from: &Range<usize>, to: &mut [f32]| {
+                    let block = |(index, out): (usize, &mut [f32])| {
+                        let start = from.start + index * REDUCTION_BLOCK;
+                        let place = start..start + out.len();
+                        out.copy_from_slice(&groups[0].gradients[place.clone()]);
+                        for group in &groups[1..] {
+                            elementwise::accumulate(level, &group.gradients[place.clone()], out);
+                        }
+                        if multiple != 1.0 {
+                            out.iter_mut().for_each(|value| *value *= multiple);
+                        }
+                    };
+                    match to.len() > REDUCTION_BLOCK {
+                        true => to.par_chunks_mut(REDUCTION_BLOCK).enumerate().for_each(block),
+                        false => block((0, to)),
+                    }
+                };
+                match &product.gradient {
+                    WeightGradient::Partial(partial) => sum(partial, &mut values[product.weight.clone()]),
+                    WeightGradient::Rows { errors, inputs } => {
+                        let row = self.plan.sizes.row;
+                        let errors = MatRef::new(&self.rows[errors.start..], errors.len(), self.samples, 1, row);
+                        let inputs = &self.rows[inputs.start..];
+                        let inputs = MatRef::new(inputs, self.samples, product.conv.shape().in_channels, row, 1);
+                        let out = &mut values[product.weight.clone()];
+                        let out = MatMut::new(out, errors.rows(), inputs.columns(), inputs.columns(), 1);
+                        gemm(level, multiple, Lhs::Plain(errors), inputs, 0.0, out, &mut self.gemm_scratch);
+                    }
+                }
+                if let (Some(partial), Some(bias)) = (&product.partial_bias, &product.bias) {
+                    sum(partial, &mut values[bias.clone()]);
+                }
             }
-        };
-        self.gradients.values_mut().par_chunks_mut(REDUCTION_BLOCK).enumerate().for_each(block);
+        }
         for (iteration, energy) in self.energies.iter_mut().enumerate() {
-            *energy = groups[..used].iter().map(|group| group.descent.energies[iteration]).sum();
+            *energy = groups.iter().map(|group| group.descent.energies[iteration]).sum();
         }
     }
 }
@@ -413,43 +508,54 @@ impl Session {
 impl Group {
     /// Calls `work` for each tile that has samples, with the index of its first sample, after the
     /// forward pass.
-    fn for_each_tile(&mut self, call: Call<'_>, mut work: impl FnMut(&mut Self, usize, &mut Tile)) {
+    fn for_each_tile(
+        &mut self,
+        call: Call<'_>,
+        scratch: &mut Scratch,
+        mut work: impl FnMut(&mut Self, usize, &mut Tile, &mut Scratch),
+    ) {
         let lanes = call.layers.plan.lanes;
         let mut tiles = std::mem::take(&mut self.tiles);
         for (index, tile) in tiles.iter_mut().enumerate() {
             let first = (self.first + index) * lanes;
             tile.samples = call.samples.saturating_sub(first).min(lanes);
             if tile.samples > 0 {
-                call.load(first, tile);
-                call.layers.forward(tile, &mut self.scratch);
-                work(self, first, tile);
+                call.load(first, tile, scratch);
+                call.layers.forward(tile, scratch);
+                work(self, first, tile, scratch);
             }
         }
         self.tiles = tiles;
     }
 
     /// The forward pass and the loss.
-    fn forward(call: Call<'_>, group: &mut Group) {
-        group.for_each_tile(call, |group, _, tile| {
-            Relaxation { layers: call.layers, output: call.output, tile, scratch: &mut group.scratch }.output_error();
+    fn forward(call: Call<'_>, group: &mut Group, scratch: &mut Scratch, _: &mut [f32]) {
+        group.for_each_tile(call, scratch, |_, _, tile, scratch| {
+            Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
         });
     }
 
-    /// A whole step.
-    fn step(&mut self, call: Call<'_>, method: Method) {
+    /// A whole step, with the rows of the group's samples.
+    fn step(&mut self, call: Call<'_>, method: Method, literal: bool, scratch: &mut Scratch, rows: &mut [f32]) {
         self.gradients.fill(0.0);
         self.descent.energies.fill(0.0);
         self.divergence = None;
-        self.for_each_tile(call, |group, first, tile| {
+        let begin = self.first;
+        let plan = call.layers.plan;
+        self.for_each_tile(call, scratch, |group, first, tile, scratch| {
             let started = !call.start.is_empty();
             if started {
                 call.load_start(first, tile);
             }
-            let Group { scratch, gradients, descent, .. } = group;
+            let Group { gradients, descent, .. } = group;
             let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
+            let rows = &mut rows[(first - begin * plan.lanes) * plan.sizes.row..];
+            let gradients = &mut Gradients { partial: gradients, rows };
             match method {
-                Method::Exact => backpropagate(relaxation, gradients),
-                Method::FixedPrediction { eta, iterations } => fixed_prediction(relaxation, eta, iterations, gradients),
+                Method::FixedPrediction { eta, iterations } if literal => {
+                    fixed_prediction(relaxation, eta, iterations, gradients);
+                }
+                Method::Exact | Method::FixedPrediction { .. } => backpropagate(relaxation, gradients),
                 Method::Strict { eta, iterations } => {
                     strict(relaxation, eta, iterations, started, descent, gradients);
                     let found = group.descent.divergence(first);
@@ -464,13 +570,28 @@ impl Group {
     }
 }
 
+/// Scratch that nobody computes in: there is one for each task that can run at a time.
+fn free_scratch(scratch: &[Mutex<Scratch>], index: usize) -> MutexGuard<'_, Scratch> {
+    let free = scratch.iter().find_map(|scratch| match scratch.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    });
+    free.unwrap_or_else(|| lock(&scratch[index % scratch.len()]))
+}
+
+/// What is in scratch never matters, so that a panic can not have left it broken.
+fn lock(scratch: &Mutex<Scratch>) -> MutexGuard<'_, Scratch> {
+    scratch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Call<'_> {
     /// Puts the samples from `first` on into the lanes of a tile.
-    fn load(&self, first: usize, tile: &mut Tile) {
+    fn load(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
         let plan = self.layers.plan;
-        let input = plan.values[0].clone();
-        let rows = rows_of(first, tile.samples, input.len() / plan.lanes);
-        rows_to_lanes(plan.level, &self.x[rows], input.len() / plan.lanes, &mut tile.values[input]);
+        let elements = plan.len(0) / plan.lanes;
+        let rows = rows_of(first, tile.samples, elements);
+        rows_to_lanes(plan.level, &self.x[rows], elements, &mut scratch.values[..plan.len(0)]);
         self.output.load(self.targets, first, tile.samples, plan.lanes, &mut tile.targets);
     }
 
@@ -484,7 +605,7 @@ impl Call<'_> {
             let out = &mut tile.deviations[plan.layers[layer].output.clone()];
             rows_to_lanes(plan.level, &values[rows_of(first, tile.samples, elements)], elements, out);
             if let Start::Belief(_) = start {
-                let activation = &tile.values[plan.activation(layer)];
+                let activation = &tile.activations[plan.layers[layer].output.clone()];
                 let difference = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
                 elementwise::combine(plan.level, activation, difference, out);
                 // The lanes without a sample stay at 0.

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use predictive_coding_kernels::Buffer;
 
-use crate::plan::Plan;
+use crate::plan::{Place, Plan};
 
 /// What is kept of a tile, one image per lane.
 #[derive(Debug)]
 pub(crate) struct Tile {
     /// Samples in use; the lanes beyond hold zeros.
     pub(crate) samples: usize,
-    /// z: the values of the forward pass at every boundary.
-    pub(crate) values: Buffer,
+    /// v-hat_l at every layer.
+    pub(crate) activations: Buffer,
     /// u_l = v_l - v-hat_l at every layer but the last.
     pub(crate) deviations: Buffer,
     /// epsilon_l at every layer.
@@ -26,13 +26,14 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    /// `deviations`: whether beliefs are iterated, rather than known from the errors.
+    pub(crate) fn new(plan: &Plan, deviations: bool) -> Self {
         let outputs = plan.outputs_len();
         let last = plan.layers[plan.layers.len() - 1].output.clone();
         Tile {
             samples: 0,
-            values: Buffer::zeros(plan.values_len()),
-            deviations: Buffer::zeros(last.start),
+            activations: Buffer::zeros(outputs),
+            deviations: Buffer::zeros(if deviations { last.start } else { 0 }),
             errors: Buffer::zeros(outputs),
             output_difference: Buffer::zeros(last.len()),
             targets: Buffer::zeros(last.len()),
@@ -42,11 +43,11 @@ impl Tile {
 
     /// At least as many elements as a tile's buffers have.
     pub(crate) fn len(plan: &Plan) -> usize {
-        plan.values_len() + 4 * plan.outputs_len()
+        5 * plan.outputs_len()
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let buffers = [&self.values, &self.deviations, &self.errors, &self.output_difference, &self.targets];
+        let buffers = [&self.activations, &self.deviations, &self.errors, &self.output_difference, &self.targets];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + size_of_val(self.losses.as_slice())
     }
 }
@@ -54,37 +55,95 @@ impl Tile {
 /// Buffers that one tile after the other computes in.
 #[derive(Debug)]
 pub(crate) struct Scratch {
+    /// The input, and z of the forward pass at the boundaries inside of layers.
+    pub(crate) values: Buffer,
+    pub(crate) work: Work,
+}
+
+/// What is computed from the values.
+#[derive(Debug)]
+pub(crate) struct Work {
     /// D at the boundaries inside of layers.
     pub(crate) differences: Buffer,
-    /// Slopes of activations and winners of max pools, where the layers were last evaluated.
-    pub(crate) local: Buffer,
+    /// D of the rows of a band.
+    pub(crate) band: Buffer,
+    /// The errors of the layers that do not end with a product, pulled back to the end of what does.
+    pub(crate) pulled: Buffer,
     /// Two gradients on their way back through a layer.
     pub(crate) gradients: [Buffer; 2],
     /// z + D at the input of a product.
     pub(crate) input: Buffer,
-    /// For the weight gradients of matrices.
+    /// For the weight gradients of convolutions.
     pub(crate) weights: Buffer,
 }
 
 impl Scratch {
     pub(crate) fn new(plan: &Plan) -> Self {
         Scratch {
-            differences: Buffer::zeros(plan.differences_len()),
-            local: Buffer::zeros(plan.local),
-            gradients: [Buffer::zeros(plan.widest), Buffer::zeros(plan.widest)],
-            input: Buffer::zeros(plan.widest),
-            weights: Buffer::zeros(plan.weights_scratch),
+            values: Buffer::zeros(plan.sizes.values),
+            work: Work {
+                differences: Buffer::zeros(plan.sizes.differences),
+                band: Buffer::zeros(plan.sizes.band),
+                pulled: Buffer::zeros(plan.sizes.pulled),
+                gradients: [Buffer::zeros(plan.sizes.gradient), Buffer::zeros(plan.sizes.gradient)],
+                input: Buffer::zeros(plan.sizes.product_input),
+                weights: Buffer::zeros(plan.sizes.weights_scratch),
+            },
         }
     }
 
     /// Elements of the scratch's buffers.
     pub(crate) fn len(plan: &Plan) -> usize {
-        plan.differences_len() + plan.local + 3 * plan.widest + plan.weights_scratch
+        let sizes = &plan.sizes;
+        sizes.values
+            + sizes.differences
+            + sizes.band
+            + sizes.pulled
+            + 2 * sizes.gradient
+            + sizes.product_input
+            + sizes.weights_scratch
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let [a, b] = &self.gradients;
-        [&self.differences, &self.local, a, b, &self.input, &self.weights].iter().map(|buffer| buffer.bytes()).sum()
+        let Work { differences, band, pulled, gradients: [a, b], input, weights } = &self.work;
+        [&self.values, differences, band, pulled, a, b, input, weights].iter().map(|buffer| buffer.bytes()).sum()
+    }
+}
+
+/// The values of the forward pass at all boundaries.
+#[derive(Clone, Copy)]
+pub(crate) struct Values<'a> {
+    plan: &'a Plan,
+    inside: &'a [f32],
+    activations: &'a [f32],
+}
+
+impl<'a> Values<'a> {
+    pub(crate) fn new(plan: &'a Plan, inside: &'a [f32], activations: &'a [f32]) -> Self {
+        Values { plan, inside, activations }
+    }
+
+    /// z at boundary `b`.
+    pub(crate) fn at(self, b: usize) -> &'a [f32] {
+        match self.plan.values[b].clone() {
+            Place::Inside(range) => &self.inside[range],
+            Place::Output(range) => &self.activations[range],
+        }
+    }
+}
+
+/// The values on both sides of step `b`, to read and to write.
+pub(crate) fn values_around<'a>(
+    plan: &Plan,
+    inside: &'a mut [f32],
+    activations: &'a mut [f32],
+    b: usize,
+) -> (&'a [f32], &'a mut [f32]) {
+    match (plan.values[b].clone(), plan.values[b + 1].clone()) {
+        (Place::Inside(read), Place::Inside(write)) => read_write(inside, read, write),
+        (Place::Inside(read), Place::Output(write)) => (&inside[read], &mut activations[write]),
+        (Place::Output(read), Place::Inside(write)) => (&activations[read], &mut inside[write]),
+        (Place::Output(read), Place::Output(write)) => read_write(activations, read, write),
     }
 }
 

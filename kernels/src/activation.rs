@@ -33,41 +33,8 @@ pub enum Activation {
     Softplus,
 }
 
-impl Activation {
-    /// `value[i] = f(z[i])` and `slope[i] = f'(z[i])`.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn forward(self, level: Level, z: &[f32], value: &mut [f32], slope: &mut [f32]) {
-        assert!(
-            z.len() == value.len() && z.len() == slope.len(),
-            "lengths differ: z {}, value {}, slope {}",
-            z.len(),
-            value.len(),
-            slope.len()
-        );
-        with_function(self, level, Forward { z, value, slope });
-    }
-
-    /// `difference[i] = f(z[i] + d[i]) - f(z[i])` and `slope[i] = f'(z[i] + d[i])`.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn push(self, level: Level, z: &[f32], d: &[f32], difference: &mut [f32], slope: &mut [f32]) {
-        assert!(
-            z.len() == d.len() && z.len() == difference.len() && z.len() == slope.len(),
-            "lengths differ: z {}, d {}, difference {}, slope {}",
-            z.len(),
-            d.len(),
-            difference.len(),
-            slope.len()
-        );
-        with_function(self, level, Push { z, d, difference, slope });
-    }
-}
-
 /// A function with its slope and its difference.
-trait Function: Copy {
+pub(crate) trait Function: Copy {
     fn value<S: Simd>(self, s: S, z: S::V) -> S::V;
     fn slope<S: Simd>(self, s: S, w: S::V) -> S::V;
     /// f(w) - f(z) with w = z + d.
@@ -75,7 +42,7 @@ trait Function: Copy {
 }
 
 /// A pass over elements, given the function.
-trait Pass {
+pub(crate) trait Pass {
     fn run<S: Simd, F: Function>(self, s: S, f: F);
 }
 
@@ -90,7 +57,7 @@ impl<F: Function, P: Pass> Kernel for With<F, P> {
 }
 
 /// Where a pass is compiled for its function.
-trait Entrance {
+pub(crate) trait Entrance {
     fn enter<K: Kernel<Output = ()>>(self, kernel: K);
 }
 
@@ -111,7 +78,7 @@ impl<S: Simd> Entrance for Inside<S> {
 }
 
 #[inline(always)]
-fn with_function<P: Pass>(activation: Activation, entrance: impl Entrance, pass: P) {
+pub(crate) fn with_function<P: Pass>(activation: Activation, entrance: impl Entrance, pass: P) {
     match activation {
         Activation::Identity => entrance.enter(With(Identity, pass)),
         Activation::Relu => entrance.enter(With(Relu, pass)),
@@ -174,65 +141,16 @@ impl Pass for Matrix {
     }
 }
 
-struct Forward<'a> {
-    z: &'a [f32],
-    value: &'a mut [f32],
-    slope: &'a mut [f32],
-}
-
-impl Pass for Forward<'_> {
-    #[inline(always)]
-    fn run<S: Simd, F: Function>(self, s: S, f: F) {
-        let mut i = 0;
-        while i < self.z.len() {
-            let n = S::LANES.min(self.z.len() - i);
-            // SAFETY: n <= LANES elements from i are inside all three slices, whose lengths are equal.
-            unsafe {
-                let z = load(s, self.z.as_ptr().add(i), n);
-                store(s, self.value.as_mut_ptr().add(i), f.value(s, z), n);
-                store(s, self.slope.as_mut_ptr().add(i), f.slope(s, z), n);
-            }
-            i += n;
-        }
-    }
-}
-
-struct Push<'a> {
-    z: &'a [f32],
-    d: &'a [f32],
-    difference: &'a mut [f32],
-    slope: &'a mut [f32],
-}
-
-impl Pass for Push<'_> {
-    #[inline(always)]
-    fn run<S: Simd, F: Function>(self, s: S, f: F) {
-        let mut i = 0;
-        while i < self.z.len() {
-            let n = S::LANES.min(self.z.len() - i);
-            // SAFETY: n <= LANES elements from i are inside all four slices, whose lengths are equal.
-            unsafe {
-                let z = load(s, self.z.as_ptr().add(i), n);
-                let d = load(s, self.d.as_ptr().add(i), n);
-                let w = s.add(z, d);
-                store(s, self.difference.as_mut_ptr().add(i), f.difference(s, z, d, w), n);
-                store(s, self.slope.as_mut_ptr().add(i), f.slope(s, w), n);
-            }
-            i += n;
-        }
-    }
-}
-
 /// Reads n <= LANES elements, for which `from` must be valid.
 #[inline(always)]
-unsafe fn load<S: Simd>(s: S, from: *const f32, n: usize) -> S::V {
+pub(crate) unsafe fn load<S: Simd>(s: S, from: *const f32, n: usize) -> S::V {
     // SAFETY: as the caller promises.
     unsafe { if n == S::LANES { s.load(from) } else { s.load_first(from, n) } }
 }
 
 /// Writes n <= LANES elements, for which `to` must be valid.
 #[inline(always)]
-unsafe fn store<S: Simd>(s: S, to: *mut f32, v: S::V, n: usize) {
+pub(crate) unsafe fn store<S: Simd>(s: S, to: *mut f32, v: S::V, n: usize) {
     // SAFETY: as the caller promises.
     unsafe { if n == S::LANES { s.store(to, v) } else { s.store_first(to, v, n) } }
 }

@@ -47,34 +47,56 @@ pub fn rows_to_lanes(level: Level, rows: &[f32], elements: usize, lanes: &mut [f
 /// # Panics
 /// If a length does not fit, or there are more samples than lanes.
 pub fn lanes_to_rows(level: Level, lanes: &[f32], rows: &mut [f32], elements: usize) {
-    struct ToRows<'a> {
-        lanes: &'a [f32],
-        rows: &'a mut [f32],
-        elements: usize,
-    }
-    impl Kernel for ToRows<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            let samples = self.rows.len().checked_div(self.elements).unwrap_or(0);
-            let blocks = if samples == S::LANES { self.elements / S::LANES } else { 0 };
-            for first in (0..blocks).map(|block| block * S::LANES) {
-                // SAFETY: as in `rows_to_lanes`, with the roles exchanged.
-                unsafe {
-                    let from = self.lanes.as_ptr().add(first * S::LANES);
-                    s.transpose(from, S::LANES, self.rows.as_mut_ptr().add(first), self.elements);
-                }
+    check(level, rows.len(), elements, lanes.len());
+    let samples = rows.len().checked_div(elements).unwrap_or(0);
+    dispatch(level, ToRows { lanes, rows, samples, elements, stride: elements });
+}
+
+/// As [`lanes_to_rows`] for every lane, to rows that begin `stride` elements apart, of which the elements
+/// behind the first `elements` stay as they are.
+///
+/// # Panics
+/// If a length does not fit, or rows overlap.
+pub fn lanes_to_strided_rows(level: Level, lanes: &[f32], rows: &mut [f32], elements: usize, stride: usize) {
+    let samples = crate::simd::lanes(level);
+    assert!(
+        elements <= stride && lanes.len() == samples * elements && rows.len() >= (samples - 1) * stride + elements,
+        "{} elements of {samples} lanes do not fit {} elements of rows of {elements}, {stride} apart",
+        lanes.len(),
+        rows.len()
+    );
+    dispatch(level, ToRows { lanes, rows, samples, elements, stride });
+}
+
+struct ToRows<'a> {
+    lanes: &'a [f32],
+    rows: &'a mut [f32],
+    samples: usize,
+    elements: usize,
+    stride: usize,
+}
+
+impl Kernel for ToRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let ToRows { lanes, rows, samples, elements, stride } = self;
+        let blocks = if samples == S::LANES { elements / S::LANES } else { 0 };
+        for first in (0..blocks).map(|block| block * S::LANES) {
+            // SAFETY: LANES vectors of `lanes` from `first` on hold the block; so do LANES rows at column `first`.
+            unsafe {
+                let from = lanes.as_ptr().add(first * S::LANES);
+                s.transpose(from, S::LANES, rows.as_mut_ptr().add(first), stride);
             }
-            let done = blocks * S::LANES;
-            for (i, lanes) in self.lanes.chunks_exact(S::LANES).enumerate().skip(done) {
-                for (sample, lane) in lanes[..samples].iter().enumerate() {
-                    self.rows[sample * self.elements + i] = *lane;
-                }
+        }
+        let done = blocks * S::LANES;
+        for (i, lanes) in lanes.chunks_exact(S::LANES).enumerate().skip(done) {
+            for (sample, lane) in lanes[..samples].iter().enumerate() {
+                rows[sample * stride + i] = *lane;
             }
         }
     }
-    check(level, rows.len(), elements, lanes.len());
-    dispatch(level, ToRows { lanes, rows, elements });
 }
 
 fn check(level: Level, rows: usize, elements: usize, len: usize) {

@@ -18,13 +18,13 @@ pub mod elementwise;
 mod gemm;
 mod layout;
 mod level;
+mod local;
 pub mod loss;
 mod math;
 mod microkernel;
 mod pack;
 mod parallel;
 mod peak;
-mod pool;
 pub mod reduce;
 pub mod reference;
 mod simd;
@@ -35,10 +35,10 @@ pub use buffer::Buffer;
 pub use combine::Combine;
 pub use conv::{ConvShape, LaneConv, NchwConv};
 pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm, gemm_activated};
-pub use layout::{lanes_to_rows, rows_to_lanes};
+pub use layout::{lanes_to_rows, lanes_to_strided_rows, rows_to_lanes};
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
+pub use local::{Local, Relaxing};
 pub use peak::fma_peak;
-pub use pool::{LaneAvgPool, LaneMaxPool};
 pub use view::{MatMut, MatRef};
 
 /// Elements of a vector at a level: the number of images that a tensor of lanes holds.

@@ -22,20 +22,20 @@ pub(crate) fn for_each_chunk<T: Send>(
     }
 }
 
-/// As [`for_each_chunk`] for two slices that are cut alike.
+/// As [`for_each_chunk`] for two slices, each with its own length of chunks.
 pub(crate) fn for_each_chunk_pair<T: Send>(
     parallel: bool,
     work: u64,
-    a: &mut [T],
-    b: &mut [T],
-    chunk: usize,
+    [a, b]: [&mut [T]; 2],
+    [a_chunk, b_chunk]: [usize; 2],
     f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
 ) {
-    if parallel && work > WORTHWHILE && a.len() > chunk {
-        let pairs = a.par_chunks_mut(chunk.max(1)).zip(b.par_chunks_mut(chunk.max(1)));
+    let (a_len, a_chunk, b_chunk) = (a.len(), a_chunk.max(1), b_chunk.max(1));
+    if parallel && work > WORTHWHILE && a_len > a_chunk {
+        let pairs = a.par_chunks_mut(a_chunk).zip(b.par_chunks_mut(b_chunk));
         pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
     } else {
-        let pairs = a.chunks_mut(chunk.max(1)).zip(b.chunks_mut(chunk.max(1)));
+        let pairs = a.chunks_mut(a_chunk).zip(b.chunks_mut(b_chunk));
         pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
     }
 }

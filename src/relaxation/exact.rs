@@ -1,20 +1,22 @@
 //! epsilon_l = J_{l+1}(v-hat)^T epsilon_{l+1} from epsilon_L = dLoss/dv-hat_L: backpropagation.
-//! Beliefs are v_l = v-hat_l - epsilon_l.
 
-use predictive_coding_kernels::{Combine, elementwise};
+use predictive_coding_kernels::Combine;
 
 use super::Relaxation;
-use crate::state::write_read;
+use crate::layer::{Gradients, Input};
+use crate::state::{Values, write_read};
 
-pub(crate) fn backpropagate(mut tile: Relaxation<'_>, gradients: &mut [f32]) {
+pub(crate) fn backpropagate(mut tile: Relaxation<'_>, gradients: &mut Gradients<'_>) {
     tile.output_error();
     for layer in (1..tile.len()).rev() {
+        tile.pull_to_product(layer);
         let (below, above) = (tile.place(layer - 1), tile.place(layer));
-        let (out, error) = write_read(&mut tile.tile.errors, below, above);
-        tile.layers.pull(layer, error, tile.scratch, Combine::default(), out);
+        let Relaxation { layers, tile, scratch, .. } = &mut tile;
+        let values = Values::new(layers.plan, &scratch.values, &tile.activations);
+        let (out, error) = write_read(&mut tile.errors, below, above);
+        let out = Some((Combine::default(), out));
+        layers.backward(layer, values, Input::Activation, error, &mut scratch.work, Some(gradients), out);
     }
-    let hidden = tile.tile.deviations.len();
-    let negated = Combine { alpha: -1.0, ..Combine::default() };
-    elementwise::combine(tile.layers.plan.level, &tile.tile.errors[..hidden], negated, &mut tile.tile.deviations);
-    tile.gradients_at_activations(gradients);
+    tile.pull_to_product(0);
+    tile.gradient_at_activations(0, gradients);
 }

@@ -1,40 +1,73 @@
-//! The literal iteration of Algorithm 2, in errors alone: with predictions fixed at v-hat,
-//! v_l += eta (epsilon_l - J^T epsilon_{l+1}) is
+//! Algorithm 2, in errors alone: with predictions fixed at v-hat, v_l += eta (epsilon_l - J^T epsilon_{l+1})
+//! is
 //!
 //! ```text
 //! epsilon_l <- (1 - eta) epsilon_l + eta J_{l+1}(v-hat_l)^T epsilon_{l+1}      all l < L at once
 //! ```
 //!
-//! from epsilon_l = 0, n - 1 times; one more such step gives v = v-hat - epsilon.
+//! from epsilon_l = 0, n - 1 times; one more such step gives v = v-hat - epsilon. The Jacobians are
+//! constant and so is epsilon_L, so that epsilon_l stays a multiple of backpropagation's delta_l at all
+//! times, and the multiples follow a recursion of their own ([`shares`]). The iteration itself is here for
+//! those who want to see it done.
 
 use predictive_coding_kernels::Combine;
 
 use super::Relaxation;
+use crate::layer::{Gradients, Input};
 use crate::method::first_pulled;
-use crate::state::write_read;
+use crate::state::{Tile, Values, write_read};
 
-pub(crate) fn fixed_prediction(mut tile: Relaxation<'_>, eta: f64, iterations: usize, gradients: &mut [f32]) {
+/// epsilon_l and v-hat_l - v_l after n iterations as multiples of delta_l, for l = 1..=L: c_L = 1, and
+/// from 0 c_l <- (1 - eta) c_l + eta c_{l+1} for all l < L at once, n - 1 times and once more.
+pub(crate) fn shares(layers: usize, eta: f64, iterations: usize) -> [Vec<f64>; 2] {
+    let mut errors = vec![0.0; layers];
+    errors[layers - 1] = 1.0;
+    let step = |c: &[f64]| -> Vec<f64> {
+        let above = c[1..].iter().chain([&1.0]);
+        let mut next: Vec<f64> = c.iter().zip(above).map(|(own, above)| (1.0 - eta) * own + eta * above).collect();
+        next[layers - 1] = 1.0;
+        next
+    };
+    for _ in 1..iterations {
+        let next = step(&errors);
+        if next == errors {
+            break;
+        }
+        errors = next;
+    }
+    let deviations = step(&errors);
+    [errors, deviations]
+}
+
+pub(crate) fn fixed_prediction(mut tile: Relaxation<'_>, eta: f64, iterations: usize, gradients: &mut Gradients<'_>) {
     let last = tile.len() - 1;
     let hidden = tile.place(last).start;
     tile.tile.errors[..hidden].fill(0.0);
     tile.tile.deviations.fill(0.0);
     tile.output_error();
+    tile.pull_to_product(last);
     let (eta, kept) = (eta as f32, (1.0 - eta) as f32);
     for iteration in 1..iterations {
         // Upwards, so that each layer still finds the one above as it was.
         for layer in first_pulled(last + 1, iteration)..=last {
             let (below, above) = (tile.place(layer - 1), tile.place(layer));
-            let (out, error) = write_read(&mut tile.tile.errors, below, above);
+            let Relaxation { layers, tile: state, scratch, .. } = &mut tile;
+            let values = Values::new(layers.plan, &scratch.values, &state.activations);
+            let (out, error) = write_read(&mut state.errors, below, above);
             let combine = Combine { alpha: eta, beta: kept, ..Combine::default() };
-            tile.layers.pull(layer, error, tile.scratch, combine, out);
+            layers.backward(layer, values, Input::Activation, error, &mut scratch.work, None, Some((combine, out)));
+            tile.pull_to_product(layer - 1);
         }
     }
     for layer in first_pulled(last + 1, iterations)..=last {
         let (below, above) = (tile.place(layer - 1), tile.place(layer));
-        let errors = &tile.tile.errors;
+        let Relaxation { layers, tile: Tile { activations, deviations, errors, .. }, scratch, .. } = &mut tile;
+        let values = Values::new(layers.plan, &scratch.values, activations);
         let combine = Combine { alpha: -eta, gamma: -kept, other: &errors[below.clone()], ..Combine::default() };
-        let out = &mut tile.tile.deviations[below];
-        tile.layers.pull(layer, &errors[above], tile.scratch, combine, out);
+        let out = Some((combine, &mut deviations[below]));
+        layers.backward(layer, values, Input::Activation, &errors[above], &mut scratch.work, None, out);
     }
-    tile.gradients_at_activations(gradients);
+    for layer in 0..=last {
+        tile.gradient_at_activations(layer, gradients);
+    }
 }

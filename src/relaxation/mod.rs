@@ -11,12 +11,12 @@ mod strict;
 use std::ops::Range;
 
 pub(crate) use exact::backpropagate;
-pub(crate) use fixed_prediction::fixed_prediction;
+pub(crate) use fixed_prediction::{fixed_prediction, shares};
 pub(crate) use strict::{Descent, strict};
 
-use crate::layer::Layers;
+use crate::layer::{Gradients, Input, Layers};
 use crate::output::Output;
-use crate::state::{Scratch, Tile};
+use crate::state::{Scratch, Tile, Values};
 
 /// A tile in the hands of a method.
 pub(crate) struct Relaxation<'a> {
@@ -32,40 +32,32 @@ impl Relaxation<'_> {
         self.layers.plan.layers.len()
     }
 
-    /// The place of a layer's output (index from 0) in deviations and errors.
+    /// The place of a layer's output (index from 0) in activations, deviations and errors.
     fn place(&self, layer: usize) -> Range<usize> {
         self.layers.plan.layers[layer].output.clone()
     }
 
     /// epsilon_L and the loss at v-hat_L, with D_L set to 0.
     pub(crate) fn output_error(&mut self) {
-        let last = self.len() - 1;
-        let (place, activation) = (self.place(last), self.layers.plan.activation(last));
-        let Tile { samples, values, errors, output_difference, targets, losses, .. } = &mut *self.tile;
+        let place = self.place(self.len() - 1);
+        let Tile { samples, activations, errors, output_difference, targets, losses, .. } = &mut *self.tile;
+        let (activation, error) = (&activations[place.clone()], &mut errors[place]);
         output_difference.fill(0.0);
-        self.output.error(&values[activation], output_difference, targets, *samples, &mut errors[place], losses);
+        self.output.error(activation, output_difference, targets, *samples, error, losses);
     }
 
-    /// The gradients of all parameters, from inputs at v-hat.
-    pub(crate) fn gradients_at_activations(&mut self, gradients: &mut [f32]) {
-        for layer in 0..self.len() {
-            let error = &self.tile.errors[self.place(layer)];
-            self.layers.gradient(layer, &self.tile.values, None, error, self.scratch, gradients);
-        }
+    /// Pulls the error of a layer back to the end of its last product, at v-hat.
+    fn pull_to_product(&mut self, layer: usize) {
+        let values = Values::new(self.layers.plan, &self.scratch.values, &self.tile.activations);
+        let error = &self.tile.errors[self.place(layer)];
+        self.layers.pull_to_product(layer, values, None, error, &mut self.scratch.work);
     }
 
-    /// The gradients of all parameters, from inputs at the beliefs.
-    pub(crate) fn gradients_at_beliefs(&mut self, gradients: &mut [f32]) {
-        for layer in 0..self.len() {
-            let error = &self.tile.errors[self.place(layer)];
-            let deviation = match layer {
-                0 => None,
-                _ => Some(&self.tile.deviations[self.place(layer - 1)]),
-            };
-            if let Some(deviation) = deviation {
-                self.layers.renew(layer, &self.tile.values, deviation, self.scratch);
-            }
-            self.layers.gradient(layer, &self.tile.values, deviation, error, self.scratch, gradients);
-        }
+    /// The gradients of a layer's parameters, from inputs at v-hat and an error that has been pulled back
+    /// to the end of its last product.
+    fn gradient_at_activations(&mut self, layer: usize, gradients: &mut Gradients<'_>) {
+        let values = Values::new(self.layers.plan, &self.scratch.values, &self.tile.activations);
+        let error = &self.tile.errors[self.place(layer)];
+        self.layers.backward(layer, values, Input::Activation, error, &mut self.scratch.work, Some(gradients), None);
     }
 }

@@ -12,8 +12,11 @@ use predictive_coding_kernels::{Combine, elementwise, reduce};
 
 use super::Relaxation;
 use crate::error::Divergence;
+use crate::layer::{Gradients, Input};
 use crate::method::{first_pulled, first_pushed};
-use crate::state::Tile;
+use crate::state::{Scratch, Tile, Values};
+
+const NEGATED: Combine<'_> = Combine { alpha: -1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None };
 
 /// An energy above its start by more than this share of it has risen by more than rounding.
 const ROUNDING: f64 = 1e-5;
@@ -109,30 +112,31 @@ pub(crate) fn strict(
     iterations: usize,
     started: bool,
     descent: &mut Descent,
-    gradients: &mut [f32],
+    gradients: &mut Gradients<'_>,
 ) {
     let layers = tile.len();
-    let last = layers - 1;
-    let hidden = tile.place(last).start;
-    tile.tile.errors[..hidden].fill(0.0);
     if !started {
         tile.tile.deviations.fill(0.0);
     }
     tile.output_error();
+    tile.pull_to_product(layers - 1);
     for iteration in 1..=iterations {
         let pushed = if started { 1 } else { first_pushed(layers, iteration) };
         tile.predict(pushed, &mut descent.losses);
-        tile.energy(descent);
+        tile.energy(pushed, descent);
         descent.check(iteration, tile.tile.samples);
+        if iteration == iterations {
+            tile.unpredicted_errors(pushed);
+        }
         let pulled = if started { 1 } else { first_pulled(layers, iteration) };
-        tile.update(pulled, eta as f32);
+        tile.update(pulled, pushed, eta as f32);
     }
     tile.gradients_at_beliefs(gradients);
 }
 
 impl Relaxation<'_> {
-    /// The errors of the layers from `pushed` (index from 0) on, and of the one below, whose
-    /// prediction is still v-hat; the loss of each lane.
+    /// The errors of the layers from `pushed` (index from 0) on, and of the one below, whose prediction is
+    /// still v-hat, pulled back to their products; the loss of each lane.
     fn predict(&mut self, pushed: usize, losses: &mut [f64]) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
@@ -140,20 +144,55 @@ impl Relaxation<'_> {
             return losses.copy_from_slice(&self.tile.losses);
         }
         let place = |layer: usize| plan.layers[layer].output.clone();
-        let Tile { samples, values, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
-        let negated = Combine { alpha: -1.0, ..Combine::default() };
-        elementwise::combine(plan.level, &deviations[place(pushed - 1)], negated, &mut errors[place(pushed - 1)]);
-        for layer in pushed..last {
-            let (input, own) = (&deviations[place(layer - 1)], &deviations[place(layer)]);
-            self.layers.push(layer, values, input, self.scratch, &mut errors[place(layer)], Some(own));
+        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        if pushed > 1 {
+            let (own, error) = (&deviations[place(pushed - 1)], &mut errors[place(pushed - 1)]);
+            elementwise::combine(plan.level, own, NEGATED, error);
+            self.layers.pull_to_product(pushed - 1, values, None, error, work);
         }
-        self.layers.push(last, values, &deviations[place(last - 1)], self.scratch, output_difference, None);
-        let (activation, error) = (&values[plan.activation(last)], &mut errors[place(last)]);
+        for layer in pushed..last {
+            let (u, own) = (&deviations[place(layer - 1)], &deviations[place(layer)]);
+            self.layers.relax(layer, values, u, own, work, &mut errors[place(layer)]);
+        }
+        let u = &deviations[place(last - 1)];
+        self.layers.push(last, values, u, work, output_difference);
+        let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
         self.output.error(activation, output_difference, targets, *samples, error, losses);
+        self.layers.pull_to_product(last, values, Some(u), error, work);
+    }
+
+    /// The gradients of all parameters, from inputs at the beliefs.
+    fn gradients_at_beliefs(&mut self, gradients: &mut Gradients<'_>) {
+        let plan = self.layers.plan;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { activations, deviations, errors, .. } = &*self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        for layer in 0..plan.layers.len() {
+            let error = &errors[place(layer)];
+            let input = if layer == 0 {
+                self.layers.pull_to_product(layer, values, None, error, work);
+                Input::Activation
+            } else {
+                let u = &deviations[place(layer - 1)];
+                self.layers.renew(layer, values, u, error, work);
+                Input::Moved(u)
+            };
+            self.layers.backward(layer, values, input, error, work, Some(&mut *gradients), None);
+        }
+    }
+
+    /// epsilon = -u at the layers below `pushed`, whose prediction is still v-hat.
+    fn unpredicted_errors(&mut self, pushed: usize) {
+        let end = self.place(pushed - 1).end.min(self.tile.deviations.len());
+        let Tile { deviations, errors, .. } = &mut *self.tile;
+        elementwise::combine(self.layers.plan.level, &deviations[..end], NEGATED, &mut errors[..end]);
     }
 
     /// The terms of the energy: the loss, and half the squared errors of the layers below.
-    fn energy(&self, descent: &mut Descent) {
+    fn energy(&self, pushed: usize, descent: &mut Descent) {
         let last = self.len() - 1;
         let Descent { lanes, now, losses, .. } = descent;
         now.fill(0.0);
@@ -161,19 +200,31 @@ impl Relaxation<'_> {
             if layer == last {
                 terms.iter_mut().zip(losses.iter()).for_each(|(term, loss)| *term = loss * self.output.scale);
             } else {
-                reduce::add_lane_squares(self.layers.plan.level, &self.tile.errors[self.place(layer)], terms);
+                let from = if layer < pushed { &self.tile.deviations } else { &self.tile.errors };
+                reduce::add_lane_squares(self.layers.plan.level, &from[self.place(layer)], terms);
                 terms.iter_mut().for_each(|term| *term *= 0.5);
             }
         }
     }
 
-    /// u_l += eta (epsilon_l - pulled) for the layers below `pulled` (index from 0) and above.
-    fn update(&mut self, pulled: usize, eta: f32) {
+    /// u_l += eta (epsilon_l - pulled) for the layers below `pulled` (index from 0) and above; epsilon_l is
+    /// -u_l below `pushed`.
+    fn update(&mut self, pulled: usize, pushed: usize, eta: f32) {
         for layer in pulled..self.len() {
             let (below, above) = (self.place(layer - 1), self.place(layer));
-            let Tile { deviations, errors, .. } = &mut *self.tile;
-            let combine = Combine { alpha: -eta, beta: 1.0, gamma: eta, other: &errors[below.clone()], bias: None };
-            self.layers.pull(layer, &errors[above], self.scratch, combine, &mut deviations[below]);
+            let Tile { activations, deviations, errors, .. } = &mut *self.tile;
+            let Scratch { values, work } = &mut *self.scratch;
+            let values = Values::new(self.layers.plan, values, activations);
+            let combine = match layer - 1 < pushed {
+                true => Combine { alpha: -eta, beta: 1.0 - eta, ..Combine::default() },
+                false => {
+                    let other = &errors[below.clone()];
+                    Combine { alpha: -eta, beta: 1.0, gamma: eta, other, ..Combine::default() }
+                }
+            };
+            let input = if layer < pushed { Input::Activation } else { Input::Pushed };
+            let out = Some((combine, &mut deviations[below]));
+            self.layers.backward(layer, values, input, &errors[above], work, None, out);
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Every load is a whole vector, whatever the channel count, kernel, stride or dilation; the only
 //! tail is the batch's. A matrix product of a batch is the case of one pixel.
 
+use std::ops::Range;
+
 use crate::combine::Combine;
 use crate::conv::check_len;
 use crate::conv::geometry::{Axis, ConvShape};
@@ -33,6 +35,15 @@ impl LaneConv {
     /// If a window does not fit its padded input, or a tensor of LANES images has 2^32
     /// elements or more.
     pub fn new(level: Level, shape: ConvShape) -> Self {
+        Self::with_bands(level, shape, usize::MAX, usize::MAX)
+    }
+
+    /// Plans a convolution whose output, and whose input's gradient, can be computed in bands of so many
+    /// rows.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new), or if a number is 0.
+    pub fn with_bands(level: Level, shape: ConvShape, output_rows: usize, input_rows: usize) -> Self {
         let lanes = lanes(level);
         let taps = shape.taps();
         let axes = [0, 1].map(|axis| Axis::forward(&shape, axis));
@@ -53,6 +64,7 @@ impl LaneConv {
                 input,
                 output,
                 &shape,
+                output_rows,
             ),
             backward: LaneProduct::new(
                 lanes,
@@ -62,6 +74,7 @@ impl LaneConv {
                 output,
                 input,
                 &shape,
+                input_rows,
             ),
             gradient: LaneGradient::new(level, shape),
         }
@@ -120,7 +133,42 @@ impl LaneConv {
     /// # Panics
     /// If a length is not the planned one.
     pub fn forward(&self, packed: &[f32], input: &[f32], combine: Combine<'_>, output: &mut [f32], parallel: bool) {
-        self.forward.run(self.level, packed, input, combine, output, parallel);
+        self.forward.run(self.level, 0..self.output_bands(), packed, input, combine, output, parallel);
+    }
+
+    /// Bands that the rows of the output are cut into.
+    pub fn output_bands(&self) -> usize {
+        self.forward.bands()
+    }
+
+    /// The rows of a band of the output.
+    pub fn output_band(&self, band: usize) -> Range<usize> {
+        self.forward.band_rows(band)
+    }
+
+    /// As [`forward`](Self::forward), for one band of the output, the rest of which stays as it is.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), or if there is no such band.
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward_band(
+        &self,
+        band: usize,
+        packed: &[f32],
+        input: &[f32],
+        combine: Combine<'_>,
+        output: &mut [f32],
+        parallel: bool,
+    ) {
+        self.forward.run(self.level, band..band + 1, packed, input, combine, output, parallel);
+    }
+
+    /// One band of the output, `[channels][rows of the band][width][LANES]`.
+    ///
+    /// # Panics
+    /// As [`forward_band`](Self::forward_band).
+    pub fn forward_alone(&self, band: usize, packed: &[f32], input: &[f32], output: &mut [f32], parallel: bool) {
+        self.forward.run_alone(self.level, band, packed, input, output, parallel);
     }
 
     /// The product with the transposed convolution: from the output's gradient to the input's.
@@ -135,7 +183,43 @@ impl LaneConv {
         input_gradient: &mut [f32],
         parallel: bool,
     ) {
-        self.backward.run(self.level, packed, output_gradient, combine, input_gradient, parallel);
+        self.backward.run(
+            self.level,
+            0..self.input_bands(),
+            packed,
+            output_gradient,
+            combine,
+            input_gradient,
+            parallel,
+        );
+    }
+
+    /// Bands that the rows of the input are cut into.
+    pub fn input_bands(&self) -> usize {
+        self.backward.bands()
+    }
+
+    /// The rows of a band of the input.
+    pub fn input_band(&self, band: usize) -> Range<usize> {
+        self.backward.band_rows(band)
+    }
+
+    /// As [`backward_data`](Self::backward_data), for one band of the input's gradient, the rest of which
+    /// stays as it is.
+    ///
+    /// # Panics
+    /// As [`backward_data`](Self::backward_data), or if there is no such band.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_band(
+        &self,
+        band: usize,
+        packed: &[f32],
+        output_gradient: &[f32],
+        combine: Combine<'_>,
+        input_gradient: &mut [f32],
+        parallel: bool,
+    ) {
+        self.backward.run(self.level, band..band + 1, packed, output_gradient, combine, input_gradient, parallel);
     }
 
     /// Adds the gradient of the weights, summed over pixels and images, to `gradient`
@@ -187,7 +271,8 @@ impl LaneConv {
         }
     }
 
-    fn is_matrix(&self) -> bool {
+    /// Whether it is a matrix product: of one pixel by one tap.
+    pub fn is_matrix(&self) -> bool {
         self.forward.out_plane == self.lanes && self.shape.taps() == 1
     }
 }

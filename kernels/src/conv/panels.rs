@@ -2,39 +2,44 @@
 
 use crate::blocking::{Blocks, EqualBlocks};
 use crate::combine::Combine;
-use crate::conv::product::{Class, LaneProduct};
+use crate::conv::product::{Class, LaneProduct, Run};
 use crate::microkernel::{Depth, Epilogue, LinearEpilogue, Panel, Place, Strided, multiply};
 use crate::simd::{Kernel, Simd};
 
-/// All pixels of some panels.
+/// Some pixels of some panels.
 pub(crate) struct PanelProduct<'a> {
     pub(crate) product: &'a LaneProduct,
     /// Rows cut into panels, so that no row is padding.
     pub(crate) panels: Blocks,
+    /// The pixels.
+    pub(crate) runs: &'a [Run],
     /// The panels, one after the other.
     pub(crate) packed: &'a [f32],
     pub(crate) from: &'a [f32],
     /// Of the rows of the panels, as `out`.
     pub(crate) combine: Combine<'a>,
     pub(crate) out: &'a mut [f32],
+    /// The element of the planned output's channels that those of `out` begin with, and their elements.
+    pub(crate) first: usize,
+    pub(crate) plane: usize,
 }
 
 impl<'a> PanelProduct<'a> {
     /// Two products of half of the panels each.
     pub(crate) fn halves(self) -> (Self, Self) {
-        let PanelProduct { product, panels, packed, from, combine, out } = self;
+        let PanelProduct { product, panels, runs, packed, from, combine, out, first, plane } = self;
         let (low, high) = panels.split(panels.count() / 2);
         let rows = low.length();
         let (packed_low, packed_high) = packed.split_at(rows * product.depth);
         let (other_low, other_high) = match combine.gamma == 0.0 {
             true => (combine.other, combine.other),
-            false => combine.other.split_at(rows * product.out_plane),
+            false => combine.other.split_at(rows * plane),
         };
         let (bias_low, bias_high) = combine.bias.map(|bias| bias.split_at(rows)).unzip();
-        let (out_low, out_high) = out.split_at_mut(rows * product.out_plane);
+        let (out_low, out_high) = out.split_at_mut(rows * plane);
         let part = |panels, packed, other, bias, out| {
             let combine = Combine { other, bias, ..combine };
-            PanelProduct { product, panels, packed, from, combine, out }
+            PanelProduct { product, panels, runs, packed, from, combine, out, first, plane }
         };
         (part(low, packed_low, other_low, bias_low, out_low), part(high, packed_high, other_high, bias_high, out_high))
     }
@@ -56,30 +61,29 @@ impl Kernel for PanelProduct<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let epilogue = LinearEpilogue::new(&self.combine, self.out, self.product.out_plane);
-        for class in &self.product.classes {
-            for run in &class.runs {
-                for panels in self.panels.equal(0..self.panels.count()) {
-                    let blocks = run.count.div_ceil(S::WIDTHS[panels.size - 1]);
-                    let mut done = 0;
-                    for block in 0..blocks {
-                        // Equal blocks, so that no sliver is left.
-                        let n = (run.count - done).div_ceil(blocks - block);
-                        let tile = Tile {
-                            panels,
-                            packed: self.packed[panels.start * self.product.depth..].as_ptr(),
-                            panel_len: panels.size * self.product.depth,
-                            // A run on padding alone has no operands, and may point beyond the source.
-                            from: self.from.as_ptr().wrapping_add(run.source + done * class.source_step),
-                            at: run.out + done * class.out_step,
-                            class,
-                        };
-                        match class.stride {
-                            Some(stride) => tile.run(s, n, Strided { len: class.taps.len(), stride }, epilogue),
-                            None => tile.run(s, n, class.taps.as_slice(), epilogue),
-                        }
-                        done += n;
+        let epilogue = LinearEpilogue::new(&self.combine, self.out, self.plane);
+        for run in self.runs {
+            let class = &self.product.classes[run.class];
+            for panels in self.panels.equal(0..self.panels.count()) {
+                let blocks = run.count.div_ceil(S::WIDTHS[panels.size - 1]);
+                let mut done = 0;
+                for block in 0..blocks {
+                    // Equal blocks, so that no sliver is left.
+                    let n = (run.count - done).div_ceil(blocks - block);
+                    let tile = Tile {
+                        panels,
+                        packed: self.packed[panels.start * self.product.depth..].as_ptr(),
+                        panel_len: panels.size * self.product.depth,
+                        // A run on padding alone has no operands, and may point beyond the source.
+                        from: self.from.as_ptr().wrapping_add(run.source + done * class.source_step),
+                        at: run.out + done * class.out_step - self.first,
+                        class,
+                    };
+                    match class.stride {
+                        Some(stride) => tile.run(s, n, Strided { len: class.taps.len(), stride }, epilogue),
+                        None => tile.run(s, n, class.taps.as_slice(), epilogue),
                     }
+                    done += n;
                 }
             }
         }

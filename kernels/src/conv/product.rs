@@ -3,6 +3,8 @@
 //! The plan sorts the pixels of the output into classes that read the same taps, and gives each
 //! class a table of addresses: the im2col matrix, without the copies.
 
+use std::ops::Range;
+
 use crate::blocking::Blocks;
 use crate::combine::Combine;
 use crate::conv::check_len;
@@ -28,9 +30,17 @@ pub(crate) struct LaneProduct {
     pub(crate) out_plane: usize,
     source_channels: usize,
     pub(crate) classes: Vec<Class>,
+    bands: Vec<Band>,
 }
 
-/// The runs of pixels that share a table of addresses.
+/// Some rows of the output, all of which it is cut into.
+#[derive(Clone, Debug)]
+struct Band {
+    rows: Range<usize>,
+    runs: Vec<Run>,
+}
+
+/// The taps of the pixels that share a table of addresses.
 #[derive(Clone, Debug)]
 pub(crate) struct Class {
     pub(crate) taps: Vec<Tap>,
@@ -39,12 +49,13 @@ pub(crate) struct Class {
     /// Distance of consecutive vectors of a run, in elements.
     pub(crate) source_step: usize,
     pub(crate) out_step: usize,
-    pub(crate) runs: Vec<Run>,
 }
 
 /// Pixels one step apart, along a row or down a column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
+    /// Index of its class.
+    pub(crate) class: usize,
     /// Offset of the first output vector in its channel.
     pub(crate) out: usize,
     /// Offset of the first operand in the source.
@@ -65,6 +76,7 @@ impl LaneProduct {
         source_size: [usize; 2],
         out_size: [usize; 2],
         shape: &ConvShape,
+        rows_per_band: usize,
     ) -> Self {
         let elements = |channels: usize, [height, width]: [usize; 2]| {
             let elements = [height, width, lanes].into_iter().try_fold(channels, usize::checked_mul);
@@ -82,6 +94,10 @@ impl LaneProduct {
         let source_steps = [vertical.source_step * source_size[1] * lanes, horizontal.source_step * lanes];
         let out_steps = [vertical.out_step * out_size[1] * lanes, horizontal.out_step * lanes];
         let mut classes: Vec<Class> = Vec::new();
+        let mut bands: Vec<Band> = (0..out_size[0])
+            .step_by(rows_per_band)
+            .map(|first| Band { rows: first..(first + rows_per_band).min(out_size[0]), runs: Vec::new() })
+            .collect();
         for down in &vertical.runs {
             for along in &horizontal.runs {
                 let first = |run: &AxisRun| run.taps.iter().map(|&(_, i)| i).min().unwrap_or(0);
@@ -100,26 +116,36 @@ impl LaneProduct {
                 // the time of 128 channels.
                 taps.sort_unstable_by_key(|tap| tap.offset);
                 let upright = along.count < NARROW_ROW.min(down.count);
-                let [line, step] = if upright { [1, 0] } else { [0, 1] };
+                let step = usize::from(!upright);
                 let counts = [down.count, along.count];
-                let runs = (0..counts[line]).map(|n| Run {
-                    out: (down.first * out_size[1] + along.first) * lanes + n * out_steps[line],
-                    source: (top * source_size[1] + left) * lanes + n * source_steps[line],
-                    count: counts[step],
-                });
                 let (source_step, out_step) = (source_steps[step], out_steps[step]);
-                let same = |class: &&mut Class| {
+                let same = |class: &Class| {
                     (class.source_step, class.out_step) == (source_step, out_step) && class.taps == taps
                 };
-                match classes.iter_mut().find(same) {
-                    Some(class) => class.runs.extend(runs),
-                    None => {
-                        classes.push(Class { stride: stride(&taps), taps, source_step, out_step, runs: runs.collect() })
+                let class = classes.iter().position(same).unwrap_or_else(|| {
+                    classes.push(Class { stride: stride(&taps), taps, source_step, out_step });
+                    classes.len() - 1
+                });
+                let run = |y: usize, x: usize, count: usize| Run {
+                    class,
+                    out: (down.first * out_size[1] + along.first) * lanes + y * out_steps[0] + x * out_steps[1],
+                    source: (top * source_size[1] + left) * lanes + y * source_steps[0] + x * source_steps[1],
+                    count,
+                };
+                for band in &mut bands {
+                    // The rows of the run of rows that lie in the band.
+                    let before =
+                        |row: usize| row.saturating_sub(down.first).div_ceil(vertical.out_step).min(down.count);
+                    let rows = before(band.rows.start)..before(band.rows.end);
+                    match upright {
+                        true if rows.is_empty() => {}
+                        true => band.runs.extend((0..counts[1]).map(|x| run(rows.start, x, rows.len()))),
+                        false => band.runs.extend(rows.map(|y| run(y, 0, counts[1]))),
                     }
                 }
             }
         }
-        let longest = classes.iter().flat_map(|class| &class.runs).map(|run| run.count).max().unwrap_or(0);
+        let longest = bands.iter().flat_map(|band| &band.runs).map(|run| run.count).max().unwrap_or(0);
         LaneProduct {
             source,
             // One vector has to hide the latency by its height alone.
@@ -129,6 +155,7 @@ impl LaneProduct {
             out_plane,
             source_channels,
             classes,
+            bands,
         }
     }
 
@@ -151,9 +178,64 @@ impl LaneProduct {
         }
     }
 
+    /// How many bands the rows of the output are cut into.
+    pub(crate) fn bands(&self) -> usize {
+        self.bands.len()
+    }
+
+    /// The rows of a band.
+    pub(crate) fn band_rows(&self, band: usize) -> Range<usize> {
+        self.bands[band].rows.clone()
+    }
+
+    /// The rows of some bands, in their place in the output.
     pub(crate) fn run(
         &self,
         level: Level,
+        bands: Range<usize>,
+        packed: &[f32],
+        from: &[f32],
+        combine: Combine<'_>,
+        out: &mut [f32],
+        parallel: bool,
+    ) {
+        check_len("output", out.len(), self.out_len());
+        if combine.gamma != 0.0 {
+            check_len("third operand", combine.other.len(), self.out_len());
+        }
+        if let Some(bias) = combine.bias {
+            check_len("bias", bias.len(), self.panels.length());
+        }
+        for band in &self.bands[bands] {
+            let place = (0, self.out_plane);
+            self.run_band(level, band, place, packed, from, combine, &mut *out, parallel);
+        }
+    }
+
+    /// The rows of a band, without gaps where other rows would be.
+    pub(crate) fn run_alone(
+        &self,
+        level: Level,
+        band: usize,
+        packed: &[f32],
+        from: &[f32],
+        out: &mut [f32],
+        parallel: bool,
+    ) {
+        let band = &self.bands[band];
+        let row = self.out_plane / self.bands.last().map_or(1, |band| band.rows.end);
+        let plane = band.rows.len() * row;
+        check_len("output", out.len(), self.panels.length() * plane);
+        let place = (band.rows.start * row, plane);
+        self.run_band(level, band, place, packed, from, Combine::default(), out, parallel);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn run_band(
+        &self,
+        level: Level,
+        band: &Band,
+        (first, plane): (usize, usize),
         packed: &[f32],
         from: &[f32],
         combine: Combine<'_>,
@@ -162,15 +244,10 @@ impl LaneProduct {
     ) {
         check_len("packed weight", packed.len(), self.packed_len());
         check_len("source", from.len(), self.source_channels * self.source_plane);
-        check_len("output", out.len(), self.out_len());
-        if combine.gamma != 0.0 {
-            check_len("third operand", combine.other.len(), self.out_len());
-        }
-        if let Some(bias) = combine.bias {
-            check_len("bias", bias.len(), self.panels.length());
-        }
-        let product = PanelProduct { product: self, panels: self.panels, packed, from, combine, out };
-        let work = 2 * (self.out_len() * self.depth) as u64;
+        let runs = band.runs.as_slice();
+        let product =
+            PanelProduct { product: self, panels: self.panels, runs, packed, from, combine, out, first, plane };
+        let work = 2 * (self.panels.length() * plane * self.depth) as u64;
         // One piece for all panels keeps the source in the nearest cache; several share the work.
         let pieces = if parallel && work > WORTHWHILE { 4 * rayon::current_num_threads() } else { 1 };
         share(level, product, pieces);

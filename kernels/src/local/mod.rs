@@ -1,0 +1,378 @@
+//! What stands between the products of a network: an activation, a pooling, or an activation with a
+//! max pooling behind it, on tensors `[channels][height][width][LANES]` with an image in every lane.
+//!
+//! With z the input of f in the forward pass and d a deviation from it, four things are asked of f:
+//!
+//! ```text
+//! forward    f(z)
+//! push       f(z + d) - f(z), in a form that does not cancel
+//! pull       J(z + d)^T g
+//! relax      both at the end of a layer: epsilon = push(d) - u and J(z + d)^T epsilon
+//! ```
+//!
+//! Slopes and winners are found anew from z and d wherever they are needed: that takes less time than
+//! to fetch them from beyond the nearest cache.
+//!
+//! Everything works on some rows of the result, so that it can follow the product that makes d (or
+//! g) while its rows are still in a near cache.
+
+mod map;
+mod max;
+mod mean;
+mod windows;
+
+use std::ops::Range;
+
+use crate::activation::{Activation, with_function};
+use crate::conv::ConvShape;
+use crate::level::Level;
+use crate::local::map::{Forward, Pull, Push, Relax};
+use crate::local::max::MaxPool;
+use crate::local::mean::MeanPool;
+use crate::local::windows::{Windows, adaptive_axes, axes};
+use crate::parallel::{for_each_chunk, for_each_chunk_pair};
+use crate::simd::{dispatch, lanes};
+
+/// Elements of an elementwise pass that one task takes.
+const CHUNK: usize = 1 << 14;
+
+/// Operations without weights, planned for a level and a shape.
+#[derive(Clone, Debug)]
+pub struct Local {
+    level: Level,
+    channels: usize,
+    /// Elements of a row and rows of a channel, of the input and of the result.
+    input: Plane,
+    output: Plane,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Map(Activation),
+    Max { activation: Activation, pool: MaxPool },
+    Mean(MeanPool),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plane {
+    row: usize,
+    rows: usize,
+}
+
+impl Plane {
+    fn len(self) -> usize {
+        self.row * self.rows
+    }
+
+    fn range(self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.row..rows.end * self.row
+    }
+}
+
+/// The operands of [`Local::relax`].
+#[derive(Debug)]
+pub struct Relaxing<'a> {
+    /// The input in the forward pass.
+    pub z: &'a [f32],
+    /// The result in the forward pass.
+    pub value: &'a [f32],
+    /// Deviation of the input: its rows that the rows of the result come from, of every channel.
+    pub d: &'a [f32],
+    /// Deviation of the belief, of the result's shape.
+    pub u: &'a [f32],
+    /// Becomes epsilon, of the result's shape.
+    pub error: &'a mut [f32],
+    /// Becomes J(z + d)^T epsilon, of the input's shape.
+    pub pulled: &'a mut [f32],
+}
+
+impl Local {
+    /// f of every element of `channels` images of `size` (height, width).
+    pub fn activation(level: Level, activation: Activation, channels: usize, size: [usize; 2]) -> Self {
+        let plane = Plane { row: size[1] * lanes(level), rows: size[0] };
+        Local { level, channels, input: plane, output: plane, kind: Kind::Map(activation) }
+    }
+
+    /// The largest of f over each window; `shape` gives the windows, its `in_channels` are pooled each by
+    /// itself. Of several largest elements the first in row-major order is the winner; NaN wins.
+    ///
+    /// # Panics
+    /// If a window does not fit the padded input, or lies on padding altogether.
+    pub fn max_pool(level: Level, activation: Activation, shape: &ConvShape) -> Self {
+        let axes = axes(shape);
+        assert!(
+            axes.iter().flatten().all(|window| !window.is_empty()),
+            "a max pooling window of {shape:?} lies on padding altogether"
+        );
+        let windows = Windows::new(level, shape.in_channels, shape.input, axes, shape.kernel[1]);
+        let kind = Kind::Max { activation, pool: MaxPool { windows } };
+        Self::pool(level, shape.in_channels, shape.input, shape.output(), kind)
+    }
+
+    /// Means of windows of a fixed size, padding counted: every window is divided by the size of the
+    /// kernel.
+    ///
+    /// # Panics
+    /// If a window does not fit the padded input.
+    pub fn avg_pool(level: Level, shape: &ConvShape) -> Self {
+        let windows = Windows::new(level, shape.in_channels, shape.input, axes(shape), 0);
+        let kind = Kind::Mean(MeanPool { windows, divisor: Some(shape.taps()) });
+        Self::pool(level, shape.in_channels, shape.input, shape.output(), kind)
+    }
+
+    /// Means of windows chosen so that the result has a given size, as PyTorch's adaptive pooling: output
+    /// i of o covers inputs floor(i n / o) .. ceil((i + 1) n / o).
+    pub fn adaptive_avg_pool(level: Level, channels: usize, input: [usize; 2], output: [usize; 2]) -> Self {
+        let windows = Windows::new(level, channels, input, adaptive_axes(input, output), 0);
+        Self::pool(level, channels, input, output, Kind::Mean(MeanPool { windows, divisor: None }))
+    }
+
+    fn pool(level: Level, channels: usize, input: [usize; 2], output: [usize; 2], kind: Kind) -> Self {
+        let [input, output] = [input, output].map(|[rows, width]| Plane { row: width * lanes(level), rows });
+        Local { level, channels, input, output, kind }
+    }
+
+    /// Elements of the input of LANES images.
+    pub fn input_len(&self) -> usize {
+        self.channels * self.input.len()
+    }
+
+    /// Elements of the result of LANES images.
+    pub fn output_len(&self) -> usize {
+        self.channels * self.output.len()
+    }
+
+    /// Whether f is linear, so that J does not depend on where it is taken.
+    pub fn is_linear(&self) -> bool {
+        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Mean(_))
+    }
+
+    /// Rows of a channel of the result.
+    pub fn output_rows(&self) -> usize {
+        self.output.rows
+    }
+
+    /// Rows of the input that a row of the result comes from, if no two rows share any.
+    pub fn rows_per_row(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Map(_) => Some(1),
+            Kind::Max { pool: MaxPool { windows }, .. } | Kind::Mean(MeanPool { windows, .. }) => windows.row_step(),
+        }
+    }
+
+    /// The rows of the input that some rows of the result come from: all, if rows share any; rows
+    /// behind the last window belong to it.
+    ///
+    /// # Panics
+    /// If rows of the result share rows of the input, and `rows` are not all.
+    pub fn input_rows(&self, rows: &Range<usize>) -> Range<usize> {
+        if *rows == (0..self.output.rows) {
+            return 0..self.input.rows;
+        }
+        let step = self.rows_per_row().expect("rows that share inputs are computed together");
+        let end = if rows.end == self.output.rows { self.input.rows } else { rows.end * step };
+        rows.start * step..end
+    }
+
+    /// `value = f(z)` of some rows of the result.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn forward(&self, z: &[f32], value: &mut [f32], rows: Range<usize>, parallel: bool) {
+        self.check("input", z.len(), self.input);
+        self.check("result", value.len(), self.output);
+        let (input, output) = (self.input, self.output);
+        match &self.kind {
+            Kind::Map(activation) => {
+                let map = |z: &[f32], value: &mut [f32]| {
+                    with_function(*activation, self.level, Forward { z, value });
+                };
+                self.each_stretch(value, &rows, parallel, |place, value| map(&z[place], value));
+            }
+            Kind::Max { activation, pool } => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
+                let z = &z[c * input.len()..][..input.len()];
+                with_function(*activation, self.level, max::Forward { pool, rows: rows.clone(), z, value });
+            }),
+            Kind::Mean(pool) => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
+                let input = &z[c * input.len()..][..input.len()];
+                dispatch(self.level, mean::Forward { pool, rows: rows.clone(), input, output: value });
+            }),
+        }
+    }
+
+    /// `difference = f(z + d) - f(z)`, with `value` = f(z); for a max pooling the largest of
+    /// (f(z_j) - value) + (f(z_j + d_j) - f(z_j)) over each window.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn push(&self, z: &[f32], value: &[f32], d: &[f32], difference: &mut [f32], parallel: bool) {
+        self.check("input", z.len(), self.input);
+        self.check("result", value.len(), self.output);
+        self.check("deviation", d.len(), self.input);
+        self.check("difference", difference.len(), self.output);
+        let (input, output) = (self.input, self.output);
+        let rows = 0..output.rows;
+        match &self.kind {
+            Kind::Map(activation) => self.each_stretch(difference, &rows, parallel, |place, difference| {
+                with_function(*activation, self.level, Push { z: &z[place.clone()], d: &d[place], difference });
+            }),
+            Kind::Max { activation, pool } => {
+                for_each_chunk(parallel, self.work(), difference, output.len(), |c, difference| {
+                    let [z, d] = [z, d].map(|from| &from[c * input.len()..][..input.len()]);
+                    let value = &value[c * output.len()..][..output.len()];
+                    with_function(*activation, self.level, max::Push { pool, z, value, d, difference });
+                });
+            }
+            Kind::Mean(_) => self.forward(d, difference, rows, parallel),
+        }
+    }
+
+    /// `out = J(z + d)^T gradient`, d being 0 if there is none: the rows of the input that some rows of
+    /// the result come from. `value` = f(z); d has these rows only.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    #[allow(clippy::too_many_arguments)]
+    pub fn pull(
+        &self,
+        z: &[f32],
+        value: &[f32],
+        d: Option<&[f32]>,
+        gradient: &[f32],
+        out: &mut [f32],
+        rows: Range<usize>,
+        parallel: bool,
+    ) {
+        self.check("input", z.len(), self.input);
+        self.check("result", value.len(), self.output);
+        self.check("gradient", gradient.len(), self.output);
+        self.check("pulled gradient", out.len(), self.input);
+        let band = self.band(&rows);
+        if let Some(d) = d {
+            self.check("deviation", d.len(), band);
+        }
+        let (input, output) = (self.input, self.output);
+        match &self.kind {
+            Kind::Map(activation) => self.each_stretch(out, &rows, parallel, |place, out| {
+                let d = d.map(|d| &d[self.compact(&place, &rows)]);
+                with_function(
+                    *activation,
+                    self.level,
+                    Pull { z: &z[place.clone()], d, gradient: &gradient[place], out },
+                );
+            }),
+            Kind::Max { activation, pool } => for_each_chunk(parallel, self.work(), out, input.len(), |c, out| {
+                let z = &z[c * input.len()..][..input.len()];
+                let d = d.map(|d| &d[c * band.len()..][..band.len()]);
+                let [value, gradient] = [value, gradient].map(|from| &from[c * output.len()..][..output.len()]);
+                let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
+                let pull = max::Pull { pool, rows, input_rows, z, value, d, gradient, out };
+                with_function(*activation, self.level, pull);
+            }),
+            Kind::Mean(pool) => for_each_chunk(parallel, self.work(), out, input.len(), |c, out| {
+                let gradient = &gradient[c * output.len()..][..output.len()];
+                let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
+                dispatch(self.level, mean::Pull { pool, rows, input_rows, gradient, out });
+            }),
+        }
+    }
+
+    /// Error and pulled error of some rows of the result.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn relax(&self, operands: Relaxing<'_>, rows: Range<usize>, parallel: bool) {
+        let Relaxing { z, value, d, u, error, pulled } = operands;
+        let band = self.band(&rows);
+        self.check("input", z.len(), self.input);
+        self.check("result", value.len(), self.output);
+        self.check("deviation", d.len(), band);
+        self.check("belief's deviation", u.len(), self.output);
+        self.check("error", error.len(), self.output);
+        self.check("pulled error", pulled.len(), self.input);
+        let (input, output) = (self.input, self.output);
+        let work = self.work();
+        match &self.kind {
+            Kind::Map(activation) => {
+                let whole = rows == (0..output.rows);
+                let (chunk, part) = if whole { (CHUNK, 0..CHUNK) } else { (output.len(), output.range(&rows)) };
+                for_each_chunk_pair(parallel, work, [error, pulled], [chunk; 2], |i, error, pulled| {
+                    let part = part.start..part.end.min(error.len());
+                    let place = i * chunk + part.start..i * chunk + part.end;
+                    let d = &d[self.compact(&place, &rows)];
+                    let (error, pulled) = (&mut error[part.clone()], &mut pulled[part]);
+                    let relax = Relax { z: &z[place.clone()], d, u: &u[place], error, pulled };
+                    with_function(*activation, self.level, relax);
+                });
+            }
+            Kind::Max { activation, pool } => {
+                let planes = [output.len(), input.len()];
+                for_each_chunk_pair(parallel, work, [error, pulled], planes, |c, error, pulled| {
+                    let z = &z[c * input.len()..][..input.len()];
+                    let d = &d[c * band.len()..][..band.len()];
+                    let [value, u] = [value, u].map(|from| &from[c * output.len()..][..output.len()]);
+                    let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
+                    let relax = max::Relax { pool, rows, input_rows, z, value, d, u, error, pulled };
+                    with_function(*activation, self.level, relax);
+                });
+            }
+            Kind::Mean(pool) => {
+                let planes = [output.len(), input.len()];
+                for_each_chunk_pair(parallel, work, [error, pulled], planes, |c, error, pulled| {
+                    let d = &d[c * band.len()..][..band.len()];
+                    let u = &u[c * output.len()..][..output.len()];
+                    let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
+                    dispatch(self.level, mean::Relax { pool, rows, input_rows, d, u, error, pulled });
+                });
+            }
+        }
+    }
+
+    /// About the multiplications and additions of a pass.
+    fn work(&self) -> u64 {
+        (self.channels * (self.input.len() + self.output.len())) as u64
+    }
+
+    /// The part of the input that belongs to some rows of the result.
+    fn band(&self, rows: &Range<usize>) -> Plane {
+        Plane { row: self.input.row, rows: self.input_rows(rows).len() }
+    }
+
+    /// Where a stretch of the input lies among the rows that belong to some rows of the result.
+    fn compact(&self, place: &Range<usize>, rows: &Range<usize>) -> Range<usize> {
+        let (plane, band) = (self.input.len(), self.band(rows).len());
+        if plane == band {
+            return place.clone();
+        }
+        let start = place.start / plane * band + place.start % plane - rows.start * self.input.row;
+        start..start + place.len()
+    }
+
+    /// Calls `f` for stretches of `out` that together are some rows of every channel, with their places.
+    fn each_stretch(
+        &self,
+        out: &mut [f32],
+        rows: &Range<usize>,
+        parallel: bool,
+        f: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        if *rows == (0..self.output.rows) {
+            let chunk = if parallel { CHUNK } else { out.len() };
+            for_each_chunk(parallel, self.work(), out, chunk, |i, out| f(i * chunk..i * chunk + out.len(), out));
+        } else {
+            let (plane, part) = (self.output.len(), self.output.range(rows));
+            for_each_chunk(parallel, self.work(), out, plane, |c, out| {
+                f(c * plane + part.start..c * plane + part.end, &mut out[part.clone()]);
+            });
+        }
+    }
+
+    fn check(&self, what: &str, len: usize, plane: Plane) {
+        assert!(
+            len == self.channels * plane.len(),
+            "{what} has {len} elements, planned for {}",
+            self.channels * plane.len()
+        );
+    }
+}
