@@ -12,8 +12,8 @@ and a first step that takes longer than --min-time counts itself. The floor is t
 additions that the method needs, divided by the FMA peak of the same run on the same threads.
 
 PyTorch's steps are in torch_steps.py. Nothing is timed before ours and they, in float64, have agreed
-on the loss and on all gradients of a smaller batch; what float32 makes of the gradients of that batch
-is a table of its own. Memory is settled as in compare.py; with --memory the peaks of processes that
+on the loss and on all gradients of another, usually smaller batch; what float32 makes of the gradients
+of that batch is a table of its own. Memory is settled as in compare.py; with --memory the peaks of processes that
 take one step each are shown instead of times.
 """
 
@@ -44,13 +44,15 @@ MODELS = Path(__file__).resolve().parents[2] / "cli/models"
 
 # Relative: ours in float32 against PyTorch in float64.
 TOLERANCE = 1e-4
+# Samples to choose each from that results are compared on.
+CANDIDATES = 16
 
 
 @dataclass(frozen=True)
 class Network:
     model: str
     batch: int
-    # Samples on which results are compared: PyTorch takes its time for float64.
+    # The most samples on which results are compared: PyTorch takes its time for float64.
     compared: int
     rounds: int
 
@@ -107,44 +109,86 @@ def build(description: dict) -> nn.Sequential:
     return model
 
 
+def clear_of_kinks(model: nn.Sequential, x: Tensor, count: int) -> Tensor:
+    """The samples of `x` that are furthest from where a derivative jumps.
+
+    A unit of a ReLU near 0, or the first two of a pooling window near each other, can end on different
+    sides in float32 and float64. Wide networks have hundreds of thousands of them per sample, and a
+    single one moves gradients by more than float32 does elsewhere.
+    """
+    margins, values = [], x
+    with torch.no_grad():
+        for operation in (operation for layer in model for operation in layer):
+            if isinstance(operation, nn.ReLU):
+                margins.append(values.abs().flatten(1).amin(1))
+            if isinstance(operation, nn.MaxPool2d):
+                size = operation.kernel_size
+                first, second = values.unfold(2, size, size).unfold(3, size, size).flatten(4).topk(2).values.unbind(-1)
+                # Where all are 0, none has a derivative.
+                margins.append((first - second).masked_fill(first == 0, math.inf).flatten(1).amin(1))
+            values = operation(values)
+    return x[torch.stack(margins).amin(0).topk(count).indices]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with labels, in memory and in a file for ours."""
+
+    x: Tensor
+    y: Tensor
+    path: Path
+
+    def __post_init__(self) -> None:
+        save_file({"x": self.x, "y": self.y}, self.path)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
 class Case:
-    """A network and a batch of noise with a method and its settings, in memory and as files for ours."""
+    """A network with a method, its settings, and batches of noise to be timed and to be compared on."""
 
     def __init__(self, network: str, batch: int | None, method: str, setting: tuple, directory: Path) -> None:
         self.name, self.network, self.method, self.directory = network, NETWORKS[network], method, directory
-        self.batch = batch or self.network.batch
-        self.compared = min(self.network.compared, self.batch)
         text = re.sub('(?m)^loss = ".*"', 'loss = "mse"', (MODELS / self.network.model).read_text())
         description = tomllib.loads(text)
         self.setting = tuple(value or len(description["layer"]) for value in setting)
         torch.manual_seed(1)
         self.model = build(description)
         (classes,) = self.model[-1][-1].bias.shape
-        self.x, self.y = torch.rand(self.batch, *description["input"]), torch.randint(classes, (self.batch,))
+
+        def noise(samples: int) -> Tensor:
+            return torch.rand(samples, *description["input"])
+
+        def labelled(x: Tensor, name: str) -> Batch:
+            return Batch(x, torch.randint(classes, (len(x),)), directory / f"{name}.safetensors")
+
+        timed = batch or self.network.batch
+        compared = min(self.network.compared, timed)
+        self.timed = labelled(noise(timed), "timed")
+        self.compared = labelled(clear_of_kinks(self.model, noise(CANDIDATES * compared), compared), "compared")
         (directory / "model.toml").write_text(text)
         save_file(self.model.state_dict(), directory / "weights.safetensors")
-        for samples in {self.batch, self.compared}:
-            save_file({"x": self.x[:samples], "y": self.y[:samples]}, directory / f"batch{samples}.safetensors")
 
-    def label(self, row: str, samples: int) -> list[str]:
+    def label(self, row: str, batch: Batch) -> list[str]:
         settings = ", ".join(f"{value:g}" for value in self.setting)
-        return [self.name, str(samples), f"{row} {settings}".strip()]
+        return [self.name, str(len(batch)), f"{row} {settings}".strip()]
 
-    def ours(self, threads: int, options: list[str], samples: int) -> list[object]:
+    def ours(self, threads: int, options: list[str], batch: Batch) -> list[object]:
         """What the program is called with."""
         values = {
             "--model": self.directory / "model.toml",
             "--weights": self.directory / "weights.safetensors",
-            "--batch": self.directory / f"batch{samples}.safetensors",
+            "--batch": batch.path,
             "--method": self.method,
             "--threads": threads,
         } | dict(zip(("--eta", "--iterations"), self.setting))
         return ["infer", *(argument for pair in values.items() for argument in pair), *options]
 
-    def peer(self, column: str, samples: int, dtype: torch.dtype = torch.float32) -> Callable[[], torch_steps.Step]:
+    def peer(self, column: str, batch: Batch, dtype: torch.dtype = torch.float32) -> Callable[[], torch_steps.Step]:
         layout = {"dtype": dtype, "memory_format": COLUMNS[column]}
-        x, model = self.x[:samples].to(**layout), copy.deepcopy(self.model).to(**layout)
-        return partial(PEERS[self.method][column], model, torch_steps.mse, x, self.y[:samples], *self.setting)
+        x, model = batch.x.to(**layout), copy.deepcopy(self.model).to(**layout)
+        return partial(PEERS[self.method][column], model, torch_steps.mse, x, batch.y, *self.setting)
 
 
 @dataclass
@@ -163,7 +207,8 @@ class Timing:
         """With the floor at this FMA peak, in GFLOP/s."""
         seconds, flops = min(result["median_seconds"] for result in self.ours), self.ours[0]["flops"]
         floor = flops * 1e-9 / peak
-        figures = [(1e3 * seconds, ".4g"), (flops * 1e-9 / seconds, ".0f"), (1e3 * floor, ".4g"), (seconds / floor, ".2f")]
+        figures = [(1e3 * seconds, ".4g"), (flops * 1e-9 / seconds, ".0f")]
+        figures += [(1e3 * floor, ".4g"), (seconds / floor, ".2f")]
         figures += [(1e3 * self.peers[peer], ".4g") for peer in PYTORCH]
         figures += [(min(self.peers[peer] for peer in PYTORCH) / seconds, ".1f")]
         if TORCH2PC in self.peers:
@@ -188,52 +233,52 @@ class Comparison:
 
     def errors(self) -> list[list[str]]:
         """Lines that say how far off float32 is. Ends the program unless ours and PyTorch in float64 agree."""
-        case, samples = self.case, self.case.compared
-        truth = case.peer(PYTORCH[0], samples, torch.float64)()
-        errors = {peer: distance(case.peer(peer, samples)(), truth) for peer in self.peers}
+        case, batch = self.case, self.case.compared
+        truth = case.peer(PYTORCH[0], batch, torch.float64)()
+        errors = {peer: distance(case.peer(peer, batch)(), truth) for peer in self.peers}
         for peer in self.peers[1:]:
-            self.insist(peer, distance(case.peer(peer, samples, torch.float64)(), truth))
+            self.insist(f"{peer} in float64", distance(case.peer(peer, batch, torch.float64)(), truth))
         lines = []
         for row, options in self.rows.items():
             output = case.directory / "output.safetensors"
-            call(self.binary, *case.ours(self.threads, options, samples), "--output", output)
+            call(self.binary, *case.ours(self.threads, options, batch), "--output", output)
             tensors = load_file(output)
             gradients = [tensors[f"grad.{name}"] for name, _ in case.model.named_parameters()]
             error = distance((tensors["loss"][0], gradients), truth)
-            self.insist(row, error)
+            self.insist(f"ours, {row},", error)
             figures = [error, *map(errors.get, COLUMNS)]
-            lines.append(case.label(row, samples) + [cell(figure, ".1e") for figure in figures])
+            lines.append(case.label(row, batch) + [cell(figure, ".1e") for figure in figures])
         return lines
 
     def insist(self, what: str, error: float) -> None:
         if not error <= TOLERANCE:
-            sys.exit(f"{self.case.name}, {what}: {error:.1e} away from PyTorch in float64; nothing is timed")
+            sys.exit(f"{self.case.name}: {what} is {error:.1e} away from PyTorch in float64; nothing is timed")
 
     def times(self, rounds: int, seconds: float) -> list[Timing]:
         case = self.case
-        steps = {peer: case.peer(peer, case.batch) for peer in self.peers}
+        steps = {peer: case.peer(peer, case.timed) for peer in self.peers}
         ours: dict[str, list[dict]] = {row: [] for row in self.rows}
         peers: dict[str, list[float]] = {peer: [] for peer in self.peers}
         for _ in range(rounds):
             time.sleep(PAUSE)
             for row, options in self.rows.items():
-                ours[row].append(run(self.binary, case.ours(self.threads, options, case.batch), seconds))
+                ours[row].append(run(self.binary, case.ours(self.threads, options, case.timed), seconds))
             for peer, step in steps.items():
                 peers[peer].append(median_seconds(step, seconds))
         least = {peer: min(measured) for peer, measured in peers.items()}
-        return [Timing(case.label(row, case.batch), results, least) for row, results in ours.items()]
+        return [Timing(case.label(row, case.timed), results, least) for row, results in ours.items()]
 
     def memory(self) -> list[list[str]]:
         """Lines with the most that a process with a single step takes, in megabytes."""
         case = self.case
-        script = [sys.executable, __file__, "--networks", case.name, "--methods", case.method, "--batch", case.batch]
-        script += ["--threads", self.threads, "--binary", self.binary, "--alone"]
+        script = [sys.executable, __file__, "--networks", case.name, "--methods", case.method]
+        script += ["--batch", len(case.timed), "--threads", self.threads, "--binary", self.binary, "--alone"]
         peers = {peer: peak_megabytes([*script, peer]) for peer in self.peers}
         lines = []
         for row, options in self.rows.items():
-            ours = peak_megabytes([self.binary, *case.ours(self.threads, options, case.batch)])
+            ours = peak_megabytes([self.binary, *case.ours(self.threads, options, case.timed)])
             figures = [ours, *map(peers.get, COLUMNS)]
-            lines.append(case.label(row, case.batch) + [cell(figure, ".0f") for figure in figures])
+            lines.append(case.label(row, case.timed) + [cell(figure, ".0f") for figure in figures])
         return lines
 
 
@@ -324,7 +369,7 @@ def compare_memory(arguments: argparse.Namespace, cases: Iterator[Case]) -> None
 def comparisons(arguments: argparse.Namespace, cases: Iterator[Case]) -> Iterator[Comparison]:
     help_text = call(arguments.binary, "infer", "--help")
     for case in cases:
-        print(*case.label(case.method, case.batch), file=sys.stderr, flush=True)
+        print(*case.label(case.method, case.timed), file=sys.stderr, flush=True)
         yield Comparison(case, known_rows(case.method, help_text), arguments.binary, arguments.threads)
 
 
@@ -352,7 +397,7 @@ def main() -> None:
         )
         if arguments.alone:
             case = next(cases)
-            case.peer(arguments.alone, case.batch)()
+            case.peer(arguments.alone, case.timed)()
         elif arguments.memory:
             compare_memory(arguments, cases)
         else:
