@@ -13,10 +13,6 @@ fn point(index: usize) -> [f32; 2] {
     [0.754_877_67, 0.569_840_3].map(|stride: f64| (2.0 * (stride * index as f64).fract() - 1.0) as f32)
 }
 
-fn in_ring([x, y]: [f32; 2]) -> bool {
-    (0.35..0.8).contains(&x.hypot(y))
-}
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let linear = |outputs| Op::Linear(Linear::new(outputs));
     let layers = vec![vec![linear(64), Op::Relu], vec![linear(64), Op::Relu], vec![linear(1)]];
@@ -34,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for step in 0..=STEPS {
         for (i, (x, y)) in x.iter_mut().zip(&mut y).enumerate() {
             *x = point(step * BATCH + i);
-            *y = f32::from(in_ring(*x));
+            *y = f32::from((0.35..0.8).contains(&x[0].hypot(x[1])));
         }
         let loss = threads.install(|| session.infer(&parameters, x.as_flattened(), &y[..]))?;
         let gradients = session.gradients().values();
@@ -52,6 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let coordinate = |i: usize, count: usize| (2 * i + 1) as f32 / count as f32 - 1.0;
     for row in 0..BATCH / 2 {
         x = std::array::from_fn(|column| [coordinate(column, BATCH), coordinate(row, BATCH / 2)]);
+        // The targets matter to the loss alone.
         threads.install(|| session.forward(&parameters, x.as_flattened(), &y[..]))?;
         session.read(Quantity::Activation, 3, &mut outputs);
         println!("{}", outputs.map(|inside| if inside > 0.5 { '#' } else { '.' }).iter().collect::<String>());

@@ -5,16 +5,17 @@
     python -m venv peers && peers/bin/pip install -r benches/peers/requirements.txt
     peers/bin/python benches/peers/steps.py
 
-This needs Python 3.11 or later. A step is a forward pass, n iterations and the gradients of all parameters, of the networks in
-`cli/models` with the mean-squared loss, on one batch of noise. Every case alternates between
-`predictive-coding infer` and the peers; of the medians of all rounds the least counts, for every side,
-and a first step that takes longer than --min-time counts itself. The floor is the multiplications and
-additions that the method needs, divided by the FMA peak of the same run on the same threads.
+This needs Python 3.11 or later. A step is a forward pass, n iterations and the gradients of all
+parameters, of the networks in `cli/models` with the mean-squared loss, on one batch of noise. Every case
+alternates between `predictive-coding infer` and the peers; of the medians of all rounds the least
+counts, for every side, and a first step that takes longer than --min-time counts itself. The floor is
+the multiplications and additions that the method needs, divided by the FMA peak of the same run on the
+same threads.
 
 PyTorch's steps are in torch_steps.py. Nothing is timed before ours and they, in float64, have agreed
 on the loss and on all gradients of another, usually smaller batch; what float32 makes of the gradients
-of that batch is a table of its own. Memory is settled as in compare.py; with --memory the peaks of processes that
-take one step each are shown instead of times.
+of that batch is a table of its own. Memory is settled as in compare.py; with --memory the peaks of
+processes that take one step each are shown instead of times.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -155,20 +156,22 @@ class Case:
         self.setting = tuple(value or len(description["layer"]) for value in setting)
         torch.manual_seed(1)
         self.model = build(description)
-        (classes,) = self.model[-1][-1].bias.shape
-
-        def noise(samples: int) -> Tensor:
-            return torch.rand(samples, *description["input"])
-
-        def labelled(x: Tensor, name: str) -> Batch:
-            return Batch(x, torch.randint(classes, (len(x),)), directory / f"{name}.safetensors")
-
-        timed = batch or self.network.batch
-        compared = min(self.network.compared, timed)
-        self.timed = labelled(noise(timed), "timed")
-        self.compared = labelled(clear_of_kinks(self.model, noise(CANDIDATES * compared), compared), "compared")
+        self.input = description["input"]
+        self.timed = self.noise(batch or self.network.batch, "timed")
         (directory / "model.toml").write_text(text)
         save_file(self.model.state_dict(), directory / "weights.safetensors")
+
+    def noise(self, samples: int, name: str, candidates: int = 1) -> Batch:
+        """Of so many times as many samples, those that are clear of kinks."""
+        x = torch.rand(candidates * samples, *self.input)
+        if candidates > 1:
+            x = clear_of_kinks(self.model, x, samples)
+        (classes,) = self.model[-1][-1].bias.shape
+        return Batch(x, torch.randint(classes, (samples,)), self.directory / f"{name}.safetensors")
+
+    @cached_property
+    def compared(self) -> Batch:
+        return self.noise(min(self.network.compared, len(self.timed)), "compared", CANDIDATES)
 
     def label(self, row: str, batch: Batch) -> list[str]:
         settings = ", ".join(f"{value:g}" for value in self.setting)
