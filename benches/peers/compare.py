@@ -16,14 +16,10 @@ with kernels, the memory is kept from call to call; with --fresh-memory everythi
 """
 
 import argparse
-import ctypes
-import json
 import math
 import os
-import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -38,7 +34,7 @@ import numpy
 import threadpoolctl
 import torch
 
-BINARY = Path(__file__).resolve().parents[2] / "target/release/predictive-coding"
+from harness import PAUSE, call_json, check_binary, machine, markdown, parser, settle_memory
 
 GEMM = [
     "64x64x64",
@@ -64,23 +60,6 @@ CONV = [
 ]
 PASSES = ["forward", "backward-data", "backward-weights"]
 LANES = 16
-
-# Threads of a peer may wait actively for a while; ours should not compete with them.
-PAUSE = 0.1
-
-
-# Parameters of glibc's mallopt.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-
-
-def keep_memory() -> None:
-    """Has the C library keep what is freed, and cut all from one piece that is not given back."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        sys.exit("this C library has no mallopt; use --fresh-memory, and read PyTorch's convolutions with care")
-    if not all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1), mallopt(M_TOP_PAD, 2**28)]):
-        sys.exit("mallopt failed; use --fresh-memory, and read PyTorch's convolutions with care")
 
 
 @dataclass
@@ -113,11 +92,7 @@ class Row:
 
 
 def bench(binary: Path, case: str, threads: int, seconds: float) -> dict:
-    command = [binary, "bench", "--case", case, "--threads", str(threads), "--min-time", str(seconds), "--json"]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    if finished.returncode != 0:
-        sys.exit(f"{case}: {finished.stderr.strip()}")
-    return json.loads(finished.stdout)
+    return call_json(binary, "bench", "--case", case, "--threads", threads, "--min-time", seconds)
 
 
 def median_seconds(call: Callable[[], object], seconds: float) -> float:
@@ -223,7 +198,7 @@ def rows_of(arguments: argparse.Namespace) -> tuple[list[Callable[[], Row]], lis
 
 def table(title: list[str], ours: list[str], peers: list[str], rows: list[Row]) -> str:
     header = title + [cell for column in ours for cell in (column, "of peak", "ratio")] + peers
-    lines = [header, ["---"] * len(title) + ["---:"] * (len(header) - len(title))]
+    lines = []
     for row in rows:
         cells = list(row.label)
         for column in ours:
@@ -237,15 +212,7 @@ def table(title: list[str], ours: list[str], peers: list[str], rows: list[Row]) 
         ratios = [row.ratio(column) for row in rows if column in row.ours]
         means += ["", "", f"{statistics.geometric_mean(ratios):.2f}" if ratios else ""]
     lines.append(means + [""] * len(peers))
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return re.search(r"model name\s*:\s*(.*)", text + "model name: " + platform.machine()).group(1)
+    return markdown(header, len(title), lines)
 
 
 def describe(binary: Path, threads: int, seconds: float, memory: str) -> str:
@@ -256,7 +223,7 @@ def describe(binary: Path, threads: int, seconds: float, memory: str) -> str:
     calls = {peer: 1e6 * median_seconds(call, seconds) for peer, call in gemm("1x1x1").peers.items()}
     least = ", ".join(f"{peer} {micros:.1f}" for peer, micros in calls.items())
     return (
-        f"{cpu()}, {threads} thread{'s' * (threads > 1)}, level {result['level']}, FMA peak {peak:.0f} GFLOP/s; "
+        f"{machine(threads, result['level'], peak)}; "
         f"numpy {numpy.__version__} with OpenBLAS {', '.join(sorted(map(str, blas)))}, PyTorch {torch.__version__}, {memory}. "
         f"GFLOP/s; ratios to the fastest peer of the row. A product of 1x1x1, in microseconds: "
         f"ours {1e6 * result['median_seconds']:.1f}, {least}."
@@ -264,21 +231,16 @@ def describe(binary: Path, threads: int, seconds: float, memory: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--binary", type=Path, default=BINARY, help="the program, built for release")
-    parser.add_argument("--case", action="append", default=[], help="as of predictive-coding bench")
-    parser.add_argument("--suite", choices=["gemm", "conv", "all"], help="default: all, if no case is named")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="one set of tables for each number")
-    parser.add_argument("--min-time", type=float, default=0.3, help="seconds of each measurement")
-    parser.add_argument("--fresh-memory", action="store_true", help="leave the C library's allocation at its default")
-    parser.add_argument("--rounds", type=int, default=2, help="how often ours and the peers take turns")
-    arguments = parser.parse_args()
-    if not arguments.binary.exists():
-        sys.exit(f"{arguments.binary} does not exist; run cargo build --release, or name it with --binary")
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--case", action="append", default=[], help="as of predictive-coding bench")
+    options.add_argument("--suite", choices=["gemm", "conv", "all"], help="default: all, if no case is named")
+    options.add_argument("--threads", type=int, nargs="+", default=[1], help="one set of tables for each number")
+    options.add_argument("--min-time", type=float, default=0.3, help="seconds of each measurement")
+    options.add_argument("--rounds", type=int, default=2, help="how often ours and the peers take turns")
+    arguments = options.parse_args()
+    check_binary(arguments.binary)
     products, convolutions = rows_of(arguments)
-    if not arguments.fresh_memory:
-        keep_memory()
-    memory = "memory allocated as by default" if arguments.fresh_memory else "memory kept from call to call"
+    memory = settle_memory(arguments)
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         with threadpoolctl.threadpool_limits(threads), torch.inference_mode():
