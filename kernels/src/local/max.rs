@@ -14,6 +14,9 @@ pub(super) struct MaxPool {
     pub(super) windows: Windows,
 }
 
+/// Elements of most windows, for which the loops over them are unrolled.
+const COMMON: usize = 4;
+
 /// The largest candidate of a window.
 #[derive(Clone, Copy)]
 struct Winner<V> {
@@ -30,6 +33,28 @@ struct Winner<V> {
 /// The elements of the window must be valid from `z`, and from `d` if that is not null.
 #[inline(always)]
 unsafe fn winner<S: Simd, F: Function, const MOVED: bool>(
+    s: S,
+    f: F,
+    window: &[Entry],
+    z: *const f32,
+    d: *const f32,
+    value: S::V,
+) -> Winner<S::V> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match <&[Entry; COMMON]>::try_from(window) {
+            Ok(window) => winner_of::<S, F, MOVED>(s, f, window, z, d, value),
+            Err(_) => winner_of::<S, F, MOVED>(s, f, window, z, d, value),
+        }
+    }
+}
+
+/// As [`winner`], to be compiled once more where the size of the window is known.
+///
+/// # Safety
+/// As for [`winner`].
+#[inline(always)]
+unsafe fn winner_of<S: Simd, F: Function, const MOVED: bool>(
     s: S,
     f: F,
     window: &[Entry],
@@ -84,13 +109,29 @@ unsafe fn candidate<S: Simd, F: Function, const MOVED: bool>(
 /// The elements of the window must be valid from `out`.
 #[inline(always)]
 unsafe fn scatter<S: Simd>(s: S, window: &[Entry], exclusive: bool, tap: S::V, gradient: S::V, out: *mut f32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match <&[Entry; COMMON]>::try_from(window) {
+            Ok(window) if exclusive => scatter_over::<S, false>(s, window, tap, gradient, out),
+            _ if exclusive => scatter_over::<S, false>(s, window, tap, gradient, out),
+            _ => scatter_over::<S, true>(s, window, tap, gradient, out),
+        }
+    }
+}
+
+/// As [`scatter`]; with `ADD` to what is there.
+///
+/// # Safety
+/// As for [`scatter`].
+#[inline(always)]
+unsafe fn scatter_over<S: Simd, const ADD: bool>(s: S, window: &[Entry], tap: S::V, gradient: S::V, out: *mut f32) {
     for entry in window {
         let won = s.eq(tap, s.splat(entry.tap));
         let share = s.select(won, gradient, s.splat(0.0));
         // SAFETY: as the caller promises.
         unsafe {
             let out = out.add(entry.at);
-            s.store(out, if exclusive { share } else { s.add(s.load(out), share) });
+            s.store(out, if ADD { s.add(s.load(out), share) } else { share });
         }
     }
 }
