@@ -39,3 +39,18 @@ pub(crate) fn for_each_chunk_pair<T: Send>(
         pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
     }
 }
+
+/// A pointer to what several threads write disjoint parts of.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub(crate) *mut f32);
+
+// SAFETY: whoever writes through it writes to a part that is its own.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(crate) fn get(self) -> *mut f32 {
+        self.0
+    }
+}

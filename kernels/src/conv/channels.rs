@@ -19,7 +19,6 @@
 //! A padding column is a zero that is multiplied: a weight that is infinite or NaN turns it into NaN.
 
 mod blocks;
-mod copy;
 mod task;
 mod tile;
 mod weights;
@@ -33,13 +32,13 @@ use rayon::prelude::*;
 use crate::blocking;
 use crate::buffer::LINE;
 use crate::conv::check_len;
+use crate::conv::copy::Prefetch;
 use crate::conv::geometry::ConvShape;
 use crate::level::Level;
 use crate::microkernel::Tap;
-use crate::parallel::WORTHWHILE;
+use crate::parallel::{Shared, WORTHWHILE};
 use crate::simd::{MAX_LANES, dispatch, registers};
 use blocks::{Blocks, Strip, strips};
-use copy::Prefetch;
 use task::Task;
 use tile::*;
 use weights::{Layout, PackPanel};
@@ -51,7 +50,7 @@ const WEIGHT_BYTES: usize = 320 << 10;
 /// Bytes of the largest result that is written by way of the caches: half of what a third-level cache of
 /// 32 MiB holds. Of a larger one nothing would be left there, and each line would be read before it is
 /// written.
-const CACHED_BYTES: usize = 16 << 20;
+pub(super) const CACHED_BYTES: usize = 16 << 20;
 /// Taps of a table, at least: enough that the loop over them outweighs the one over tables.
 const GROUP_TAPS: usize = 32;
 /// Channels of all panels that are packed at a time, of weights whose rows are not contiguous.
@@ -166,7 +165,7 @@ impl ChannelProduct {
     pub(super) fn cycles(&self) -> usize {
         // To begin and to end a tile, and to transpose LANES x LANES sums and store them.
         const TILE: usize = 60;
-        const TRANSPOSE: usize = 64;
+        let transpose = 4 * self.lanes;
         let classes = self.copy_tables.chunks_exact(self.window.phases().max(1));
         let row_of_class: Vec<usize> = classes
             .map(|tables| {
@@ -183,7 +182,7 @@ impl ChannelProduct {
             })
             .collect();
         let rows: usize = (0..self.out[0]).map(|row| row_of_class[self.window.line(row).class]).sum();
-        rows + self.out[0] * self.panels.length() * self.out[1].div_ceil(self.lanes) * TRANSPOSE
+        rows + self.out[0] * self.panels.length() * self.out[1].div_ceil(self.lanes) * transpose
     }
 
     /// Elements of scratch: the packed weights and the bias, and for each thread of the pool that it was
@@ -354,20 +353,5 @@ impl ChannelProduct {
 
     fn part_len(&self) -> usize {
         (self.copy_len() + self.panels.longest() * self.sums_pixels() * self.lanes).next_multiple_of(LINE)
-    }
-}
-
-/// A pointer to what several threads write disjoint parts of.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: whoever writes through it writes to a part that is its own.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn get(self) -> *mut f32 {
-        self.0
     }
 }

@@ -1,11 +1,13 @@
 //! 2-D convolution: forward, and backward to data and weights.
 
 mod channels;
+mod copy;
 mod geometry;
 mod gradient;
 mod lanes;
 mod nchw;
 mod panels;
+mod pixels;
 mod product;
 
 pub use geometry::ConvShape;

@@ -1,9 +1,9 @@
-//! Convolution of plain NCHW tensors, with channels or images across the lanes.
+//! Convolution of plain NCHW tensors, with channels, pixels or images across the lanes.
 //!
-//! Where the channels of the result fill the lanes, it is computed from the tensors as they are. Where
-//! they do not, and there are images enough, a tile of LANES images is transposed into lanes,
-//! convolved there, and transposed back; tiles are shared among threads. A last tile that is not full
-//! carries zeros in its other lanes.
+//! Where the channels of the result fill the lanes, or else its rows do, it is computed from the tensors
+//! as they are. Where neither do, and there are images enough, a tile of LANES images is transposed into
+//! lanes, convolved there, and transposed back; tiles are shared among threads. A last tile that is not
+//! full carries zeros in its other lanes.
 
 use rayon::prelude::*;
 
@@ -14,6 +14,7 @@ use crate::conv::check_len;
 use crate::conv::geometry::ConvShape;
 use crate::conv::gradient::NchwGradient;
 use crate::conv::lanes::LaneConv;
+use crate::conv::pixels::PixelProduct;
 use crate::layout::{lanes_to_rows, rows_to_lanes};
 use crate::level::Level;
 
@@ -22,20 +23,26 @@ use crate::level::Level;
 /// Every call packs the weights and converts the tensors itself. It runs on the current rayon pool,
 /// on as many threads as the scratch has parts; results are the same to the last bit on any number.
 ///
-/// Padding is zeros that need not be multiplied: rows of it are left out, columns of it are left out or
-/// multiplied as zeros, whichever is faster. So a weight that is infinite or NaN may or may not show in
+/// Padding is zeros that need not be multiplied: it is left out or multiplied as zeros, whichever is faster. So a weight that is infinite or NaN may or may not show in
 /// results whose window meets the padding; everywhere else it does.
 #[derive(Clone, Debug)]
 pub struct NchwConv {
     conv: LaneConv,
     level: Level,
     batch: usize,
-    /// With channels across the lanes, or else images.
-    forward: Option<ChannelProduct>,
-    backward: Option<ChannelProduct>,
+    forward: Product,
+    backward: Product,
     /// Tiles of images that are in lanes at a time.
     parts: usize,
     gradient: NchwGradient,
+}
+
+/// What is across the lanes of a pass.
+#[derive(Clone, Debug)]
+enum Product {
+    Channels(ChannelProduct),
+    Pixels(PixelProduct),
+    Images,
 }
 
 /// The most parts that a batch is cut into.
@@ -49,9 +56,18 @@ impl NchwConv {
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
         let conv = LaneConv::new(level, shape);
-        let channels = |product: ChannelProduct| (!images_pay(level, &conv, batch, &product)).then_some(product);
-        let forward = channels(ChannelProduct::forward(level, &shape, batch));
-        let backward = channels(ChannelProduct::transposed(level, &shape, batch));
+        let choose = |channels: ChannelProduct, pixels: PixelProduct| {
+            let cycles = batch * channels.cycles().min(pixels.cycles());
+            match pixels.cycles() < channels.cycles() {
+                _ if images_pay(level, &conv, batch, cycles) => Product::Images,
+                true => Product::Pixels(pixels),
+                false => Product::Channels(channels),
+            }
+        };
+        let channels = ChannelProduct::forward(level, &shape, batch);
+        let forward = choose(channels, PixelProduct::forward(level, &shape, batch));
+        let channels = ChannelProduct::transposed(level, &shape, batch);
+        let backward = choose(channels, PixelProduct::transposed(level, &shape, batch));
         let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS).min(rayon::current_num_threads());
         let gradient = NchwGradient::new(level, shape, batch);
         NchwConv { conv, level, batch, forward, backward, parts, gradient }
@@ -62,7 +78,11 @@ impl NchwConv {
     /// inputs and outputs; or what the gradient of the weights needs, if that is more.
     pub fn scratch_len(&self) -> usize {
         let images = self.packed_len() + self.parts * (self.conv.input_len() + self.conv.output_len());
-        let of = |product: &Option<ChannelProduct>| product.as_ref().map_or(images, ChannelProduct::scratch_len);
+        let of = |product: &Product| match product {
+            Product::Channels(product) => product.scratch_len(),
+            Product::Pixels(product) => product.scratch_len(),
+            Product::Images => images,
+        };
         self.gradient.scratch_len().max(of(&self.forward)).max(of(&self.backward))
     }
 
@@ -80,8 +100,10 @@ impl NchwConv {
     ) {
         self.check("input", input.len(), self.input());
         self.check("output", output.len(), self.output());
-        if let Some(product) = &self.forward {
-            return product.run(weight, bias, input, output, scratch);
+        match &self.forward {
+            Product::Channels(product) => return product.run(weight, bias, input, output, scratch),
+            Product::Pixels(product) => return product.run(weight, bias, input, output, scratch),
+            Product::Images => {}
         }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_forward_len()];
@@ -105,8 +127,10 @@ impl NchwConv {
     ) {
         self.check("output gradient", output_gradient.len(), self.output());
         self.check("input gradient", input_gradient.len(), self.input());
-        if let Some(product) = &self.backward {
-            return product.run(weight, None, output_gradient, input_gradient, scratch);
+        match &self.backward {
+            Product::Channels(product) => return product.run(weight, None, output_gradient, input_gradient, scratch),
+            Product::Pixels(product) => return product.run(weight, None, output_gradient, input_gradient, scratch),
+            Product::Images => {}
         }
         let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
         let packed = &mut packed[..self.conv.packed_backward_len()];
@@ -200,12 +224,11 @@ fn rows(all: &[f32], (first, samples): (usize, usize), elements: usize) -> &[f32
 /// third-level cache.
 const TILE_BYTES: usize = 8 << 20;
 
-/// Whether a pass is faster with images across the lanes than with channels, by an estimate of the
-/// cycles of both.
+/// Whether a pass takes fewer cycles with images across the lanes than `cycles`, by an estimate.
 ///
 /// Images use every lane of a full tile, whatever the number of channels, but both tensors must be
-/// transposed; channels use as many lanes as there are.
-fn images_pay(level: Level, conv: &LaneConv, batch: usize, product: &ChannelProduct) -> bool {
+/// transposed.
+fn images_pay(level: Level, conv: &LaneConv, batch: usize, cycles: usize) -> bool {
     // To transpose a vector, there or back, and to do the same element by element in a tile that is not full.
     const TRANSPOSE: usize = 8;
     const ELEMENT: usize = 2;
@@ -217,5 +240,39 @@ fn images_pay(level: Level, conv: &LaneConv, batch: usize, product: &ChannelProd
     let multiply = conv.shape().flops() as usize / 4 * 5 / 4;
     let tiles = full * (multiply + vectors * TRANSPOSE)
         + usize::from(left > 0) * (multiply + vectors * (TRANSPOSE + left * ELEMENT));
-    elements * size_of::<f32>() <= TILE_BYTES && tiles < batch * product.cycles()
+    elements * size_of::<f32>() <= TILE_BYTES && tiles < cycles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is across the lanes forward and back.
+    fn planned(level: Level, batch: usize, channels: [usize; 2], size: usize) -> [&'static str; 2] {
+        let shape = ConvShape {
+            in_channels: channels[0],
+            out_channels: channels[1],
+            input: [size; 2],
+            kernel: [3; 2],
+            stride: [1; 2],
+            padding: [1; 2],
+            dilation: [1; 2],
+        };
+        let conv = NchwConv::new(level, shape, batch);
+        [&conv.forward, &conv.backward].map(|product| match product {
+            Product::Channels(_) => "channels",
+            Product::Pixels(_) => "pixels",
+            Product::Images => "images",
+        })
+    }
+
+    #[test]
+    fn lanes_hold_what_fills_them() {
+        for &level in Level::available() {
+            assert_eq!(planned(level, 1, [128, 128], 12), ["channels"; 2], "{level}");
+            assert_eq!(planned(level, 1, [3, 64], 64)[1], "pixels", "{level}");
+            assert_eq!(planned(level, 2, [3, 5], 32), ["pixels"; 2], "{level}");
+            assert_eq!(planned(level, 64, [5, 5], 7), ["images"; 2], "{level}");
+        }
+    }
 }

@@ -48,13 +48,30 @@ impl<'a> PanelProduct<'a> {
 /// Calls `$tile.multiply::<_, _, M, N>` with the constants for its rows and columns: heights up to
 /// MAX_ROWS, widths up to [`Simd::WIDTHS`].
 macro_rules! with_shape {
-    (($rows:expr, $columns:expr), $tile:ident.multiply $arguments:tt, $($m:literal: $($n:literal)*;)*) => {
+    (($rows:expr, $columns:expr), $tile:ident.multiply $arguments:tt) => {
+        with_shape!(@each ($rows, $columns), $tile $arguments,
+            1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
+            2: 1 2 3 4 5 6 7 8;
+            3: 1 2 3 4 5 6 7 8;
+            4: 1 2 3 4 5 6;
+            5: 1 2 3 4 5;
+            6: 1 2 3 4;
+            7: 1;
+            8: 1;
+            9: 1;
+            10: 1;
+            11: 1;
+            12: 1;
+        )
+    };
+    (@each ($rows:expr, $columns:expr), $tile:ident $arguments:tt, $($m:literal: $($n:literal)*;)*) => {
         match ($rows, $columns) {
             $($(($m, $n) => $tile.multiply::<_, _, $m, $n> $arguments,)*)*
             (rows, columns) => unreachable!("no tile of {rows} x {columns}"),
         }
     };
 }
+pub(in crate::conv) use with_shape;
 
 impl Kernel for PanelProduct<'_> {
     type Output = ();
@@ -105,20 +122,7 @@ struct Tile<'a> {
 impl Tile<'_> {
     #[inline(always)]
     fn run<S: Simd, D: Depth>(self, s: S, columns: usize, depth: D, epilogue: LinearEpilogue) {
-        with_shape!((self.panels.size, columns), self.multiply(s, depth, epilogue),
-            1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
-            2: 1 2 3 4 5 6 7 8;
-            3: 1 2 3 4 5 6 7 8;
-            4: 1 2 3 4 5 6;
-            5: 1 2 3 4 5;
-            6: 1 2 3 4;
-            7: 1;
-            8: 1;
-            9: 1;
-            10: 1;
-            11: 1;
-            12: 1;
-        )
+        with_shape!((self.panels.size, columns), self.multiply(s, depth, epilogue))
     }
 
     /// One panel after the other, so that the pixels are read from the nearest cache.

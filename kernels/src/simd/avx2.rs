@@ -123,6 +123,13 @@ impl Simd for Avx2 {
             (_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high))
         })
     }
+    #[inline(always)]
+    fn join_pairs(self, even: __m256, odd: __m256) -> (__m256, __m256) {
+        avx2!({
+            let (low, high) = (_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd));
+            (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
+        })
+    }
     /// Halves of pairs, of fours, then of the vector: what is exchanged doubles its distance each time.
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {

@@ -164,6 +164,14 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn join_pairs(self, even: __m512, odd: __m512) -> (__m512, __m512) {
+        avx512!({
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            (_mm512_permutex2var_ps(even, low, odd), _mm512_permutex2var_ps(even, high, odd))
+        })
+    }
+    #[inline(always)]
     fn fence(self) {
         avx512!(_mm_sfence())
     }

@@ -1,6 +1,6 @@
 //! From a level to code compiled for its instructions.
 
-use super::{Simd, portable::Portable};
+use super::{MAX_ROWS, Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 use crate::level::{Isa, Level};
@@ -37,6 +37,22 @@ pub(crate) fn lanes(level: Level) -> usize {
 /// Vectors that the registers hold at a level.
 pub(crate) fn registers(level: Level) -> usize {
     dispatch(level, Sizes)[1]
+}
+
+/// Vectors in the widest register tile of 1, 2, ... rows at a level.
+pub(crate) fn widths(level: Level) -> [usize; MAX_ROWS] {
+    dispatch(level, Widths)
+}
+
+struct Widths;
+
+impl Kernel for Widths {
+    type Output = [usize; MAX_ROWS];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> [usize; MAX_ROWS] {
+        S::WIDTHS
+    }
 }
 
 struct Sizes;

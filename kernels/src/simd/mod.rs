@@ -11,7 +11,7 @@ mod avx512;
 mod dispatch;
 mod portable;
 
-pub(crate) use dispatch::{Kernel, dispatch, lanes, registers};
+pub(crate) use dispatch::{Kernel, dispatch, lanes, registers, widths};
 
 /// Vectors of f32 and the operations that the kernels need. A value is the proof that the CPU has
 /// the instructions: it is made by [`dispatch`] alone.
@@ -120,6 +120,23 @@ pub(crate) trait Simd: Copy {
                 odd[i] = pairs[2 * i + 1];
             }
             (self.load(even.as_ptr()), self.load(odd.as_ptr()))
+        }
+    }
+
+    /// The elements of both in turn, as two vectors: undoes [`split_pairs`](Self::split_pairs).
+    #[inline(always)]
+    fn join_pairs(self, even: Self::V, odd: Self::V) -> (Self::V, Self::V) {
+        let mut pairs = [0.0f32; 2 * MAX_LANES];
+        let (mut evens, mut odds) = ([0.0f32; MAX_LANES], [0.0f32; MAX_LANES]);
+        // SAFETY: the arrays hold two and one vector of any level.
+        unsafe {
+            self.store(evens.as_mut_ptr(), even);
+            self.store(odds.as_mut_ptr(), odd);
+            for i in 0..Self::LANES {
+                pairs[2 * i] = evens[i];
+                pairs[2 * i + 1] = odds[i];
+            }
+            (self.load(pairs.as_ptr()), self.load(pairs.as_ptr().add(Self::LANES)))
         }
     }
 

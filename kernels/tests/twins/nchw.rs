@@ -64,6 +64,37 @@ fn shapes_that_are_cut() {
     }
 }
 
+/// Few channels on one side, so few that pixels lie across the lanes: rows that do and do not fill
+/// vectors, images that are and are not cut into blocks, and depths that are cut into parts.
+#[test]
+fn few_channels_of_large_images() {
+    let mut rng = generator(76);
+    for level in levels() {
+        for _ in 0..60 {
+            let (few, many) = (rng.random_range(1..=14), rng.random_range(1..=40));
+            let batch = rng.random_range(1..=2);
+            for channels in [[few, many], [many, few]] {
+                let shape = between(&mut rng, channels, 50);
+                check_tensors(&mut rng, level, batch, shape);
+            }
+        }
+        let wide = ConvShape { kernel: [3, 5], padding: [1, 2], ..between(&mut rng, [3, 50], 1) };
+        for (channels, input, stride, dilation) in [
+            ([3, 50], [40, 150], [1, 1], [1, 1]),
+            ([3, 50], [41, 151], [2, 2], [1, 1]),
+            ([50, 4], [41, 150], [2, 2], [1, 2]),
+            ([2, 900], [9, 40], [1, 1], [1, 1]),
+            ([900, 2], [9, 40], [1, 2], [2, 1]),
+            ([1, 30], [1, 700], [1, 3], [1, 1]),
+            ([30, 1], [700, 3], [1, 1], [1, 1]),
+        ] {
+            let [in_channels, out_channels] = channels;
+            let shape = ConvShape { in_channels, out_channels, input, stride, dilation, ..wide };
+            check_tensors(&mut rng, level, 1, shape);
+        }
+    }
+}
+
 /// The convolution and its transpose, with NaN in all that is to be overwritten.
 fn check_tensors(rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShape) {
     let conv = NchwConv::new(level, shape, batch);
@@ -182,7 +213,7 @@ fn nan_travels_into_the_weights_that_met_it() {
 fn threads_do_not_change_a_bit_of_a_tensor() {
     let mut rng = generator(74);
     for level in levels() {
-        for (batch, channels, size) in [(2, [30, 70], [20, 33]), (70, [3, 4], [9, 9])] {
+        for (batch, channels, size) in [(2, [30, 70], [20, 33]), (1, [40, 3], [50, 70]), (70, [3, 4], [9, 9])] {
             let shape = ConvShape {
                 in_channels: channels[0],
                 out_channels: channels[1],

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::conv::channels::ChannelProduct;
 use crate::conv::channels::blocks::Blocks;
-use crate::conv::channels::copy::{Copy, Prefetch};
 use crate::conv::channels::tile::{Tile, multiply, with_tile};
+use crate::conv::copy::{Copy, Prefetch};
 use crate::simd::{Kernel, MAX_LANES, Simd};
 
 /// Some panels of a block.
@@ -44,7 +44,7 @@ impl Kernel for Task<'_> {
                 from: self.from,
                 size: product.source,
                 used_rows: &product.used_rows,
-                rows: source_rows.clone(),
+                rows: source_rows.start as isize..source_rows.end as isize,
                 columns: reach,
                 combs: window.combs,
                 used_combs: &product.used_combs,
