@@ -2,7 +2,8 @@
 
 /// What a product does to its output: `out = alpha sum + beta out + gamma other + bias`.
 ///
-/// A coefficient of 0 means that its operand is not read, so it may hold anything.
+/// A coefficient of 0 means that its operand is not read, so it may hold anything, but for an output that takes a
+/// step.
 #[derive(Clone, Copy, Debug)]
 pub struct Combine<'a> {
     /// Factor of the product.
@@ -15,11 +16,13 @@ pub struct Combine<'a> {
     pub other: &'a [f32],
     /// One value per output channel, if any.
     pub bias: Option<&'a [f32]>,
+    /// One factor for each lane, if any: then the combination is a step, and `out += factor combination`.
+    pub step: Option<&'a [f32]>,
 }
 
 impl Default for Combine<'_> {
     /// The product itself.
     fn default() -> Self {
-        Combine { alpha: 1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None }
+        Combine { alpha: 1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None, step: None }
     }
 }

@@ -84,10 +84,10 @@ pub fn multiply(level: Level, a: &[f32], b: &[f32], out: &mut [f32]) {
     pass(level, Multiply, a, b, out);
 }
 
-/// `out = alpha sum + beta out + gamma other` over a tensor of lanes.
+/// `out = alpha sum + beta out + gamma other` over a tensor of lanes, or a step by that.
 ///
 /// # Panics
-/// If the lengths differ or are not whole vectors, or there is a bias.
+/// If the lengths differ or are not whole vectors, there is a bias, or a step without a factor for each lane.
 pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32]) {
     struct Combination<'a> {
         sum: &'a [f32],
@@ -112,6 +112,12 @@ pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32])
         out.len()
     );
     assert!(combine.bias.is_none(), "elements have no channel to take a bias from");
+    assert!(
+        combine.step.is_none_or(|step| step.len() == crate::simd::lanes(level)),
+        "{} factors for {} lanes",
+        combine.step.map_or(0, <[f32]>::len),
+        crate::simd::lanes(level)
+    );
     dispatch(level, Combination { sum, epilogue: LinearEpilogue::new(&combine, out, 0) });
 }
 

@@ -8,54 +8,6 @@ const BLOCK: usize = 64;
 /// Sums that are open at a time: an addition begins every half cycle and takes three or four.
 const OPEN: usize = 8;
 
-/// The sum of a term for each whole vector of a block.
-#[inline(always)]
-fn sum_block<S: Simd, T: Term>(s: S, block: &[f32]) -> S::V {
-    let mut open = [s.splat(0.0); OPEN];
-    let mut turns = block.chunks_exact(OPEN * S::LANES);
-    for turn in turns.by_ref() {
-        for (sum, v) in open.iter_mut().zip(turn.chunks_exact(S::LANES)) {
-            // SAFETY: `v` has LANES elements.
-            *sum = T::add(s, unsafe { s.load(v.as_ptr()) }, *sum);
-        }
-    }
-    for v in turns.remainder().chunks_exact(S::LANES) {
-        // SAFETY: `v` has LANES elements.
-        open[0] = T::add(s, unsafe { s.load(v.as_ptr()) }, open[0]);
-    }
-    let mut len = OPEN;
-    while len > 1 {
-        len /= 2;
-        for i in 0..len {
-            open[i] = s.add(open[i], open[len + i]);
-        }
-    }
-    open[0]
-}
-
-/// What is added to a sum.
-trait Term {
-    fn add<S: Simd>(s: S, v: S::V, sum: S::V) -> S::V;
-}
-
-struct Itself;
-
-impl Term for Itself {
-    #[inline(always)]
-    fn add<S: Simd>(s: S, v: S::V, sum: S::V) -> S::V {
-        s.add(sum, v)
-    }
-}
-
-struct Square;
-
-impl Term for Square {
-    #[inline(always)]
-    fn add<S: Simd>(s: S, v: S::V, sum: S::V) -> S::V {
-        s.fma(v, v, sum)
-    }
-}
-
 /// The sum of all elements. Blocks are summed in f32 and added up in f64, in an order that depends
 /// on the length and the level alone.
 pub fn sum(level: Level, values: &[f32]) -> f32 {
@@ -66,9 +18,14 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
         fn run<S: Simd>(self, s: S) -> f64 {
             let mut total = 0.0;
             for block in self.0.chunks(BLOCK * S::LANES) {
-                let sum = sum_block::<S, Itself>(s, block);
-                let rest = block.chunks_exact(S::LANES).remainder();
-                total += f64::from(s.sum(sum)) + rest.iter().map(|&x| f64::from(x)).sum::<f64>();
+                let mut open = [s.splat(0.0); OPEN];
+                let vectors = block.chunks_exact(S::LANES);
+                let rest = vectors.remainder();
+                for (i, v) in vectors.enumerate() {
+                    // SAFETY: `v` has LANES elements.
+                    open[i % OPEN] = s.add(open[i % OPEN], unsafe { s.load(v.as_ptr()) });
+                }
+                total += f64::from(s.sum(gather(s, open))) + rest.iter().map(|&x| f64::from(x)).sum::<f64>();
             }
             total
         }
@@ -82,28 +39,116 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
 /// # Panics
 /// If `sums` has another number of elements, or `values` is not a multiple of it.
 pub fn add_lane_squares(level: Level, values: &[f32], sums: &mut [f64]) {
-    struct Squares<'a>(&'a [f32], &'a mut [f64]);
-    impl Kernel for Squares<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            assert!(
-                self.1.len() == S::LANES && self.0.len().is_multiple_of(S::LANES),
-                "{} elements and {} sums for {} lanes",
-                self.0.len(),
-                self.1.len(),
-                S::LANES
-            );
-            for block in self.0.chunks(BLOCK * S::LANES) {
-                let sum = sum_block::<S, Square>(s, block);
-                let mut lanes = [0.0; MAX_LANES];
-                // SAFETY: `lanes` has MAX_LANES >= LANES elements.
-                unsafe { s.store(lanes.as_mut_ptr(), sum) };
-                for (total, lane) in self.1.iter_mut().zip(lanes) {
-                    *total += f64::from(lane);
+    dispatch(level, Lanes { a: values, b: values, sums, term: Products });
+}
+
+/// As [`add_lane_squares`], of products of the elements of two tensors.
+///
+/// # Panics
+/// As [`add_lane_squares`], or if the lengths differ.
+pub fn add_lane_products(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
+    dispatch(level, Lanes { a, b, sums, term: Products });
+}
+
+/// As [`add_lane_squares`], of squares of the differences of the elements of two tensors.
+///
+/// # Panics
+/// As [`add_lane_squares`], or if the lengths differ.
+pub fn add_lane_distances(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
+    dispatch(level, Lanes { a, b, sums, term: Distances });
+}
+
+/// What is added to a sum.
+trait Term: Copy {
+    fn add<S: Simd>(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V;
+}
+
+#[derive(Clone, Copy)]
+struct Products;
+
+impl Term for Products {
+    #[inline(always)]
+    fn add<S: Simd>(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        s.fma(a, b, sum)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Distances;
+
+impl Term for Distances {
+    #[inline(always)]
+    fn add<S: Simd>(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        let difference = s.sub(a, b);
+        s.fma(difference, difference, sum)
+    }
+}
+
+/// Adds a term of two tensors to the sum of each lane.
+struct Lanes<'a, T> {
+    a: &'a [f32],
+    b: &'a [f32],
+    sums: &'a mut [f64],
+    term: T,
+}
+
+impl<T: Term> Kernel for Lanes<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Lanes { a, b, sums, term } = self;
+        assert!(
+            sums.len() == S::LANES && a.len().is_multiple_of(S::LANES) && a.len() == b.len(),
+            "{} and {} elements and {} sums for {} lanes",
+            a.len(),
+            b.len(),
+            sums.len(),
+            S::LANES
+        );
+        for (a, b) in a.chunks(BLOCK * S::LANES).zip(b.chunks(BLOCK * S::LANES)) {
+            let mut open = [s.splat(0.0); OPEN];
+            let mut turns = a.chunks_exact(OPEN * S::LANES).zip(b.chunks_exact(OPEN * S::LANES));
+            for (a, b) in turns.by_ref() {
+                for (i, sum) in open.iter_mut().enumerate() {
+                    // SAFETY: a turn has OPEN vectors.
+                    *sum = unsafe {
+                        vector_term(s, term, a.as_ptr().add(i * S::LANES), b.as_ptr().add(i * S::LANES), *sum)
+                    };
                 }
+            }
+            let done = a.len() - a.len() % (OPEN * S::LANES);
+            for i in (done..a.len()).step_by(S::LANES) {
+                // SAFETY: a block has whole vectors.
+                open[0] = unsafe { vector_term(s, term, a.as_ptr().add(i), b.as_ptr().add(i), open[0]) };
+            }
+            let mut lanes = [0.0; MAX_LANES];
+            // SAFETY: `lanes` has MAX_LANES >= LANES elements.
+            unsafe { s.store(lanes.as_mut_ptr(), gather(s, open)) };
+            for (total, lane) in sums.iter_mut().zip(lanes) {
+                *total += f64::from(lane);
             }
         }
     }
-    dispatch(level, Squares(values, sums));
+}
+
+/// # Safety
+/// A vector must be valid at both places.
+#[inline(always)]
+unsafe fn vector_term<S: Simd, T: Term>(s: S, term: T, a: *const f32, b: *const f32, sum: S::V) -> S::V {
+    // SAFETY: as the caller promises.
+    unsafe { term.add(s, s.load(a), s.load(b), sum) }
+}
+
+/// The sum of the open sums.
+#[inline(always)]
+fn gather<S: Simd>(s: S, mut open: [S::V; OPEN]) -> S::V {
+    let mut len = OPEN;
+    while len > 1 {
+        len /= 2;
+        for i in 0..len {
+            open[i] = s.add(open[i], open[len + i]);
+        }
+    }
+    open[0]
 }

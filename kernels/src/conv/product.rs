@@ -14,7 +14,7 @@ use crate::level::Level;
 use crate::microkernel::Tap;
 use crate::pack::{Source, pack};
 use crate::parallel::WORTHWHILE;
-use crate::simd::{MAX_ROWS, dispatch};
+use crate::simd::{MAX_ROWS, dispatch, lanes};
 
 /// Rows of the tallest tile of several pixels.
 const LOW_ROWS: usize = 6;
@@ -205,6 +205,9 @@ impl LaneProduct {
         }
         if let Some(bias) = combine.bias {
             check_len("bias", bias.len(), self.panels.length());
+        }
+        if let Some(step) = combine.step {
+            check_len("step", step.len(), lanes(level));
         }
         for band in &self.bands[bands] {
             let place = (0, self.out_plane);
