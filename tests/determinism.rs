@@ -38,7 +38,7 @@ fn assert_deterministic(network: &Network, seed: u64, samples: usize) {
     ];
     for level in levels() {
         for (method, options) in
-            methods.into_iter().flat_map(|method| ways(level, method).into_iter().map(move |options| (method, options)))
+            methods.into_iter().flat_map(|method| ways(level, method).map(move |way| (method, way)))
         {
             let case = Case::random(&mut random::generator(seed), network, method, samples);
             let run = |threads: usize, repeats: usize| {

@@ -108,7 +108,7 @@ fn the_library_reproduces_every_golden_run() {
         for case in CASES.map(load) {
             let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();
             for run in &case.runs {
-                let results = ways(level, run.method).into_iter().map(|options| {
+                let results = ways(level, run.method).map(|options| {
                     let mut session = Session::with_options(&case.network, samples, run.method, options).unwrap();
                     session.infer(&case.parameters, &case.x, case.y.view()).unwrap();
                     let got = compare::of_session(&session, &case.network);

@@ -98,18 +98,17 @@ fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
         let samples = rng.random_range(1..=40);
         let case = Case::random(&mut rng, &network, method, samples);
         for level in levels() {
-            let [usual, literal] = [0, 1].map(|way| {
-                let options = ways(level, method)[way];
+            let results = ways(level, method).map(|options| {
                 let mut session = Session::with_options(&network, samples, method, options).unwrap();
                 case.infer(&mut session).unwrap();
                 case.results(&session)
             });
+            let results: Vec<_> = results.collect();
+            let [usual, literal] = &results[..] else { panic!("{} ways, expected 2", results.len()) };
             differ |= usual != literal;
-            let off: Vec<_> = usual
-                .iter()
-                .zip(&literal)
-                .map(|((name, usual), (_, literal))| (relative_error(literal, usual), name))
-                .collect();
+            let pairs = usual.iter().zip(literal);
+            let off: Vec<_> =
+                pairs.map(|((name, usual), (_, literal))| (relative_error(literal, usual), name)).collect();
             judged += off.len();
             if off.iter().all(|(error, _)| *error <= BOUND) {
                 continue;

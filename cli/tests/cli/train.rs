@@ -128,8 +128,8 @@ fn what_fixed_prediction_lets_through_is_shown() {
     let folder = Folder::new();
     let [out, a, b] = ["out", "a", "b"].map(|name| folder.name(name));
     let train = |checkpoint: &str, more: &[&str]| {
-        let arguments = ["train", "--method", "fixed-prediction", "--epochs", "1", "--out", &out];
-        run(&[&arguments, &["--checkpoint", checkpoint], more].concat())
+        let arguments = ["train", "--method", "fixed-prediction", "--epochs", "1", "--out", &out, "--checkpoint"];
+        run(&[&arguments[..], &[checkpoint], more].concat())
     };
     let cells = |stdout: &str, layer: u32| {
         let mut rows = stdout.lines().map(|line| line.split(['│', '┆']).map(str::trim).collect::<Vec<_>>());

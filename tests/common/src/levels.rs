@@ -20,10 +20,11 @@ pub fn levels() -> Vec<Level> {
 }
 
 /// Every way in which a session can compute a method at a level; the usual one first.
-pub fn ways(level: Level, method: Method) -> Vec<Options> {
+pub fn ways(level: Level, method: Method) -> impl Iterator<Item = Options> {
+    let literal: &[bool] = match method {
+        Method::FixedPrediction { .. } => &[false, true],
+        Method::Exact | Method::Strict { .. } => &[false],
+    };
     let usual = Options { level: Some(level), ..Options::default() };
-    match method {
-        Method::FixedPrediction { .. } => vec![usual, Options { literal: true, ..usual }],
-        Method::Exact | Method::Strict { .. } => vec![usual],
-    }
+    literal.iter().map(move |&literal| Options { literal, ..usual })
 }
