@@ -93,7 +93,8 @@ fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
         let mut rng = random::generator(seed);
         let network = random::network(&mut rng);
         let iterations = rng.random_range(1..=25);
-        let eta = [0.02, 0.1, 0.6, 1.0, 1.4][seed as usize % 5];
+        // Farther above 1 the iteration swings, and what it adds up in float32 cancels.
+        let eta = [0.02, 0.1, 0.6, 1.0, 1.1][seed as usize % 5];
         let method = Method::FixedPrediction { eta, iterations };
         let samples = rng.random_range(1..=40);
         let case = Case::random(&mut rng, &network, method, samples);

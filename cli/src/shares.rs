@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(lines(1.5, 3, 2)[4], "│     1 ┆               75.00% │");
         assert!(lines(1e-300, 3, 2)[0].ends_with("more than can be counted"));
         // 1 - (-2)^20.
-        assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆            -1.05e8% │");
+        assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆             -1.05e8% │");
         assert!(shares_table(Method::Exact, 2).is_none());
     }
 }
