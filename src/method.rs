@@ -3,7 +3,7 @@
 use predictive_coding_kernels::Level;
 
 use crate::error::{Error, Result};
-use crate::relaxation::shares;
+use crate::relaxation::{iterations_for, shares};
 
 /// How the prediction errors epsilon_l are found, after Rosenbaum, "On the relationship between
 /// predictive coding and backpropagation" (PLoS ONE 17(3), e0266102, 2022), in the sign convention
@@ -54,6 +54,15 @@ impl Method {
     /// How much of each layer's gradient gets through to it, for a network of so many layers: the errors
     /// of fixed-prediction are c_l times backpropagation's, with c_L = 1, and from 0 c_l <- (1 - eta) c_l +
     /// eta c_{l+1} for all l < L at once, n - 1 times. All 1 for exact; strict has no such numbers.
+    ///
+    /// ```
+    /// use predictive_coding::Method;
+    ///
+    /// let method = Method::FixedPrediction { eta: 0.1, iterations: 20 };
+    /// let shares = method.shares(5).unwrap();
+    /// assert!((shares[0] - 0.115).abs() < 1e-4 && shares[4] == 1.0);
+    /// assert_eq!(method.iterations_for(5, 0.99), Some(98));
+    /// ```
     pub fn shares(&self, layers: usize) -> Option<Vec<f64>> {
         match *self {
             Method::Exact => Some(vec![1.0; layers]),
@@ -62,6 +71,18 @@ impl Method {
                 Some(errors)
             }
             Method::Strict { .. } => None,
+        }
+    }
+
+    /// The least number of iterations with which fixed-prediction at this eta lets at least `share`, below 1,
+    /// of its gradient through to every layer of a network of so many ([`shares`](Self::shares)), and from
+    /// which on more iterations only let more through. None where there is no such number: if eta is above
+    /// 1, so that the c_l overshoot 1 and swing about it (for good from 2 on), if the number is too large
+    /// to be counted, and for exact and strict. Its cost does not depend on eta.
+    pub fn iterations_for(&self, layers: usize, share: f64) -> Option<usize> {
+        match *self {
+            Method::FixedPrediction { eta, .. } => iterations_for(layers, eta, share),
+            Method::Exact | Method::Strict { .. } => None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::loss::Loss;
-use crate::method::{Method, first_pulled, first_pushed};
+use crate::method::{Method, Options, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
@@ -182,8 +182,9 @@ impl Network {
     /// every multiply-add counted as two: the forward pass, the relaxation, the gradients. Saturates.
     ///
     /// What is known is not computed: the first layer's prediction is constant, and from v = v-hat
-    /// errors travel down one layer per iteration.
-    pub fn flops(&self, method: Method, batch: usize) -> u64 {
+    /// errors travel down one layer per iteration. Unless the options want it iterated, fixed-prediction
+    /// needs what exact needs.
+    pub fn flops(&self, method: Method, options: &Options, batch: usize) -> u64 {
         let layer: Vec<u64> = self.layers.iter().map(Layer::flops).collect();
         let last = layer.len();
         let sum = |layers: Range<usize>| layer[layers].iter().sum::<u64>();
@@ -196,8 +197,8 @@ impl Network {
             early.saturating_add(sum(1..last).saturating_mul(iterations.saturating_sub(last) as u64))
         };
         let relaxation = match method {
-            Method::Exact => sum(1..last),
-            Method::FixedPrediction { iterations, .. } => over_iterations(iterations, first_pulled),
+            Method::FixedPrediction { iterations, .. } if options.literal => over_iterations(iterations, first_pulled),
+            Method::Exact | Method::FixedPrediction { .. } => sum(1..last),
             Method::Strict { iterations, .. } => {
                 let pulls = over_iterations(iterations, first_pulled);
                 // At the final beliefs the layers are evaluated, and inner errors pulled, anew.
@@ -263,22 +264,25 @@ mod tests {
 
     #[test]
     fn flops_are_those_of_the_products_that_are_needed() {
+        let usual = Options::default();
         // Products of 4 x 3 and 3 x 2: forward, weights, and the second pulled back to the first.
         let network = Network::new(&[4], Loss::Mse, vec![vec![linear(3), Op::Tanh, linear(2)]]).unwrap();
-        assert_eq!(network.flops(Method::Exact, 1), 2 * (18 + 18 + 6));
+        assert_eq!(network.flops(Method::Exact, &usual, 1), 2 * (18 + 18 + 6));
 
         // 5 x 4, then 4 x 3 and 3 x 2 in one layer.
         let layers = vec![vec![linear(4)], vec![linear(3), Op::Relu, linear(2)]];
         let network = Network::new(&[5], Loss::Mse, layers).unwrap();
         let step = 38 + 38;
-        assert_eq!(network.flops(Method::Exact, 10), 10 * 2 * (step + 18));
+        assert_eq!(network.flops(Method::Exact, &usual, 10), 10 * 2 * (step + 18));
         let fixed = Method::FixedPrediction { eta: 0.1, iterations: 3 };
-        assert_eq!(network.flops(fixed, 10), 10 * 2 * (step + 3 * 18));
+        assert_eq!(network.flops(fixed, &usual, 10), 10 * 2 * (step + 18));
+        let literal = Options { literal: true, ..usual };
+        assert_eq!(network.flops(fixed, &literal, 10), 10 * 2 * (step + 3 * 18));
         // The second layer is pushed from the second iteration on, and pulled in every one; for the gradients its
         // first product is evaluated anew and its second pulled back.
         let strict = Method::Strict { eta: 0.1, iterations: 3 };
-        assert_eq!(network.flops(strict, 10), 10 * 2 * (step + 2 * 18 + 3 * 18 + 12 + 6));
+        assert_eq!(network.flops(strict, &usual, 10), 10 * 2 * (step + 2 * 18 + 3 * 18 + 12 + 6));
         let endless = Method::Strict { eta: 0.1, iterations: usize::MAX };
-        assert_eq!(network.flops(endless, 10), u64::MAX);
+        assert_eq!(network.flops(endless, &usual, 10), u64::MAX);
     }
 }

@@ -153,7 +153,7 @@ impl Session {
         let threads = rayon::current_num_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
-        let rows_len = (tiles * plan.lanes).checked_mul(plan.sizes.row);
+        let rows_len = tiles.checked_mul(plan.lanes).and_then(|rows| rows.checked_mul(plan.sizes.row));
         let fixed = plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
         let total = tiles
             .checked_mul(Tile::len(&plan))

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use predictive_coding::{Adam, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Session};
+use predictive_coding::{Adam, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Options, Session};
 
 /// The system's allocator, counting.
 struct Counting;
@@ -61,11 +61,9 @@ fn steps_after_the_first_allocate_nothing() {
     }
     for pool in &pools {
         let threads = pool.current_num_threads();
-        for method in [
-            Method::Exact,
-            Method::FixedPrediction { eta: 0.1, iterations: 7 },
-            Method::Strict { eta: 0.1, iterations: 7 },
-        ] {
+        let fixed = Method::FixedPrediction { eta: 0.1, iterations: 7 };
+        let strict = Method::Strict { eta: 0.1, iterations: 7 };
+        for (method, literal) in [(Method::Exact, false), (fixed, false), (fixed, true), (strict, false)] {
             // From inside of the pool: handing it a task from outside takes an entry of rayon's queue.
             let counted = pool.install(|| {
                 if threads == 2 {
@@ -73,7 +71,8 @@ fn steps_after_the_first_allocate_nothing() {
                 }
                 let mut parameters = network.initialize(3);
                 let mut adam = Adam::new(&parameters, 1e-3);
-                let mut session = Session::new(&network, 50, method).unwrap();
+                let options = Options { literal, ..Options::default() };
+                let mut session = Session::with_options(&network, 50, method, options).unwrap();
                 session.record_energies(true);
                 let mut step = |samples: usize| {
                     session.infer(&parameters, &x[..samples * 128], &y[..samples]).unwrap();
@@ -85,7 +84,7 @@ fn steps_after_the_first_allocate_nothing() {
                 step(3);
                 ALLOCATIONS.load(Ordering::Relaxed) - before
             });
-            assert_eq!(counted, 0, "{method:?} on {threads} threads");
+            assert_eq!(counted, 0, "{method:?}, literal {literal}, on {threads} threads");
         }
     }
 }

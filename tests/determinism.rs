@@ -2,7 +2,7 @@
 
 use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Session};
 use predictive_coding_reference::case::Case;
-use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::levels::{levels, ways};
 use predictive_coding_reference::random;
 use rand::RngExt;
 use rayon::ThreadPoolBuilder;
@@ -37,19 +37,22 @@ fn assert_deterministic(network: &Network, seed: u64, samples: usize) {
         Method::Strict { eta: 0.1, iterations: 4 },
     ];
     for level in levels() {
-        for method in methods {
+        for (method, options) in
+            methods.into_iter().flat_map(|method| ways(level, method).map(move |way| (method, way)))
+        {
             let case = Case::random(&mut random::generator(seed), network, method, samples);
             let run = |threads: usize, repeats: usize| {
                 let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    let mut session = Session::with_level(network, samples, method, level).unwrap();
+                    let mut session = Session::with_options(network, samples, method, options).unwrap();
                     (0..repeats).map(|_| bits(&mut session, &case)).collect::<Vec<_>>()
                 })
             };
             let want = run(1, 1).remove(0);
             for threads in [1, 2, 3, 7] {
                 for (repeat, got) in run(threads, 2).into_iter().enumerate() {
-                    let what = format!("{level} {method:?}, {samples} samples, {threads} threads, repeat {repeat}");
+                    let what =
+                        format!("{method:?}, {options:?}, {samples} samples, {threads} threads, repeat {repeat}");
                     assert!(got == want, "{what}, {network:#?}");
                 }
             }

@@ -1,8 +1,8 @@
 //! Bad input in memory is refused with what was found and what was expected, and never panics.
 
 use predictive_coding::{
-    AvgPool2d, Conv2d, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity, Result, Session,
-    Start, Targets,
+    AvgPool2d, Conv2d, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Result,
+    Session, Start, Targets,
 };
 
 fn network(loss: Loss) -> Network {
@@ -41,6 +41,16 @@ fn step_sizes_and_iterations() {
     for method in [Method::Strict { eta: 0.1, iterations: 0 }, Method::FixedPrediction { eta: 0.1, iterations: 0 }] {
         assert_refused(Session::new(&network, 2, method), &["iterations", "0", "expected"]);
     }
+}
+
+#[test]
+fn options_of_another_method() {
+    let network = network(Loss::Mse);
+    let literal = Options { literal: true, ..Options::default() };
+    for method in [Method::Exact, STRICT] {
+        assert_refused(Session::with_options(&network, 2, method, literal), &["literal", "only", method.name()]);
+    }
+    Session::with_options(&network, 2, Method::FixedPrediction { eta: 0.1, iterations: 3 }, literal).unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use predictive_coding::{Method, Network, Parameters, Session};
 use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
-use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::levels::{levels, ways};
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::OwnedTargets;
 use safetensors::SafeTensors;
@@ -15,6 +15,8 @@ use serde_json::Value;
 
 const CASES: [&str; 4] = ["mnist_cross_entropy", "mnist_mse", "cifar_narrow", "mlp_tanh"];
 const RUNS: usize = 18;
+/// Those of fixed-prediction, which can be iterated as well.
+const FIXED_PREDICTION_RUNS: usize = 8;
 
 struct Case {
     name: &'static str,
@@ -102,19 +104,31 @@ fn the_reference_reproduces_every_golden_run() {
 #[test]
 fn the_library_reproduces_every_golden_run() {
     for level in levels() {
-        let mut runs = 0;
+        let (mut runs, mut literal_runs) = (0, 0);
         for case in CASES.map(load) {
             let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();
             for run in &case.runs {
-                let mut session = Session::with_level(&case.network, samples, run.method, level).unwrap();
-                session.infer(&case.parameters, &case.x, case.y.view()).unwrap();
-                let got = compare::of_session(&session, &case.network);
-                let (error, tensor) = compare::worst(&got, &run.expected);
-                println!("{level} {}/{}: {error:.1e} at {tensor}", case.name, run.name);
-                assert!(error <= BOUND, "{level} {}/{}: {error:.1e} at {tensor}", case.name, run.name);
+                let results = ways(level, run.method).map(|options| {
+                    let mut session = Session::with_options(&case.network, samples, run.method, options).unwrap();
+                    session.infer(&case.parameters, &case.x, case.y.view()).unwrap();
+                    let got = compare::of_session(&session, &case.network);
+                    let what = format!("{level} {}/{}, literal {}", case.name, run.name, options.literal);
+                    let (error, tensor) = compare::worst(&got, &run.expected);
+                    println!("{what}: {error:.1e} at {tensor}");
+                    assert!(error <= BOUND, "{what}: {error:.1e} at {tensor}");
+                    got
+                });
+                let results: Vec<Tensors> = results.collect();
                 runs += 1;
+                if let [usual, literal] = &results[..] {
+                    let (error, tensor) = compare::worst(literal, usual);
+                    let what = format!("{level} {}/{}, literal against usual", case.name, run.name);
+                    println!("{what}: {error:.1e} at {tensor}");
+                    assert!(error <= BOUND, "{what}: {error:.1e} at {tensor}");
+                    literal_runs += 1;
+                }
             }
         }
-        assert_eq!(runs, RUNS);
+        assert_eq!((runs, literal_runs), (RUNS, FIXED_PREDICTION_RUNS));
     }
 }

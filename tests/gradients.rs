@@ -2,10 +2,10 @@
 //! and Theorem 1: fixed-prediction with eta = 1 and n >= L is backpropagation.
 
 use predictive_coding::{
-    AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity, Session,
+    AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Session,
 };
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
-use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::levels::{levels, ways};
 use predictive_coding_reference::naive::{Begin, Naive, dense, minus};
 use predictive_coding_reference::random::{self, OwnedTargets};
 
@@ -190,19 +190,22 @@ fn the_librarys_fixed_prediction_ends_at_its_backpropagation() {
         for (name, network) in networks() {
             let data = Data::random(&network, 5, 4);
             let last = network.layers().len();
-            let run = |method| {
-                let mut session = Session::with_level(&network, 5, method, level).unwrap();
+            let run = |method, options| {
+                let mut session = Session::with_options(&network, 5, method, options).unwrap();
                 session.infer(&data.parameters, &data.x, data.y.view()).unwrap();
                 session
             };
-            let exact = run(Method::Exact);
-            for iterations in [last, last + 3] {
-                let relaxed = run(Method::FixedPrediction { eta: 1.0, iterations });
+            let exact = run(Method::Exact, Options { level: Some(level), ..Options::default() });
+            let methods = [last, last + 3].map(|iterations| Method::FixedPrediction { eta: 1.0, iterations });
+            for (method, options) in
+                methods.into_iter().flat_map(|method| ways(level, method).map(move |way| (method, way)))
+            {
+                let relaxed = run(method, options);
                 let gradients = [&relaxed, &exact].map(|session| widen(session.gradients().values()));
-                assert_close(&gradients[0], &gradients[1], BOUND, &format!("{level} {name}, gradients"));
+                assert_close(&gradients[0], &gradients[1], BOUND, &format!("{name}, {options:?}, gradients"));
                 for l in 1..=last {
                     let errors = [&relaxed, &exact].map(|session| widen(&session.get(Quantity::Error, l)));
-                    assert_close(&errors[0], &errors[1], BOUND, &format!("{level} {name}, error {l}"));
+                    assert_close(&errors[0], &errors[1], BOUND, &format!("{name}, {options:?}, error {l}"));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use predictive_coding::{Error, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Result, Session};
 use predictive_coding_reference::case::{Case, climbs};
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
-use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::levels::{levels, ways};
 use predictive_coding_reference::naive::{Begin, Step};
 use predictive_coding_reference::random::{self, OwnedTargets};
 use rand::RngExt;
@@ -43,8 +43,10 @@ fn random_networks_give_what_the_reference_gives() {
         let full = Case::random(&mut rng, &network, method, batch);
         let smaller = rng.random_range(1..=batch);
         let last = full.with_batch(&mut rng, smaller).with_random_begin(&mut rng);
-        let mut sessions: Vec<_> =
-            levels.iter().map(|&level| Session::with_level(&network, batch, method, level).unwrap()).collect();
+        let options = levels.iter().flat_map(|&level| ways(level, method));
+        let mut sessions: Vec<_> = options
+            .map(|options| (Session::with_options(&network, batch, method, options).unwrap(), options.literal))
+            .collect();
         // The full batch again, so that nothing is left over from the smaller one.
         for case in [&full, &last, &full] {
             let step = case.reference();
@@ -60,8 +62,9 @@ fn random_networks_give_what_the_reference_gives() {
             }
             judged += want.len() - doubtful;
             skipped += doubtful;
-            for session in &mut sessions {
-                let what = format!("{} case {seed}, {} samples, {method:?}", session.level(), case.samples());
+            for (session, literal) in &mut sessions {
+                let (level, samples) = (session.level(), case.samples());
+                let what = format!("{level} case {seed}, {samples} samples, {method:?}, literal {literal}");
                 session.record_energies(true);
                 let result = case.infer(session);
                 assert_outcome(result, session, &step, &what);
@@ -79,6 +82,47 @@ fn random_networks_give_what_the_reference_gives() {
         }
     }
     println!("{judged} tensors judged, {skipped} skipped");
+    assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
+}
+
+/// Of the literal iteration and of the scalars that stand for it, on the same forward pass.
+#[test]
+fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
+    let (mut judged, mut skipped, mut differ) = (0, 0, false);
+    for seed in 0..150 {
+        let mut rng = random::generator(seed);
+        let network = random::network(&mut rng);
+        let iterations = rng.random_range(1..=25);
+        // Farther above 1 the iteration swings, and what it adds up in float32 cancels.
+        let eta = [0.02, 0.1, 0.6, 1.0, 1.1][seed as usize % 5];
+        let method = Method::FixedPrediction { eta, iterations };
+        let samples = rng.random_range(1..=40);
+        let case = Case::random(&mut rng, &network, method, samples);
+        for level in levels() {
+            let results = ways(level, method).map(|options| {
+                let mut session = Session::with_options(&network, samples, method, options).unwrap();
+                case.infer(&mut session).unwrap();
+                case.results(&session)
+            });
+            let results: Vec<_> = results.collect();
+            let [usual, literal] = &results[..] else { panic!("{} ways, expected 2", results.len()) };
+            differ |= usual != literal;
+            let pairs = usual.iter().zip(literal);
+            let off: Vec<_> =
+                pairs.map(|((name, usual), (_, literal))| (relative_error(literal, usual), name)).collect();
+            judged += off.len();
+            if off.iter().all(|(error, _)| *error <= BOUND) {
+                continue;
+            }
+            let conditioning = case.conditioning(&case.tensors(&case.reference()), &mut rng);
+            for ((error, name), conditioning) in off.iter().zip(conditioning).filter(|((error, _), _)| *error > BOUND) {
+                let what = format!("{level} case {seed}, {method:?}: {error:.1e} in {name}");
+                assert!(conditioning > CONDITIONING, "{what}, conditioning {conditioning:.1e}, {network:?}");
+                skipped += 1;
+            }
+        }
+    }
+    assert!(differ, "nothing was iterated: all bits are the same");
     assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
 }
 

@@ -1,6 +1,6 @@
 //! The main job: the three methods side by side, from the same weights and batches.
 
-use predictive_coding::{Batch, Method, Parameters, Record, RecordKind, Role, Session};
+use predictive_coding::{Batch, Method, Options, Parameters, Record, RecordKind, Role, Session};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, print};
@@ -29,6 +29,7 @@ struct Deviation {
 /// What came of one method.
 struct Outcome {
     method: Method,
+    options: Options,
     train: Score,
     test: Score,
     seconds: f64,
@@ -58,6 +59,7 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
         match flow {
             Ok(Flow::Continue) => outcomes.push(Outcome {
                 method: task.method,
+                options: task.options,
                 train: training.evaluate(task.train)?,
                 test: training.evaluate(task.test)?,
                 seconds: training.seconds(),
@@ -158,7 +160,7 @@ fn text(setup: &Setup, outcomes: &[Outcome], compared: u64) -> String {
         .iter()
         .map(|outcome| {
             vec![
-                label(outcome.method),
+                label(outcome),
                 format!("{:.5}", outcome.train.loss),
                 percent(outcome.train.accuracy),
                 format!("{:.5}", outcome.test.loss),
@@ -202,10 +204,12 @@ fn exact_seconds(outcomes: &[Outcome]) -> f64 {
 }
 
 /// A method with its settings.
-fn label(method: Method) -> String {
-    match method.relaxation() {
-        None => method.name().to_string(),
-        Some((eta, iterations)) => format!("{} ({eta}, {iterations})", method.name()),
+fn label(outcome: &Outcome) -> String {
+    let name = outcome.method.name();
+    match outcome.method.relaxation() {
+        None => name.to_string(),
+        Some((eta, iterations)) if outcome.options.literal => format!("{name} ({eta}, {iterations}, literal)"),
+        Some((eta, iterations)) => format!("{name} ({eta}, {iterations})"),
     }
 }
 
@@ -214,6 +218,7 @@ fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut
     run["method"] = METHODS.iter().map(|method| method.name()).collect();
     run["eta"] = json!(setup.eta);
     run["iterations"] = json!(setup.iterations);
+    run["literal"] = json!(setup.literal.given());
     run["compared_steps"] = json!(COMPARED_STEPS);
     run["results"] = json!(results);
     let failed = |(method, message): &(Method, String)| json!({ "method": method.name(), "reason": message });
@@ -294,12 +299,12 @@ fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
         curves: outcomes
             .iter()
             .enumerate()
-            .map(|(i, outcome)| report::curve(&label(outcome.method), i, &outcome.history, kind, value))
+            .map(|(i, outcome)| report::curve(&label(outcome), i, &outcome.history, kind, value))
             .collect(),
     };
     let layers = |what: &str, y_label: &str, logarithmic, value: fn(&Deviation) -> f64| {
         let curve = |(i, outcome): (usize, &Outcome)| Curve {
-            name: label(outcome.method),
+            name: label(outcome),
             colour: i,
             dots: true,
             points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::console::{Failure, note, print};
 use crate::machine::{check_memory, on_threads};
-use crate::options::{MethodName, Threads, refuse_for_exact};
+use crate::options::{Literal, MethodName, Threads, refuse_for_exact};
 use crate::timing::median;
 use crate::train::check_parent;
 
@@ -38,6 +38,8 @@ pub struct Infer {
     /// Iterations of the relaxation; not for exact
     #[arg(long, value_name = "N")]
     iterations: Option<usize>,
+    #[command(flatten)]
+    literal: Literal,
     /// Where to write the results, as safetensors
     #[arg(long, value_name = "O")]
     output: Option<PathBuf>,
@@ -70,6 +72,8 @@ impl Infer {
             })?,
         };
         let method = self.method.with(eta, iterations)?;
+        self.literal.check(Some(self.method))?;
+        let options = self.literal.options(method);
         if self.initial.is_some() && self.method != MethodName::Strict {
             return Err(Failure::usage(
                 "--initial was given, but only --method strict starts from beliefs; leave it out",
@@ -86,7 +90,7 @@ impl Infer {
         };
         let starts = initial.as_ref().map_or(Vec::new(), StartFile::starts);
         self.output.as_deref().map_or(Ok(()), check_parent)?;
-        let mut session = Session::new(&network, batch.samples, method)?;
+        let mut session = Session::with_options(&network, batch.samples, method, options)?;
 
         let mut seconds = Vec::with_capacity(self.repeat as usize);
         let mut loss = Ok(0.0);
@@ -114,12 +118,13 @@ impl Infer {
             return print(&format!("loss {loss}"));
         }
         let median = median(&seconds);
-        let flops = network.flops(method, batch.samples);
+        let flops = network.flops(method, &options, batch.samples);
         print(
             &json!({
                 "method": method.name(),
                 "eta": method.relaxation().map(|(eta, _)| eta),
                 "iterations": method.relaxation().map(|(_, iterations)| iterations),
+                "literal": options.literal,
                 "batch": batch.samples,
                 "threads": rayon::current_num_threads(),
                 "level": session.level().name(),

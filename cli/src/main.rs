@@ -11,6 +11,7 @@ mod machine;
 mod options;
 mod progress;
 mod report;
+mod shares;
 mod summary;
 mod table;
 mod timing;

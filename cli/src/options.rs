@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{Adam, AdamOptions, AdamW, Dataset, Method, Network, Optimizer, Parameters, Sgd, SgdOptions};
+use predictive_coding::{
+    Adam, AdamOptions, AdamW, Dataset, Method, Network, Optimizer, Options, Parameters, Sgd, SgdOptions,
+};
 
 use crate::console::Failure;
 
@@ -56,6 +58,46 @@ impl MethodName {
         };
         method.validate()?;
         Ok(method)
+    }
+}
+
+/// The wish to see fixed-prediction iterate.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Literal {
+    /// Run the iterations of fixed-prediction one by one, to the same result as its one backward pass
+    #[arg(long)]
+    literal: bool,
+}
+
+impl Literal {
+    /// Refuses it for a method that has no other way; without a method all three are meant.
+    pub fn check(self, method: Option<MethodName>) -> Result<(), Failure> {
+        match method {
+            Some(method @ (MethodName::Exact | MethodName::Strict)) if self.literal => Err(Failure::usage(format!(
+                "--literal was given, but is only for --method fixed-prediction; leave it out for {}",
+                method.name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it was given.
+    pub fn given(self) -> bool {
+        self.literal
+    }
+
+    /// The options of a session for this method.
+    pub fn options(self, method: Method) -> Options {
+        let iterates = matches!(method, Method::FixedPrediction { .. });
+        Options { literal: self.literal && iterates, ..Options::default() }
+    }
+}
+
+/// The method's name, and whether it is iterated.
+pub fn title(method: Method, options: &Options) -> String {
+    match options.literal {
+        true => format!("{} (literal)", method.name()),
+        false => method.name().to_string(),
     }
 }
 

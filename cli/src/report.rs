@@ -82,6 +82,7 @@ pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Val
         "method": task.method.name(),
         "eta": relaxation.map(|(eta, _)| eta),
         "iterations": relaxation.map(|(_, iterations)| iterations),
+        "literal": task.options.literal,
         "epochs": task.epochs,
         "batch": task.batch,
         "optimizer": optimizer,

@@ -7,7 +7,8 @@ use predictive_coding::{Layer, Network, ParameterSpec, Session};
 
 use crate::console::{Failure, print};
 use crate::machine::check_memory;
-use crate::options::{DEFAULT_ETA, DEFAULT_ITERATIONS, DatasetName, MethodName};
+use crate::options::{DEFAULT_ETA, DEFAULT_ITERATIONS, DatasetName, Literal, MethodName, title};
+use crate::shares::shares_table;
 use crate::table::table;
 
 /// Show a network's layers, shapes, parameters and costs.
@@ -28,6 +29,8 @@ pub struct Summary {
     /// Iterations of the relaxation
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ITERATIONS)]
     iterations: usize,
+    #[command(flatten)]
+    literal: Literal,
     /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
@@ -35,30 +38,36 @@ pub struct Summary {
 
 impl Summary {
     pub fn run(self) -> Result<(), Failure> {
+        self.literal.check(self.method)?;
         let network = self.dataset.network(self.model.as_deref())?;
         let batch =
             self.batch.map_or(self.dataset.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         check_memory(&network, batch)?;
         let mut costs = Vec::new();
+        let mut shares = String::new();
         let all = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
         for name in self.method.map_or(all.to_vec(), |method| vec![method]) {
             let method = name.with(self.eta, self.iterations)?;
-            let session = Session::new(&network, batch, method)?;
+            let options = self.literal.options(method);
+            let session = Session::with_options(&network, batch, method, options)?;
+            if let Some(table) = shares_table(method, network.layers().len()) {
+                shares = format!("\n\n{table}");
+            }
             let (eta, iterations) = match method.relaxation() {
                 Some((eta, iterations)) => (eta.to_string(), iterations.to_string()),
                 None => ("-".into(), "-".into()),
             };
             costs.push(vec![
-                method.name().to_string(),
+                title(method, &options),
                 eta,
                 iterations,
-                network.flops(method, batch).to_string(),
+                network.flops(method, &options, batch).to_string(),
                 session.bytes().to_string(),
             ]);
         }
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         print(&format!(
-            "input {}, loss {}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}",
+            "input {}, loss {}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}{shares}",
             shape(network.input_shape()),
             network.loss(),
             table(&["layer", "operation", "output", "parameters", "flops per sample"], &operations(&network)),

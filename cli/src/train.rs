@@ -10,9 +10,11 @@ use crate::compare;
 use crate::console::{Failure, print};
 use crate::machine::{check_memory, on_threads};
 use crate::options::{
-    DEFAULT_ETA, DEFAULT_ITERATIONS, Data, MethodName, OptimizerName, Threads, check_fit, refuse_for_exact,
+    DEFAULT_ETA, DEFAULT_ITERATIONS, Data, Literal, MethodName, OptimizerName, Threads, check_fit, refuse_for_exact,
+    title,
 };
 use crate::progress::Progress;
+use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
 use crate::{figure, interrupt, report};
@@ -43,6 +45,8 @@ pub struct Train {
     /// Iterations of the relaxation [default: 20]
     #[arg(long, value_name = "N")]
     iterations: Option<usize>,
+    #[command(flatten)]
+    literal: Literal,
     /// Passes over the training set [default: digits 40, mnist 2, cifar10 1]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
@@ -89,6 +93,7 @@ pub struct Setup {
     pub dataset: &'static str,
     pub eta: f64,
     pub iterations: usize,
+    pub literal: Literal,
     pub batch: usize,
     pub epochs: u64,
     pub seed: u64,
@@ -100,11 +105,13 @@ pub struct Setup {
 impl Setup {
     /// Training by one method.
     pub fn task(&self, method: MethodName) -> Result<Task<'_>, Failure> {
+        let method = method.with(self.eta, self.iterations)?;
         Ok(Task {
             network: &self.network,
             train: &self.train,
             test: &self.test,
-            method: method.with(self.eta, self.iterations)?,
+            method,
+            options: self.literal.options(method),
             batch: self.batch,
             epochs: self.epochs,
             seed: self.seed,
@@ -129,6 +136,7 @@ impl Train {
         if self.method == Some(MethodName::Exact) {
             refuse_for_exact(self.eta, self.iterations)?;
         }
+        self.literal.check(self.method)?;
         interrupt::listen()?;
         let threads = self.threads.count();
         on_threads(threads, || {
@@ -159,6 +167,7 @@ impl Train {
             dataset: name.name(),
             eta,
             iterations,
+            literal: self.literal,
             batch,
             epochs: self.epochs.unwrap_or(name.default_epochs()),
             seed: self.seed,
@@ -216,17 +225,20 @@ impl Train {
         match (flow, scores) {
             (Flow::Continue, Some((train, test))) => {
                 let row = vec![
-                    task.method.name().to_string(),
+                    title(task.method, &task.options),
                     format!("{:.5}", train.loss),
                     percent(train.accuracy),
                     format!("{:.5}", test.loss),
                     percent(test.accuracy),
                     format!("{:.2}", training.seconds()),
                 ];
-                print(&table(
-                    &["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds"],
-                    &[row],
-                ))
+                let header = ["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds"];
+                let mut text = table(&header, &[row]);
+                if let Some(shares) = shares_table(task.method, setup.network.layers().len()) {
+                    text.push_str("\n\n");
+                    text.push_str(&shares);
+                }
+                print(&text)
             }
             _ => Err(stopped(training.progress().step, self.checkpoint.is_some())),
         }
@@ -243,7 +255,7 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
     let mut settings = Settings::from([
         ("dataset".to_string(), setup.dataset.to_string()),
         ("training samples".to_string(), setup.train.len().to_string()),
-        ("method".to_string(), task.method.name().to_string()),
+        ("method".to_string(), title(task.method, &task.options)),
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
     ]);

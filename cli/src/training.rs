@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use predictive_coding::data::epoch_rng;
 use predictive_coding::{
-    Batch, Dataset, Error, Loss, Method, Network, Optimizer, Parameters, Progress, Quantity, Record, RecordKind,
-    Session,
+    Batch, Dataset, Error, Loss, Method, Network, Optimizer, Options, Parameters, Progress, Quantity, Record,
+    RecordKind, Session,
 };
 
 use crate::console::Failure;
@@ -17,6 +17,7 @@ pub struct Task<'a> {
     pub train: &'a Dataset,
     pub test: &'a Dataset,
     pub method: Method,
+    pub options: Options,
     /// Samples of a step, at most those of the training set.
     pub batch: usize,
     pub epochs: u64,
@@ -34,7 +35,7 @@ impl Task<'_> {
 
     /// Operations of a step.
     pub fn work(&self) -> u64 {
-        self.network.flops(self.method, self.batch).max(1)
+        self.network.flops(self.method, &self.options, self.batch).max(1)
     }
 }
 
@@ -84,7 +85,7 @@ impl<'a> Training<'a> {
         optimizer: Box<dyn Optimizer>,
         progress: Progress,
     ) -> Result<Self, Failure> {
-        let session = Session::new(task.network, task.batch, task.method)?;
+        let session = Session::with_options(task.network, task.batch, task.method, task.options)?;
         let outputs = output_buffer(task.network, task.batch);
         Ok(Training { task, session, parameters, optimizer, progress, outputs, seconds: 0.0 })
     }

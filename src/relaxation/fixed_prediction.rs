@@ -7,8 +7,8 @@
 //!
 //! from epsilon_l = 0, n - 1 times; one more such step gives v = v-hat - epsilon. The Jacobians are
 //! constant and so is epsilon_L, so that epsilon_l stays a multiple of backpropagation's delta_l at all
-//! times, and the multiples follow a recursion of their own ([`shares`]). The iteration itself is here for
-//! those who want to see it done.
+//! times, and the multiples follow a recursion of their own ([`shares`](super::shares)). The iteration itself
+//! is here for those who want to see it done.
 
 use predictive_coding_kernels::Combine;
 
@@ -16,28 +16,6 @@ use super::Relaxation;
 use crate::layer::{Gradients, Input};
 use crate::method::first_pulled;
 use crate::state::{Tile, Values, write_read};
-
-/// epsilon_l and v-hat_l - v_l after n iterations as multiples of delta_l, for l = 1..=L: c_L = 1, and
-/// from 0 c_l <- (1 - eta) c_l + eta c_{l+1} for all l < L at once, n - 1 times and once more.
-pub(crate) fn shares(layers: usize, eta: f64, iterations: usize) -> [Vec<f64>; 2] {
-    let mut errors = vec![0.0; layers];
-    errors[layers - 1] = 1.0;
-    let step = |c: &[f64]| -> Vec<f64> {
-        let above = c[1..].iter().chain([&1.0]);
-        let mut next: Vec<f64> = c.iter().zip(above).map(|(own, above)| (1.0 - eta) * own + eta * above).collect();
-        next[layers - 1] = 1.0;
-        next
-    };
-    for _ in 1..iterations {
-        let next = step(&errors);
-        if next == errors {
-            break;
-        }
-        errors = next;
-    }
-    let deviations = step(&errors);
-    [errors, deviations]
-}
 
 pub(crate) fn fixed_prediction(mut tile: Relaxation<'_>, eta: f64, iterations: usize, gradients: &mut Gradients<'_>) {
     let last = tile.len() - 1;

@@ -6,12 +6,14 @@
 
 mod exact;
 mod fixed_prediction;
+mod shares;
 mod strict;
 
 use std::ops::Range;
 
 pub(crate) use exact::backpropagate;
-pub(crate) use fixed_prediction::{fixed_prediction, shares};
+pub(crate) use fixed_prediction::fixed_prediction;
+pub(crate) use shares::{iterations_for, shares};
 pub(crate) use strict::{Descent, strict};
 
 use crate::layer::{Gradients, Input, Layers};

@@ -35,6 +35,21 @@ fn step_size_and_iterations() {
 }
 
 #[test]
+fn a_literal_iteration_of_other_methods() {
+    let folder = Folder::with_model(2);
+    let out = folder.name("out");
+    for method in ["exact", "strict"] {
+        let more =
+            if method == "exact" { &["--literal"][..] } else { &["--eta", "0.1", "--iterations", "3", "--literal"] };
+        let parts = ["--literal was given", "fixed-prediction", method];
+        folder.infer(method, more).refused(&parts);
+        run(&["train", "--method", method, "--literal", "--out", &out]).refused(&parts);
+        run(&["summary", "--method", method, "--literal"]).refused(&parts);
+    }
+    assert!(!folder.path("out").exists());
+}
+
+#[test]
 fn model_files() {
     let folder = Folder::with_model(2);
     folder.write("model.toml", MODEL.replace("tanh", "tanhh"));

@@ -112,6 +112,7 @@ fn json_is_one_line_with_every_field() {
                 "method",
                 "eta",
                 "iterations",
+                "literal",
                 "batch",
                 "threads",
                 "level",
@@ -137,6 +138,29 @@ fn json_is_one_line_with_every_field() {
         let loss = f64::from(infer(&folder, method, more)["loss"].1[0]);
         assert!((number("loss") - loss).abs() < 1e-7);
     }
+}
+
+#[test]
+fn the_literal_iteration_gives_the_same_at_its_own_cost() {
+    let folder = Folder::with_model(5);
+    let literal = [&STRICT[..], &["--literal"]].concat();
+    let json = |method: &str, more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&folder.infer(method, &[more, &["--json"]].concat()).succeeded().stdout).unwrap()
+    };
+    let [exact, usual, iterated] =
+        [("exact", &[][..]), ("fixed-prediction", &STRICT), ("fixed-prediction", &literal)].map(|(m, o)| json(m, o));
+    let flags = [&exact, &usual, &iterated].map(|json| json["literal"].as_bool());
+    assert_eq!(flags, [Some(false), Some(false), Some(true)]);
+    assert_eq!(exact["flops"], usual["flops"]);
+    // Of products of 9 x 12, 12 x 6 and 6 x 3, ten iterations pull through the second nine times and the third ten.
+    assert_eq!(iterated["flops"], 5 * 2 * (2 * (108 + 72 + 18) + 9 * 72 + 10 * 18));
+    let (usual, iterated) = (infer(&folder, "fixed-prediction", &STRICT), infer(&folder, "fixed-prediction", &literal));
+    for (name, (shape, values)) in &usual {
+        assert_eq!(shape, &iterated[name].0);
+        let distance = distance(&iterated[name].1, values);
+        assert!(distance < 1e-5, "{name} is off by {distance:e}");
+    }
+    assert!(usual != iterated, "nothing was iterated: all bits are the same");
 }
 
 #[test]

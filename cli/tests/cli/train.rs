@@ -124,6 +124,38 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn what_fixed_prediction_lets_through_is_shown() {
+    let folder = Folder::new();
+    let [out, a, b] = ["out", "a", "b"].map(|name| folder.name(name));
+    let train = |checkpoint: &str, more: &[&str]| {
+        let arguments = ["train", "--method", "fixed-prediction", "--epochs", "1", "--out", &out, "--checkpoint"];
+        run(&[&arguments[..], &[checkpoint], more].concat())
+    };
+    let cells = |stdout: &str, layer: u32| {
+        let mut rows = stdout.lines().map(|line| line.split(['│', '┆']).map(str::trim).collect::<Vec<_>>());
+        rows.find(|row| row.len() == 4 && row[1] == layer.to_string()).map(|row| row[2].to_string())
+    };
+    let shown = [run(&["summary"]).succeeded(), train(&a, &[]).succeeded(), train(&b, &["--literal"]).succeeded()];
+    for finished in &shown {
+        for layer in 1..=4 {
+            let share = fixed_prediction_share(4 - layer, 0.1, 20);
+            assert_eq!(cells(&finished.stdout, layer), Some(format!("{:.2}%", 100.0 * share)), "{finished:?}");
+        }
+        let least = (4..).find(|&n| fixed_prediction_share(3, 0.1, n) >= 0.99).unwrap();
+        assert!(finished.stdout.contains(&format!("99% everywhere takes n = {least}\n")), "{finished:?}");
+    }
+    assert!(!shown[1].stdout.contains("literal") && shown[2].stdout.contains("fixed-prediction (literal)"));
+    for method in ["exact", "strict"] {
+        assert!(!run(&["summary", "--method", method]).succeeded().stdout.contains("let through"));
+    }
+    // They round differently, so that neither goes on to the bits of the other.
+    train(&a, &["--resume", "--literal"])
+        .refused(&["method fixed-prediction, this one has fixed-prediction (literal)"]);
+    train(&b, &["--resume"]).refused(&["method fixed-prediction (literal), this one has fixed-prediction;"]);
+    train(&a, &["--resume"]).succeeded();
+}
+
+#[test]
 fn a_checkpoint_of_another_run_is_refused() {
     let folder = Folder::new();
     let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));

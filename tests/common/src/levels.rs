@@ -1,6 +1,6 @@
-//! The SIMD levels that a test runs at.
+//! The SIMD levels that a test runs at, and the ways to compute a method there.
 
-use predictive_coding::Level;
+use predictive_coding::{Level, Method, Options};
 
 /// Every level of this machine, or the one that `PREDICTIVE_CODING_LEVEL` names; prints the others.
 ///
@@ -17,4 +17,14 @@ pub fn levels() -> Vec<Level> {
         }
     }
     levels
+}
+
+/// Every way in which a session can compute a method at a level; the usual one first.
+pub fn ways(level: Level, method: Method) -> impl Iterator<Item = Options> {
+    let literal: &[bool] = match method {
+        Method::FixedPrediction { .. } => &[false, true],
+        Method::Exact | Method::Strict { .. } => &[false],
+    };
+    let usual = Options { level: Some(level), ..Options::default() };
+    literal.iter().map(move |&literal| Options { literal, ..usual })
 }

@@ -1,0 +1,58 @@
+//! How much of each layer's gradient fixed-prediction lets through, as a table.
+
+use predictive_coding::Method;
+
+use crate::table::{percent, table};
+
+/// What counts as nearly all of a gradient.
+const NEARLY_ALL: f64 = 0.99;
+/// Shares from here on, which only an eta that never settles gives, are written with an exponent.
+const LARGE: f64 = 1e3;
+
+/// What the iterations let through to each layer, and how many let nearly all of it through; nothing for
+/// methods other than fixed-prediction.
+pub fn shares_table(method: Method, layers: usize) -> Option<String> {
+    let Method::FixedPrediction { eta, iterations } = method else { return None };
+    let enough = match method.iterations_for(layers, NEARLY_ALL) {
+        Some(n) => format!("{:.0}% everywhere takes n = {n}", 100.0 * NEARLY_ALL),
+        None if eta > 1.0 => "an eta above 1 overshoots".into(),
+        None => format!("{:.0}% everywhere takes more than can be counted", 100.0 * NEARLY_ALL),
+    };
+    let row = |(layer, share): (usize, f64)| {
+        let share = if share.abs() < LARGE { percent(share) } else { format!("{:.2e}%", 100.0 * share) };
+        vec![layer.to_string(), share]
+    };
+    let rows: Vec<Vec<String>> = (1..).zip(method.shares(layers)?).map(row).collect();
+    let table = table(&["layer", "gradient let through"], &rows);
+    Some(format!("fixed-prediction, eta {eta}, n {iterations}: {enough}\n{table}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(eta: f64, iterations: usize, layers: usize) -> Vec<String> {
+        let text = shares_table(Method::FixedPrediction { eta, iterations }, layers).unwrap();
+        text.lines().map(str::to_string).collect()
+    }
+
+    #[test]
+    fn tables_are_aligned_and_say_what_is_enough() {
+        let lines = lines(0.1, 20, 5);
+        assert_eq!(lines[0], "fixed-prediction, eta 0.1, n 20: 99% everywhere takes n = 98");
+        assert_eq!(lines[4], "│     1 ┆               11.50% │");
+        assert_eq!(lines[8], "│     5 ┆              100.00% │");
+        assert_eq!(lines.len(), 10);
+        assert!(lines[1..].iter().all(|line| line.chars().count() == lines[1].chars().count()), "{lines:#?}");
+    }
+
+    #[test]
+    fn steps_that_never_get_there() {
+        assert!(lines(1.5, 3, 2)[0].ends_with("an eta above 1 overshoots"));
+        assert_eq!(lines(1.5, 3, 2)[4], "│     1 ┆               75.00% │");
+        assert!(lines(1e-300, 3, 2)[0].ends_with("more than can be counted"));
+        // 1 - (-2)^20.
+        assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆             -1.05e8% │");
+        assert!(shares_table(Method::Exact, 2).is_none());
+    }
+}
