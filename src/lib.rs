@@ -64,13 +64,14 @@ mod weights;
 
 pub use error::{Divergence, Error, Result};
 pub use loss::{Loss, Targets};
-pub use method::{Method, Options};
+pub use method::{Method, Options, StepSize};
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, Optimizer, Sgd, SgdOptions};
 pub use parameters::{ParameterSpec, Parameters, Role};
 pub use predictive_coding_kernels::Level;
 pub use session::{Quantity, Session, Start};
+pub use state::Descending;
 
 #[cfg(feature = "files")]
 pub use batch::{BatchFile, BatchTargets, StartFile};

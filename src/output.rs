@@ -66,4 +66,30 @@ impl Output {
             }
         }
     }
+
+    /// The probabilities of the classes, from the error at an output; of use to cross-entropy alone.
+    pub(crate) fn probabilities(&self, error: &[f32], targets: &[f32], lanes: usize, out: &mut [f32]) {
+        if self.loss == Loss::CrossEntropy {
+            let scale = (1.0 / self.scale) as f32;
+            out.iter_mut().zip(error).for_each(|(p, error)| *p = error * scale);
+            for (lane, &label) in targets[..lanes].iter().enumerate().filter(|(_, label)| **label >= 0.0) {
+                out[label as usize * lanes + lane] += 1.0;
+            }
+        }
+    }
+
+    /// The loss's Hessian by the output, times a difference of the output.
+    pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], lanes: usize, error: &mut [f32]) {
+        let scale = self.scale as f32;
+        match self.loss {
+            Loss::Mse => error.iter_mut().zip(difference).for_each(|(error, d)| *error = 2.0 * scale * d),
+            Loss::CrossEntropy => {
+                for lane in 0..lanes {
+                    let of_lane = (lane..error.len()).step_by(lanes);
+                    let mean: f32 = of_lane.clone().map(|i| probabilities[i] * difference[i]).sum();
+                    of_lane.for_each(|i| error[i] = scale * probabilities[i] * (difference[i] - mean));
+                }
+            }
+        }
+    }
 }

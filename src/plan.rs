@@ -191,6 +191,11 @@ impl Plan {
         self.layers[self.layers.len() - 1].output.end
     }
 
+    /// Elements of the outputs of all layers but the last.
+    pub(crate) fn hidden_len(&self) -> usize {
+        self.layers[self.layers.len() - 1].output.start
+    }
+
     /// Elements of one sample of a layer's output.
     pub(crate) fn elements(&self, layer: usize) -> usize {
         self.layers[layer].output.len() / self.lanes

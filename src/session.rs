@@ -11,13 +11,13 @@ use rayon::prelude::*;
 use crate::error::{Divergence, Error, Result};
 use crate::layer::{Gradients, Layers};
 use crate::loss::{Loss, Targets};
-use crate::method::{Method, Options};
+use crate::method::{Method, Options, StepSize};
 use crate::network::Network;
 use crate::output::Output;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Step, WeightGradient};
-use crate::relaxation::{Descent, Relaxation, backpropagate, fixed_prediction, shares, strict};
-use crate::state::{Scratch, Tile};
+use crate::relaxation::{Descent, Open, Relaxation, Strict, backpropagate, fixed_prediction, shares, strict};
+use crate::state::{Descending, Scratch, Tile};
 
 /// Bytes that the groups' partial gradients may take together before tiles share them.
 const GROUP_BYTES: usize = 512 << 20;
@@ -73,6 +73,8 @@ pub struct Session {
     rows: Buffer,
     /// For the products of those: one part for each thread.
     gemm_scratch: Buffer,
+    /// Where the estimates of the largest stable step start, if eta is chosen by them.
+    open: Option<Box<Open>>,
     /// What epsilon and u are multiples of backpropagation's errors by, for each layer, if they are.
     multiples: Option<[Vec<f64>; 2]>,
     gradients: Parameters,
@@ -152,13 +154,22 @@ impl Session {
         let groups = tiles.div_ceil(tiles_per_group);
         let threads = rayon::current_num_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);
+        let products = match options.step {
+            StepSize::Given => 0,
+            StepSize::Automatic { products } => products,
+        };
+        let settling = options.tolerance.is_some();
+        let scratch_len = Scratch::len(&plan, products, settling);
+        // A network of one layer has no beliefs to relax.
+        let automatic = products > 0 && layers > 1;
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         let rows_len = tiles.checked_mul(plan.lanes).and_then(|rows| rows.checked_mul(plan.sizes.row));
-        let fixed = plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
+        let open_len = if automatic { Open::len(&plan) } else { 0 };
+        let fixed = open_len + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
         let total = tiles
             .checked_mul(Tile::len(&plan))
             .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(plan.sizes.partial)?))
-            .and_then(|len| len.checked_add(tasks.checked_mul(Scratch::len(&plan))?)?.checked_add(fixed));
+            .and_then(|len| len.checked_add(tasks.checked_mul(scratch_len)?)?.checked_add(fixed));
         check_memory(batch, total)?;
         let group = |first: usize| Group {
             first,
@@ -172,9 +183,10 @@ impl Session {
         Ok(Session {
             packed: Buffer::zeros(plan.sizes.packed),
             groups: (0..tiles).step_by(tiles_per_group).map(group).collect(),
-            scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan))).collect(),
+            scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan, products, settling))).collect(),
             rows: Buffer::zeros(tiles * plan.lanes * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
+            open: automatic.then(|| Box::new(Open::new(&plan))),
             multiples,
             tables,
             plan,
@@ -216,10 +228,15 @@ impl Session {
         let targets = y.into();
         let samples = self.check(parameters, x, targets)?;
         self.check_start(start, samples)?;
-        let (method, literal) = (self.method, self.options.literal);
+        self.pack(parameters);
+        let mut open = self.open.take();
+        let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel: true };
+        let vector = open.as_mut().map(|open| open.follow(layers, self.output(samples)));
+        let (method, options) = (self.method, self.options);
         self.run(parameters, x, targets, start, samples, |call, group, scratch, rows| {
-            group.step(call, method, literal, scratch, rows);
+            group.step(call, method, options, vector, scratch, rows);
         });
+        self.open = open;
         self.reduce();
         self.inferred = true;
         let used = self.samples.div_ceil(self.plan.lanes).div_ceil(self.groups[0].tiles.len());
@@ -235,6 +252,7 @@ impl Session {
     pub fn forward<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
         let targets = y.into();
         let samples = self.check(parameters, x, targets)?;
+        self.pack(parameters);
         self.run(parameters, x, targets, &[], samples, Group::forward);
         self.inferred = false;
         Ok(self.loss)
@@ -314,6 +332,14 @@ impl Session {
         self.loss
     }
 
+    /// How each sample of the last strict relaxation descended, in the order of the batch; nothing for the other
+    /// methods.
+    pub fn descents(&self) -> impl Iterator<Item = &Descending> {
+        let strict = self.inferred && matches!(self.method, Method::Strict { .. });
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
+        tiles.flat_map(|tile| &tile.steps.lanes).take(if strict { self.samples } else { 0 })
+    }
+
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
     pub fn gradients(&self) -> &Parameters {
         &self.gradients
@@ -345,6 +371,7 @@ impl Session {
         };
         self.groups.iter().map(group).sum::<usize>()
             + self.scratch.iter().map(|scratch| lock(scratch).bytes()).sum::<usize>()
+            + self.open.as_ref().map_or(0, |open| open.bytes())
             + self.packed.bytes()
             + self.rows.bytes()
             + self.gemm_scratch.bytes()
@@ -408,7 +435,21 @@ impl Session {
         Ok(())
     }
 
-    /// Packs the weights and runs `work` on every group; then adds up the losses.
+    /// Brings the weights into the layouts that the kernels want, once for all iterations.
+    fn pack(&mut self, parameters: &Parameters) {
+        for step in &self.plan.steps {
+            if let Step::Product(product) = step {
+                product.pack(parameters.values(), &mut self.packed);
+            }
+        }
+    }
+
+    fn output(&self, samples: usize) -> Output {
+        let outputs = self.plan.elements(self.plan.layers.len() - 1);
+        Output::new(self.plan.level, self.loss_kind, samples, outputs)
+    }
+
+    /// Runs `work` on every group, and adds up the losses.
     fn run(
         &mut self,
         parameters: &Parameters,
@@ -418,13 +459,7 @@ impl Session {
         samples: usize,
         work: impl Fn(Call<'_>, &mut Group, &mut Scratch, &mut [f32]) + Sync,
     ) {
-        for step in &self.plan.steps {
-            if let Step::Product(product) = step {
-                product.pack(parameters.values(), &mut self.packed);
-            }
-        }
-        let outputs = self.plan.elements(self.plan.layers.len() - 1);
-        let output = Output::new(self.plan.level, self.loss_kind, samples, outputs);
+        let output = self.output(samples);
         let tiles = samples.div_ceil(self.plan.lanes);
         let threads = rayon::current_num_threads();
         let tiles_per_group = self.groups[0].tiles.len();
@@ -536,7 +571,17 @@ impl Group {
     }
 
     /// A whole step, with the rows of the group's samples.
-    fn step(&mut self, call: Call<'_>, method: Method, literal: bool, scratch: &mut Scratch, rows: &mut [f32]) {
+    ///
+    /// `open`: where the estimate of the largest stable step starts, if it is asked for.
+    fn step(
+        &mut self,
+        call: Call<'_>,
+        method: Method,
+        options: Options,
+        open: Option<&[f32]>,
+        scratch: &mut Scratch,
+        rows: &mut [f32],
+    ) {
         self.gradients.fill(0.0);
         self.descent.energies.fill(0.0);
         self.divergence = None;
@@ -552,12 +597,13 @@ impl Group {
             let rows = &mut rows[(first - begin * plan.lanes) * plan.sizes.row..];
             let gradients = &mut Gradients { partial: gradients, rows };
             match method {
-                Method::FixedPrediction { eta, iterations } if literal => {
+                Method::FixedPrediction { eta, iterations } if options.literal => {
                     fixed_prediction(relaxation, eta, iterations, gradients);
                 }
                 Method::Exact | Method::FixedPrediction { .. } => backpropagate(relaxation, gradients),
                 Method::Strict { eta, iterations } => {
-                    strict(relaxation, eta, iterations, started, descent, gradients);
+                    let settings = Strict { eta, iterations, open, tolerance: options.tolerance, started };
+                    strict(relaxation, settings, descent, gradients);
                     let found = group.descent.divergence(first);
                     let earliest = |a: Divergence, b: Divergence| if b.iteration < a.iteration { b } else { a };
                     group.divergence = match (group.divergence, found) {

@@ -23,6 +23,28 @@ pub(crate) struct Tile {
     pub(crate) targets: Buffer,
     /// Unscaled loss of the forward pass of each lane.
     pub(crate) losses: Vec<f64>,
+    pub(crate) steps: Steps,
+}
+
+/// How the samples of a tile relax.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    pub(crate) lanes: Vec<Descending>,
+    /// eta of each lane, as the kernels take it; 0 where a sample has settled.
+    pub(crate) eta: Vec<f32>,
+}
+
+/// How one sample relaxes by a strict relaxation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Descending {
+    /// Its step size, at last.
+    pub eta: f64,
+    /// The largest eigenvalue of its energy's Hessian as it was estimated, if it was.
+    pub lambda_max: Option<f64>,
+    /// Iterations after which it had settled; all, if it had not.
+    pub iterations: usize,
+    /// Whether its energy rose above its start by more than rounding, or was not finite.
+    pub diverged: bool,
 }
 
 impl Tile {
@@ -38,6 +60,7 @@ impl Tile {
             output_difference: Buffer::zeros(last.len()),
             targets: Buffer::zeros(last.len()),
             losses: vec![0.0; plan.lanes],
+            steps: Steps { lanes: vec![Descending::default(); plan.lanes], eta: vec![0.0; plan.lanes] },
         }
     }
 
@@ -48,7 +71,10 @@ impl Tile {
 
     pub(crate) fn bytes(&self) -> usize {
         let buffers = [&self.activations, &self.deviations, &self.errors, &self.output_difference, &self.targets];
-        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + size_of_val(self.losses.as_slice())
+        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
+            + size_of_val(self.losses.as_slice())
+            + size_of_val(self.steps.lanes.as_slice())
+            + size_of_val(self.steps.eta.as_slice())
     }
 }
 
@@ -75,10 +101,59 @@ pub(crate) struct Work {
     pub(crate) input: Buffer,
     /// For the weight gradients of convolutions.
     pub(crate) weights: Buffer,
+    /// u before an iteration, where samples may settle.
+    pub(crate) previous: Buffer,
+    pub(crate) krylov: Krylov,
+}
+
+/// What Lanczos' method works with: three vectors of all beliefs, and `[products][lanes]` numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Krylov {
+    pub(crate) before: Buffer,
+    pub(crate) vector: Buffer,
+    pub(crate) image: Buffer,
+    pub(crate) diagonal: Vec<f64>,
+    pub(crate) off_diagonal: Vec<f64>,
+    /// Per lane.
+    pub(crate) sums: Vec<f64>,
+    pub(crate) factors: Vec<f32>,
+    /// Of the classes at the output.
+    pub(crate) probabilities: Buffer,
+}
+
+impl Krylov {
+    /// For so many products; nothing for none.
+    fn new(plan: &Plan, products: usize) -> Self {
+        if products == 0 {
+            return Krylov::default();
+        }
+        let outputs = plan.outputs_len() - plan.hidden_len();
+        let vector = || Buffer::zeros(plan.hidden_len());
+        let numbers = || vec![0.0; products * plan.lanes];
+        Krylov {
+            before: vector(),
+            vector: vector(),
+            image: vector(),
+            diagonal: numbers(),
+            off_diagonal: numbers(),
+            sums: vec![0.0; plan.lanes],
+            factors: vec![0.0; plan.lanes],
+            probabilities: Buffer::zeros(outputs),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let buffers = [&self.before, &self.vector, &self.image, &self.probabilities];
+        let numbers = [&self.diagonal, &self.off_diagonal, &self.sums];
+        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
+            + numbers.iter().map(|numbers| size_of_val(numbers.as_slice())).sum::<usize>()
+            + size_of_val(self.factors.as_slice())
+    }
 }
 
 impl Scratch {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    /// `products`: those with the Hessian that step sizes are chosen by.
+    pub(crate) fn new(plan: &Plan, products: usize, settling: bool) -> Self {
         Scratch {
             values: Buffer::zeros(plan.sizes.values),
             work: Work {
@@ -88,14 +163,20 @@ impl Scratch {
                 gradients: [Buffer::zeros(plan.sizes.gradient), Buffer::zeros(plan.sizes.gradient)],
                 input: Buffer::zeros(plan.sizes.product_input),
                 weights: Buffer::zeros(plan.sizes.weights_scratch),
+                previous: Buffer::zeros(if settling { plan.hidden_len() } else { 0 }),
+                krylov: Krylov::new(plan, products),
             },
         }
     }
 
     /// Elements of the scratch's buffers.
-    pub(crate) fn len(plan: &Plan) -> usize {
+    pub(crate) fn len(plan: &Plan, products: usize, settling: bool) -> usize {
         let sizes = &plan.sizes;
-        sizes.values
+        let krylov = if products == 0 { 0 } else { 3 * plan.outputs_len() + 4 * products * plan.lanes };
+        let previous = if settling { plan.hidden_len() } else { 0 };
+        krylov
+            + previous
+            + sizes.values
             + sizes.differences
             + sizes.band
             + sizes.pulled
@@ -105,8 +186,9 @@ impl Scratch {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let Work { differences, band, pulled, gradients: [a, b], input, weights } = &self.work;
-        [&self.values, differences, band, pulled, a, b, input, weights].iter().map(|buffer| buffer.bytes()).sum()
+        let Work { differences, band, pulled, gradients: [a, b], input, weights, previous, krylov } = &self.work;
+        let buffers = [&self.values, differences, band, pulled, a, b, input, weights, previous];
+        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes()
     }
 }
 

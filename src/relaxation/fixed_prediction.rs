@@ -34,7 +34,9 @@ pub(crate) fn fixed_prediction(mut tile: Relaxation<'_>, eta: f64, iterations: u
             let (out, error) = write_read(&mut state.errors, below, above);
             let combine = Combine { alpha: eta, beta: kept, ..Combine::default() };
             layers.backward(layer, values, Input::Activation, error, &mut scratch.work, None, Some((combine, out)));
-            tile.pull_to_product(layer - 1);
+            if layer > 1 {
+                tile.pull_to_product(layer - 1);
+            }
         }
     }
     for layer in first_pulled(last + 1, iterations)..=last {
@@ -45,6 +47,7 @@ pub(crate) fn fixed_prediction(mut tile: Relaxation<'_>, eta: f64, iterations: u
         let out = Some((combine, &mut deviations[below]));
         layers.backward(layer, values, Input::Activation, &errors[above], &mut scratch.work, None, out);
     }
+    tile.pull_to_product(0);
     for layer in 0..=last {
         tile.gradient_at_activations(layer, gradients);
     }

@@ -4,6 +4,7 @@
 //! differences: written in beliefs, as in the paper, epsilon is a difference of nearly equal
 //! numbers, and in f32 the gradient of the lower layers is rounding noise.
 
+mod curvature;
 mod exact;
 mod fixed_prediction;
 mod shares;
@@ -11,10 +12,11 @@ mod strict;
 
 use std::ops::Range;
 
+pub(crate) use curvature::Open;
 pub(crate) use exact::backpropagate;
 pub(crate) use fixed_prediction::fixed_prediction;
 pub(crate) use shares::{iterations_for, shares};
-pub(crate) use strict::{Descent, strict};
+pub(crate) use strict::{Descent, Strict, strict};
 
 use crate::layer::{Gradients, Input, Layers};
 use crate::output::Output;

@@ -14,9 +14,17 @@ use super::Relaxation;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Input};
 use crate::method::{first_pulled, first_pushed};
-use crate::state::{Scratch, Tile, Values};
+use crate::relaxation::curvature::largest_step;
+use crate::state::{Descending, Scratch, Steps, Tile, Values};
 
-const NEGATED: Combine<'_> = Combine { alpha: -1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None };
+/// An energy above the one before by more than this share of it asks for a smaller step.
+const RISE: f64 = 1e-6;
+/// Iterations that a smaller step has before it may be made smaller again.
+const PATIENCE: usize = 2;
+/// No step is made smaller than this share of what it began with: on a kink energies rise with any.
+const SMALLEST: f64 = 0.125;
+
+const NEGATED: Combine<'_> = Combine { alpha: -1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None, step: None };
 
 /// An energy above its start by more than this share of it has risen by more than rounding.
 const ROUNDING: f64 = 1e-5;
@@ -33,6 +41,11 @@ pub(crate) struct Descent {
     /// The first iteration at which each lane was above its start, the layer to blame, and whether the
     /// energy was finite.
     diverged: Vec<Option<(usize, usize, bool)>>,
+    /// Each sample's energy at the iteration before, and the iteration from which its step may be halved.
+    before: Vec<(f64, usize)>,
+    /// Of each lane, |u_new - u|^2 and |u_new|^2.
+    moved: Vec<f64>,
+    reached: Vec<f64>,
     /// F_1 .. F_n summed over the tiles that were recorded, if that was asked for.
     pub(crate) energies: Vec<f64>,
 }
@@ -45,13 +58,17 @@ impl Descent {
             now: vec![0.0; layers * lanes],
             losses: vec![0.0; lanes],
             diverged: vec![None; lanes],
+            before: vec![(0.0, 0); lanes],
+            moved: vec![0.0; lanes],
+            reached: vec![0.0; lanes],
             energies: Vec::new(),
         }
     }
 
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(self.start.as_slice()) * 2
-            + size_of_val(self.losses.as_slice())
+            + size_of_val(self.losses.as_slice()) * 3
+            + size_of_val(self.before.as_slice())
             + size_of_val(self.diverged.as_slice())
             + size_of_val(self.energies.as_slice())
     }
@@ -69,11 +86,13 @@ impl Descent {
         found.min_by_key(|divergence| (divergence.iteration, divergence.sample))
     }
 
-    /// Takes the terms in `now` as those of an iteration (from 1).
-    fn check(&mut self, iteration: usize, samples: usize) {
+    /// Takes the terms in `now` as those of an iteration (from 1). The steps that are given are halved
+    /// where energies have risen.
+    fn check(&mut self, iteration: usize, samples: usize, mut steps: Option<&mut Steps>) {
         if iteration == 1 {
             self.start.copy_from_slice(&self.now);
             self.diverged.fill(None);
+            self.before.fill((f64::INFINITY, 0));
         }
         let mut total = 0.0;
         for lane in 0..samples {
@@ -83,6 +102,17 @@ impl Descent {
             let descends = now.is_finite() && now - start <= ROUNDING * start;
             if !descends && self.diverged[lane].is_none() {
                 self.diverged[lane] = Some((iteration, self.blame(lane), now.is_finite()));
+            }
+            let (before, patient) = self.before[lane];
+            self.before[lane].0 = now;
+            if let Some(Steps { lanes, eta }) = &mut steps
+                && now > before * (1.0 + RISE)
+                && iteration >= patient
+                && let Some(lambda_max) = lanes[lane].lambda_max
+            {
+                lanes[lane].eta = (0.5 * lanes[lane].eta).max(SMALLEST * largest_step(lambda_max));
+                eta[lane] = if eta[lane] == 0.0 { 0.0 } else { lanes[lane].eta as f32 };
+                self.before[lane].1 = iteration + 1 + PATIENCE;
             }
         }
         if let Some(energy) = self.energies.get_mut(iteration - 1) {
@@ -105,18 +135,34 @@ impl Descent {
     }
 }
 
-/// `started`: whether the caller has put beliefs into the tile's deviations; else they are cleared.
+/// A strict relaxation.
+#[derive(Clone, Copy)]
+pub(crate) struct Strict<'a> {
+    pub(crate) eta: f64,
+    pub(crate) iterations: usize,
+    /// Where the estimate of the largest stable eta starts, if eta is chosen by it.
+    pub(crate) open: Option<&'a [f32]>,
+    pub(crate) tolerance: Option<f64>,
+    /// Whether the caller has put beliefs into the tile's deviations; else they are cleared.
+    pub(crate) started: bool,
+}
+
 pub(crate) fn strict(
     mut tile: Relaxation<'_>,
-    eta: f64,
-    iterations: usize,
-    started: bool,
+    strict: Strict<'_>,
     descent: &mut Descent,
     gradients: &mut Gradients<'_>,
 ) {
+    let Strict { eta, iterations, open, tolerance, started } = strict;
     let layers = tile.len();
+    tile.tile.steps.lanes.fill(Descending { eta, iterations, ..Descending::default() });
+    if let Some(open) = open.filter(|_| layers > 1) {
+        tile.choose_steps(open);
+    }
+    let Tile { steps, deviations, .. } = &mut *tile.tile;
+    steps.eta.iter_mut().zip(&steps.lanes).for_each(|(eta, lane)| *eta = lane.eta as f32);
     if !started {
-        tile.tile.deviations.fill(0.0);
+        deviations.fill(0.0);
     }
     tile.output_error();
     tile.pull_to_product(layers - 1);
@@ -124,13 +170,28 @@ pub(crate) fn strict(
         let pushed = if started { 1 } else { first_pushed(layers, iteration) };
         tile.predict(pushed, &mut descent.losses);
         tile.energy(pushed, descent);
-        descent.check(iteration, tile.tile.samples);
-        if iteration == iterations {
+        descent.check(iteration, tile.tile.samples, open.is_some().then_some(&mut tile.tile.steps));
+        if iteration == iterations || tolerance.is_some() {
             tile.unpredicted_errors(pushed);
         }
         let pulled = if started { 1 } else { first_pulled(layers, iteration) };
-        tile.update(pulled, pushed, eta as f32);
+        if let Some(tolerance) = tolerance {
+            tile.scratch.work.previous.copy_from_slice(&tile.tile.deviations);
+            tile.update(pulled, pushed);
+            // Until then there are layers that nothing has reached.
+            if iteration + 1 >= layers && tile.settle(iteration, tolerance, descent) {
+                break;
+            }
+        } else {
+            tile.update(pulled, pushed);
+        }
     }
+    tile.tile
+        .steps
+        .lanes
+        .iter_mut()
+        .zip(&descent.diverged)
+        .for_each(|(lane, diverged)| lane.diverged = diverged.is_some());
     tile.gradients_at_beliefs(gradients);
 }
 
@@ -207,23 +268,42 @@ impl Relaxation<'_> {
         }
     }
 
+    /// Holds the samples that have moved by no more than `tolerance` of where they are; returns whether all
+    /// are held.
+    fn settle(&mut self, iteration: usize, tolerance: f64, descent: &mut Descent) -> bool {
+        let level = self.layers.plan.level;
+        let Tile { samples, deviations, steps, .. } = &mut *self.tile;
+        let Descent { moved, reached, .. } = descent;
+        moved.fill(0.0);
+        reached.fill(0.0);
+        reduce::add_lane_distances(level, deviations, &self.scratch.work.previous, moved);
+        reduce::add_lane_squares(level, deviations, reached);
+        let mut all = true;
+        for lane in 0..*samples {
+            if steps.eta[lane] != 0.0 && moved[lane] <= tolerance.powi(2) * reached[lane] {
+                steps.eta[lane] = 0.0;
+                steps.lanes[lane].iterations = iteration;
+            }
+            all &= steps.eta[lane] == 0.0;
+        }
+        all
+    }
+
     /// u_l += eta (epsilon_l - pulled) for the layers below `pulled` (index from 0) and above; epsilon_l is
     /// -u_l below `pushed`.
-    fn update(&mut self, pulled: usize, pushed: usize, eta: f32) {
+    fn update(&mut self, pulled: usize, pushed: usize) {
         for layer in pulled..self.len() {
             let (below, above) = (self.place(layer - 1), self.place(layer));
-            let Tile { activations, deviations, errors, .. } = &mut *self.tile;
+            let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
             let Scratch { values, work } = &mut *self.scratch;
             let values = Values::new(self.layers.plan, values, activations);
-            let combine = match layer - 1 < pushed {
-                true => Combine { alpha: -eta, beta: 1.0 - eta, ..Combine::default() },
-                false => {
-                    let other = &errors[below.clone()];
-                    Combine { alpha: -eta, beta: 1.0, gamma: eta, other, ..Combine::default() }
-                }
+            let step = Combine { alpha: -1.0, step: Some(&steps.eta), ..Combine::default() };
+            let step = match layer - 1 < pushed {
+                true => Combine { beta: -1.0, ..step },
+                false => Combine { gamma: 1.0, other: &errors[below.clone()], ..step },
             };
             let input = if layer < pushed { Input::Activation } else { Input::Pushed };
-            let out = Some((combine, &mut deviations[below]));
+            let out = Some((step, &mut deviations[below]));
             self.layers.backward(layer, values, input, &errors[above], work, None, out);
         }
     }

@@ -1,0 +1,243 @@
+//! How steep the energy of a strict relaxation is: its largest curvature, sample by sample.
+//!
+//! Strict relaxation is gradient descent on F = loss + sum of |epsilon_l|^2 / 2 over the hidden layers,
+//! stable only while eta lambda_max < 2 for the largest eigenvalue of F's Hessian. Taken at v-hat, without
+//! the second derivatives of activations (which are 0 for ReLU), that Hessian is
+//!
+//! ```text
+//! H = A^T A + K^T C K      (A p)_l = p_l - J_l p_{l-1} for l < L, p_0 = 0;  K p = J_L p_{L-1}
+//! ```
+//!
+//! with C the loss's Hessian by the output. One product with H is one push and one pull of every layer but
+//! the first, as one iteration of the relaxation. lambda_max is estimated by Lanczos' method from a start
+//! that is near: the top eigenvector of H with every activation open, which depends on the weights alone,
+//! and is kept from step to step.
+
+use predictive_coding_kernels::{Buffer, Combine, elementwise, reduce};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::Relaxation;
+use crate::layer::{Input, Layers};
+use crate::output::Output;
+use crate::plan::{Plan, Step};
+use crate::state::{Krylov, Scratch, Tile, Values, values_around};
+
+/// Norm of the vectors that H is multiplied with: pushed as deviations from v-hat, they must not reach the next
+/// kink; differences that small lose no digits.
+const NORM: f64 = 1e-6;
+/// eta lambda_max of an automatic step; descent is stable below 2.
+const STABLE: f64 = 1.8;
+/// The vector that is kept has settled if its eigenvalue changes by less than this share, and is iterated at
+/// least and at most so often.
+const SETTLED: f64 = 1e-3;
+const FEWEST: usize = 3;
+const MOST: usize = 200;
+/// A new direction shorter than this share of the first diagonal element is rounding.
+const EXHAUSTED: f64 = 1e-5;
+/// Halvings that find an eigenvalue to far below f32's rounding.
+const BISECTIONS: usize = 40;
+
+/// The top eigenvector of H with every activation open.
+#[derive(Debug)]
+pub(crate) struct Open {
+    tile: Tile,
+    scratch: Scratch,
+    /// The same in every lane, of norm [`NORM`].
+    vector: Buffer,
+}
+
+impl Open {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let (mut tile, mut scratch) = (Tile::new(plan, true), Scratch::new(plan, 1, false));
+        for (b, step) in plan.steps.iter().enumerate() {
+            let (z, out) = values_around(plan, &mut scratch.values, &mut tile.activations, b);
+            match step {
+                Step::Product(_) => out.fill(1.0),
+                Step::Local(local) => local.forward(z, out, 0..local.output_rows(), false),
+            }
+        }
+        let mut vector = Buffer::zeros(tile.deviations.len());
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        vector.chunks_exact_mut(plan.lanes).for_each(|lanes| lanes.fill(rng.random_range(-1.0..1.0)));
+        let norm = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / plan.lanes as f64;
+        vector.iter_mut().for_each(|v| *v *= (NORM / norm.sqrt()) as f32);
+        Open { tile, scratch, vector }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.tile.bytes() + self.scratch.bytes() + self.vector.bytes()
+    }
+
+    /// Elements of the buffers.
+    pub(crate) fn len(plan: &Plan) -> usize {
+        Tile::len(plan) + Scratch::len(plan, 1, false) + plan.outputs_len()
+    }
+
+    /// Follows the weights by power iterations; returns the vector.
+    pub(crate) fn follow(&mut self, layers: Layers<'_>, output: Output) -> &[f32] {
+        let lanes = layers.plan.lanes;
+        let mut image = std::mem::take(&mut self.scratch.work.krylov.image);
+        let mut before = 0.0;
+        for iteration in 1..=MOST {
+            let (tile, scratch) = (&mut self.tile, &mut self.scratch);
+            Relaxation { layers, output, tile, scratch }.hessian(&self.vector, &mut image, |_, error| error.fill(0.0));
+            let square: f64 = image.iter().step_by(lanes).map(|&v| f64::from(v).powi(2)).sum();
+            let eigenvalue = square.sqrt() / NORM;
+            if !(eigenvalue.is_normal()) {
+                break;
+            }
+            let factor = (1.0 / eigenvalue) as f32;
+            self.vector.iter_mut().zip(image.iter()).for_each(|(v, image)| *v = image * factor);
+            if iteration >= FEWEST && (eigenvalue - before).abs() <= SETTLED * eigenvalue {
+                break;
+            }
+            before = eigenvalue;
+        }
+        self.scratch.work.krylov.image = image;
+        &self.vector
+    }
+}
+
+impl Relaxation<'_> {
+    /// H times a vector of norm [`NORM`] per lane, at v-hat. `curve(difference, error)` gives C times a
+    /// difference of the output. Errors are lost.
+    fn hessian(&mut self, vector: &[f32], image: &mut [f32], curve: impl Fn(&[f32], &mut [f32])) {
+        let plan = self.layers.plan;
+        let last = self.len() - 1;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { activations, errors, output_difference, .. } = &mut *self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        let negated = Combine { alpha: -1.0, ..Combine::default() };
+        elementwise::combine(plan.level, &vector[place(0)], negated, &mut errors[place(0)]);
+        for layer in 1..last {
+            let (below, own) = (&vector[place(layer - 1)], &vector[place(layer)]);
+            self.layers.relax(layer, values, below, own, work, &mut errors[place(layer)]);
+        }
+        let below = &vector[place(last - 1)];
+        self.layers.push(last, values, below, work, output_difference);
+        curve(output_difference, &mut errors[place(last)]);
+        self.layers.pull_to_product(last, values, Some(below), &errors[place(last)], work);
+        for layer in 1..=last {
+            let (below, above) = (place(layer - 1), place(layer));
+            let combine = Combine { gamma: -1.0, other: &errors[below.clone()], ..Combine::default() };
+            let out = Some((combine, &mut image[below]));
+            self.layers.backward(layer, values, Input::Pushed, &errors[above], work, None, out);
+        }
+    }
+
+    /// Estimates lambda_max of each lane by so many steps of Lanczos' method from `start` as the tile's
+    /// Krylov space has room for, and chooses the lanes' eta by it. Errors are lost.
+    pub(super) fn choose_steps(&mut self, start: &[f32]) {
+        let (level, lanes) = (self.layers.plan.level, self.layers.plan.lanes);
+        let output = self.output;
+        let mut krylov = std::mem::take(&mut self.scratch.work.krylov);
+        let Krylov { before, vector, image, diagonal, off_diagonal, sums, factors, probabilities } = &mut krylov;
+        self.output_error();
+        let error = &self.tile.errors[self.place(self.len() - 1)];
+        output.probabilities(error, &self.tile.targets, lanes, probabilities);
+        vector.copy_from_slice(start);
+        let products = diagonal.len() / lanes;
+        for product in 0..products {
+            self.hessian(vector, image, |difference, error| {
+                output.curvature(probabilities, difference, lanes, error);
+            });
+            let now = product * lanes..(product + 1) * lanes;
+            sums.fill(0.0);
+            reduce::add_lane_products(level, image, vector, sums);
+            for ((a, factor), sum) in diagonal[now.clone()].iter_mut().zip(&mut *factors).zip(&*sums) {
+                *a = sum / NORM.powi(2);
+                *factor = -*a as f32;
+            }
+            elementwise::combine(level, vector, Combine { step: Some(factors), ..Combine::default() }, image);
+            if product > 0 {
+                let previous = &off_diagonal[now.start - lanes..now.start];
+                factors.iter_mut().zip(previous).for_each(|(factor, b)| *factor = -*b as f32);
+                elementwise::combine(level, before, Combine { step: Some(factors), ..Combine::default() }, image);
+            }
+            sums.fill(0.0);
+            reduce::add_lane_squares(level, image, sums);
+            for (lane, b) in off_diagonal[now].iter_mut().enumerate() {
+                *b = sums[lane].sqrt() / NORM;
+                // What is left of an exhausted space is rounding.
+                if *b <= EXHAUSTED * diagonal[lane].abs() {
+                    *b = 0.0;
+                }
+                factors[lane] = if *b > 0.0 { (1.0 / *b) as f32 } else { 0.0 };
+            }
+            std::mem::swap(before, vector);
+            vector.fill(0.0);
+            elementwise::combine(level, image, Combine { step: Some(factors), ..Combine::default() }, vector);
+        }
+        for (lane, steps) in self.tile.steps.lanes.iter_mut().enumerate().take(self.tile.samples) {
+            let of_lane = |values: &[f64], i: usize| values[i * lanes + lane];
+            let lambda = largest_eigenvalue(products, |i| of_lane(diagonal, i), |i| of_lane(off_diagonal, i));
+            steps.lambda_max = Some(lambda);
+            steps.eta = largest_step(lambda);
+        }
+        self.scratch.work.krylov = krylov;
+    }
+}
+
+/// The step size for an energy of this curvature.
+pub(super) fn largest_step(lambda_max: f64) -> f64 {
+    STABLE / lambda_max
+}
+
+/// The largest eigenvalue of a symmetric matrix of which `n` steps of Lanczos' method made a tridiagonal one
+/// with `diagonal(i)` and, between i and i + 1, `off_diagonal(i)`: the largest Ritz value, which is a lower
+/// bound, plus the norm of its residual.
+fn largest_eigenvalue(n: usize, diagonal: impl Fn(usize) -> f64, off_diagonal: impl Fn(usize) -> f64) -> f64 {
+    let radius = |i: usize| off_diagonal(i) + if i > 0 { off_diagonal(i - 1) } else { 0.0 };
+    let mut low = (0..n).map(&diagonal).fold(f64::NEG_INFINITY, f64::max);
+    let mut high = (0..n).map(|i| diagonal(i) + radius(i)).fold(low, f64::max);
+    // Some eigenvalue is above x if and only if some pivot of T - x is positive.
+    let above = |x: f64| {
+        let mut pivot = f64::NEG_INFINITY;
+        (0..n).any(|i| {
+            let coupling = if i > 0 { off_diagonal(i - 1).powi(2) / pivot } else { 0.0 };
+            pivot = diagonal(i) - x - coupling;
+            pivot > 0.0
+        })
+    };
+    for _ in 0..BISECTIONS {
+        let middle = 0.5 * (low + high);
+        *(if above(middle) { &mut low } else { &mut high }) = middle;
+    }
+    let ritz = 0.5 * (low + high);
+    // The Ritz vector from its last component on, which is the direction in which it grows.
+    let (mut component, mut next, mut square) = (1.0, 0.0, 1.0);
+    for i in (0..n - 1).rev() {
+        if off_diagonal(i) == 0.0 {
+            return ritz;
+        }
+        let above = if i + 2 < n { off_diagonal(i + 1) * next } else { 0.0 };
+        (component, next) = (((ritz - diagonal(i + 1)) * component - above) / off_diagonal(i), component);
+        square += component * component;
+    }
+    ritz + off_diagonal(n - 1) / square.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2 on the diagonal and 1 beside it: the eigenvalues are 2 + 2 cos(pi k / (n + 1)).
+    #[test]
+    fn the_largest_eigenvalue_of_a_tridiagonal_matrix() {
+        for n in 1..12 {
+            let expected = 2.0 + 2.0 * (std::f64::consts::PI / (n as f64 + 1.0)).cos();
+            let found = largest_eigenvalue(n, |_| 2.0, |i| if i + 1 < n { 1.0 } else { 0.0 });
+            assert!((found - expected).abs() < 1e-9, "{n}: {found}, not {expected}");
+        }
+    }
+
+    /// [2 1; 1 2] has (1, 1) / sqrt 2 for 3; a coupling of 0.1 to what is outside leaves a residual of 0.1 / sqrt 2.
+    #[test]
+    fn a_residual_is_added() {
+        let found = largest_eigenvalue(2, |_| 2.0, |i| [1.0, 0.1][i]);
+        assert!((found - (3.0 + 0.1 / 2f64.sqrt())).abs() < 1e-9, "{found}");
+    }
+}
