@@ -1,0 +1,227 @@
+//! Step sizes of strict relaxations that are chosen by curvature, and relaxations that end when they have settled.
+
+use predictive_coding::{
+    Conv2d, Descending, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Session, StepSize,
+};
+use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::naive::{Naive, dense};
+use predictive_coding_reference::random::{self, OwnedTargets};
+
+const SAMPLES: usize = 21;
+
+fn networks() -> Vec<Network> {
+    let linear = |features| Op::Linear(Linear::new(features));
+    let conv = |channels| Op::Conv2d(Conv2d::new(channels, [3, 3]));
+    let dense = |loss, activation: Op| {
+        let layers = vec![
+            vec![linear(9), activation.clone()],
+            vec![linear(8), activation],
+            // Not the same again, whose kink the activations would lie on.
+            vec![Op::Silu, linear(6)],
+            vec![linear(3)],
+        ];
+        Network::new(&[5], loss, layers).unwrap()
+    };
+    let image = |loss| {
+        let layers = vec![
+            vec![conv(2), Op::Relu],
+            vec![conv(3), Op::Relu, Op::MaxPool2d(MaxPool2d::new([2, 2])), Op::Flatten],
+            vec![linear(4)],
+        ];
+        Network::new(&[1, 8, 8], loss, layers).unwrap()
+    };
+    vec![
+        dense(Loss::Mse, Op::Relu),
+        dense(Loss::CrossEntropy, Op::Relu),
+        dense(Loss::CrossEntropy, Op::Tanh),
+        image(Loss::Mse),
+        image(Loss::CrossEntropy),
+    ]
+}
+
+/// Parameters larger than usual, so that curvatures spread.
+fn parameters(network: &Network, seed: u64, gain: f32) -> Parameters {
+    let mut parameters = network.initialize(seed);
+    parameters.values_mut().iter_mut().for_each(|p| *p *= gain);
+    parameters
+}
+
+/// The largest eigenvalue of each sample's Hessian of the energy by the hidden beliefs at v-hat: of a dense
+/// matrix of central differences of the energy's gradient, in f64. Errors of hidden layers are 0 there, so that
+/// second derivatives of activations enter through the last layer alone, which has none.
+fn largest_eigenvalues(network: &Network, parameters: &Parameters, x: &[f32], y: &OwnedTargets) -> Vec<f64> {
+    let naive = Naive::<f64>::new(network, parameters);
+    let depth = naive.depth();
+    let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+    let outputs: usize = network.output_shape().iter().product();
+    let y: Vec<f64> = dense(y.view(), outputs);
+    let hat = naive.forward(&x);
+    let sizes: Vec<usize> = hat.iter().map(|v| v.len() / SAMPLES).collect();
+    let gradient = |v: &[Vec<f64>]| -> Vec<Vec<f64>> {
+        let errors = naive.errors(v, &y);
+        let of_layer = |l: usize| {
+            let pulled = naive.pull(l + 1, &v[l], &errors[l + 1]);
+            pulled.iter().zip(&errors[l]).map(|(pulled, error)| pulled - error).collect()
+        };
+        (1..depth).map(of_layer).collect()
+    };
+    let hidden: usize = sizes[1..depth].iter().sum();
+    // Columns of all samples at once: they do not depend on each other.
+    let mut hessians = vec![vec![0.0; hidden * hidden]; SAMPLES];
+    let mut column = 0;
+    const H: f64 = 1e-7;
+    for l in 1..depth {
+        for i in 0..sizes[l] {
+            let moved = |by: f64| {
+                let mut v = hat.clone();
+                (0..SAMPLES).for_each(|sample| v[l][sample * sizes[l] + i] += by);
+                gradient(&v)
+            };
+            let (up, down) = (moved(H), moved(-H));
+            for (sample, hessian) in hessians.iter_mut().enumerate() {
+                let mut row = 0;
+                for k in 1..depth {
+                    for j in 0..sizes[k] {
+                        let at = sample * sizes[k] + j;
+                        hessian[row * hidden + column] = (up[k - 1][at] - down[k - 1][at]) / (2.0 * H);
+                        row += 1;
+                    }
+                }
+            }
+            column += 1;
+        }
+    }
+    hessians.iter().map(|hessian| top(hessian, hidden)).collect()
+}
+
+/// The largest eigenvalue of a positive semidefinite matrix, by power iteration.
+fn top(matrix: &[f64], n: usize) -> f64 {
+    let mut v: Vec<f64> = (0..n).map(|i| 1.0 + (i as f64 * 0.7).sin()).collect();
+    let mut norm = 0.0;
+    for _ in 0..3000 {
+        let image: Vec<f64> = matrix.chunks(n).map(|row| row.iter().zip(&v).map(|(a, v)| a * v).sum()).collect();
+        norm = image.iter().map(|v: &f64| v * v).sum::<f64>().sqrt();
+        v = image.iter().map(|v| v / norm).collect();
+    }
+    norm
+}
+
+fn automatic(products: usize) -> Options {
+    Options { step: StepSize::Automatic { products }, ..Options::default() }
+}
+
+#[test]
+fn automatic_steps_are_those_of_the_dense_hessian() {
+    let mut worst: f64 = 0.0;
+    for (seed, network) in (0..).zip(networks()) {
+        for gain in [1.0, 3.0] {
+            let mut rng = random::generator(seed);
+            let parameters = parameters(&network, seed, gain);
+            let (x, y) = random::batch(&mut rng, &network, SAMPLES);
+            let want = largest_eigenvalues(&network, &parameters, &x, &y);
+            for level in levels() {
+                let options = Options { level: Some(level), ..automatic(16) };
+                let method = Method::Strict { eta: 0.1, iterations: 3 };
+                let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+                let _ = session.infer(&parameters, &x, y.view());
+                let descents: Vec<Descending> = session.descents().copied().collect();
+                assert_eq!(descents.len(), SAMPLES);
+                for (sample, (descent, want)) in descents.iter().zip(&want).enumerate() {
+                    let found = descent.lambda_max.unwrap();
+                    let off = found / want - 1.0;
+                    worst = worst.max(off.abs());
+                    assert!(off.abs() < 0.02, "{level}, network {seed}, gain {gain}, {sample}: {found}, not {want}");
+                    assert!(descent.eta * found <= 1.8 * (1.0 + 1e-12), "eta {} for {found}", descent.eta);
+                }
+            }
+        }
+    }
+    println!("lambda_max off by at most {worst:.1e}");
+}
+
+/// Where a given step of 0.4 is far beyond what is stable.
+#[test]
+fn automatic_steps_descend_where_given_ones_diverge() {
+    let network = &networks()[1];
+    let parameters = parameters(network, 1, 4.0);
+    let (x, y) = random::batch(&mut random::generator(7), network, SAMPLES);
+    let method = Method::Strict { eta: 0.4, iterations: 60 };
+    let mut given = Session::new(network, SAMPLES, method).unwrap();
+    assert!(matches!(given.infer(&parameters, &x, y.view()), Err(Error::Diverged(_))));
+    assert!(given.descents().any(|descent| descent.diverged && descent.lambda_max.is_none()));
+    for products in [1, 2, 16] {
+        let mut session = Session::with_options(network, SAMPLES, method, automatic(products)).unwrap();
+        session.record_energies(true);
+        for _ in 0..3 {
+            session.infer(&parameters, &x, y.view()).unwrap();
+        }
+        let energies = session.energies();
+        assert!(energies[59] < energies[0] && session.descents().all(|descent| !descent.diverged));
+    }
+}
+
+/// Whether a sample's step is chosen for itself alone: with others beside it, it is the same.
+#[test]
+fn automatic_steps_depend_on_no_other_sample() {
+    let network = &networks()[3];
+    let parameters = parameters(network, 3, 2.0);
+    // The scale of the loss depends on how many samples there are; on which, nothing.
+    let (x, y) = random::batch(&mut random::generator(8), network, SAMPLES);
+    let (other, _) = random::batch(&mut random::generator(9), network, SAMPLES);
+    let elements = x.len() / SAMPLES;
+    let mixed: Vec<f32> = [&x[..elements], &other[elements..]].concat();
+    let method = Method::Strict { eta: 0.1, iterations: 8 };
+    let first = |x: &[f32]| {
+        let mut session = Session::with_options(network, SAMPLES, method, automatic(2)).unwrap();
+        session.infer(&parameters, x, y.view()).unwrap();
+        session.descents().copied().next().unwrap()
+    };
+    assert_eq!(first(&x), first(&mixed));
+}
+
+#[test]
+fn settled_samples_stay_where_they_are() {
+    for network in networks() {
+        let parameters = parameters(&network, 5, 1.0);
+        let (x, y) = random::batch(&mut random::generator(11), &network, SAMPLES);
+        let infer = |iterations: usize, tolerance: Option<f64>| {
+            let options = Options { tolerance, ..Options::default() };
+            let method = Method::Strict { eta: 0.2, iterations };
+            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            session.infer(&parameters, &x, y.view()).unwrap();
+            session
+        };
+        let settled = infer(400, Some(1e-2));
+        let used: Vec<usize> = settled.descents().map(|descent| descent.iterations).collect();
+        let layers = network.layers().len();
+        assert!(used.iter().all(|&used| used + 1 >= layers), "{used:?}");
+        assert!(used.iter().any(|&used| used < 400), "nothing settled: {used:?}");
+        // Each sample is where plain iterations take it, as many as it used.
+        for (sample, &used) in used.iter().enumerate() {
+            let plain = infer(used, None);
+            for layer in 1..layers {
+                let elements = plain.elements(layer);
+                let place = sample * elements..(sample + 1) * elements;
+                let quantity = predictive_coding::Quantity::Deviation;
+                assert_eq!(settled.get(quantity, layer)[place.clone()], plain.get(quantity, layer)[place]);
+            }
+        }
+    }
+}
+
+#[test]
+fn options_that_do_not_fit_are_refused() {
+    let network = &networks()[0];
+    let strict = Method::Strict { eta: 0.1, iterations: 5 };
+    for (method, options, expected) in [
+        (Method::Exact, automatic(2), "only strict"),
+        (Method::Exact, Options { tolerance: Some(0.1), ..Options::default() }, "only strict"),
+        (strict, automatic(0), "at least 1"),
+        (strict, Options { tolerance: Some(0.0), ..Options::default() }, "above 0"),
+        (strict, Options { tolerance: Some(f64::NAN), ..Options::default() }, "above 0"),
+        (strict, Options { literal: true, ..Options::default() }, "only fixed-prediction"),
+    ] {
+        let error = Session::with_options(network, 4, method, options).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
