@@ -7,7 +7,10 @@ use rand::{Rng, RngExt};
 
 use crate::common::*;
 
-/// Of the band of this number, packed weights, the operand, what becomes of the output, and the output.
+/// Packed weights, the operand, what becomes of the output, the output, and whether to share the work.
+type Run = fn(&LaneConv, &[f32], &[f32], Combine<'_>, &mut [f32], bool);
+
+/// As [`Run`], of the band of a number.
 type RunBand = fn(&LaneConv, usize, &[f32], &[f32], Combine<'_>, &mut [f32], bool);
 
 /// One of the two products that can be cut.
@@ -15,7 +18,7 @@ struct Direction {
     name: &'static str,
     packed_len: fn(&LaneConv) -> usize,
     pack: fn(&LaneConv, &[f32], &mut [f32], bool),
-    run: fn(&LaneConv, &[f32], &[f32], Combine<'_>, &mut [f32], bool),
+    run: Run,
     run_band: RunBand,
     count: fn(&LaneConv) -> usize,
     rows: fn(&LaneConv, usize) -> Range<usize>,

@@ -228,6 +228,24 @@ fn a_band_is_the_same_rows_of_the_whole() {
     }
 }
 
+/// Its mean is 0, whatever the rows that are given of d.
+#[test]
+fn a_row_of_windows_on_padding_alone() {
+    let shape = square(2, [7, 7], [1, 4, 1, 1]);
+    for level in levels() {
+        let local = Local::avg_pool(level, &shape);
+        assert_eq!((local.output_rows(), local.rows_per_row()), (3, Some(3)));
+        let (input, output) = (vec![1.0; local.input_len()], vec![0.5; local.output_len()]);
+        let d = compact(&input, 2, 7, &(6..7));
+        let (mut error, mut pulled) = (vec![GAP; output.len()], vec![GAP; input.len()]);
+        let operands =
+            Relaxing { z: &input, value: &output, d: &d, u: &output, error: &mut error, pulled: &mut pulled };
+        local.relax(operands, 2..3, false);
+        assert!(same_bits(&error, &only(&vec![-0.5; output.len()], 2, 3, &(2..3))));
+        assert!(same_bits(&pulled, &only(&vec![0.0; input.len()], 2, 7, &(6..7))));
+    }
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
     let mut rng = generator(42);
@@ -249,8 +267,7 @@ fn threads_do_not_change_a_bit() {
             let all_rows = 0..local.output_rows();
             let some = local.rows_per_row().map(|_| all_rows.end / 3..all_rows.end - 1);
             for rows in [Some(all_rows), some].into_iter().flatten() {
-                let len = local.input_len() / 50 * local.input_rows(&rows).len();
-                let d_of_rows = &d[..len];
+                let own = &d[..local.input_len() / 50 * local.input_rows(&rows).len()];
                 let all = |threads: usize, parallel: bool| {
                     on_threads(threads, || {
                         let [mut value, mut part, mut difference, mut error] =
@@ -260,16 +277,9 @@ fn threads_do_not_change_a_bit() {
                         local.forward(&z, &mut part, rows.clone(), parallel);
                         local.push(&z, &value, &d, &mut difference, parallel);
                         local.pull(&z, &value, None, &gradient, &mut pulled, rows.clone(), parallel);
-                        local.pull(&z, &value, Some(d_of_rows), &gradient, &mut moved, rows.clone(), parallel);
-                        let (error_out, pulled_out) = (&mut error, &mut back);
-                        let operands = Relaxing {
-                            z: &z,
-                            value: &value,
-                            d: d_of_rows,
-                            u: &u,
-                            error: error_out,
-                            pulled: pulled_out,
-                        };
+                        local.pull(&z, &value, Some(own), &gradient, &mut moved, rows.clone(), parallel);
+                        let operands =
+                            Relaxing { z: &z, value: &value, d: own, u: &u, error: &mut error, pulled: &mut back };
                         local.relax(operands, rows.clone(), parallel);
                         [value, part, difference, pulled, moved, error, back]
                     })
