@@ -166,41 +166,62 @@ fn adaptive_windows(input: [usize; 2], output: [usize; 2]) -> Windows {
     windows
 }
 
-/// The largest candidate of each window and its tap: the first of equals, but the last NaN, as
-/// PyTorch. `candidate` takes the indices of an output and of an input.
-fn largest(
-    windows: &Windows,
-    input: [usize; 2],
-    planes: usize,
-    candidate: impl Fn(usize, usize) -> f64,
-) -> (Vec<f64>, Vec<usize>) {
-    let (mut values, mut winners) = (vec![], vec![]);
+/// The largest candidate of each window.
+#[derive(Clone, Debug)]
+pub struct Largest {
+    /// The candidates themselves.
+    pub values: Vec<f64>,
+    /// The taps where they stand: of equals the first, but the last NaN, as PyTorch.
+    pub winners: Vec<usize>,
+    /// How far each is ahead of the next of its window: a kernel that rounds may take another winner if
+    /// that is little.
+    pub leads: Vec<f64>,
+}
+
+/// `candidate` takes the indices of an output and of an input.
+fn largest(shape: &ConvShape, planes: usize, candidate: impl Fn(usize, usize) -> f64) -> Largest {
+    let windows = windows(shape);
+    let mut largest = Largest { values: vec![], winners: vec![], leads: vec![] };
     for plane in 0..planes {
-        for window in windows {
+        for window in &windows {
+            let at = |pixel: usize| candidate(largest.values.len(), plane * shape.input[0] * shape.input[1] + pixel);
             let (mut best, mut winner) = (f64::NEG_INFINITY, window[0].0);
             for &(tap, pixel) in window {
-                let value = candidate(values.len(), plane * input[0] * input[1] + pixel);
+                let value = at(pixel);
                 if value > best || value.is_nan() {
                     (best, winner) = (value, tap);
                 }
             }
-            values.push(best);
-            winners.push(winner);
+            let others = window.iter().filter(|(tap, _)| *tap != winner).map(|&(_, pixel)| at(pixel));
+            let lead = best - others.fold(f64::NEG_INFINITY, f64::max);
+            largest.values.push(best);
+            largest.winners.push(winner);
+            largest.leads.push(lead);
         }
     }
-    (values, winners)
+    largest
 }
 
-/// The largest element of each window of each of `planes` images, and the tap where it stands.
-pub fn max_pool(shape: &ConvShape, planes: usize, z: &[f32]) -> (Vec<f64>, Vec<usize>) {
-    largest(&windows(shape), shape.input, planes, |_, i| f64::from(z[i]))
+/// The largest of f over each window of each of `planes` images.
+pub fn max_pool(activation: Activation, shape: &ConvShape, planes: usize, z: &[f32]) -> Largest {
+    largest(shape, planes, |_, i| activation_value(activation, f64::from(z[i])))
 }
 
 /// The deviation of max pooling from its `value` at z, if z deviates by d: the largest of
-/// (z_j - value) + d_j, and its tap.
-pub fn max_pool_push(shape: &ConvShape, planes: usize, z: &[f32], value: &[f32], d: &[f32]) -> (Vec<f64>, Vec<usize>) {
-    let candidate = |o: usize, i: usize| (f64::from(z[i]) - f64::from(value[o])) + f64::from(d[i]);
-    largest(&windows(shape), shape.input, planes, candidate)
+/// (f(z_j) - value) + (f(z_j + d_j) - f(z_j)).
+pub fn max_pool_push(
+    activation: Activation,
+    shape: &ConvShape,
+    planes: usize,
+    z: &[f32],
+    value: &[f32],
+    d: &[f32],
+) -> Largest {
+    largest(shape, planes, |o, i| {
+        let z = f64::from(z[i]);
+        let difference = activation_difference(activation, z, f64::from(d[i]));
+        (activation_value(activation, z) - f64::from(value[o])) + difference
+    })
 }
 
 /// Each output's gradient at its winner's place.

@@ -68,6 +68,7 @@ pub(crate) struct Run {
 const NARROW_ROW: usize = 4;
 
 impl LaneProduct {
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         lanes: usize,
         source: Source,
@@ -189,6 +190,7 @@ impl LaneProduct {
     }
 
     /// The rows of some bands, in their place in the output.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn run(
         &self,
         level: Level,

@@ -9,12 +9,13 @@
 use std::iter::zip;
 
 use approx::assert_relative_eq;
-use predictive_coding_kernels::{Activation, Level, reference};
+use predictive_coding_kernels::{Activation, Level, Local, Relaxing, lanes, reference};
 use rand::RngExt;
 
 use crate::common::*;
+use crate::local;
 
-const ALL: [Activation; 12] = [
+pub const ALL: [Activation; 12] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu { negative_slope: 0.01 },
@@ -31,7 +32,7 @@ const ALL: [Activation; 12] = [
 
 /// Roundings of the arithmetic in a value, a slope or a difference, and those that the rounding of
 /// w adds; tails that have underflowed have none to add.
-fn roundings(activation: Activation, w: f64) -> (f64, f64) {
+pub fn roundings(activation: Activation, w: f64) -> (f64, f64) {
     let below = -w.clamp(-110.0, 0.0);
     match activation {
         Activation::Identity => (0.0, 0.0),
@@ -47,7 +48,7 @@ fn roundings(activation: Activation, w: f64) -> (f64, f64) {
 
 /// What the error of a difference is relative to: itself, or the terms that it is the sum of where
 /// they have different signs near a minimum or across the kink.
-fn difference_size(activation: Activation, z: f64, d: f64) -> f64 {
+pub fn difference_size(activation: Activation, z: f64, d: f64) -> f64 {
     let w = z + d;
     let of_product =
         |gate: Activation, at_w: f64| d.abs() * at_w + z.abs() * reference::activation_difference(gate, z, d).abs();
@@ -68,7 +69,7 @@ fn difference_size(activation: Activation, z: f64, d: f64) -> f64 {
 }
 
 /// As [`difference_size`], of a slope.
-fn slope_size(activation: Activation, w: f64) -> f64 {
+pub fn slope_size(activation: Activation, w: f64) -> f64 {
     let gate = |x: f64| reference::activation_value(Activation::Sigmoid, x);
     match activation {
         Activation::Silu => gate(w) * (1.0 + w.abs() * gate(-w)),
@@ -83,7 +84,7 @@ fn slope_size(activation: Activation, w: f64) -> f64 {
 
 /// Below the smallest normal number an error is some multiples of the smallest one, which a product
 /// then scales.
-fn underflow(scale: f64) -> f64 {
+pub fn underflow(scale: f64) -> f64 {
     8.0 * f64::from(f32::from_bits(1)) * (1.0 + scale)
 }
 
@@ -107,20 +108,60 @@ fn deviations() -> Vec<f32> {
     deviations
 }
 
-fn widen(x: &[f32]) -> Vec<f64> {
+pub fn widen(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-fn forward(activation: Activation, level: Level, z: &[f32]) -> [Vec<f32>; 2] {
-    let [mut value, mut slope] = [0; 2].map(|_| vec![GAP; z.len()]);
-    activation.forward(level, z, &mut value, &mut slope);
-    [value, slope]
+/// Elements in a row of vectors, of which the last is filled up with zeros.
+struct Row {
+    local: Local,
+    len: usize,
 }
 
+impl Row {
+    fn new(activation: Activation, level: Level, len: usize) -> Self {
+        Row { local: Local::activation(level, activation, 1, [1, len.div_ceil(lanes(level))]), len }
+    }
+
+    fn filled(&self, x: &[f32]) -> Vec<f32> {
+        let mut filled = x.to_vec();
+        filled.resize(self.local.input_len(), 0.0);
+        filled
+    }
+
+    fn cut<const N: usize>(&self, results: [Vec<f32>; N]) -> [Vec<f32>; N] {
+        results.map(|mut result| {
+            result.truncate(self.len);
+            result
+        })
+    }
+}
+
+/// Values, and slopes as the gradient of ones pulled back.
+fn forward(activation: Activation, level: Level, z: &[f32]) -> [Vec<f32>; 2] {
+    let row = Row::new(activation, level, z.len());
+    let z = row.filled(z);
+    let value = local::forward(&row.local, &z);
+    let slope = local::pull(&row.local, &z, &value, None, &vec![1.0; z.len()]);
+    row.cut([value, slope])
+}
+
+/// Differences, and slopes at z + d.
 fn push(activation: Activation, level: Level, z: &[f32], d: &[f32]) -> [Vec<f32>; 2] {
-    let [mut difference, mut slope] = [0; 2].map(|_| vec![GAP; z.len()]);
-    activation.push(level, z, d, &mut difference, &mut slope);
-    [difference, slope]
+    let row = Row::new(activation, level, z.len());
+    let (z, d) = (row.filled(z), row.filled(d));
+    let value = local::forward(&row.local, &z);
+    let difference = local::push(&row.local, &z, &value, &d);
+    let slope = local::pull(&row.local, &z, &value, Some(&d), &vec![1.0; z.len()]);
+    row.cut([difference, slope])
+}
+
+/// Errors and pulled errors.
+fn relax(activation: Activation, level: Level, z: &[f32], d: &[f32], u: &[f32]) -> [Vec<f32>; 2] {
+    let row = Row::new(activation, level, z.len());
+    let [z, d, u] = [z, d, u].map(|x| row.filled(x));
+    let value = local::forward(&row.local, &z);
+    row.cut(local::relax(&row.local, &z, &value, &d, &u))
 }
 
 #[test]
@@ -141,7 +182,7 @@ fn values_and_slopes() {
 }
 
 #[test]
-fn differences() {
+fn differences_and_errors() {
     let (zs, ds) = (grid(), deviations());
     let pairs = zs.iter().flat_map(|&z| ds.iter().map(move |&d| (z, d)));
     let (mut z, mut d): (Vec<f32>, Vec<f32>) = pairs.unzip();
@@ -157,6 +198,7 @@ fn differences() {
         z.push(rng.random_range(-12.0..12.0));
         d.push(rng.random_range(-3.0..3.0) * 10f32.powi(rng.random_range(-5..=0)));
     }
+    let u = values(&mut rng, z.len());
     let (wide_z, wide_d) = (widen(&z), widen(&d));
     let w: Vec<f64> = zip(&wide_z, &wide_d).map(|(z, d)| z + d).collect();
     for activation in ALL {
@@ -172,15 +214,24 @@ fn differences() {
                 (own + inherent) * ROUNDING
             };
             let got: Vec<_> = zip(&z, &d).collect();
+            let [error, pulled] = relax(activation, level, &z, &d, &u);
             for (i, (&g, &want)) in difference.iter().zip(&want).enumerate() {
                 let case = (level, activation, "difference", got[i]);
-                assert_within(&[g], &[want], |_| bound(i) * size[i] + floor(i), &case);
+                let tolerance = bound(i) * size[i] + floor(i);
+                assert_within(&[g], &[want], |_| tolerance, &case);
+                let want = want - f64::from(u[i]);
+                let tolerance = tolerance + ROUNDING * want.abs();
+                assert_within(&error[i..=i], &[want], |_| tolerance, &(level, activation, "error", got[i]));
             }
             // The slope of a kink jumps where the rounding of w reaches 0.
             for i in (0..w.len()).filter(|&i| f64::from(z[i] + d[i]).signum() == w[i].signum()) {
                 let case = (level, activation, "slope", got[i]);
                 let tolerance = bound(i) * slope_size(activation, w[i]) + floor(i);
                 assert_within(&slope[i..=i], &slopes[i..=i], |_| tolerance, &case);
+                let (error, case) = (f64::from(error[i]), (level, activation, "pulled error", got[i]));
+                let want = error * slopes[i];
+                let tolerance = tolerance * error.abs() + ROUNDING * want.abs() + underflow(0.0);
+                assert_within(&pulled[i..=i], &[want], |_| tolerance, &case);
             }
         }
     }
@@ -256,26 +307,38 @@ fn slopes_at_zero() {
     }
 }
 
+/// Vectors of several channels, rows and columns, between gaps and from odd places.
 #[test]
-fn every_length() {
+fn every_shape() {
     let mut rng = generator(31);
     for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
-        let (z, d) = (values(&mut rng, 70), values(&mut rng, 70));
-        let whole = push(activation, level, &z, &d);
-        let whole_forward = forward(activation, level, &z);
-        for len in 0..67 {
-            // From an odd start, so that nothing is aligned.
-            let range = 3..3 + len;
-            let (z, d) = (&z[range.clone()], &d[range.clone()]);
-            let [mut first, mut second] = [0; 2].map(|_| vec![GAP; 80]);
-            activation.push(level, z, d, &mut first[1..1 + len], &mut second[1..1 + len]);
-            for (got, whole) in [first, second].iter().zip(&whole) {
-                assert!(same_bits(&got[1..1 + len], &whole[range.clone()]), "{level} {activation:?} of {len}");
-                let outside = got[..1].iter().chain(&got[1 + len..]);
-                assert!(outside.into_iter().all(|x| x.to_bits() == GAP.to_bits()), "{level} wrote beyond {len}");
-            }
-            for (got, whole) in forward(activation, level, z).iter().zip(&whole_forward) {
-                assert!(same_bits(got, &whole[range.clone()]), "{level} {activation:?} of {len}");
+        let most = 3 * 4 * 5 * lanes(level);
+        let [z, d, u] = [0; 3].map(|_| values(&mut rng, most));
+        let [whole_value, slope] = forward(activation, level, &z);
+        let [difference, new_slope] = push(activation, level, &z, &d);
+        let [error, pulled] = relax(activation, level, &z, &d, &u);
+        for (channels, height, width) in (0..3 * 4 * 5).map(|i| (i / 20 + 1, i / 5 % 4 + 1, i % 5 + 1)) {
+            let local = Local::activation(level, activation, channels, [height, width]);
+            let len = channels * height * width * lanes(level);
+            assert_eq!([local.input_len(), local.output_len(), local.output_rows()], [len, len, height]);
+            let inside = 3..3 + len;
+            let between_gaps = |x: &[f32]| {
+                let mut all = vec![GAP; len + 10];
+                all[inside.clone()].copy_from_slice(&x[..len]);
+                all
+            };
+            let operands = [&z, &d, &u, &whole_value, &vec![1.0; most]].map(|x| between_gaps(x));
+            let [z, d, u, value, ones] = operands.each_ref().map(|x| &x[inside.clone()]);
+            let mut got = [0; 6].map(|_| vec![GAP; len + 10]);
+            let [a, b, c, e, f, g] = got.each_mut().map(|got| &mut got[inside.clone()]);
+            local.forward(z, a, 0..height, false);
+            local.pull(z, value, None, ones, b, 0..height, false);
+            local.push(z, value, d, c, false);
+            local.pull(z, value, Some(d), ones, e, 0..height, false);
+            local.relax(Relaxing { z, value, d, u, error: f, pulled: g }, 0..height, false);
+            for (got, whole) in zip(&got, [&whole_value, &slope, &difference, &new_slope, &error, &pulled]) {
+                let case = (level, activation, channels, height, width);
+                assert!(same_bits(got, &between_gaps(whole)), "{case:?}");
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Every kernel at every level of this machine against its naive twin.
 
 mod activation;
+mod bands;
 mod common;
 mod conv;
 mod gemm;
+mod local;
 mod loss;
 mod nchw;
 mod passes;

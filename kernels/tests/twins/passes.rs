@@ -114,6 +114,30 @@ fn rows_go_into_lanes_and_back() {
 }
 
 #[test]
+fn lanes_go_into_rows_between_gaps() {
+    let mut rng = generator(55);
+    for level in levels() {
+        let samples = lanes(level);
+        for elements in (1..40).chain([64, 65]) {
+            for gap in [0, 1, 2, 7, 16, 33] {
+                let (across, stride) = (values(&mut rng, samples * elements), elements + gap);
+                // The last row may end with its elements, or have a gap like the others.
+                for len in [samples * stride - gap, samples * stride] {
+                    let (begin, end) = (3, 3 + len);
+                    let mut rows = vec![GAP; end + 5];
+                    lanes_to_strided_rows(level, &across, &mut rows[begin..end], elements, stride);
+                    let mut want = vec![GAP; end + 5];
+                    for (i, &x) in across.iter().enumerate() {
+                        want[begin + i % samples * stride + i / samples] = x;
+                    }
+                    assert!(same_bits(&rows, &want), "{level}: rows of {elements}, {stride} apart, of {len}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn lengths_that_do_not_fit_are_refused() {
     let refused = |f: &(dyn Fn() + std::panic::RefUnwindSafe)| std::panic::catch_unwind(f).is_err();
     for level in levels() {
@@ -125,8 +149,6 @@ fn lengths_that_do_not_fit_are_refused() {
         let third = Combine { gamma: 1.0, other: &[0.0; 15], ..Combine::default() };
         assert!(refused(&|| elementwise::combine(level, &[0.0; 16], third, &mut [0.0; 16])));
         assert!(refused(&|| reduce::add_lane_squares(level, &[0.0; 48], &mut [0.0; 3])));
-        assert!(refused(&|| Activation::Tanh.forward(level, &[0.0; 3], &mut [0.0; 3], &mut [0.0; 2])));
-        assert!(refused(&|| Activation::Relu.push(level, &[0.0; 3], &[0.0; 2], &mut [0.0; 3], &mut [0.0; 3])));
         let width = lanes(level);
         let lost = |labels: usize, losses: usize| {
             let (y, mut error) = (vec![0.0; 2 * width], vec![0.0; 2 * width]);
@@ -137,6 +159,11 @@ fn lengths_that_do_not_fit_are_refused() {
         let rows = vec![0.0; 2 * (width + 1)];
         assert!(refused(&|| rows_to_lanes(level, &rows, 2, &mut vec![0.0; 2 * width])));
         assert!(refused(&|| lanes_to_rows(level, &vec![0.0; 2 * width], &mut [0.0; 3], 2)));
+        let strided = |elements: usize, stride: usize, rows: usize| {
+            lanes_to_strided_rows(level, &vec![0.0; 2 * width], &mut vec![0.0; rows], elements, stride);
+        };
+        assert!(!refused(&|| strided(2, 3, 3 * width - 1)) && refused(&|| strided(2, 3, 3 * width - 2)));
+        assert!(refused(&|| strided(3, 3, 3 * width)) && refused(&|| strided(2, 1, 3 * width)));
     }
 }
 

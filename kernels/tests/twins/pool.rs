@@ -1,9 +1,11 @@
 //! Pooling with an image in every lane against its twins.
 
-use predictive_coding_kernels::{ConvShape, LaneAvgPool, LaneMaxPool, Level, lanes, reference};
+use predictive_coding_kernels::{Activation, ConvShape, Level, Local, lanes, reference};
 use rand::{Rng, RngExt};
 
+use crate::activation::{ALL, difference_size, roundings, slope_size, underflow, widen};
 use crate::common::*;
+use crate::local::{forward, pull, push, relax, square};
 
 /// The random and the regular windows that pooling is tested with.
 fn shapes(rng: &mut impl Rng) -> Vec<ConvShape> {
@@ -26,43 +28,74 @@ fn reaches(shape: &ConvShape) -> bool {
     })
 }
 
-fn taps(winner: &[f32]) -> Vec<usize> {
-    winner.iter().map(|&tap| tap as usize).collect()
+/// Activations that make multiples of 1/8 of the coarse values, so that everything is exact.
+const EXACT: [Activation; 5] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu { negative_slope: 1.5 },
+    Activation::LeakyRelu { negative_slope: 0.0 },
+    Activation::LeakyRelu { negative_slope: -0.5 },
+];
+
+/// J(w)^T gradient: what stands at the winners' places, times the slopes there.
+fn pulled_back(
+    activation: Activation,
+    shape: &ConvShape,
+    planes: usize,
+    w: &[f64],
+    gradient: &[f32],
+    winners: &[usize],
+) -> Vec<f64> {
+    let back = reference::max_pool_backward(shape, planes, gradient, winners);
+    w.iter().zip(back).map(|(&w, x)| x * reference::activation_slope(activation, w)).collect()
+}
+
+/// Gradients of which no two of a pixel's windows are the same, exact in sums.
+fn distinct(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i % 1021 + 1) as f32 / 4.0).collect()
 }
 
 /// Exact, on coarse data with many ties, sometimes with NaN and infinity.
-fn check_max_pool(rng: &mut impl Rng, level: Level, shape: ConvShape) {
+fn check_max_pool(rng: &mut impl Rng, level: Level, activation: Activation, shape: ConvShape) {
     let planes = lanes(level) * shape.in_channels;
     let [input, output] = sizes(&shape, lanes(level));
-    let pool = LaneMaxPool::new(level, &shape);
-    let case = (level, shape);
+    let pool = Local::max_pool(level, activation, &shape);
+    assert_eq!([pool.input_len(), pool.output_len()], [input, output], "sizes of {shape:?}");
+    let case = (level, activation, shape);
     let mut z = coarse(rng, input);
-    let special = [f32::NAN, f32::NEG_INFINITY];
+    let special = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY];
     if rng.random_bool(0.3) {
-        z.iter_mut().for_each(|z| *z = if rng.random_bool(0.2) { special[rng.random_range(0..2)] } else { *z });
+        z.iter_mut().for_each(|z| *z = if rng.random_bool(0.2) { special[rng.random_range(0..3)] } else { *z });
     }
-    let z_lanes = to_lanes(level, &z);
-    let (mut value, mut winner) = (vec![f32::NAN; output], vec![f32::NAN; output]);
-    pool.forward(&z_lanes, &mut value, &mut winner, false);
-    let (want, want_winner) = reference::max_pool(&shape, planes, &z);
-    assert_within(&from_lanes(level, &value), &want, |_| 0.0, &case);
-    assert_eq!(taps(&from_lanes(level, &winner)), want_winner, "winners of {case:?}");
-
     let mut d = coarse(rng, input);
     if rng.random_bool(0.2) {
-        d.iter_mut().for_each(|d| *d = if rng.random_bool(0.1) { f32::NAN } else { *d });
+        d.iter_mut().for_each(|d| *d = if rng.random_bool(0.1) { special[rng.random_range(0..3)] } else { *d });
     }
-    let (mut difference, mut new_winner) = (vec![f32::NAN; output], vec![f32::NAN; output]);
-    pool.push(&z_lanes, &value, &to_lanes(level, &d), &mut difference, &mut new_winner, false);
-    let (want, want_winner) = reference::max_pool_push(&shape, planes, &z, &from_lanes(level, &value), &d);
-    assert_within(&from_lanes(level, &difference), &want, |_| 0.0, &(case, "differences"));
-    assert_eq!(taps(&from_lanes(level, &new_winner)), want_winner, "winners of differences of {case:?}");
+    let (gradient, u) = (distinct(output), coarse(rng, output));
+    let w: Vec<f64> = z.iter().zip(&d).map(|(&z, &d)| f64::from(z) + f64::from(d)).collect();
+    let [z_lanes, d_lanes] = [&z, &d].map(|x| to_lanes(level, x));
+    let [gradient_lanes, u_lanes] = [&gradient, &u].map(|x| to_lanes(level, x));
+    let check = |what: &str, got: &[f32], want: &[f64]| {
+        assert_within(&from_lanes(level, got), want, |_| 0.0, &(case, what));
+    };
 
-    let gradient = coarse(rng, output);
-    let mut back = vec![f32::NAN; input];
-    pool.backward(&to_lanes(level, &gradient), &new_winner, &mut back, false);
-    let want = reference::max_pool_backward(&shape, planes, &gradient, &want_winner);
-    assert_within(&from_lanes(level, &back), &want, |_| 0.0, &(case, "backward"));
+    let value = forward(&pool, &z_lanes);
+    let want = reference::max_pool(activation, &shape, planes, &z);
+    check("values", &value, &want.values);
+    let pulled = pull(&pool, &z_lanes, &value, None, &gradient_lanes);
+    let want = pulled_back(activation, &shape, planes, &widen(&z), &gradient, &want.winners);
+    check("pulled gradient", &pulled, &want);
+
+    let want = reference::max_pool_push(activation, &shape, planes, &z, &from_lanes(level, &value), &d);
+    check("differences", &push(&pool, &z_lanes, &value, &d_lanes), &want.values);
+    let pulled = pull(&pool, &z_lanes, &value, Some(&d_lanes), &gradient_lanes);
+    check("gradient pulled at d", &pulled, &pulled_back(activation, &shape, planes, &w, &gradient, &want.winners));
+
+    let [error, pulled] = relax(&pool, &z_lanes, &value, &d_lanes, &u_lanes);
+    let want_error: Vec<f64> = want.values.iter().zip(&u).map(|(difference, &u)| difference - f64::from(u)).collect();
+    check("errors", &error, &want_error);
+    let want = pulled_back(activation, &shape, planes, &w, &from_lanes(level, &error), &want.winners);
+    check("pulled errors", &pulled, &want);
 }
 
 #[test]
@@ -70,8 +103,81 @@ fn max_pool() {
     let mut rng = generator(20);
     for level in levels() {
         for shape in shapes(&mut rng).into_iter().filter(reaches) {
-            check_max_pool(&mut rng, level, shape);
+            for activation in EXACT {
+                check_max_pool(&mut rng, level, activation, shape);
+            }
         }
+    }
+}
+
+/// Where two candidates are nearer to each other than their roundings either may win: there the
+/// gradient is 0, and so is the error.
+#[test]
+fn max_pool_of_activations() {
+    let mut rng = generator(25);
+    for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
+        let (mut close, mut all) = (0, 0);
+        for _ in 0..60 {
+            let shape = random_shape(&mut rng, 3, 12);
+            let shape = ConvShape { out_channels: shape.in_channels, ..shape };
+            if !reaches(&shape) {
+                continue;
+            }
+            let planes = lanes(level) * shape.in_channels;
+            let [input, output] = sizes(&shape, lanes(level));
+            let pool = Local::max_pool(level, activation, &shape);
+            let case = (level, activation, shape);
+            let [z, d] = [3.0, 1.0].map(|scale| values(&mut rng, input).iter().map(|x| x * scale).collect::<Vec<_>>());
+            let [mut gradient, mut u] = [0; 2].map(|_| values(&mut rng, output));
+            let w: Vec<f64> = z.iter().zip(&d).map(|(&z, &d)| f64::from(z) + f64::from(d)).collect();
+            let [z_lanes, d_lanes] = [&z, &d].map(|x| to_lanes(level, x));
+
+            let value_lanes = forward(&pool, &z_lanes);
+            let value = from_lanes(level, &value_lanes);
+            let own = roundings(activation, 0.0).0 * ROUNDING;
+            let largest = reference::max_pool(activation, &shape, planes, &z);
+            assert_within(&value, &largest.values, |i| own * largest.values[i].abs() + underflow(3.0), &case);
+
+            // What a candidate may be off by.
+            let rounding = |i: usize| {
+                let (own, inherent) = roundings(activation, w[i]);
+                let [z, d] = [z[i], d[i]].map(f64::from);
+                let value = reference::activation_value(activation, z).abs();
+                let difference = difference_size(activation, z, d);
+                ROUNDING * (own * value + (own + inherent) * difference + 2.0 * (value + 4.0 + difference))
+            };
+            let tolerance = (0..input).map(rounding).fold(0.0, f64::max);
+            let want = reference::max_pool_push(activation, &shape, planes, &z, &value, &d);
+            let difference = from_lanes(level, &push(&pool, &z_lanes, &value_lanes, &d_lanes));
+            assert_within(&difference, &want.values, |_| tolerance, &(case, "differences"));
+            for i in (0..output).filter(|&i| want.leads[i] <= 2.0 * tolerance) {
+                (gradient[i], u[i]) = (0.0, difference[i]);
+                close += 1;
+            }
+            all += output;
+
+            let slope_error = |i: usize| {
+                let (own, inherent) = roundings(activation, w[i]);
+                (own + inherent) * ROUNDING * slope_size(activation, w[i])
+            };
+            let back = |gradient: &[f32], what: &str, got: &[f32]| {
+                let want_back = pulled_back(activation, &shape, planes, &w, gradient, &want.winners);
+                let size = reference::max_pool_backward(&shape, planes, &absolute(gradient), &want.winners);
+                // A pixel is in 16 windows at most.
+                let tolerance = |i: usize| size[i] * slope_error(i) + 32.0 * ROUNDING * size[i] + underflow(16.0);
+                assert_within(&from_lanes(level, got), &want_back, tolerance, &(case, what));
+            };
+            let pulled = pull(&pool, &z_lanes, &value_lanes, Some(&d_lanes), &to_lanes(level, &gradient));
+            back(&gradient, "pulled gradient", &pulled);
+            let [error, pulled] = relax(&pool, &z_lanes, &value_lanes, &d_lanes, &to_lanes(level, &u));
+            let error = from_lanes(level, &error);
+            let want_error: Vec<f64> = want.values.iter().zip(&u).map(|(x, &u)| x - f64::from(u)).collect();
+            assert_within(&error, &want_error, |i| tolerance + ROUNDING * want_error[i].abs(), &(case, "errors"));
+            back(&error, "pulled errors", &pulled);
+        }
+        // Functions that are constant below 0 have windows of equals.
+        let flat = matches!(activation, Activation::Relu | Activation::LeakyRelu { negative_slope: 0.0 });
+        assert!(close * 100 <= all * if flat { 50 } else { 1 }, "{level} {activation:?}: {close} of {all} are close");
     }
 }
 
@@ -87,43 +193,97 @@ fn max_pool_differences_do_not_cancel() {
             let scale = 10f32.powi(rng.random_range(-6..0));
             let (z, d) = (values(&mut rng, input), values(&mut rng, input));
             let d: Vec<f32> = d.iter().map(|d| d * scale).collect();
-            let pool = LaneMaxPool::new(level, &shape);
-            let [mut value, mut difference, mut winner] = [0; 3].map(|_| vec![0.0; output]);
-            pool.forward(&to_lanes(level, &z), &mut value, &mut winner, false);
+            let u = vec![0.0; output];
+            let pool = Local::max_pool(level, Activation::Identity, &shape);
             let (z_lanes, d_lanes) = (to_lanes(level, &z), to_lanes(level, &d));
-            pool.push(&z_lanes, &value, &d_lanes, &mut difference, &mut winner, false);
-            let (want, _) = reference::max_pool_push(&shape, planes, &z, &from_lanes(level, &value), &d);
+            let value = forward(&pool, &z_lanes);
+            let want =
+                reference::max_pool_push(Activation::Identity, &shape, planes, &z, &from_lanes(level, &value), &d);
             // The winner's value is at most 2 |d| below the old winner's.
             let tolerance = 6.0 * ROUNDING * f64::from(scale);
-            assert_within(&from_lanes(level, &difference), &want, |_| tolerance, &(level, shape, scale));
+            let [error, _] = relax(&pool, &z_lanes, &value, &d_lanes, &u);
+            for got in [push(&pool, &z_lanes, &value, &d_lanes), error] {
+                assert_within(&from_lanes(level, &got), &want.values, |_| tolerance, &(level, shape, scale));
+            }
         }
+    }
+}
+
+/// The largest element loses nothing to the activation either, as long as it stays the largest.
+#[test]
+fn differences_of_a_lasting_winner_do_not_cancel() {
+    let mut rng = generator(26);
+    for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
+        let (mut lasting, mut all) = (0, 0);
+        for shape in [[2, 2, 0, 1], [3, 1, 1, 1], [2, 1, 1, 2]].map(|window| square(2, [9, 10], window)) {
+            let planes = lanes(level) * 2;
+            let [input, output] = sizes(&shape, lanes(level));
+            for scale in [1e-6, 1e-5, 1e-3] {
+                let z: Vec<f32> = values(&mut rng, input).iter().map(|z| z * 3.0).collect();
+                let d: Vec<f32> = values(&mut rng, input).iter().map(|d| d * scale).collect();
+                let pool = Local::max_pool(level, activation, &shape);
+                let (z_lanes, d_lanes) = (to_lanes(level, &z), to_lanes(level, &d));
+                let value = forward(&pool, &z_lanes);
+                let got = from_lanes(level, &push(&pool, &z_lanes, &value, &d_lanes));
+                let old = reference::max_pool(activation, &shape, planes, &z);
+                let from_old = |d: &[f32]| {
+                    let value = from_lanes(level, &value);
+                    reference::max_pool_push(activation, &shape, planes, &z, &value, d).values
+                };
+                // Without what the old value was rounded by.
+                let (moved, still) = (from_old(&d), from_old(&vec![0.0; input]));
+                let slopes = 3.0 * f64::from(scale);
+                let tolerance = roundings(activation, 3.0).0 * 4.0 * ROUNDING * slopes + underflow(0.0);
+                for i in (0..output).filter(|&i| old.leads[i] > 2.0 * slopes + 1e-5) {
+                    let want = moved[i] - still[i];
+                    assert_within(&got[i..=i], &[want], |_| tolerance, &(level, activation, shape, scale));
+                    lasting += 1;
+                }
+                all += output;
+            }
+        }
+        assert!(lasting * 2 > all, "{level} {activation:?}: {lasting} of {all}");
     }
 }
 
 fn check_mean(
     rng: &mut impl Rng,
     level: Level,
-    pool: &LaneAvgPool,
+    pool: &Local,
     [input, output]: [usize; 2],
-    forward: impl Fn(&[f32]) -> Vec<f64>,
-    backward: impl Fn(&[f32]) -> Vec<f64>,
+    mean: impl Fn(&[f32]) -> Vec<f64>,
+    spread: impl Fn(&[f32]) -> Vec<f64>,
     case: &dyn std::fmt::Debug,
 ) {
-    let mut z = values(rng, input);
-    if rng.random_bool(0.2) {
-        let place = rng.random_range(0..input);
-        z[place] = f32::NAN;
+    assert_eq!([pool.input_len(), pool.output_len()], [input, output], "sizes of {case:?}");
+    let [mut z, mut d] = [0; 2].map(|_| values(rng, input));
+    for x in [&mut z, &mut d] {
+        if rng.random_bool(0.2) {
+            let place = rng.random_range(0..input);
+            x[place] = [f32::NAN, f32::INFINITY][rng.random_range(0..2)];
+        }
     }
-    let mut mean = vec![f32::NAN; output];
-    pool.forward(&to_lanes(level, &z), &mut mean, false);
-    let size = forward(&absolute(&z));
+    let [gradient, u] = [0; 2].map(|_| values(rng, output));
+    let [z_lanes, d_lanes] = [&z, &d].map(|x| to_lanes(level, x));
+    let [gradient_lanes, u_lanes] = [&gradient, &u].map(|x| to_lanes(level, x));
     // No window has more than 12 x 12 elements.
-    assert_within(&from_lanes(level, &mean), &forward(&z), |i| of_sum(144, size[i]), case);
-    let gradient = values(rng, output);
-    let mut back = vec![f32::NAN; input];
-    pool.backward(&to_lanes(level, &gradient), &mut back, false);
-    let size = backward(&absolute(&gradient));
-    assert_within(&from_lanes(level, &back), &backward(&gradient), |i| of_sum(144, size[i]), case);
+    let check = |what: &str, got: &[f32], want: &[f64], size: &[f64]| {
+        assert_within(&from_lanes(level, got), want, |i| of_sum(144, size[i]), &(case, what));
+    };
+    let value = forward(pool, &z_lanes);
+    check("means", &value, &mean(&z), &mean(&absolute(&z)));
+    let (want, size) = (mean(&d), mean(&absolute(&d)));
+    check("differences", &push(pool, &z_lanes, &value, &d_lanes), &want, &size);
+    for d in [None, Some(d_lanes.as_slice())] {
+        let back = pull(pool, &z_lanes, &value, d, &gradient_lanes);
+        check("pulled gradient", &back, &spread(&gradient), &spread(&absolute(&gradient)));
+    }
+    let [error, pulled] = relax(pool, &z_lanes, &value, &d_lanes, &u_lanes);
+    let want: Vec<f64> = want.iter().zip(&u).map(|(difference, &u)| difference - f64::from(u)).collect();
+    let size: Vec<f64> = size.iter().zip(&u).map(|(size, &u)| size + f64::from(u.abs())).collect();
+    check("errors", &error, &want, &size);
+    let error = from_lanes(level, &error);
+    check("pulled errors", &pulled, &spread(&error), &spread(&absolute(&error)));
 }
 
 #[test]
@@ -135,7 +295,7 @@ fn avg_pool() {
             check_mean(
                 &mut rng,
                 level,
-                &LaneAvgPool::fixed(level, &shape),
+                &Local::avg_pool(level, &shape),
                 sizes(&shape, lanes(level)),
                 |z| reference::avg_pool(&shape, planes, z),
                 |gradient| reference::avg_pool_backward(&shape, planes, gradient),
@@ -162,7 +322,7 @@ fn adaptive_avg_pool() {
             check_mean(
                 &mut rng,
                 level,
-                &LaneAvgPool::adaptive(level, channels, input, output),
+                &Local::adaptive_avg_pool(level, channels, input, output),
                 [input, output].map(|[height, width]| planes * height * width),
                 |z| reference::adaptive_avg_pool(input, output, planes, z),
                 |gradient| reference::adaptive_avg_pool_backward(input, output, planes, gradient),
@@ -173,55 +333,8 @@ fn adaptive_avg_pool() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
-    let mut rng = generator(24);
-    let shape = ConvShape {
-        in_channels: 70,
-        out_channels: 70,
-        input: [50, 70],
-        kernel: [3, 2],
-        stride: [2, 1],
-        padding: [1, 0],
-        dilation: [1, 2],
-    };
-    for level in levels() {
-        let [input, output] = sizes(&shape, lanes(level));
-        let [z, d, gradient] = [input, input, output].map(|len| coarse(&mut rng, len));
-        let max = LaneMaxPool::new(level, &shape);
-        let means = [
-            LaneAvgPool::fixed(level, &shape),
-            LaneAvgPool::adaptive(level, 70, [50, 70], reference::output_size(&shape)),
-        ];
-        let all = |threads: usize, parallel: bool| {
-            on_threads(threads, || {
-                let mut results = vec![];
-                let [mut value, mut winner, mut difference, mut new_winner] = [0; 4].map(|_| vec![f32::NAN; output]);
-                max.forward(&z, &mut value, &mut winner, parallel);
-                max.push(&z, &value, &d, &mut difference, &mut new_winner, parallel);
-                let mut back = vec![f32::NAN; input];
-                max.backward(&gradient, &new_winner, &mut back, parallel);
-                results.extend([value, winner, difference, new_winner, back]);
-                for mean in &means {
-                    let (mut value, mut back) = (vec![f32::NAN; output], vec![f32::NAN; input]);
-                    mean.forward(&z, &mut value, parallel);
-                    mean.backward(&gradient, &mut back, parallel);
-                    results.extend([value, back]);
-                }
-                results
-            })
-        };
-        let alone = all(1, false);
-        for threads in [2, 3, 5] {
-            for (alone, shared) in alone.iter().zip(all(threads, true)) {
-                assert!(same_bits(alone, &shared), "{level} on {threads} threads");
-            }
-        }
-    }
-}
-
-#[test]
 #[should_panic(expected = "lies on padding altogether")]
 fn a_window_of_padding_has_no_largest_element() {
     let shape = ConvShape { padding: [2, 2], kernel: [2, 2], input: [5, 5], ..ConvShape::linear(1, 1) };
-    LaneMaxPool::new(Level::PORTABLE, &shape);
+    Local::max_pool(Level::PORTABLE, Activation::Relu, &shape);
 }
