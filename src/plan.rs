@@ -113,7 +113,9 @@ pub(crate) enum WeightGradient {
 
 impl Plan {
     /// For batches of up to `batch` samples.
-    pub(crate) fn new(network: &Network, level: Level, batch: usize) -> Self {
+    ///
+    /// `fuse`: whether relaxations take their differences band by band, so that they are nowhere afterwards.
+    pub(crate) fn new(network: &Network, level: Level, batch: usize, fuse: bool) -> Self {
         let mut builder = Builder::new(level, batch, network.parameters());
         let mut layers: Vec<LayerPlan> = Vec::new();
         let (mut output, mut pulled) = (0, 0);
@@ -131,7 +133,11 @@ impl Plan {
             let local_end = !is_product(&builder.steps[steps.end - 1]);
             layers.push(LayerPlan {
                 renewed: steps.clone().rev().find(needs_input),
-                fused: l < last_layer && local_end && steps.len() > 1 && is_product(&builder.steps[steps.end - 2]),
+                fused: fuse
+                    && l < last_layer
+                    && local_end
+                    && steps.len() > 1
+                    && is_product(&builder.steps[steps.end - 2]),
                 output: place(&mut output, elements(layer.output_shape()) * builder.lanes),
                 lowest_product,
                 pulled: place(&mut pulled, if local_end { builder.inputs[steps.end - 1] } else { 0 }),
@@ -258,7 +264,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The operations of a layer, with each activation joined to a max pooling behind it.
+    /// The operations of a layer, with each cheap activation joined to a max pooling behind it.
     fn drafts(&self, ops: &[Op], shapes: &[Vec<usize>]) -> Vec<Draft> {
         let mut drafts = Vec::new();
         let mut waiting: Option<(Activation, [usize; 3])> = None;
@@ -272,7 +278,8 @@ impl<'a> Builder<'a> {
                 Op::Linear(linear) => Draft::Product(o, ConvShape::linear(input[0], linear.out_features)),
                 Op::MaxPool2d(pool) => {
                     let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation);
-                    let activation = waiting.take().map_or(Activation::Identity, |(activation, _)| activation);
+                    let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
+                    let activation = joined.map_or(Activation::Identity, |(activation, _)| activation);
                     Draft::Local(Local::max_pool(self.level, activation, &windows))
                 }
                 Op::AvgPool2d(pool) => {

@@ -11,13 +11,13 @@ use rayon::prelude::*;
 use crate::error::{Divergence, Error, Result};
 use crate::layer::{Gradients, Layers};
 use crate::loss::{Loss, Targets};
-use crate::method::{Method, Options, StepSize};
+use crate::method::{Method, Options, Solver, StepSize};
 use crate::network::Network;
 use crate::output::Output;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Step, WeightGradient};
-use crate::relaxation::{Descent, Open, Relaxation, Strict, backpropagate, fixed_prediction, shares, strict};
-use crate::state::{Descending, Scratch, Tile};
+use crate::relaxation::{Descent, Open, Relaxation, Strict, backpropagate, fixed_prediction, shares, strict, sweep};
+use crate::state::{Descending, Extras, Scratch, Tile};
 
 /// Bytes that the groups' partial gradients may take together before tiles share them.
 const GROUP_BYTES: usize = 512 << 20;
@@ -141,7 +141,7 @@ impl Session {
         }
         let tables = Plan::table_bytes(network);
         check_memory(batch, tables.checked_div(size_of::<f32>()))?;
-        let plan = Plan::new(network, level, batch);
+        let plan = Plan::new(network, level, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
         let multiples = match method {
             Method::Exact => Some([vec![1.0; layers], vec![1.0; layers]]),
@@ -158,8 +158,9 @@ impl Session {
             StepSize::Given => 0,
             StepSize::Automatic { products } => products,
         };
-        let settling = options.tolerance.is_some();
-        let scratch_len = Scratch::len(&plan, products, settling);
+        let sweeping = options.solver == Solver::Sweeps;
+        let extras = Extras { products, settling: options.tolerance.is_some() && !sweeping, sweeping };
+        let scratch_len = Scratch::len(&plan, extras);
         // A network of one layer has no beliefs to relax.
         let automatic = products > 0 && layers > 1;
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
@@ -183,7 +184,7 @@ impl Session {
         Ok(Session {
             packed: Buffer::zeros(plan.sizes.packed),
             groups: (0..tiles).step_by(tiles_per_group).map(group).collect(),
-            scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan, products, settling))).collect(),
+            scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan, extras))).collect(),
             rows: Buffer::zeros(tiles * plan.lanes * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
             open: automatic.then(|| Box::new(Open::new(&plan))),
@@ -414,6 +415,11 @@ impl Session {
                 self.method.name()
             )));
         }
+        if !start.is_empty() && self.options.solver == Solver::Sweeps {
+            return Err(Error::Input(
+                "initial beliefs for sweeps, which always start at the forward pass; they are for steps".into(),
+            ));
+        }
         if start.len() > hidden {
             return Err(Error::Input(format!(
                 "initial beliefs for {} layers, expected at most {hidden}: all but the output",
@@ -603,7 +609,11 @@ impl Group {
                 Method::Exact | Method::FixedPrediction { .. } => backpropagate(relaxation, gradients),
                 Method::Strict { eta, iterations } => {
                     let settings = Strict { eta, iterations, open, tolerance: options.tolerance, started };
-                    strict(relaxation, settings, descent, gradients);
+                    match options.solver {
+                        // A network of one layer has nothing to sweep through.
+                        Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, settings, descent, gradients),
+                        _ => strict(relaxation, settings, descent, gradients),
+                    }
                     let found = group.descent.divergence(first);
                     let earliest = |a: Divergence, b: Divergence| if b.iteration < a.iteration { b } else { a };
                     group.divergence = match (group.divergence, found) {

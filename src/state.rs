@@ -104,6 +104,53 @@ pub(crate) struct Work {
     /// u before an iteration, where samples may settle.
     pub(crate) previous: Buffer,
     pub(crate) krylov: Krylov,
+    pub(crate) sweeping: Sweeping,
+}
+
+/// What sweeps to the equilibrium work with, besides the errors of the tile.
+#[derive(Debug, Default)]
+pub(crate) struct Sweeping {
+    /// The errors and their residuals before the last step.
+    pub(crate) base: Buffer,
+    pub(crate) base_residuals: Buffer,
+    pub(crate) residuals: Buffer,
+    /// Per lane, the length of the step, which is 0 for one that has settled, and the energy before it.
+    pub(crate) lengths: Vec<f64>,
+    pub(crate) energies: Vec<f64>,
+    /// Sums per lane.
+    pub(crate) along: Vec<f64>,
+    pub(crate) square: Vec<f64>,
+}
+
+impl Sweeping {
+    fn new(plan: &Plan) -> Self {
+        let vector = || Buffer::zeros(plan.hidden_len());
+        let numbers = || vec![0.0; plan.lanes];
+        Sweeping {
+            base: vector(),
+            base_residuals: vector(),
+            residuals: vector(),
+            lengths: numbers(),
+            energies: numbers(),
+            along: numbers(),
+            square: numbers(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let buffers = [&self.base, &self.base_residuals, &self.residuals];
+        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + 4 * size_of_val(self.lengths.as_slice())
+    }
+}
+
+/// What a session's options make a scratch hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras {
+    /// Products with the Hessian that step sizes are chosen by.
+    pub(crate) products: usize,
+    /// Whether iterations end for samples that have settled.
+    pub(crate) settling: bool,
+    pub(crate) sweeping: bool,
 }
 
 /// What Lanczos' method works with: three vectors of all beliefs, and `[products][lanes]` numbers.
@@ -152,8 +199,7 @@ impl Krylov {
 }
 
 impl Scratch {
-    /// `products`: those with the Hessian that step sizes are chosen by.
-    pub(crate) fn new(plan: &Plan, products: usize, settling: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, extras: Extras) -> Self {
         Scratch {
             values: Buffer::zeros(plan.sizes.values),
             work: Work {
@@ -163,19 +209,20 @@ impl Scratch {
                 gradients: [Buffer::zeros(plan.sizes.gradient), Buffer::zeros(plan.sizes.gradient)],
                 input: Buffer::zeros(plan.sizes.product_input),
                 weights: Buffer::zeros(plan.sizes.weights_scratch),
-                previous: Buffer::zeros(if settling { plan.hidden_len() } else { 0 }),
-                krylov: Krylov::new(plan, products),
+                previous: Buffer::zeros(if extras.settling { plan.hidden_len() } else { 0 }),
+                krylov: Krylov::new(plan, extras.products),
+                sweeping: if extras.sweeping { Sweeping::new(plan) } else { Sweeping::default() },
             },
         }
     }
 
     /// Elements of the scratch's buffers.
-    pub(crate) fn len(plan: &Plan, products: usize, settling: bool) -> usize {
+    pub(crate) fn len(plan: &Plan, extras: Extras) -> usize {
         let sizes = &plan.sizes;
-        let krylov = if products == 0 { 0 } else { 3 * plan.outputs_len() + 4 * products * plan.lanes };
-        let previous = if settling { plan.hidden_len() } else { 0 };
-        krylov
-            + previous
+        let vectors =
+            3 * usize::from(extras.products > 0) + usize::from(extras.settling) + 3 * usize::from(extras.sweeping);
+        vectors * plan.outputs_len()
+            + 4 * extras.products * plan.lanes
             + sizes.values
             + sizes.differences
             + sizes.band
@@ -186,9 +233,10 @@ impl Scratch {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let Work { differences, band, pulled, gradients: [a, b], input, weights, previous, krylov } = &self.work;
+        let Work { differences, band, pulled, gradients: [a, b], input, weights, previous, krylov, sweeping } =
+            &self.work;
         let buffers = [&self.values, differences, band, pulled, a, b, input, weights, previous];
-        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes()
+        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes() + sweeping.bytes()
     }
 }
 

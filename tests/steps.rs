@@ -1,7 +1,8 @@
 //! Step sizes of strict relaxations that are chosen by curvature, and relaxations that end when they have settled.
 
 use predictive_coding::{
-    Conv2d, Descending, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Session, StepSize,
+    Conv2d, Descending, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Session,
+    Solver, StepSize,
 };
 use predictive_coding_reference::levels::levels;
 use predictive_coding_reference::naive::{Naive, dense};
@@ -202,8 +203,89 @@ fn settled_samples_stay_where_they_are() {
             for layer in 1..layers {
                 let elements = plain.elements(layer);
                 let place = sample * elements..(sample + 1) * elements;
-                let quantity = predictive_coding::Quantity::Deviation;
-                assert_eq!(settled.get(quantity, layer)[place.clone()], plain.get(quantity, layer)[place]);
+                assert_eq!(
+                    settled.get(Quantity::Deviation, layer)[place.clone()],
+                    plain.get(Quantity::Deviation, layer)[place]
+                );
+            }
+        }
+    }
+}
+
+/// The energy of each sample where a session left it, in f64, and the norm of its gradient by the hidden beliefs.
+fn ends(session: &Session, network: &Network, parameters: &Parameters, x: &[f32], y: &OwnedTargets) -> Vec<[f64; 2]> {
+    let naive = Naive::<f64>::new(network, parameters);
+    let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+    let y: Vec<f64> = dense(y.view(), network.output_shape().iter().product());
+    let mut v = naive.forward(&x);
+    let depth = naive.depth();
+    for layer in 1..depth {
+        let deviation = session.get(Quantity::Deviation, layer);
+        v[layer].iter_mut().zip(deviation).for_each(|(v, u)| *v += f64::from(u));
+    }
+    let errors = naive.errors(&v, &y);
+    let mut squares = [0.0; SAMPLES];
+    for layer in 1..depth {
+        let pulled = naive.pull(layer + 1, &v[layer], &errors[layer + 1]);
+        for (i, (pulled, error)) in pulled.iter().zip(&errors[layer]).enumerate() {
+            squares[i * SAMPLES / v[layer].len()] += (pulled - error).powi(2);
+        }
+    }
+    naive.energy(&v, &y).into_iter().zip(squares).map(|(energy, square)| [energy, square.sqrt()]).collect()
+}
+
+/// Sweeps end where thousands of small steps end: with an energy as low, and if there are no kinks, with a
+/// gradient that is gone.
+#[test]
+fn sweeps_end_at_the_equilibrium() {
+    for (seed, network) in (0..).zip(networks()) {
+        let parameters = parameters(&network, seed, 1.5);
+        let (x, y) = random::batch(&mut random::generator(seed + 20), &network, SAMPLES);
+        let infer = |method: Method, options: Options| {
+            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            session.infer(&parameters, &x, y.view()).unwrap();
+            session
+        };
+        let sweeps = Options { solver: Solver::Sweeps, tolerance: Some(1e-5), ..Options::default() };
+        let swept = infer(Method::Strict { eta: 0.1, iterations: 60 }, sweeps);
+        let stepped = infer(Method::Strict { eta: 0.1, iterations: 6000 }, Options::default());
+        let begun = infer(Method::Strict { eta: 1e-12, iterations: 1 }, Options::default());
+        let of = |session: &Session| ends(session, &network, &parameters, &x, &y);
+        let smooth = network.layers()[0].ops().contains(&Op::Tanh);
+        for (sample, ((swept, stepped), begun)) in of(&swept).iter().zip(of(&stepped)).zip(of(&begun)).enumerate() {
+            let what = format!("network {seed}, sample {sample}: {swept:?}, {stepped:?} by steps, {begun:?} at first");
+            // Of what the steps have taken off the energy, no more than a thousandth is left.
+            assert!(swept[0] - stepped[0] <= 1e-3 * (begun[0] - stepped[0]) + 1e-9 * begun[0], "{what}");
+            assert!(!smooth || swept[1] <= 1e-4 * begun[1], "{what}");
+        }
+        let most = swept.descents().map(|descent| descent.iterations).max().unwrap();
+        println!("network {seed}: at most {most} sweeps");
+        assert!(!smooth || most <= 20, "{most} sweeps");
+    }
+}
+
+/// Weights so large that plain steps blow up: no energy ends above its start.
+#[test]
+fn sweeps_never_climb() {
+    for (seed, network) in (0..).zip(networks()) {
+        let parameters = parameters(&network, seed, 6.0);
+        let (x, y) = random::batch(&mut random::generator(seed + 40), &network, SAMPLES);
+        let options = Options { solver: Solver::Sweeps, ..Options::default() };
+        let at = |iterations: usize| {
+            let method = Method::Strict { eta: 0.1, iterations };
+            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            let _ = session.infer(&parameters, &x, y.view());
+            ends(&session, &network, &parameters, &x, &y)
+        };
+        let mut stepper = Session::new(&network, SAMPLES, Method::Strict { eta: 1e-12, iterations: 1 }).unwrap();
+        stepper.infer(&parameters, &x, y.view()).unwrap();
+        let begun = ends(&stepper, &network, &parameters, &x, &y);
+        for iterations in [1, 2, 3, 5, 10] {
+            for (sample, (end, begun)) in at(iterations).iter().zip(&begun).enumerate() {
+                assert!(
+                    end[0] <= begun[0] * (1.0 + 2e-5),
+                    "network {seed}, {iterations} sweeps, {sample}: {end:?}, {begun:?}"
+                );
             }
         }
     }
@@ -219,6 +301,8 @@ fn options_that_do_not_fit_are_refused() {
         (strict, automatic(0), "at least 1"),
         (strict, Options { tolerance: Some(0.0), ..Options::default() }, "above 0"),
         (strict, Options { tolerance: Some(f64::NAN), ..Options::default() }, "above 0"),
+        (strict, Options { solver: Solver::Sweeps, ..automatic(2) }, "no step size"),
+        (Method::Exact, Options { solver: Solver::Sweeps, ..Options::default() }, "only strict"),
         (strict, Options { literal: true, ..Options::default() }, "only fixed-prediction"),
     ] {
         let error = Session::with_options(network, 4, method, options).unwrap_err().to_string();

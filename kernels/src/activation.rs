@@ -33,6 +33,13 @@ pub enum Activation {
     Softplus,
 }
 
+impl Activation {
+    /// Whether it is made of linear pieces, and so costs next to nothing.
+    pub fn is_piecewise_linear(self) -> bool {
+        matches!(self, Activation::Identity | Activation::Relu | Activation::LeakyRelu { .. })
+    }
+}
+
 /// A function with its slope and its difference.
 pub(crate) trait Function: Copy {
     fn value<S: Simd>(self, s: S, z: S::V) -> S::V;
@@ -88,6 +95,21 @@ pub(crate) fn with_function<P: Pass>(activation: Activation, entrance: impl Entr
         Activation::Gelu => entrance.enter(With(Gelu, pass)),
         Activation::Silu => entrance.enter(With(Silu, pass)),
         Activation::Softplus => entrance.enter(With(Softplus, pass)),
+    }
+}
+
+/// As [`with_function`], where the function is taken more often than its result is used: for those of which
+/// that is worth its time, and the time to compile it.
+///
+/// # Panics
+/// If the activation is another.
+#[inline(always)]
+pub(crate) fn with_linear_pieces<P: Pass>(activation: Activation, entrance: impl Entrance, pass: P) {
+    match activation {
+        Activation::Identity => entrance.enter(With(Identity, pass)),
+        Activation::Relu => entrance.enter(With(Relu, pass)),
+        Activation::LeakyRelu { negative_slope } => entrance.enter(With(LeakyRelu(negative_slope), pass)),
+        _ => unreachable!("{activation:?} is not made of linear pieces"),
     }
 }
 

@@ -176,7 +176,8 @@ impl LinearEpilogue {
             alpha: combine.alpha,
             beta: combine.beta,
             gamma: combine.gamma,
-            other: combine.other.as_ptr(),
+            // A step, which reads the output in any case, needs no way of its own for want of a third operand.
+            other: if combine.gamma == 0.0 { out.as_ptr() } else { combine.other.as_ptr() },
             bias: combine.bias.map_or(std::ptr::null(), |bias| bias.as_ptr()),
             step: combine.step.map_or(std::ptr::null(), |step| step.as_ptr()),
             out: out.as_mut_ptr(),
@@ -194,8 +195,7 @@ impl LinearEpilogue {
         unsafe {
             let bias = self.bias(row);
             match (self.gamma != 0.0, self.beta != 0.0) {
-                (false, _) if !self.step.is_null() => self.take_step::<S, false>(s, bias, at, sum),
-                (true, _) if !self.step.is_null() => self.take_step::<S, true>(s, bias, at, sum),
+                _ if !self.step.is_null() => self.take_step(s, bias, at, sum),
                 (false, false) => self.store::<S, true, false, false>(s, bias, at, sum),
                 (true, false) => self.store::<S, true, true, false>(s, bias, at, sum),
                 (false, true) => self.store::<S, true, false, true>(s, bias, at, sum),
@@ -242,15 +242,13 @@ impl LinearEpilogue {
     /// # Safety
     /// As for [`store`](Self::store); there must be a factor for every lane.
     #[inline(always)]
-    unsafe fn take_step<S: Simd, const OTHER: bool>(self, s: S, bias: f32, at: usize, sum: S::V) {
+    unsafe fn take_step<S: Simd>(self, s: S, bias: f32, at: usize, sum: S::V) {
         // SAFETY: as the caller promises.
         unsafe {
             let own = s.load(self.out.add(at));
-            let mut v = s.fma(s.splat(self.alpha), sum, s.splat(bias));
-            if OTHER {
-                v = s.fma(s.splat(self.gamma), s.load(self.other.add(at)), v);
-            }
-            v = s.fma(s.splat(self.beta), own, v);
+            let v = s.fma(s.splat(self.alpha), sum, s.splat(bias));
+            let v = s.fma(s.splat(self.gamma), s.load(self.other.add(at)), v);
+            let v = s.fma(s.splat(self.beta), own, v);
             s.store(self.out.add(at), s.fma(s.load(self.step), v, own));
         }
     }
@@ -258,19 +256,14 @@ impl LinearEpilogue {
     /// # Safety
     /// As for [`Epilogue::finish`].
     #[inline(always)]
-    unsafe fn step_tile<S: Simd, const OTHER: bool, const M: usize, const N: usize>(
-        self,
-        s: S,
-        sums: [[S::V; N]; M],
-        place: Place,
-    ) {
+    unsafe fn step_tile<S: Simd, const M: usize, const N: usize>(self, s: S, sums: [[S::V; N]; M], place: Place) {
         for (m, sums) in sums.into_iter().enumerate().take(place.rows) {
             let row = place.row + m;
             // SAFETY: the row and its vectors are inside the operands by contract.
             unsafe {
                 let bias = self.bias(row);
                 for (n, sum) in sums.into_iter().enumerate() {
-                    self.take_step::<S, OTHER>(s, bias, row * self.row_stride + place.at + n * place.step, sum);
+                    self.take_step(s, bias, row * self.row_stride + place.at + n * place.step, sum);
                 }
             }
         }
@@ -317,8 +310,7 @@ impl Epilogue for LinearEpilogue {
         // SAFETY: as the caller promises.
         unsafe {
             match (self.alpha != 1.0, self.gamma != 0.0, self.beta != 0.0) {
-                (_, false, _) if !self.step.is_null() => self.step_tile::<S, false, M, N>(s, sums, place),
-                (_, true, _) if !self.step.is_null() => self.step_tile::<S, true, M, N>(s, sums, place),
+                _ if !self.step.is_null() => self.step_tile(s, sums, place),
                 (false, false, false) => self.store_tile::<S, false, false, false, M, N>(s, sums, place),
                 (true, false, false) => self.store_tile::<S, true, false, false, M, N>(s, sums, place),
                 (_, true, false) => self.store_tile::<S, true, true, false, M, N>(s, sums, place),

@@ -22,7 +22,7 @@ use super::Relaxation;
 use crate::layer::{Input, Layers};
 use crate::output::Output;
 use crate::plan::{Plan, Step};
-use crate::state::{Krylov, Scratch, Tile, Values, values_around};
+use crate::state::{Extras, Krylov, Scratch, Tile, Values, values_around};
 
 /// Norm of the vectors that H is multiplied with: pushed as deviations from v-hat, they must not reach the next
 /// kink; differences that small lose no digits.
@@ -39,6 +39,9 @@ const EXHAUSTED: f64 = 1e-5;
 /// Halvings that find an eigenvalue to far below f32's rounding.
 const BISECTIONS: usize = 40;
 
+/// The image of the vector is all that it needs besides.
+const EXTRAS: Extras = Extras { products: 1, settling: false, sweeping: false };
+
 /// The top eigenvector of H with every activation open.
 #[derive(Debug)]
 pub(crate) struct Open {
@@ -50,7 +53,7 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let (mut tile, mut scratch) = (Tile::new(plan, true), Scratch::new(plan, 1, false));
+        let (mut tile, mut scratch) = (Tile::new(plan, true), Scratch::new(plan, EXTRAS));
         for (b, step) in plan.steps.iter().enumerate() {
             let (z, out) = values_around(plan, &mut scratch.values, &mut tile.activations, b);
             match step {
@@ -72,7 +75,7 @@ impl Open {
 
     /// Elements of the buffers.
     pub(crate) fn len(plan: &Plan) -> usize {
-        Tile::len(plan) + Scratch::len(plan, 1, false) + plan.outputs_len()
+        Tile::len(plan) + Scratch::len(plan, EXTRAS) + plan.outputs_len()
     }
 
     /// Follows the weights by power iterations; returns the vector.

@@ -9,6 +9,7 @@ mod exact;
 mod fixed_prediction;
 mod shares;
 mod strict;
+mod sweep;
 
 use std::ops::Range;
 
@@ -17,6 +18,7 @@ pub(crate) use exact::backpropagate;
 pub(crate) use fixed_prediction::fixed_prediction;
 pub(crate) use shares::{iterations_for, shares};
 pub(crate) use strict::{Descent, Strict, strict};
+pub(crate) use sweep::sweep;
 
 use crate::layer::{Gradients, Input, Layers};
 use crate::output::Output;

@@ -88,7 +88,7 @@ impl Descent {
 
     /// Takes the terms in `now` as those of an iteration (from 1). The steps that are given are halved
     /// where energies have risen.
-    fn check(&mut self, iteration: usize, samples: usize, mut steps: Option<&mut Steps>) {
+    pub(super) fn check(&mut self, iteration: usize, samples: usize, mut steps: Option<&mut Steps>) {
         if iteration == 1 {
             self.start.copy_from_slice(&self.now);
             self.diverged.fill(None);
@@ -118,6 +118,28 @@ impl Descent {
         if let Some(energy) = self.energies.get_mut(iteration - 1) {
             *energy += total;
         }
+    }
+
+    /// Takes the terms in `now` without judging or recording them.
+    pub(super) fn measure(&mut self, samples: usize) {
+        for lane in 0..samples {
+            self.before[lane].0 = self.now.iter().skip(lane).step_by(self.lanes).sum();
+        }
+    }
+
+    /// A sample's energy at the first iteration, and as it was last taken.
+    pub(super) fn energies_of(&self, lane: usize) -> (f64, f64) {
+        (self.start.iter().skip(lane).step_by(self.lanes).sum(), self.before[lane].0)
+    }
+
+    /// Unscaled loss of each lane, to be filled in.
+    pub(super) fn losses(&mut self) -> &mut [f64] {
+        &mut self.losses
+    }
+
+    /// Whether each lane has diverged.
+    pub(super) fn diverged(&self) -> impl Iterator<Item = bool> {
+        self.diverged.iter().map(Option::is_some)
     }
 
     /// The layer whose term rose most, or is the first that is not finite.
@@ -225,7 +247,7 @@ impl Relaxation<'_> {
     }
 
     /// The gradients of all parameters, from inputs at the beliefs.
-    fn gradients_at_beliefs(&mut self, gradients: &mut Gradients<'_>) {
+    pub(super) fn gradients_at_beliefs(&mut self, gradients: &mut Gradients<'_>) {
         let plan = self.layers.plan;
         let place = |layer: usize| plan.layers[layer].output.clone();
         let Tile { activations, deviations, errors, .. } = &*self.tile;
@@ -253,7 +275,7 @@ impl Relaxation<'_> {
     }
 
     /// The terms of the energy: the loss, and half the squared errors of the layers below.
-    fn energy(&self, pushed: usize, descent: &mut Descent) {
+    pub(super) fn energy(&self, pushed: usize, descent: &mut Descent) {
         let last = self.len() - 1;
         let Descent { lanes, now, losses, .. } = descent;
         now.fill(0.0);

@@ -1,5 +1,5 @@
-//! What stands between the products of a network: an activation, a pooling, or an activation with a
-//! max pooling behind it, on tensors `[channels][height][width][LANES]` with an image in every lane.
+//! What stands between the products of a network: an activation, a pooling, or a max pooling of an
+//! activation of linear pieces, on tensors `[channels][height][width][LANES]` with an image in every lane.
 //!
 //! With z the input of f in the forward pass and d a deviation from it, four things are asked of f:
 //!
@@ -23,7 +23,7 @@ mod windows;
 
 use std::ops::Range;
 
-use crate::activation::{Activation, with_function};
+use crate::activation::{Activation, with_function, with_linear_pieces};
 use crate::conv::ConvShape;
 use crate::level::Level;
 use crate::local::map::{Forward, Pull, Push, Relax};
@@ -98,8 +98,10 @@ impl Local {
     /// itself. Of several largest elements the first in row-major order is the winner; NaN wins.
     ///
     /// # Panics
-    /// If a window does not fit the padded input, or lies on padding altogether.
+    /// If a window does not fit the padded input, or lies on padding altogether, or if the activation is not
+    /// [piecewise linear](Activation::is_piecewise_linear).
     pub fn max_pool(level: Level, activation: Activation, shape: &ConvShape) -> Self {
+        assert!(activation.is_piecewise_linear(), "{activation:?} is not made of linear pieces");
         let axes = axes(shape);
         assert!(
             axes.iter().flatten().all(|window| !window.is_empty()),
@@ -192,7 +194,7 @@ impl Local {
             }
             Kind::Max { activation, pool } => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
                 let z = &z[c * input.len()..][..input.len()];
-                with_function(*activation, self.level, max::Forward { pool, rows: rows.clone(), z, value });
+                with_linear_pieces(*activation, self.level, max::Forward { pool, rows: rows.clone(), z, value });
             }),
             Kind::Mean(pool) => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
                 let input = &z[c * input.len()..][..input.len()];
@@ -221,7 +223,7 @@ impl Local {
                 for_each_chunk(parallel, self.work(), difference, output.len(), |c, difference| {
                     let [z, d] = [z, d].map(|from| &from[c * input.len()..][..input.len()]);
                     let value = &value[c * output.len()..][..output.len()];
-                    with_function(*activation, self.level, max::Push { pool, z, value, d, difference });
+                    with_linear_pieces(*activation, self.level, max::Push { pool, z, value, d, difference });
                 });
             }
             Kind::Mean(_) => self.forward(d, difference, rows, parallel),
@@ -268,7 +270,7 @@ impl Local {
                 let [value, gradient] = [value, gradient].map(|from| &from[c * output.len()..][..output.len()]);
                 let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
                 let pull = max::Pull { pool, rows, input_rows, z, value, d, gradient, out };
-                with_function(*activation, self.level, pull);
+                with_linear_pieces(*activation, self.level, pull);
             }),
             Kind::Mean(pool) => for_each_chunk(parallel, self.work(), out, input.len(), |c, out| {
                 let gradient = &gradient[c * output.len()..][..output.len()];
@@ -314,7 +316,7 @@ impl Local {
                     let [value, u] = [value, u].map(|from| &from[c * output.len()..][..output.len()]);
                     let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
                     let relax = max::Relax { pool, rows, input_rows, z, value, d, u, error, pulled };
-                    with_function(*activation, self.level, relax);
+                    with_linear_pieces(*activation, self.level, relax);
                 });
             }
             Kind::Mean(pool) => {

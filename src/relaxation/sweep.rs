@@ -1,0 +1,202 @@
+//! Straight to the equilibrium of a strict relaxation, rather than n steps towards it.
+//!
+//! The errors of the hidden layers can be the unknowns instead of their beliefs: v_l = f_l(v_{l-1}) - epsilon_l
+//! gives one from the other, and the energy is G(epsilon) = loss + sum of |epsilon_l|^2 / 2, where the loss
+//! depends on all. Its negative gradient is
+//!
+//! ```text
+//! r_l = delta_l - epsilon_l,    delta_L = dLoss/dy,    delta_l = J_{l+1}(v_l)^T delta_{l+1}
+//! ```
+//!
+//! and 0 exactly where that of the energy by the beliefs is. A sweep is one push through all layers from the
+//! bottom up, one pull from the top down, and epsilon += tau r: the products of one iteration, in sequence
+//! rather than at once. The Hessian is the identity but for as many directions as there are outputs, so that tau
+//! = 1 is nearly Newton's step: a few sweeps reach what hundreds of iterations do not. Where a sweep climbs, the
+//! sample goes back to where it was and takes a shorter one: no energy ever ends above its start.
+
+use predictive_coding_kernels::{Combine, elementwise, reduce};
+
+use super::Relaxation;
+use super::strict::{Descent, Strict};
+use crate::layer::{Gradients, Input};
+use crate::state::{Descending, Scratch, Sweeping, Tile, Values, read_write, write_read};
+
+/// A sweep may raise a sample's energy by this share of what it began with: more is not rounding.
+const RISE: f64 = 1e-6;
+/// The most by which a length shrinks at once.
+const SHRINK: f64 = 0.1;
+
+pub(crate) fn sweep(
+    mut tile: Relaxation<'_>,
+    strict: Strict<'_>,
+    descent: &mut Descent,
+    gradients: &mut Gradients<'_>,
+) {
+    let Strict { iterations, tolerance, .. } = strict;
+    tile.tile.steps.lanes.fill(Descending { eta: 1.0, iterations, ..Descending::default() });
+    tile.tile.errors.fill(0.0);
+    let mut sweeping = std::mem::take(&mut tile.scratch.work.sweeping);
+    for iteration in 1..=iterations {
+        tile.push_errors(iteration, descent);
+        tile.pull_errors(&mut sweeping.residuals);
+        tile.choose_lengths(iteration, descent, &mut sweeping);
+        if tile.settle_errors(iteration, tolerance, &mut sweeping) {
+            break;
+        }
+        tile.take_lengths(&mut sweeping);
+    }
+    // Where the last step climbed, it is taken back.
+    tile.push_errors(0, descent);
+    if tile.take_back(descent, &sweeping) {
+        tile.push_errors(0, descent);
+    }
+    tile.scratch.work.sweeping = sweeping;
+    let lanes = tile.tile.steps.lanes.iter_mut();
+    lanes.zip(descent.diverged()).for_each(|(lane, diverged)| lane.diverged = diverged);
+    tile.gradients_at_beliefs(gradients);
+}
+
+impl Relaxation<'_> {
+    /// The beliefs that the errors stand for, the error of the output, and the energies, of which those of an
+    /// iteration (from 1) are recorded.
+    fn push_errors(&mut self, iteration: usize, descent: &mut Descent) {
+        let plan = self.layers.plan;
+        let last = self.len() - 1;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        let negated = Combine { alpha: -1.0, ..Combine::default() };
+        elementwise::combine(plan.level, &errors[place(0)], negated, &mut deviations[place(0)]);
+        for layer in 1..last {
+            let (u, out) = read_write(deviations, place(layer - 1), place(layer));
+            self.layers.push(layer, values, u, work, out);
+            elementwise::combine(plan.level, &errors[place(layer)], Combine { beta: 1.0, ..negated }, out);
+        }
+        let u = &deviations[place(last - 1)];
+        self.layers.push(last, values, u, work, output_difference);
+        let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
+        self.output.error(activation, output_difference, targets, *samples, error, descent.losses());
+        let samples = *samples;
+        self.energy(0, descent);
+        match iteration {
+            0 => descent.measure(samples),
+            _ => descent.check(iteration, samples, None),
+        }
+    }
+
+    /// r = delta - epsilon of the hidden layers, the Jacobians taken where the layers were last pushed.
+    fn pull_errors(&mut self, residuals: &mut [f32]) {
+        let plan = self.layers.plan;
+        let last = self.len() - 1;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { activations, deviations, errors, .. } = &*self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        for layer in (1..=last).rev() {
+            let u = &deviations[place(layer - 1)];
+            if layer == last {
+                let error = &errors[place(last)];
+                self.layers.pull_to_product(layer, values, Some(u), error, work);
+                let out = Some((Combine::default(), &mut residuals[place(layer - 1)]));
+                self.layers.backward(layer, values, Input::Pushed, error, work, None, out);
+            } else {
+                let (out, delta) = write_read(residuals, place(layer - 1), place(layer));
+                self.layers.pull_to_product(layer, values, Some(u), delta, work);
+                let out = Some((Combine::default(), out));
+                self.layers.backward(layer, values, Input::Pushed, delta, work, None, out);
+            }
+        }
+        let minus = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
+        elementwise::combine(plan.level, &errors[..residuals.len()], minus, residuals);
+    }
+
+    /// The length tau of each sample's next step: by the secant of its last one, at most 1; samples whose last
+    /// step climbed go back and take a shorter one.
+    fn choose_lengths(&mut self, iteration: usize, descent: &Descent, sweeping: &mut Sweeping) {
+        let level = self.layers.plan.level;
+        let lanes = self.layers.plan.lanes;
+        let Sweeping { base, base_residuals, residuals, lengths, energies, along, square } = sweeping;
+        if iteration > 1 {
+            along.fill(0.0);
+            square.fill(0.0);
+            reduce::add_lane_products(level, base_residuals, residuals, along);
+            reduce::add_lane_squares(level, base_residuals, square);
+        }
+        for lane in 0..self.tile.samples {
+            let (start, now) = descent.energies_of(lane);
+            if iteration == 1 {
+                lengths[lane] = 1.0;
+            } else if lengths[lane] > 0.0 {
+                let curvature = (1.0 - along[lane] / square[lane]) / lengths[lane];
+                let secant = if curvature > 0.0 { 1.0 / curvature } else { 1.0 };
+                if now <= energies[lane] + RISE * start {
+                    lengths[lane] = secant.min(1.0);
+                } else {
+                    lengths[lane] = secant.min(0.5 * lengths[lane]).max(SHRINK * lengths[lane]);
+                    let of_lane = (lane..base.len()).step_by(lanes);
+                    for i in of_lane {
+                        self.tile.errors[i] = base[i];
+                        residuals[i] = base_residuals[i];
+                    }
+                    continue;
+                }
+            }
+            energies[lane] = now;
+        }
+    }
+
+    /// Holds the samples that would move by no more than `tolerance` of where they are; returns whether all
+    /// are held.
+    fn settle_errors(&mut self, iteration: usize, tolerance: Option<f64>, sweeping: &mut Sweeping) -> bool {
+        let Some(tolerance) = tolerance else { return false };
+        let level = self.layers.plan.level;
+        let Sweeping { residuals, lengths, along, square, .. } = sweeping;
+        along.fill(0.0);
+        square.fill(0.0);
+        reduce::add_lane_squares(level, residuals, along);
+        reduce::add_lane_squares(level, &self.tile.errors[..residuals.len()], square);
+        let mut all = true;
+        for lane in 0..self.tile.samples {
+            if lengths[lane] > 0.0 && lengths[lane].powi(2) * along[lane] <= tolerance.powi(2) * square[lane] {
+                lengths[lane] = 0.0;
+                self.tile.steps.lanes[lane].iterations = iteration;
+            }
+            all &= lengths[lane] == 0.0;
+        }
+        all
+    }
+
+    /// epsilon += tau r.
+    fn take_lengths(&mut self, sweeping: &mut Sweeping) {
+        let Sweeping { base, base_residuals, residuals, lengths, .. } = sweeping;
+        let Tile { errors, steps, .. } = &mut *self.tile;
+        let errors = &mut errors[..base.len()];
+        base.copy_from_slice(errors);
+        base_residuals.copy_from_slice(residuals);
+        for (lane, length) in lengths.iter().enumerate() {
+            steps.eta[lane] = *length as f32;
+            if *length > 0.0 {
+                steps.lanes[lane].eta = *length;
+            }
+        }
+        let step = Combine { step: Some(&steps.eta), ..Combine::default() };
+        elementwise::combine(self.layers.plan.level, residuals, step, errors);
+    }
+
+    /// Takes the samples back whose last step climbed; returns whether there were any.
+    fn take_back(&mut self, descent: &Descent, sweeping: &Sweeping) -> bool {
+        let Sweeping { base, lengths, energies, .. } = sweeping;
+        let lanes = self.layers.plan.lanes;
+        let mut any = false;
+        for lane in 0..self.tile.samples {
+            let (start, now) = descent.energies_of(lane);
+            let descended = now <= energies[lane] + RISE * start;
+            if lengths[lane] > 0.0 && !descended {
+                (lane..base.len()).step_by(lanes).for_each(|i| self.tile.errors[i] = base[i]);
+                any = true;
+            }
+        }
+        any
+    }
+}
