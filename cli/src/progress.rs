@@ -1,7 +1,7 @@
 //! A progress bar on standard error; where that is no terminal, a line now and then.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use predictive_coding::Record;
+use predictive_coding::{Record, StepSize};
 
 use crate::console::note;
 use crate::training::Training;
@@ -49,8 +49,11 @@ impl Progress {
             if self.bar.is_hidden() && (epoch == epochs || epoch.is_multiple_of(epochs.div_ceil(LINES))) {
                 let Record { loss, accuracy, .. } = test;
                 let percent = 100.0 * accuracy;
+                let automatic = training.task().options.step != StepSize::Given;
+                let descents = training.descents().filter(|_| automatic);
+                let descents = descents.map_or(String::new(), |descents| format!(", {descents}"));
                 note(&format!(
-                    "{}epoch {epoch}/{epochs}: test loss {loss:.4}, test accuracy {percent:.1}%",
+                    "{}epoch {epoch}/{epochs}: test loss {loss:.4}, test accuracy {percent:.1}%{descents}",
                     self.prefix
                 ));
             }
