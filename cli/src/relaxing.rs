@@ -63,7 +63,7 @@ pub struct Relaxing {
     ///
     /// With auto each sample takes the largest step with which its relaxation is stable by a margin:
     /// 1.8 / lambda_max, the largest eigenvalue of its energy's Hessian, which is estimated by 16 products with it
-    /// in infer and by 2 in train, each as costly as an iteration. Not for exact.
+    /// in infer and by 2 in train, each at the cost of one to two iterations. Not for exact.
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
     eta: Option<Eta>,
     /// Iterations of the relaxation [default: 20; infer needs them]
