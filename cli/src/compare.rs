@@ -7,6 +7,7 @@ use crate::console::{Failure, print};
 use crate::figure::{self, Curve, Panel};
 use crate::options::MethodName;
 use crate::progress::Progress;
+use crate::relaxing::{Eta, eta};
 use crate::table::{percent, table};
 use crate::train::Setup;
 use crate::training::{Flow, Score, Task, Training, Watcher};
@@ -36,6 +37,13 @@ struct Outcome {
     /// By layer, for those with weights.
     deviations: Vec<(usize, Deviation)>,
     history: Vec<Record>,
+}
+
+impl Outcome {
+    /// The step size that the method was given, if it relaxes.
+    fn eta(&self) -> Option<Eta> {
+        eta(self.method, &self.options)
+    }
 }
 
 /// Trains by each method, prints the table and writes everything to the directory of results.
@@ -206,19 +214,19 @@ fn exact_seconds(outcomes: &[Outcome]) -> f64 {
 /// A method with its settings.
 fn label(outcome: &Outcome) -> String {
     let name = outcome.method.name();
-    match outcome.method.relaxation() {
-        None => name.to_string(),
-        Some((eta, iterations)) if outcome.options.literal => format!("{name} ({eta}, {iterations}, literal)"),
-        Some((eta, iterations)) => format!("{name} ({eta}, {iterations})"),
-    }
+    let Some((eta, (_, iterations))) = outcome.eta().zip(outcome.method.relaxation()) else { return name.into() };
+    let literal = if outcome.options.literal { ", literal" } else { "" };
+    let tolerance = outcome.options.tolerance.map_or(String::new(), |tolerance| format!(", tolerance {tolerance}"));
+    format!("{name} ({eta}, {iterations}{literal}{tolerance})")
 }
 
 fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut run: Value) -> Result<(), Failure> {
     let results: Vec<Value> = outcomes.iter().map(|outcome| to_json(outcome, exact_seconds(outcomes))).collect();
     run["method"] = METHODS.iter().map(|method| method.name()).collect();
-    run["eta"] = json!(setup.eta);
-    run["iterations"] = json!(setup.iterations);
-    run["literal"] = json!(setup.literal.given());
+    run["eta"] = setup.relaxing.eta().to_json();
+    run["iterations"] = json!(setup.relaxing.iterations());
+    run["literal"] = json!(setup.relaxing.literal);
+    run["tolerance"] = json!(setup.relaxing.tolerance);
     run["compared_steps"] = json!(COMPARED_STEPS);
     run["results"] = json!(results);
     let failed = |(method, message): &(Method, String)| json!({ "method": method.name(), "reason": message });
@@ -242,6 +250,7 @@ fn to_json(outcome: &Outcome, exact: f64) -> Value {
         .collect();
     json!({
         "method": outcome.method.name(),
+        "eta": outcome.eta().map(Eta::to_json),
         "train": report::score(outcome.train),
         "test": report::score(outcome.test),
         "seconds": outcome.seconds,
@@ -269,11 +278,10 @@ fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     }
     let exact = exact_seconds(outcomes);
     let row = |outcome: &Outcome| {
-        let relaxation = outcome.method.relaxation();
         let mut row = vec![
             outcome.method.name().to_string(),
-            relaxation.map_or(String::new(), |(eta, _)| eta.to_string()),
-            relaxation.map_or(String::new(), |(_, iterations)| iterations.to_string()),
+            outcome.eta().map_or(String::new(), |eta| eta.to_string()),
+            outcome.method.relaxation().map_or(String::new(), |(_, iterations)| iterations.to_string()),
             outcome.train.loss.to_string(),
             outcome.train.accuracy.to_string(),
             outcome.test.loss.to_string(),

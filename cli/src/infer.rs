@@ -8,8 +8,10 @@ use predictive_coding::{BatchFile, Error, Network, Parameters, Quantity, Session
 use serde_json::json;
 
 use crate::console::{Failure, note, print};
+use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
-use crate::options::{Literal, MethodName, Threads, refuse_for_exact};
+use crate::options::{MethodName, Threads};
+use crate::relaxing::{Eta, INFERENCE_PRODUCTS, Relaxing, adapts, eta};
 use crate::timing::median;
 use crate::train::check_parent;
 
@@ -32,14 +34,8 @@ pub struct Infer {
     /// How errors and gradients are found
     #[arg(long, value_enum)]
     method: MethodName,
-    /// Step size of the relaxation; not for exact
-    #[arg(long, value_name = "E", allow_hyphen_values = true)]
-    eta: Option<f64>,
-    /// Iterations of the relaxation; not for exact
-    #[arg(long, value_name = "N")]
-    iterations: Option<usize>,
     #[command(flatten)]
-    literal: Literal,
+    relaxing: Relaxing,
     /// Where to write the results, as safetensors
     #[arg(long, value_name = "O")]
     output: Option<PathBuf>,
@@ -51,7 +47,12 @@ pub struct Infer {
     repeat: u32,
     #[command(flatten)]
     threads: Threads,
-    /// Print loss, times and rates as one line of JSON
+    /// Print settings, loss, times and rates as one line of JSON
+    ///
+    /// eta is what was given, a number or "auto". For strict, and null for the others: iterations_used, the most
+    /// that a sample took; diverged, the number of samples whose relaxation did; lambda_max (with auto) and
+    /// eta_range, the smallest and the largest of the samples. flops are those of all iterations, without
+    /// the estimates of lambda_max.
     #[arg(long)]
     json: bool,
 }
@@ -63,17 +64,13 @@ impl Infer {
     }
 
     fn infer(&self) -> Result<(), Failure> {
-        let (eta, iterations) = match self.method {
-            MethodName::Exact => refuse_for_exact(self.eta, self.iterations).map(|()| (0.0, 0))?,
-            _ => self.eta.zip(self.iterations).ok_or_else(|| {
-                Failure::usage(
-                    "--method strict and fixed-prediction need both --eta and --iterations; 0.1 and 20 are usual",
-                )
-            })?,
-        };
-        let method = self.method.with(eta, iterations)?;
-        self.literal.check(Some(self.method))?;
-        let options = self.literal.options(method);
+        self.relaxing.check(Some(self.method))?;
+        if self.method != MethodName::Exact && !self.relaxing.is_complete() {
+            return Err(Failure::usage(
+                "--method strict and fixed-prediction need both --eta and --iterations; 0.1 and 20 are usual",
+            ));
+        }
+        let (method, options) = self.relaxing.with(self.method, INFERENCE_PRODUCTS)?;
         if self.initial.is_some() && self.method != MethodName::Strict {
             return Err(Failure::usage(
                 "--initial was given, but only --method strict starts from beliefs; leave it out",
@@ -102,10 +99,11 @@ impl Infer {
         seconds.sort_by(f64::total_cmp);
 
         let mut tensors = self.output.as_ref().map_or(Vec::new(), |_| tensors(&network, &session));
+        let descents = Descents::of(&session, &options);
         let loss = match loss {
             Ok(loss) => loss,
             Err(Error::Diverged(divergence)) => {
-                note(&format!("warning: {divergence}; all {iterations} iterations were run"));
+                note(&format!("warning: {divergence}; the relaxation was run to its end"));
                 session.loss()
             }
             Err(error) => return Err(Failure::run(error)),
@@ -115,20 +113,27 @@ impl Infer {
             write_tensors(path, &tensors).map_err(Failure::run)?;
         }
         if !self.json {
-            return print(&format!("loss {loss}"));
+            let told = descents.filter(|_| adapts(&options));
+            let told = told.map_or(String::new(), |descents| format!("\n{descents}"));
+            return print(&format!("loss {loss}{told}"));
         }
         let median = median(&seconds);
         let flops = network.flops(method, &options, batch.samples);
         print(
             &json!({
                 "method": method.name(),
-                "eta": method.relaxation().map(|(eta, _)| eta),
+                "eta": eta(method, &options).map(Eta::to_json),
                 "iterations": method.relaxation().map(|(_, iterations)| iterations),
                 "literal": options.literal,
+                "tolerance": options.tolerance,
                 "batch": batch.samples,
                 "threads": rayon::current_num_threads(),
                 "level": session.level().name(),
                 "loss": loss,
+                "iterations_used": descents.map(|descents| descents.iterations),
+                "diverged": descents.map(|descents| descents.diverged),
+                "lambda_max": descents.and_then(|descents| descents.lambda_max),
+                "eta_range": descents.and_then(|descents| descents.eta),
                 "median_seconds": median,
                 "min_seconds": seconds[0],
                 "flops": flops,

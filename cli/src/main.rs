@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod console;
+mod descents;
 mod evaluate;
 mod figure;
 mod infer;
@@ -10,6 +11,7 @@ mod interrupt;
 mod machine;
 mod options;
 mod progress;
+mod relaxing;
 mod report;
 mod shares;
 mod summary;

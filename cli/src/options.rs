@@ -3,17 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{
-    Adam, AdamOptions, AdamW, Dataset, Method, Network, Optimizer, Options, Parameters, Sgd, SgdOptions,
-};
+use predictive_coding::{Adam, AdamOptions, AdamW, Dataset, Network, Optimizer, Parameters, Sgd, SgdOptions};
 
 use crate::console::Failure;
 
 /// PyTorch's weight decay for AdamW.
 const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
-
-pub const DEFAULT_ETA: f64 = 0.1;
-pub const DEFAULT_ITERATIONS: usize = 20;
 
 /// The number of threads of a pool.
 #[derive(Args, Clone, Debug)]
@@ -46,68 +41,6 @@ impl MethodName {
             MethodName::Exact => "exact",
             MethodName::FixedPrediction => "fixed-prediction",
             MethodName::Strict => "strict",
-        }
-    }
-
-    /// The method with these settings, of which exact takes none.
-    pub fn with(self, eta: f64, iterations: usize) -> Result<Method, Failure> {
-        let method = match self {
-            MethodName::Exact => Method::Exact,
-            MethodName::FixedPrediction => Method::FixedPrediction { eta, iterations },
-            MethodName::Strict => Method::Strict { eta, iterations },
-        };
-        method.validate()?;
-        Ok(method)
-    }
-}
-
-/// The wish to see fixed-prediction iterate.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct Literal {
-    /// Run the iterations of fixed-prediction one by one, to the same result as its one backward pass
-    #[arg(long)]
-    literal: bool,
-}
-
-impl Literal {
-    /// Refuses it for a method that has no other way; without a method all three are meant.
-    pub fn check(self, method: Option<MethodName>) -> Result<(), Failure> {
-        match method {
-            Some(method @ (MethodName::Exact | MethodName::Strict)) if self.literal => Err(Failure::usage(format!(
-                "--literal was given, but is only for --method fixed-prediction; leave it out for {}",
-                method.name()
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether it was given.
-    pub fn given(self) -> bool {
-        self.literal
-    }
-
-    /// The options of a session for this method.
-    pub fn options(self, method: Method) -> Options {
-        let iterates = matches!(method, Method::FixedPrediction { .. });
-        Options { literal: self.literal && iterates, ..Options::default() }
-    }
-}
-
-/// The method's name, and whether it is iterated.
-pub fn title(method: Method, options: &Options) -> String {
-    match options.literal {
-        true => format!("{} (literal)", method.name()),
-        false => method.name().to_string(),
-    }
-}
-
-/// Refuses a step size and a number of iterations for a method that takes none.
-pub fn refuse_for_exact(eta: Option<f64>, iterations: Option<usize>) -> Result<(), Failure> {
-    match (eta, iterations) {
-        (None, None) => Ok(()),
-        (Some(_), _) => Err(Failure::usage("--eta was given, but --method exact does not relax; leave it out")),
-        (None, Some(_)) => {
-            Err(Failure::usage("--iterations was given, but --method exact does not relax; leave it out"))
         }
     }
 }

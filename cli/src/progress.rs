@@ -4,6 +4,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use predictive_coding::Record;
 
 use crate::console::note;
+use crate::relaxing::adapts;
 use crate::training::Training;
 
 /// Lines that a run leaves where a bar can not be drawn.
@@ -49,8 +50,10 @@ impl Progress {
             if self.bar.is_hidden() && (epoch == epochs || epoch.is_multiple_of(epochs.div_ceil(LINES))) {
                 let Record { loss, accuracy, .. } = test;
                 let percent = 100.0 * accuracy;
+                let descents = training.descents().filter(|_| adapts(&training.task().options));
+                let descents = descents.map_or(String::new(), |descents| format!(", {descents}"));
                 note(&format!(
-                    "{}epoch {epoch}/{epochs}: test loss {loss:.4}, test accuracy {percent:.1}%",
+                    "{}epoch {epoch}/{epochs}: test loss {loss:.4}, test accuracy {percent:.1}%{descents}",
                     self.prefix
                 ));
             }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::console::Failure;
 use crate::figure::{Curve, Panel, thin};
 use crate::machine;
+use crate::relaxing::{Eta, eta};
 use crate::training::{Score, Task};
 
 /// More points than this in a curve are averaged.
@@ -70,7 +71,6 @@ pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
 
 /// Everything that makes a run what it is.
 pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Value {
-    let relaxation = task.method.relaxation();
     let command: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -80,9 +80,10 @@ pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Val
         "test_samples": task.test.len(),
         "model": task.network.to_toml(),
         "method": task.method.name(),
-        "eta": relaxation.map(|(eta, _)| eta),
-        "iterations": relaxation.map(|(_, iterations)| iterations),
+        "eta": eta(task.method, &task.options).map(Eta::to_json),
+        "iterations": task.method.relaxation().map(|(_, iterations)| iterations),
         "literal": task.options.literal,
+        "tolerance": task.options.tolerance,
         "epochs": task.epochs,
         "batch": task.batch,
         "optimizer": optimizer,

@@ -7,7 +7,8 @@ use predictive_coding::{Layer, Network, ParameterSpec, Session};
 
 use crate::console::{Failure, print};
 use crate::machine::check_memory;
-use crate::options::{DEFAULT_ETA, DEFAULT_ITERATIONS, DatasetName, Literal, MethodName, title};
+use crate::options::{DatasetName, MethodName};
+use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, eta, title};
 use crate::shares::shares_table;
 use crate::table::table;
 
@@ -23,14 +24,8 @@ pub struct Summary {
     /// Method whose costs are shown [default: all three]
     #[arg(long, value_enum)]
     method: Option<MethodName>,
-    /// Step size of the relaxation
-    #[arg(long, default_value_t = DEFAULT_ETA, allow_hyphen_values = true)]
-    eta: f64,
-    /// Iterations of the relaxation
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_ITERATIONS)]
-    iterations: usize,
     #[command(flatten)]
-    literal: Literal,
+    relaxing: Relaxing,
     /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
@@ -38,7 +33,7 @@ pub struct Summary {
 
 impl Summary {
     pub fn run(self) -> Result<(), Failure> {
-        self.literal.check(self.method)?;
+        self.relaxing.check(self.method)?;
         let network = self.dataset.network(self.model.as_deref())?;
         let batch =
             self.batch.map_or(self.dataset.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
@@ -47,20 +42,16 @@ impl Summary {
         let mut shares = String::new();
         let all = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
         for name in self.method.map_or(all.to_vec(), |method| vec![method]) {
-            let method = name.with(self.eta, self.iterations)?;
-            let options = self.literal.options(method);
+            let (method, options) = self.relaxing.with(name, TRAINING_PRODUCTS)?;
             let session = Session::with_options(&network, batch, method, options)?;
             if let Some(table) = shares_table(method, network.layers().len()) {
                 shares = format!("\n\n{table}");
             }
-            let (eta, iterations) = match method.relaxation() {
-                Some((eta, iterations)) => (eta.to_string(), iterations.to_string()),
-                None => ("-".into(), "-".into()),
-            };
+            let or_dash = |text: Option<String>| text.unwrap_or("-".into());
             costs.push(vec![
                 title(method, &options),
-                eta,
-                iterations,
+                or_dash(eta(method, &options).map(|eta| eta.to_string())),
+                or_dash(method.relaxation().map(|(_, iterations)| iterations.to_string())),
                 network.flops(method, &options, batch).to_string(),
                 session.bytes().to_string(),
             ]);

@@ -8,12 +8,11 @@ use serde_json::json;
 
 use crate::compare;
 use crate::console::{Failure, print};
+use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
-use crate::options::{
-    DEFAULT_ETA, DEFAULT_ITERATIONS, Data, Literal, MethodName, OptimizerName, Threads, check_fit, refuse_for_exact,
-    title,
-};
+use crate::options::{Data, MethodName, OptimizerName, Threads, check_fit};
 use crate::progress::Progress;
+use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, adapts, eta, title};
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
@@ -24,11 +23,13 @@ use crate::{figure, interrupt, report};
 /// With --method one method is trained; the directory of results gets weights.safetensors,
 /// history.csv (a row per step and per evaluation), curves.png, curves.svg and run.json (every
 /// setting). Ctrl-C stops it after its step; with --checkpoint it can go on with --resume, and ends
-/// with the same bits as a run that was never stopped.
+/// with the same bits as a run that was never stopped. With --eta auto it ends near it: the estimate of
+/// the largest stable steps follows the weights from step to step, is not kept, and starts anew.
 ///
 /// Without --method exact, fixed-prediction and strict are trained one after the other, each from
 /// the same weights and batches, and compared: a table on standard output, and comparison.csv,
-/// comparison.png, comparison.svg, history.csv and run.json.
+/// comparison.png, comparison.svg, history.csv and run.json. --eta auto and --tolerance are then for
+/// strict, and fixed-prediction takes 0.1; --literal is for fixed-prediction.
 #[derive(Args, Clone, Debug)]
 pub struct Train {
     #[command(flatten)]
@@ -39,14 +40,8 @@ pub struct Train {
     /// How errors and gradients are found [default: all three, compared]
     #[arg(long, value_enum)]
     method: Option<MethodName>,
-    /// Step size of the relaxation [default: 0.1]
-    #[arg(long, allow_hyphen_values = true)]
-    eta: Option<f64>,
-    /// Iterations of the relaxation [default: 20]
-    #[arg(long, value_name = "N")]
-    iterations: Option<usize>,
     #[command(flatten)]
-    literal: Literal,
+    relaxing: Relaxing,
     /// Passes over the training set [default: digits 40, mnist 2, cifar10 1]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
@@ -91,9 +86,7 @@ pub struct Setup {
     pub train: Dataset,
     pub test: Dataset,
     pub dataset: &'static str,
-    pub eta: f64,
-    pub iterations: usize,
-    pub literal: Literal,
+    pub relaxing: Relaxing,
     pub batch: usize,
     pub epochs: u64,
     pub seed: u64,
@@ -105,13 +98,13 @@ pub struct Setup {
 impl Setup {
     /// Training by one method.
     pub fn task(&self, method: MethodName) -> Result<Task<'_>, Failure> {
-        let method = method.with(self.eta, self.iterations)?;
+        let (method, options) = self.relaxing.with(method, TRAINING_PRODUCTS)?;
         Ok(Task {
             network: &self.network,
             train: &self.train,
             test: &self.test,
             method,
-            options: self.literal.options(method),
+            options,
             batch: self.batch,
             epochs: self.epochs,
             seed: self.seed,
@@ -133,10 +126,7 @@ impl Train {
     }
 
     pub fn run(self) -> Result<(), Failure> {
-        if self.method == Some(MethodName::Exact) {
-            refuse_for_exact(self.eta, self.iterations)?;
-        }
-        self.literal.check(self.method)?;
+        self.relaxing.check(self.method)?;
         interrupt::listen()?;
         let threads = self.threads.count();
         on_threads(threads, || {
@@ -150,9 +140,7 @@ impl Train {
 
     fn setup(&self) -> Result<Setup, Failure> {
         let name = self.data.dataset;
-        let eta = self.eta.unwrap_or(DEFAULT_ETA);
-        let iterations = self.iterations.unwrap_or(DEFAULT_ITERATIONS);
-        self.method.unwrap_or(MethodName::Strict).with(eta, iterations)?;
+        self.relaxing.with(self.method.unwrap_or(MethodName::Strict), TRAINING_PRODUCTS)?;
         let network = name.network(self.model.as_deref())?;
         let (train, test) = self.data.load()?;
         check_fit(&network, &train)?;
@@ -165,9 +153,7 @@ impl Train {
             train,
             test,
             dataset: name.name(),
-            eta,
-            iterations,
-            literal: self.literal,
+            relaxing: self.relaxing,
             batch,
             epochs: self.epochs.unwrap_or(name.default_epochs()),
             seed: self.seed,
@@ -217,6 +203,7 @@ impl Train {
         run["status"] = json!(status);
         run["steps"] = json!(training.progress().step);
         run["seconds"] = json!(training.seconds());
+        run["last_step"] = json!(training.descents().map(Descents::to_json));
         run["train"] = json!(scores.map(|(train, _)| report::score(train)));
         run["test"] = json!(scores.map(|(_, test)| report::score(test)));
         let written = write_results(setup, &training, &run);
@@ -234,6 +221,9 @@ impl Train {
                 ];
                 let header = ["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds"];
                 let mut text = table(&header, &[row]);
+                if let Some(descents) = training.descents().filter(|_| adapts(&task.options)) {
+                    text.push_str(&format!("\n\nLast step: {descents}"));
+                }
                 if let Some(shares) = shares_table(task.method, setup.network.layers().len()) {
                     text.push_str("\n\n");
                     text.push_str(&shares);
@@ -259,7 +249,7 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
     ]);
-    if let Some((eta, iterations)) = task.method.relaxation() {
+    if let (Some(eta), Some((_, iterations))) = (eta(task.method, &task.options), task.method.relaxation()) {
         settings.insert("eta".into(), eta.to_string());
         settings.insert("iterations".into(), iterations.to_string());
     }

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use predictive_coding::data::epoch_rng;
 use predictive_coding::{
-    Batch, Dataset, Error, Loss, Method, Network, Optimizer, Options, Parameters, Progress, Quantity, Record,
-    RecordKind, Session,
+    Batch, Dataset, Error, Method, Network, Optimizer, Options, Parameters, Progress, Quantity, Record, RecordKind,
+    Session, StepSize,
 };
 
 use crate::console::Failure;
+use crate::descents::Descents;
 
 /// What to train, on what, by which method.
 #[derive(Clone, Copy)]
@@ -74,6 +75,8 @@ pub struct Training<'a> {
     optimizer: Box<dyn Optimizer>,
     progress: Progress,
     outputs: Vec<f32>,
+    /// How the samples of the last step descended.
+    descents: Option<Descents>,
     seconds: f64,
 }
 
@@ -87,7 +90,7 @@ impl<'a> Training<'a> {
     ) -> Result<Self, Failure> {
         let session = Session::with_options(task.network, task.batch, task.method, task.options)?;
         let outputs = output_buffer(task.network, task.batch);
-        Ok(Training { task, session, parameters, optimizer, progress, outputs, seconds: 0.0 })
+        Ok(Training { task, session, parameters, optimizer, progress, outputs, descents: None, seconds: 0.0 })
     }
 
     pub fn task(&self) -> &Task<'a> {
@@ -108,6 +111,11 @@ impl<'a> Training<'a> {
 
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// How the samples of the last step descended, by strict.
+    pub fn descents(&self) -> Option<Descents> {
+        self.descents
     }
 
     /// Seconds of the steps alone, evaluations and reports not counted.
@@ -155,9 +163,7 @@ impl<'a> Training<'a> {
         let started = Instant::now();
         let loss = self.session.infer(&self.parameters, &batch.x, &batch.y).map_err(|error| {
             let remedy = match error {
-                Error::Diverged(_) if self.task.network.loss() == Loss::CrossEntropy => {
-                    ", or the mse loss, which stays stable longer"
-                }
+                Error::Diverged(_) if self.task.options.step == StepSize::Given => ", or --eta auto",
                 _ => "",
             };
             Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))
@@ -174,6 +180,7 @@ impl<'a> Training<'a> {
         self.optimizer.step(&mut self.parameters, self.session.gradients());
         self.seconds += started.elapsed().as_secs_f64();
 
+        self.descents = Descents::of(&self.session, &self.task.options);
         let correct = count_correct(&self.session, self.task.network, &batch.y, &mut self.outputs);
         let accuracy = correct as f64 / batch.y.len() as f64;
         (self.progress.step, self.progress.epoch) = (step, epoch);

@@ -35,6 +35,34 @@ fn step_size_and_iterations() {
 }
 
 #[test]
+fn automatic_steps_and_tolerances() {
+    let folder = Folder::with_model(2);
+    let out = folder.name("out");
+    let number = ["'small'", "--eta", "expected a number above 0, such as 0.1, or auto"];
+    folder.infer("strict", &["--eta", "small", "--iterations", "5"]).refused(&number);
+    run(&["train", "--eta", "small"]).refused(&number);
+    run(&["summary", "--eta", "small"]).refused(&number);
+    folder.infer("strict", &["--eta", "auto"]).refused(&["need both --eta and --iterations"]);
+    for (method, option, part) in [
+        ("exact", &["--eta", "auto"][..], "--method exact does not relax"),
+        ("fixed-prediction", &["--eta", "auto"], "only for --method strict; give fixed-prediction a number"),
+        ("exact", &["--tolerance", "1e-3"], "only for --method strict; leave it out for exact"),
+        ("fixed-prediction", &["--tolerance", "1e-3"], "only for --method strict; leave it out for fixed-prediction"),
+    ] {
+        let parts = [option[0], "was given", part];
+        folder.infer(method, option).refused(&parts);
+        run(&[&["train", "--method", method, "--out", &out], option].concat()).refused(&parts);
+        run(&[&["summary", "--method", method], option].concat()).refused(&parts);
+    }
+    for tolerance in ["0", "-1", "NaN", "inf"] {
+        let parts = ["the tolerance is", "expected a finite number above 0"];
+        folder.infer("strict", &["--eta", "0.1", "--iterations", "5", "--tolerance", tolerance]).refused(&parts);
+        run(&["train", "--tolerance", tolerance, "--out", &out]).refused(&parts);
+    }
+    assert!(!folder.path("out").exists());
+}
+
+#[test]
 fn a_literal_iteration_of_other_methods() {
     let folder = Folder::with_model(2);
     let out = folder.name("out");

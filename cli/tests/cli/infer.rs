@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::{Value, json};
+
 use crate::common::{Folder, tensors};
 
 const STRICT: [&str; 4] = ["--eta", "0.1", "--iterations", "10"];
@@ -104,7 +106,7 @@ fn json_is_one_line_with_every_field() {
         let finished =
             folder.infer(method, &[more, &["--json", "--repeat", "3", "--threads", "1"]].concat()).succeeded();
         assert_eq!((finished.stdout.lines().count(), &finished.stderr[..]), (1, ""));
-        let json: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+        let json: Value = serde_json::from_str(&finished.stdout).unwrap();
         let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(
             keys,
@@ -113,10 +115,15 @@ fn json_is_one_line_with_every_field() {
                 "eta",
                 "iterations",
                 "literal",
+                "tolerance",
                 "batch",
                 "threads",
                 "level",
                 "loss",
+                "iterations_used",
+                "diverged",
+                "lambda_max",
+                "eta_range",
                 "median_seconds",
                 "min_seconds",
                 "flops",
@@ -127,6 +134,13 @@ fn json_is_one_line_with_every_field() {
         assert_eq!((&json["method"], &json["batch"], &json["threads"]), (&method.into(), &5.into(), &1.into()));
         let (eta, iterations) = if method == "exact" { (None, None) } else { (Some(0.1), Some(10)) };
         assert_eq!((json["eta"].as_f64(), json["iterations"].as_u64()), (eta, iterations));
+        let [used, diverged, lambda, range] =
+            ["iterations_used", "diverged", "lambda_max", "eta_range"].map(|key| &json[key]);
+        assert_eq!((used.as_u64(), lambda, &json["tolerance"]), (iterations, &Value::Null, &Value::Null));
+        match method {
+            "exact" => assert_eq!([diverged, range], [&Value::Null; 2]),
+            _ => assert_eq!([diverged, range], [&json!(0), &json!([0.1, 0.1])]),
+        }
         let number = |key: &str| json[key].as_f64().unwrap();
         assert!(number("min_seconds") > 0.0 && number("min_seconds") <= number("median_seconds"));
         assert!((number("gflops") * number("median_seconds") * 1e9 / number("flops") - 1.0).abs() < 1e-9);
@@ -144,11 +158,8 @@ fn json_is_one_line_with_every_field() {
 fn the_literal_iteration_gives_the_same_at_its_own_cost() {
     let folder = Folder::with_model(5);
     let literal = [&STRICT[..], &["--literal"]].concat();
-    let json = |method: &str, more: &[&str]| -> serde_json::Value {
-        serde_json::from_str(&folder.infer(method, &[more, &["--json"]].concat()).succeeded().stdout).unwrap()
-    };
-    let [exact, usual, iterated] =
-        [("exact", &[][..]), ("fixed-prediction", &STRICT), ("fixed-prediction", &literal)].map(|(m, o)| json(m, o));
+    let [exact, usual, iterated] = [("exact", &[][..]), ("fixed-prediction", &STRICT), ("fixed-prediction", &literal)]
+        .map(|(method, more)| told(&folder, method, more));
     let flags = [&exact, &usual, &iterated].map(|json| json["literal"].as_bool());
     assert_eq!(flags, [Some(false), Some(false), Some(true)]);
     assert_eq!(exact["flops"], usual["flops"]);
@@ -161,6 +172,61 @@ fn the_literal_iteration_gives_the_same_at_its_own_cost() {
         assert!(distance < 1e-5, "{name} is off by {distance:e}");
     }
     assert!(usual != iterated, "nothing was iterated: all bits are the same");
+}
+
+/// What `infer --json` tells.
+fn told(folder: &Folder, method: &str, more: &[&str]) -> Value {
+    serde_json::from_str(&folder.infer(method, &[more, &["--json"]].concat()).succeeded().stdout).unwrap()
+}
+
+/// The two numbers of a range.
+fn range(value: &Value) -> [f64; 2] {
+    [0, 1].map(|end| value[end].as_f64().unwrap_or_else(|| panic!("{value} is no range")))
+}
+
+/// eta = 30 diverges; so would any step above 2 / lambda_max if it were taken for long enough.
+#[test]
+fn automatic_steps_are_stable_for_each_sample() {
+    let folder = Folder::with_model(5);
+    let automatic = ["--eta", "auto", "--iterations", "60"];
+    let json = told(&folder, "strict", &automatic);
+    assert_eq!((&json["eta"], &json["diverged"], &json["iterations_used"]), (&"auto".into(), &0.into(), &60.into()));
+    let ([low, high], [flat, steep]) = (range(&json["eta_range"]), range(&json["lambda_max"]));
+    assert!(low < high && flat < steep, "{json}");
+    for (eta, lambda_max) in [(low, steep), (high, flat)] {
+        assert!((eta * lambda_max - 1.8).abs() < 1e-9, "{json}");
+    }
+    assert_eq!(told(&folder, "strict", &["--eta", "30", "--iterations", "60"])["diverged"], 5);
+    // At the number that it chose for the steepest sample, all are stable; twice that is too much for it.
+    let given = |eta: f64| told(&folder, "strict", &["--eta", &eta.to_string(), "--iterations", "2000"]);
+    assert_eq!(given(low)["diverged"], 0);
+    assert!(given(2.0 * low)["diverged"].as_u64() > Some(0));
+
+    let text = folder.infer("strict", &automatic).succeeded().stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("loss "), "{text}");
+    assert!(lines[1].starts_with("eta ") && lines[1].contains(", lambda_max "), "{text}");
+    assert!(lines[1].ends_with(", 60 iterations, 0 of 5 samples diverged"), "{text}");
+}
+
+#[test]
+fn samples_that_have_settled_end_early() {
+    let folder = Folder::with_model(5);
+    let settled = |tolerance: &str| {
+        let more = ["--eta", "0.1", "--iterations", "5000", "--tolerance", tolerance];
+        let json = told(&folder, "strict", &more);
+        assert_eq!(json["tolerance"].as_f64(), tolerance.parse().ok());
+        (json["iterations_used"].as_u64().unwrap(), infer(&folder, "strict", &more))
+    };
+    let ((few, rough), (more, fine)) = (settled("1e-2"), settled("1e-5"));
+    assert!(3 <= few && few < more && more < 5000, "{few}, {more}");
+    let all = infer(&folder, "strict", &["--eta", "0.1", "--iterations", "5000"]);
+    let off = |found: &Tensors| distance(&found["deviation.1"].1, &all["deviation.1"].1);
+    assert!(off(&fine) < 1e-3 && off(&fine) < off(&rough), "{:e}, {:e}", off(&fine), off(&rough));
+
+    let text = folder.infer("strict", &["--eta", "0.1", "--iterations", "5000", "--tolerance", "1e-2"]);
+    let told = format!("\neta 0.1 to 0.1, {few} iterations, 0 of 5 samples diverged\n");
+    assert!(text.succeeded().stdout.ends_with(&told));
 }
 
 #[test]

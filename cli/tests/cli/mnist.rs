@@ -6,11 +6,11 @@ use crate::common::{Finished, Folder, csv, run};
 const MSE: &str = include_str!("../../../tests/golden/mnist_mse/model.toml");
 
 /// Two epochs by a method, with the paper's network and the given model file, if any.
-fn train(data: &str, folder: &Folder, model: Option<&str>, method: &str) -> Finished {
+fn train(data: &str, folder: &Folder, model: Option<&str>, method: &str, more: &[&str]) -> Finished {
     let out = folder.name("out");
     let common = ["train", "--dataset", "mnist", "--data", data, "--epochs", "2", "--batch", "300", "--lr", "2e-3"];
     let model = model.map_or(vec![], |model| vec!["--model", model]);
-    run(&[&common[..], &["--optimizer", "adam", "--method", method, "--out", &out], &model].concat())
+    run(&[&common[..], &["--optimizer", "adam", "--method", method, "--out", &out], &model, more].concat())
 }
 
 fn test_accuracy(folder: &Folder) -> f64 {
@@ -33,11 +33,15 @@ fn every_method_learns_mnist_as_far_as_it_is_stable() {
         [(Some(&mse[..]), &["exact", "fixed-prediction", "strict"][..]), (None, &["exact", "fixed-prediction"])]
     {
         for method in methods {
-            train(data, &folder, model, method).succeeded();
+            train(data, &folder, model, method, &[]).succeeded();
             let accuracy = test_accuracy(&folder);
             assert!(accuracy >= 0.95, "{method}, {model:?}: {accuracy}");
         }
     }
     // With cross-entropy eta = 0.1 becomes too large for the weights within two epochs.
-    train(data, &folder, None, "strict").failed(1, &["diverged at sample", "layer", "step", "try a smaller eta"]);
+    let fixed = train(data, &folder, None, "strict", &[]);
+    fixed.failed(1, &["diverged at sample", "layer", "step", "try a smaller eta", "--eta auto"]);
+    train(data, &folder, None, "strict", &["--eta", "auto"]).succeeded();
+    let accuracy = test_accuracy(&folder);
+    assert!(accuracy >= 0.93, "strict with automatic steps: {accuracy}");
 }

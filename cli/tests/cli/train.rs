@@ -155,6 +155,58 @@ fn what_fixed_prediction_lets_through_is_shown() {
     train(&a, &["--resume"]).succeeded();
 }
 
+/// Where eta = 0.1 diverges, as [`a_divergence_stops_before_the_step_and_leaves_the_checkpoint`] shows.
+#[test]
+fn automatic_steps_outlast_weights_that_grow() {
+    let folder = Folder::new();
+    let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
+    let automatic = ["--eta", "auto", "--lr", "0.01"];
+    let finished = run(&strict(&out, &checkpoint, &[&automatic[..], &["--epochs", "20"]].concat())).succeeded();
+    let last = finished.stdout.lines().last().unwrap();
+    assert!(last.starts_with("Last step: eta ") && last.contains(", lambda_max "), "{finished:?}");
+    assert!(finished.stderr.lines().all(|line| line.contains("test accuracy") && line.contains(", lambda_max ")));
+    let run_json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
+    let step = &run_json["last_step"];
+    assert_eq!((&run_json["eta"], &run_json["tolerance"]), (&"auto".into(), &serde_json::Value::Null));
+    assert_eq!((&step["diverged"], &step["iterations_used"]), (&0.into(), &20.into()));
+    let range = |key: &str| [0, 1].map(|end| step[key][end].as_f64().unwrap());
+    let ([low, high], [flat, steep]) = (range("eta_range"), range("lambda_max"));
+    assert!(0.0 < low && low < high && high <= 1.8001 / flat && flat < steep, "{step}");
+
+    let more = ["--epochs", "21", "--resume"];
+    run(&strict(&out, &checkpoint, &[&["--lr", "0.01"], &more[..]].concat())).refused(&["eta auto, this one has 0.1"]);
+    run(&strict(&out, &checkpoint, &[&automatic[..], &["--tolerance", "1e-2"], &more].concat()))
+        .refused(&["method strict, this one has strict (tolerance 0.01)"]);
+    run(&strict(&out, &checkpoint, &[&automatic[..], &more].concat())).succeeded();
+}
+
+/// Of three methods, only strict takes automatic steps and ends early.
+#[test]
+fn a_comparison_gives_each_method_what_it_knows() {
+    let folder = Folder::new();
+    let out = folder.name("out");
+    let arguments = ["train", "--epochs", "1", "--eta", "auto", "--tolerance", "1e-2", "--out", &out];
+    let finished = run(&arguments).succeeded();
+    for label in ["│ exact ", "fixed-prediction (0.1, 20) ", "strict (auto, 20, tolerance 0.01) "] {
+        assert!(finished.stdout.contains(label), "{finished:?}");
+    }
+    let etas: Vec<String> = csv(&folder.path("out/comparison.csv")).iter().map(|row| row["eta"].clone()).collect();
+    assert_eq!(etas, ["", "0.1", "auto"]);
+    let run_json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
+    let [null, usual, auto] = [serde_json::Value::Null, 0.1.into(), "auto".into()];
+    assert_eq!((&run_json["eta"], &run_json["tolerance"]), (&auto, &0.01.into()));
+    assert_eq!([0, 1, 2].map(|method| &run_json["results"][method]["eta"]), [&null, &usual, &auto]);
+
+    let summary = run(&["summary", "--eta", "auto"]).succeeded().stdout;
+    let row = |method: &str| {
+        let line = summary.lines().find(|line| line.starts_with(&format!("│ {method} "))).unwrap();
+        line.split(['│', '┆']).nth(2).unwrap().trim().to_string()
+    };
+    assert_eq!(["exact", "fixed-prediction", "strict"].map(row), ["-", "0.1", "auto"]);
+}
+
 #[test]
 fn a_checkpoint_of_another_run_is_refused() {
     let folder = Folder::new();
@@ -184,7 +236,8 @@ fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
 
     // A learning rate that lets the weights grow until eta = 0.1 is too large for them.
     let grow = ["--lr", "0.01", "--epochs", "40", "--checkpoint-every", "1"];
-    run(&strict(&out, &checkpoint, &grow)).failed(1, &["diverged at sample", "layer", "step", "try a smaller eta"]);
+    run(&strict(&out, &checkpoint, &grow))
+        .failed(1, &["diverged at sample", "layer", "step", "try a smaller eta", "--eta auto"]);
     let kept = std::fs::read(&checkpoint).unwrap();
     let steps = csv(&folder.path("out/history.csv")).iter().filter(|row| row["kind"] == "train").count();
     assert!(steps > 1);

@@ -1,0 +1,106 @@
+//! How the samples of a batch descended by strict relaxation, in a few numbers.
+
+use std::fmt;
+
+use predictive_coding::{Descending, Options, Session, StepSize};
+use serde_json::{Value, json};
+
+/// What is told of a strict relaxation; ranges are the smallest and the largest of the samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Descents {
+    samples: usize,
+    /// The most that a sample took.
+    pub iterations: usize,
+    /// Samples that diverged.
+    pub diverged: usize,
+    /// Where it was estimated.
+    pub lambda_max: Option<[f64; 2]>,
+    /// Where samples took steps of that size.
+    pub eta: Option<[f64; 2]>,
+}
+
+impl Descents {
+    /// Of the session's last call, if it was a strict relaxation.
+    pub fn of(session: &Session, options: &Options) -> Option<Self> {
+        Self::summarize(session.descents(), options.step)
+    }
+
+    fn summarize<'a>(descents: impl Iterator<Item = &'a Descending>, step: StepSize) -> Option<Self> {
+        let none = Descents { samples: 0, iterations: 0, diverged: 0, lambda_max: None, eta: None };
+        let all = descents.fold(none, |all, one| Descents {
+            samples: all.samples + 1,
+            iterations: all.iterations.max(one.iterations),
+            diverged: all.diverged + usize::from(one.diverged),
+            lambda_max: widen(all.lambda_max, one.lambda_max),
+            // Without an estimate, as in a network of one layer, no automatic step was taken.
+            eta: widen(all.eta, Some(one.eta).filter(|_| step == StepSize::Given || one.lambda_max.is_some())),
+        });
+        Some(all).filter(|all| all.samples > 0)
+    }
+
+    pub fn to_json(self) -> Value {
+        json!({
+            "iterations_used": self.iterations,
+            "diverged": self.diverged,
+            "lambda_max": self.lambda_max,
+            "eta_range": self.eta,
+        })
+    }
+}
+
+/// The range with one more value in it, if there is one and it is a number.
+fn widen(range: Option<[f64; 2]>, value: Option<f64>) -> Option<[f64; 2]> {
+    let Some(value) = value.filter(|value| !value.is_nan()) else { return range };
+    let [low, high] = range.unwrap_or([value; 2]);
+    Some([low.min(value), high.max(value)])
+}
+
+/// The number to three digits.
+fn short(value: f64) -> f64 {
+    format!("{value:.2e}").parse().unwrap_or(value)
+}
+
+impl fmt::Display for Descents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, range) in [("eta", self.eta), ("lambda_max", self.lambda_max)] {
+            if let Some([low, high]) = range {
+                write!(f, "{name} {} to {}, ", short(low), short(high))?;
+            }
+        }
+        write!(f, "{} iterations, {} of {} samples diverged", self.iterations, self.diverged, self.samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(eta: f64, lambda_max: Option<f64>, iterations: usize, diverged: bool) -> Descending {
+        Descending { eta, lambda_max, iterations, diverged }
+    }
+
+    #[test]
+    fn samples_are_counted_and_ranged() {
+        let samples = [
+            sample(0.25, Some(7.2109), 9, false),
+            sample(0.5, Some(3.6), 20, true),
+            sample(0.125, Some(f64::NAN), 20, true),
+        ];
+        let all = Descents::summarize(samples.iter(), StepSize::Automatic { products: 2 }).unwrap();
+        let told = [json!(all.iterations), json!(all.diverged), json!(all.lambda_max), json!(all.eta)];
+        assert_eq!(told, [json!(20), json!(2), json!([3.6, 7.2109]), json!([0.125, 0.5])]);
+        let text = "eta 0.125 to 0.5, lambda_max 3.6 to 7.21, 20 iterations, 2 of 3 samples diverged";
+        assert_eq!(all.to_string(), text);
+    }
+
+    #[test]
+    fn what_was_not_done_is_not_told() {
+        assert_eq!(Descents::summarize([].iter(), StepSize::Given), None);
+        let samples = [sample(0.1, None, 5, false)];
+        let [given, automatic] = [StepSize::Given, StepSize::Automatic { products: 2 }]
+            .map(|step| Descents::summarize(samples.iter(), step).unwrap());
+        assert_eq!((given.lambda_max, given.eta), (None, Some([0.1, 0.1])));
+        assert_eq!((automatic.lambda_max, automatic.eta), (None, None));
+        assert_eq!(automatic.to_string(), "5 iterations, 0 of 1 samples diverged");
+    }
+}

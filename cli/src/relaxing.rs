@@ -1,0 +1,175 @@
+//! How a method relaxes: the options of that, and how they are told.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::Args;
+use predictive_coding::{Method, Options, StepSize};
+use serde_json::{Value, json};
+
+use crate::console::Failure;
+use crate::options::MethodName;
+
+const DEFAULT_ETA: f64 = 0.1;
+const DEFAULT_ITERATIONS: usize = 20;
+
+/// Products with the Hessian that an automatic step is chosen by: of a single batch, for which a percent
+/// matters, and in training, where the estimate goes on from the step before.
+pub const INFERENCE_PRODUCTS: usize = 16;
+pub const TRAINING_PRODUCTS: usize = 2;
+
+/// A step size as it is given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Eta {
+    Number(f64),
+    /// The largest stable one of each sample.
+    Automatic,
+}
+
+impl FromStr for Eta {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Eta::Automatic),
+            _ => text.parse().map(Eta::Number).map_err(|_| "expected a number above 0, such as 0.1, or auto"),
+        }
+    }
+}
+
+impl fmt::Display for Eta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Eta::Number(eta) => eta.fmt(f),
+            Eta::Automatic => f.write_str("auto"),
+        }
+    }
+}
+
+impl Eta {
+    /// The number, or "auto".
+    pub fn to_json(self) -> Value {
+        match self {
+            Eta::Number(eta) => json!(eta),
+            Eta::Automatic => json!("auto"),
+        }
+    }
+}
+
+/// How to relax, for whatever method.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Relaxing {
+    /// Step size of the relaxation, a number or, for strict, auto [default: 0.1; infer needs one]
+    ///
+    /// With auto each sample takes the largest step with which its relaxation is stable by a margin:
+    /// 1.8 / lambda_max, the largest eigenvalue of its energy's Hessian, which is estimated by 16 products with it
+    /// in infer and by 2 in train, each at the cost of one to two iterations. Not for exact.
+    #[arg(long, value_name = "E", allow_hyphen_values = true)]
+    eta: Option<Eta>,
+    /// Iterations of the relaxation [default: 20; infer needs them]
+    ///
+    /// Not for exact.
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+    /// Run the iterations of fixed-prediction one by one, to the same result as its one backward pass
+    #[arg(long)]
+    pub literal: bool,
+    /// End the relaxation of a sample once a step moves its deviation u by at most T |u|; for strict
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    pub tolerance: Option<f64>,
+}
+
+impl Relaxing {
+    /// The step size, the usual one if none was given.
+    pub fn eta(self) -> Eta {
+        self.eta.unwrap_or(Eta::Number(DEFAULT_ETA))
+    }
+
+    /// The number of iterations, the usual one if none was given.
+    pub fn iterations(self) -> usize {
+        self.iterations.unwrap_or(DEFAULT_ITERATIONS)
+    }
+
+    /// Whether step size and number of iterations were given.
+    pub fn is_complete(self) -> bool {
+        self.eta.is_some() && self.iterations.is_some()
+    }
+
+    /// Refuses what the method does not know. Without a method all three are meant, and each takes what
+    /// it knows.
+    pub fn check(self, method: Option<MethodName>) -> Result<(), Failure> {
+        let Some(method) = method else { return Ok(()) };
+        let (exact, strict) = (method == MethodName::Exact, method == MethodName::Strict);
+        let given = [
+            ("--eta", exact && self.eta.is_some()),
+            ("--iterations", exact && self.iterations.is_some()),
+            ("--literal", method != MethodName::FixedPrediction && self.literal),
+            ("--eta auto", !strict && self.eta == Some(Eta::Automatic)),
+            ("--tolerance", !strict && self.tolerance.is_some()),
+        ];
+        let Some((option, _)) = given.into_iter().find(|&(_, wrong)| wrong) else { return Ok(()) };
+        let name = method.name();
+        Err(Failure::usage(match option {
+            "--eta" | "--iterations" => {
+                format!("{option} was given, but --method exact does not relax; leave it out")
+            }
+            "--literal" => {
+                format!("--literal was given, but is only for --method fixed-prediction; leave it out for {name}")
+            }
+            "--eta auto" => {
+                format!("--eta auto was given, but is only for --method strict; give {name} a number, 0.1 is usual")
+            }
+            _ => format!("{option} was given, but is only for --method strict; leave it out for {name}"),
+        }))
+    }
+
+    /// A method with these settings, and the options of its session; an automatic step is chosen by so many
+    /// products.
+    pub fn with(self, method: MethodName, products: usize) -> Result<(Method, Options), Failure> {
+        let strict = method == MethodName::Strict;
+        // Where steps are automatic, strict does not look at eta, and fixed-prediction beside it has the usual one.
+        let (eta, step) = match self.eta() {
+            Eta::Number(eta) => (eta, StepSize::Given),
+            Eta::Automatic if strict => (DEFAULT_ETA, StepSize::Automatic { products }),
+            Eta::Automatic => (DEFAULT_ETA, StepSize::Given),
+        };
+        let iterations = self.iterations();
+        let options = Options {
+            literal: self.literal && method == MethodName::FixedPrediction,
+            step,
+            tolerance: self.tolerance.filter(|_| strict),
+            ..Options::default()
+        };
+        let method = match method {
+            MethodName::Exact => Method::Exact,
+            MethodName::FixedPrediction => Method::FixedPrediction { eta, iterations },
+            MethodName::Strict => Method::Strict { eta, iterations },
+        };
+        method.validate()?;
+        options.validate(method)?;
+        Ok((method, options))
+    }
+}
+
+/// The step size that a method was given, if it relaxes.
+pub fn eta(method: Method, options: &Options) -> Option<Eta> {
+    method.relaxation().map(|(eta, _)| match options.step {
+        StepSize::Given => Eta::Number(eta),
+        StepSize::Automatic { .. } => Eta::Automatic,
+    })
+}
+
+/// Whether every sample finds its own step size or number of iterations.
+pub fn adapts(options: &Options) -> bool {
+    options.step != StepSize::Given || options.tolerance.is_some()
+}
+
+/// The method's name, whether it is iterated, and when its samples have settled.
+pub fn title(method: Method, options: &Options) -> String {
+    let name = method.name();
+    match (options.literal, options.tolerance) {
+        (true, _) => format!("{name} (literal)"),
+        (false, Some(tolerance)) => format!("{name} (tolerance {tolerance})"),
+        (false, None) => name.to_string(),
+    }
+}
