@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::loss::Loss;
-use crate::method::{Method, Options, first_pulled, first_pushed};
+use crate::method::{Method, Options, Solver, StepSize, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
@@ -183,7 +183,7 @@ impl Network {
     ///
     /// What is known is not computed: the first layer's prediction is constant, and from v = v-hat
     /// errors travel down one layer per iteration. Unless the options want it iterated, fixed-prediction
-    /// needs what exact needs.
+    /// needs what exact needs. All iterations are counted, also those that a tolerance may save.
     pub fn flops(&self, method: Method, options: &Options, batch: usize) -> u64 {
         let layer: Vec<u64> = self.layers.iter().map(Layer::flops).collect();
         let last = layer.len();
@@ -200,11 +200,23 @@ impl Network {
             Method::FixedPrediction { iterations, .. } if options.literal => over_iterations(iterations, first_pulled),
             Method::Exact | Method::FixedPrediction { .. } => sum(1..last),
             Method::Strict { iterations, .. } => {
-                let pulls = over_iterations(iterations, first_pulled);
+                let both_ways = |times: usize| (2 * sum(1..last)).saturating_mul(times as u64);
+                let iterated = match options.solver {
+                    Solver::Steps => {
+                        let pulls = over_iterations(iterations, first_pulled);
+                        pulls.saturating_add(over_iterations(iterations, first_pushed))
+                    }
+                    // The last one is pushed once more, to see that it did not climb.
+                    Solver::Sweeps => both_ways(iterations).saturating_add(sum(1..last)),
+                };
+                let estimated = match options.step {
+                    StepSize::Given => 0,
+                    StepSize::Automatic { products } => both_ways(products),
+                };
                 // At the final beliefs the layers are evaluated, and inner errors pulled, anew.
                 let renewed: u64 =
                     self.layers[1..].iter().map(|layer| layer.renewed_flops() + layer.inner_flops()).sum();
-                pulls.saturating_add(over_iterations(iterations, first_pushed)).saturating_add(renewed)
+                iterated.saturating_add(estimated).saturating_add(renewed)
             }
         };
         (forward + gradients).saturating_add(relaxation).saturating_mul(batch as u64)
@@ -282,6 +294,11 @@ mod tests {
         // first product is evaluated anew and its second pulled back.
         let strict = Method::Strict { eta: 0.1, iterations: 3 };
         assert_eq!(network.flops(strict, &usual, 10), 10 * 2 * (step + 2 * 18 + 3 * 18 + 12 + 6));
+        let sweeps = Options { solver: Solver::Sweeps, ..Options::default() };
+        assert_eq!(network.flops(strict, &sweeps, 10), 10 * 2 * (step + 3 * 36 + 18 + 12 + 6));
+        let automatic = Options { step: StepSize::Automatic { products: 2 }, ..Options::default() };
+        let estimated = network.flops(strict, &automatic, 10) - network.flops(strict, &Options::default(), 10);
+        assert_eq!(estimated, 10 * 2 * 2 * 36);
         let endless = Method::Strict { eta: 0.1, iterations: usize::MAX };
         assert_eq!(network.flops(endless, &usual, 10), u64::MAX);
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use clap::Args;
-use predictive_coding::{Method, Options, StepSize};
+use clap::{Args, ValueEnum};
+use predictive_coding::{Method, Options, Solver, StepSize};
 use serde_json::{Value, json};
 
 use crate::console::Failure;
@@ -12,11 +12,21 @@ use crate::options::MethodName;
 
 const DEFAULT_ETA: f64 = 0.1;
 const DEFAULT_ITERATIONS: usize = 20;
+const DEFAULT_SWEEPS: usize = 5;
 
 /// Products with the Hessian that an automatic step is chosen by: of a single batch, for which a percent
 /// matters, and in training, where the estimate goes on from the step before.
 pub const INFERENCE_PRODUCTS: usize = 16;
 pub const TRAINING_PRODUCTS: usize = 2;
+
+/// How strict goes down its energy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SolverName {
+    /// n steps of gradient descent in all beliefs at once, as in the paper
+    Steps,
+    /// At most n sweeps straight to the equilibrium, which need no step size and never climb
+    Sweeps,
+}
 
 /// A step size as it is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +76,7 @@ pub struct Relaxing {
     /// in infer and by 2 in train, each at the cost of one to two iterations. Not for exact.
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
     eta: Option<Eta>,
-    /// Iterations of the relaxation [default: 20; infer needs them]
+    /// Iterations of the relaxation [default: 20, or 5 sweeps; infer needs them]
     ///
     /// Not for exact.
     #[arg(long, value_name = "N")]
@@ -77,6 +87,9 @@ pub struct Relaxing {
     /// End the relaxation of a sample once a step moves its deviation u by at most T |u|; for strict
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     pub tolerance: Option<f64>,
+    /// How strict goes down its energy
+    #[arg(long, value_enum, default_value = "steps")]
+    pub solver: SolverName,
 }
 
 impl Relaxing {
@@ -87,17 +100,24 @@ impl Relaxing {
 
     /// The number of iterations, the usual one if none was given.
     pub fn iterations(self) -> usize {
-        self.iterations.unwrap_or(DEFAULT_ITERATIONS)
+        self.iterations.unwrap_or(match self.solver {
+            SolverName::Steps => DEFAULT_ITERATIONS,
+            SolverName::Sweeps => DEFAULT_SWEEPS,
+        })
     }
 
     /// Whether step size and number of iterations were given.
     pub fn is_complete(self) -> bool {
-        self.eta.is_some() && self.iterations.is_some()
+        (self.eta.is_some() || self.solver == SolverName::Sweeps) && self.iterations.is_some()
     }
 
     /// Refuses what the method does not know. Without a method all three are meant, and each takes what
     /// it knows.
     pub fn check(self, method: Option<MethodName>) -> Result<(), Failure> {
+        let sweeps = self.solver == SolverName::Sweeps;
+        if sweeps && self.eta.is_some() && method.is_some() {
+            return Err(Failure::usage("--eta was given, but --solver sweeps takes no steps of a size; leave it out"));
+        }
         let Some(method) = method else { return Ok(()) };
         let (exact, strict) = (method == MethodName::Exact, method == MethodName::Strict);
         let given = [
@@ -106,6 +126,7 @@ impl Relaxing {
             ("--literal", method != MethodName::FixedPrediction && self.literal),
             ("--eta auto", !strict && self.eta == Some(Eta::Automatic)),
             ("--tolerance", !strict && self.tolerance.is_some()),
+            ("--solver sweeps", !strict && sweeps),
         ];
         let Some((option, _)) = given.into_iter().find(|&(_, wrong)| wrong) else { return Ok(()) };
         let name = method.name();
@@ -138,6 +159,7 @@ impl Relaxing {
             literal: self.literal && method == MethodName::FixedPrediction,
             step,
             tolerance: self.tolerance.filter(|_| strict),
+            solver: if strict && self.solver == SolverName::Sweeps { Solver::Sweeps } else { Solver::Steps },
             ..Options::default()
         };
         let method = match method {
@@ -161,15 +183,18 @@ pub fn eta(method: Method, options: &Options) -> Option<Eta> {
 
 /// Whether every sample finds its own step size or number of iterations.
 pub fn adapts(options: &Options) -> bool {
-    options.step != StepSize::Given || options.tolerance.is_some()
+    options.step != StepSize::Given || options.tolerance.is_some() || options.solver == Solver::Sweeps
 }
 
 /// The method's name, whether it is iterated, and when its samples have settled.
 pub fn title(method: Method, options: &Options) -> String {
-    let name = method.name();
+    let name = match options.solver {
+        Solver::Steps => method.name().to_string(),
+        Solver::Sweeps => format!("{} (sweeps)", method.name()),
+    };
     match (options.literal, options.tolerance) {
         (true, _) => format!("{name} (literal)"),
         (false, Some(tolerance)) => format!("{name} (tolerance {tolerance})"),
-        (false, None) => name.to_string(),
+        (false, None) => name,
     }
 }

@@ -150,29 +150,35 @@ impl Relaxation<'_> {
             let now = product * lanes..(product + 1) * lanes;
             sums.fill(0.0);
             reduce::add_lane_products(level, image, vector, sums);
-            for ((a, factor), sum) in diagonal[now.clone()].iter_mut().zip(&mut *factors).zip(&*sums) {
-                *a = sum / NORM.powi(2);
-                *factor = -*a as f32;
-            }
-            elementwise::combine(level, vector, Combine { step: Some(factors), ..Combine::default() }, image);
-            if product > 0 {
-                let previous = &off_diagonal[now.start - lanes..now.start];
-                factors.iter_mut().zip(previous).for_each(|(factor, b)| *factor = -*b as f32);
-                elementwise::combine(level, before, Combine { step: Some(factors), ..Combine::default() }, image);
-            }
+            diagonal[now.clone()].iter_mut().zip(&*sums).for_each(|(a, sum)| *a = sum / NORM.powi(2));
             sums.fill(0.0);
             reduce::add_lane_squares(level, image, sums);
-            for (lane, b) in off_diagonal[now].iter_mut().enumerate() {
-                *b = sums[lane].sqrt() / NORM;
+            let (known, new) = off_diagonal.split_at_mut(now.start);
+            let previous = &known[now.start.saturating_sub(lanes)..];
+            for (lane, (b, a)) in new[..lanes].iter_mut().zip(&diagonal[now]).enumerate() {
+                // What is orthogonal to the vectors before.
+                let before = previous.get(lane).map_or(0.0, |b| b * b);
+                *b = (sums[lane] / NORM.powi(2) - a * a - before).max(0.0).sqrt();
                 // What is left of an exhausted space is rounding.
                 if *b <= EXHAUSTED * diagonal[lane].abs() {
                     *b = 0.0;
                 }
-                factors[lane] = if *b > 0.0 { (1.0 / *b) as f32 } else { 0.0 };
+            }
+            if product + 1 == products {
+                break;
+            }
+            let mut step = |sum: &[f32], out: &mut [f32], factor: &dyn Fn(usize) -> f64| {
+                factors.iter_mut().enumerate().for_each(|(lane, of_lane)| *of_lane = factor(lane) as f32);
+                elementwise::combine(level, sum, Combine { step: Some(factors), ..Combine::default() }, out);
+            };
+            let first = product * lanes;
+            step(vector, image, &|lane| -diagonal[first + lane]);
+            if product > 0 {
+                step(before, image, &|lane| -previous[lane]);
             }
             std::mem::swap(before, vector);
             vector.fill(0.0);
-            elementwise::combine(level, image, Combine { step: Some(factors), ..Combine::default() }, vector);
+            step(image, vector, &|lane| if new[lane] > 0.0 { 1.0 / new[lane] } else { 0.0 });
         }
         for (lane, steps) in self.tile.steps.lanes.iter_mut().enumerate().take(self.tile.samples) {
             let of_lane = |values: &[f64], i: usize| values[i * lanes + lane];

@@ -100,6 +100,10 @@ impl Descent {
             let (start, now) = (sum(&self.start), sum(&self.now));
             total += now;
             let descends = now.is_finite() && now - start <= ROUNDING * start;
+            if descends && steps.is_some() {
+                // A smaller step has brought it back.
+                self.diverged[lane] = None;
+            }
             if !descends && self.diverged[lane].is_none() {
                 self.diverged[lane] = Some((iteration, self.blame(lane), now.is_finite()));
             }
