@@ -1,6 +1,10 @@
 //! Whole steps (forward pass, relaxation, gradients) of the paper's MNIST network at batch 300, by
-//! each method, and of fixed-prediction iterated literally too. Throughput counts the multiplications and
-//! additions of the products, so that "Gelem/s" is GFLOP/s, to be held against the FMA peak printed first.
+//! each method, and of fixed-prediction iterated literally too; then one iteration of strict by layers
+//! and phases. Throughput counts the multiplications and additions of the products, so that "Gelem/s"
+//! is GFLOP/s, to be held against the FMA peak printed first.
+
+mod phases;
+mod tile;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Session};
@@ -69,5 +73,5 @@ fn steps(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, steps);
+criterion_group!(benches, steps, phases::phases);
 criterion_main!(benches);
