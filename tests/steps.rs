@@ -274,7 +274,7 @@ fn sweeps_never_climb() {
         let at = |iterations: usize| {
             let method = Method::Strict { eta: 0.1, iterations };
             let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
-            let _ = session.infer(&parameters, &x, y.view());
+            session.infer(&parameters, &x, y.view()).expect("what climbs goes back");
             ends(&session, &network, &parameters, &x, &y)
         };
         let mut stepper = Session::new(&network, SAMPLES, Method::Strict { eta: 1e-12, iterations: 1 }).unwrap();

@@ -124,10 +124,16 @@ impl Descent {
         }
     }
 
-    /// Takes the terms in `now` without judging or recording them.
-    pub(super) fn measure(&mut self, samples: usize) {
+    /// Takes the terms in `now` as those at the end, without recording them: a sample that is back below its
+    /// start has not diverged.
+    pub(super) fn end(&mut self, samples: usize) {
         for lane in 0..samples {
-            self.before[lane].0 = self.now.iter().skip(lane).step_by(self.lanes).sum();
+            let now = self.now.iter().skip(lane).step_by(self.lanes).sum();
+            self.before[lane].0 = now;
+            let (start, _) = self.energies_of(lane);
+            if now.is_finite() && now - start <= ROUNDING * start {
+                self.diverged[lane] = None;
+            }
         }
     }
 

@@ -57,8 +57,8 @@ pub(crate) fn sweep(
 }
 
 impl Relaxation<'_> {
-    /// The beliefs that the errors stand for, the error of the output, and the energies, of which those of an
-    /// iteration (from 1) are recorded.
+    /// The beliefs that the errors stand for, the error of the output, and the energies: those of an iteration
+    /// (from 1), or with 0 those at the end.
     fn push_errors(&mut self, iteration: usize, descent: &mut Descent) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
@@ -80,7 +80,7 @@ impl Relaxation<'_> {
         let samples = *samples;
         self.energy(0, descent);
         match iteration {
-            0 => descent.measure(samples),
+            0 => descent.end(samples),
             _ => descent.check(iteration, samples, None),
         }
     }
