@@ -98,6 +98,7 @@ fn check(rng: &mut impl Rng, level: Level, shape: ConvShape, direction: &Directi
         gamma: [0.0, -1.0, 0.7][rng.random_range(0..3)],
         other: &other,
         bias: rng.random_bool(0.7).then_some(bias.as_slice()),
+        step: None,
     };
     let [packed_whole, packed] = [&whole, &cut].map(|conv| direction.packed(conv, &weight));
     for (combine, plain) in [(Combine::default(), true), (any, false)] {

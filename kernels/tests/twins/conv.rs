@@ -88,19 +88,30 @@ impl Case {
             gamma: [0.0, -1.0, 0.7][rng.random_range(0..3)],
             other: &[],
             bias: rng.random_bool(0.7).then_some(bias.as_slice()),
+            step: None,
         };
-        for combine in [Combine::default(), any] {
-            let old = if combine.beta == 0.0 { vec![f32::NAN; sums.len()] } else { values(rng, sums.len()) };
+        let step = values(rng, self.samples);
+        for combine in [Combine::default(), any, Combine { step: Some(&step), ..any }] {
+            let reads = combine.beta != 0.0 || combine.step.is_some();
+            let old = if reads { values(rng, sums.len()) } else { vec![f32::NAN; sums.len()] };
             let other = if combine.gamma == 0.0 { vec![] } else { values(rng, sums.len()) };
-            let want = reference::combine(&Combine { other: &other, ..combine }, &sums, &old, plane);
+            let mut want = reference::combine(&Combine { other: &other, ..combine }, &sums, &old, plane);
             let sizes = Combine {
                 alpha: combine.alpha.abs(),
                 beta: combine.beta.abs(),
                 gamma: combine.gamma.abs(),
                 other: &absolute(&other),
                 bias: combine.bias.map(|_| bias_size.as_slice()),
+                step: None,
             };
-            let size = reference::combine(&sizes, &size, &absolute(&old), plane);
+            let mut size = reference::combine(&sizes, &size, &absolute(&old), plane);
+            if let Some(step) = combine.step {
+                for (i, (want, size)) in want.iter_mut().zip(&mut size).enumerate() {
+                    let factor = f64::from(step[i / (channels * plane)]);
+                    *want = f64::from(old[i]) + factor * *want;
+                    *size = f64::from(old[i]).abs() + factor.abs() * *size;
+                }
+            }
             let mut out = to_lanes(self.level, &old);
             run(Combine { other: &to_lanes(self.level, &other), ..combine }, &mut out);
             let case = (self.level, self.shape, [combine.alpha, combine.beta, combine.gamma], combine.bias.is_some());

@@ -39,7 +39,7 @@ fn combinations() {
                 let gamma = [0.0, -1.0, 0.7][i / 12];
                 let old = if beta == 0.0 { vec![f32::NAN; len] } else { values(&mut rng, len) };
                 let other = if gamma == 0.0 { &[][..] } else { &other };
-                let combine = Combine { alpha, beta, gamma, other, bias: None };
+                let combine = Combine { alpha, beta, gamma, other, bias: None, step: None };
                 let wide: Vec<f64> = sum.iter().map(|&x| f64::from(x)).collect();
                 let want = reference::combine(&combine, &wide, &old, 1);
                 let mut out = old.clone();
@@ -47,6 +47,20 @@ fn combinations() {
                 // All operands are below 1.
                 let size = f64::from(alpha.abs() + beta.abs() + gamma.abs());
                 assert_within(&out, &want, |_| 3.0 * ROUNDING * size, &(level, len, alpha, beta, gamma));
+
+                let (step, old) = (values(&mut rng, lanes(level)), values(&mut rng, len));
+                let of_step = reference::combine(&combine, &wide, &old, 1);
+                let taken =
+                    |(i, of_step): (usize, f64)| f64::from(old[i]) + f64::from(step[i % lanes(level)]) * of_step;
+                let want: Vec<f64> = of_step.into_iter().enumerate().map(taken).collect();
+                let mut out = old.clone();
+                elementwise::combine(level, &sum, Combine { step: Some(&step), ..combine }, &mut out);
+                assert_within(
+                    &out,
+                    &want,
+                    |_| 5.0 * ROUNDING * (1.0 + size),
+                    &(level, len, "step", alpha, beta, gamma),
+                );
             }
         }
     }
@@ -85,6 +99,31 @@ fn squares_of_every_lane() {
             for (got, want) in zip(sums, reference::squares(samples, &x)) {
                 let tolerance = of_sum(elements.min(64), want);
                 assert!((got - 0.5 - want).abs() <= tolerance, "{level}, {elements}: {got}, expected {}", want + 0.5);
+            }
+        }
+    }
+}
+
+/// A product is a quarter of the difference of two squares, which are known.
+#[test]
+fn products_and_distances_of_every_lane() {
+    let mut rng = generator(57);
+    for level in levels() {
+        let samples = lanes(level);
+        for elements in (1..40).chain([63, 64, 65, 1000]) {
+            let [x, y] = [0; 2].map(|_| values(&mut rng, samples * elements));
+            let [plus, minus] = [1.0, -1.0].map(|sign| zip(&x, &y).map(|(x, y)| x + sign * y).collect::<Vec<f32>>());
+            let [plus, minus] = [plus, minus].map(|values| reference::squares(samples, &values));
+            let [mut products, mut distances] = [0; 2].map(|_| vec![0.5; samples]);
+            let (x, y) = (to_lanes(level, &x), to_lanes(level, &y));
+            reduce::add_lane_products(level, &x, &y, &mut products);
+            reduce::add_lane_distances(level, &x, &y, &mut distances);
+            for lane in 0..samples {
+                let tolerance = 4.0 * of_sum(elements.min(64) + 2, plus[lane] + minus[lane]);
+                let product = 0.25 * (plus[lane] - minus[lane]) + 0.5;
+                assert!((products[lane] - product).abs() <= tolerance, "{level}, {elements}: {}", products[lane]);
+                let distance = minus[lane] + 0.5;
+                assert!((distances[lane] - distance).abs() <= tolerance, "{level}, {elements}: {}", distances[lane]);
             }
         }
     }
