@@ -202,18 +202,18 @@ fn largest_eigenvalue(n: usize, diagonal: impl Fn(usize) -> f64, off_diagonal: i
     let radius = |i: usize| off_diagonal(i) + if i > 0 { off_diagonal(i - 1) } else { 0.0 };
     let mut low = (0..n).map(&diagonal).fold(f64::NEG_INFINITY, f64::max);
     let mut high = (0..n).map(|i| diagonal(i) + radius(i)).fold(low, f64::max);
-    // Some eigenvalue is above x if and only if some pivot of T - x is positive.
-    let above = |x: f64| {
+    // Some eigenvalue is x or above if and only if some pivot of T - x is not negative.
+    let reached = |x: f64| {
         let mut pivot = f64::NEG_INFINITY;
         (0..n).any(|i| {
             let coupling = if i > 0 { off_diagonal(i - 1).powi(2) / pivot } else { 0.0 };
             pivot = diagonal(i) - x - coupling;
-            pivot > 0.0
+            pivot >= 0.0
         })
     };
     for _ in 0..BISECTIONS {
         let middle = 0.5 * (low + high);
-        *(if above(middle) { &mut low } else { &mut high }) = middle;
+        *(if reached(middle) { &mut low } else { &mut high }) = middle;
     }
     let ritz = 0.5 * (low + high);
     // The Ritz vector from its last component on, which is the direction in which it grows.
