@@ -151,30 +151,27 @@ impl Relaxation<'_> {
             sums.fill(0.0);
             reduce::add_lane_products(level, image, vector, sums);
             diagonal[now.clone()].iter_mut().zip(&*sums).for_each(|(a, sum)| *a = sum / NORM.powi(2));
+            let (known, new) = off_diagonal.split_at_mut(now.start);
+            let mut step = |sum: &[f32], out: &mut [f32], factor: &dyn Fn(usize) -> f64| {
+                factors.iter_mut().enumerate().for_each(|(lane, of_lane)| *of_lane = factor(lane) as f32);
+                elementwise::combine(level, sum, Combine { step: Some(factors), ..Combine::default() }, out);
+            };
+            // What is orthogonal to the vectors before.
+            step(vector, image, &|lane| -diagonal[now.start + lane]);
+            if product > 0 {
+                step(before, image, &|lane| -known[now.start - lanes + lane]);
+            }
             sums.fill(0.0);
             reduce::add_lane_squares(level, image, sums);
-            let (known, new) = off_diagonal.split_at_mut(now.start);
-            let previous = &known[now.start.saturating_sub(lanes)..];
-            for (lane, (b, a)) in new[..lanes].iter_mut().zip(&diagonal[now]).enumerate() {
-                // What is orthogonal to the vectors before.
-                let before = previous.get(lane).map_or(0.0, |b| b * b);
-                *b = (sums[lane] / NORM.powi(2) - a * a - before).max(0.0).sqrt();
+            for ((b, a), sum) in new.iter_mut().zip(&diagonal[now]).zip(&*sums) {
+                *b = sum.sqrt() / NORM;
                 // What is left of an exhausted space is rounding.
-                if *b <= EXHAUSTED * diagonal[lane].abs() {
+                if *b <= EXHAUSTED * a.abs() {
                     *b = 0.0;
                 }
             }
             if product + 1 == products {
                 break;
-            }
-            let mut step = |sum: &[f32], out: &mut [f32], factor: &dyn Fn(usize) -> f64| {
-                factors.iter_mut().enumerate().for_each(|(lane, of_lane)| *of_lane = factor(lane) as f32);
-                elementwise::combine(level, sum, Combine { step: Some(factors), ..Combine::default() }, out);
-            };
-            let first = product * lanes;
-            step(vector, image, &|lane| -diagonal[first + lane]);
-            if product > 0 {
-                step(before, image, &|lane| -previous[lane]);
             }
             std::mem::swap(before, vector);
             vector.fill(0.0);

@@ -255,7 +255,7 @@ fn threads_do_not_change_a_bit() {
     for level in levels() {
         let operations = [
             Local::max_pool(level, Activation::Identity, &ConvShape { dilation: [1, 2], ..shape }),
-            Local::max_pool(level, Activation::Gelu, &joined),
+            Local::max_pool(level, Activation::LeakyRelu { negative_slope: 0.1 }, &joined),
             Local::avg_pool(level, &shape),
             Local::avg_pool(level, &joined),
             Local::adaptive_avg_pool(level, 70, [50, 70], [13, 9]),
