@@ -14,6 +14,9 @@ use crate::view::MatRef;
 /// all, and no multiple of a power of two, so that they do not meet in a set of the cache.
 pub(super) const ROW: usize = KC + 16;
 
+/// Elements at a distance of so many, 4 KiB, lie in the same set of a first cache.
+const PAGE: usize = 1024;
+
 /// From this depth on a block is packed row by row; of shallower ones too little of each row would be used.
 const DEEP: usize = 128;
 
@@ -51,10 +54,7 @@ impl PackedLhs {
                 let (m, k) = (self.a.rows(), self.a.columns());
                 if is_deep(k) {
                     for block in DepthBlock::all(k) {
-                        let depth = block.range();
-                        let width = depth.len().next_multiple_of(S::LANES);
-                        let to = &mut self.packed[block.index * m * ROW..];
-                        pack_panel(s, self.a.transposed(), depth, 0..m, [width, ROW], to);
+                        pack_rows(s, self.a, 0..m, block.range(), &mut self.packed[block.index * m * ROW..]);
                     }
                 } else {
                     for rows in Blocks::new(m, tallest_tile(s)).iter() {
@@ -77,6 +77,19 @@ impl PackedLhs {
     }
 }
 
+/// Copies some rows of A over a block of the depth, [`ROW`] elements apart.
+#[inline(always)]
+pub(super) fn pack_rows<S: Simd>(
+    s: S,
+    a: MatRef<'_>,
+    rows: Range<usize>,
+    depth: Range<usize>,
+    packed: &mut [f32],
+) {
+    let width = depth.len().next_multiple_of(S::LANES);
+    pack_panel(s, a.transposed(), depth, rows, [width, ROW], packed);
+}
+
 /// A block of the depth.
 #[derive(Clone, Copy)]
 pub(super) struct DepthBlock {
@@ -97,7 +110,7 @@ impl DepthBlock {
 }
 
 /// Whether the blocks of a depth of k are deep ones.
-fn is_deep(k: usize) -> bool {
+pub(super) fn is_deep(k: usize) -> bool {
     Blocks::new(k, KC).longest() >= DEEP
 }
 
@@ -106,8 +119,8 @@ fn is_deep(k: usize) -> bool {
 pub(super) enum LhsBlock<'a> {
     /// Panels `[k][height]`, one behind the other.
     Panels(&'a [f32]),
-    /// Rows, [`ROW`] elements apart.
-    Rows(&'a [f32]),
+    /// Rows from this one on, [`ROW`] elements apart.
+    Rows(&'a [f32], usize),
     /// The matrix, from a block of the depth on.
     Matrix(MatRef<'a>, usize),
 }
@@ -121,11 +134,23 @@ impl<'a> Lhs<'a> {
         }
     }
 
+    /// A matrix whose neighbouring rows, or columns, meet in one set of the first cache, which can not hold
+    /// those of a tile.
+    pub(super) fn colliding(&self) -> Option<MatRef<'a>> {
+        match *self {
+            Lhs::Plain(a) => {
+                let far = a.row_stride().max(a.column_stride());
+                (far > 0 && far.is_multiple_of(PAGE)).then_some(a)
+            }
+            Lhs::Packed(_) => None,
+        }
+    }
+
     /// A block of the depth.
     #[inline(always)]
     pub(super) fn block(&self, block: DepthBlock) -> LhsBlock<'a> {
         match *self {
-            Lhs::Packed(a) if is_deep(a.k) => LhsBlock::Rows(&a.packed[block.index * a.m * ROW..]),
+            Lhs::Packed(a) if is_deep(a.k) => LhsBlock::Rows(&a.packed[block.index * a.m * ROW..], 0),
             Lhs::Packed(a) => LhsBlock::Panels(&a.packed),
             Lhs::Plain(a) => LhsBlock::Matrix(a, block.range().start),
         }

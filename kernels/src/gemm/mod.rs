@@ -3,9 +3,9 @@
 //! Five loops around the register tile, after Goto and van de Geijn ("Anatomy of high-performance
 //! matrix multiplication", 2008) with the letters of BLIS: C is m x n, k is summed; a panel of KC by
 //! one tile of B stays in the first cache, a block of MC by KC of A in the second. Unlike there, all
-//! blocks of a side are of equal size, so that no sliver is left, A is read where it lies (copies of
-//! its blocks were measured and never paid), and B is packed only if it is read often enough to pay
-//! for the copy, or does not lie in vectors.
+//! blocks of a side are of equal size, so that no sliver is left, A is read where it lies unless its rows
+//! collide in the caches (other copies of its blocks were measured and never paid), and B is packed only
+//! if it is read often enough to pay for the copy, or does not lie in vectors.
 //!
 //! A vector of C that is only partly inside the matrix is summed over zero-padded panels, or, if few of its
 //! elements are inside, each as a dot product ([`dots`]).
@@ -22,7 +22,7 @@ use crate::activation::Activation;
 use crate::blocking::Blocks;
 use crate::buffer::LINE;
 use crate::gemm::dots::{Dots, MAX_DOTS, dots};
-use crate::gemm::lhs::DepthBlock;
+use crate::gemm::lhs::{DepthBlock, LhsBlock, ROW, is_deep, pack_rows};
 use crate::gemm::tiles::{Next, Output, Then, Tiles, multiply_tiles};
 use crate::level::Level;
 use crate::microkernel::*;
@@ -37,7 +37,7 @@ pub use crate::gemm::lhs::{Lhs, PackedLhs};
 /// a sixth of its rate; half the depth would double how often C is read and written.
 const KC: usize = 512;
 /// Rows of a block of A: with the depth, 480 KiB, half of a 1 MiB second cache.
-const MC: usize = 240;
+const MC: usize = 264;
 /// Columns of a block of B: with the depth, 4 MiB, a share of the third cache.
 const NC: usize = 4096;
 /// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
@@ -45,9 +45,13 @@ const PACK_B_FROM_PANELS: usize = 3;
 /// A B of at most so many elements stays in the first cache as it lies.
 const PACK_B_FROM_LEN: usize = 4096;
 
-/// The scratch that a product needs: a block of B, never a whole large operand.
+/// With fewer columns than this, each element of A is used too seldom to be worth copying.
+const COPY_A_FROM_COLUMNS: usize = 512;
+
+/// The scratch that a product needs: a block of each operand, never a whole large one.
 #[derive(Clone, Copy, Debug)]
 pub struct GemmScratch {
+    a: usize,
     b: usize,
 }
 
@@ -58,12 +62,13 @@ impl GemmScratch {
         let width = crate::simd::lanes(level) * WIDEST;
         let long = m.max(n);
         let kc = k.min(KC);
-        GemmScratch { b: (kc + MAX_LANES) * (long.min(NC) + width) }
+        let a = if is_deep(k) { long.min(MC) * ROW } else { 0 };
+        GemmScratch { a, b: (kc + MAX_LANES) * (long.min(NC) + width) }
     }
 
     /// Elements for one thread, of which panels start on a cache line wherever they do; as many times that let as many threads share the product.
     pub fn len(&self) -> usize {
-        self.b + LINE
+        self.a + self.b + LINE
     }
 
     /// Whether nothing is needed.
@@ -174,8 +179,8 @@ fn run(
     };
     let share = |part: usize, parts: usize, scratch: &mut [f32]| {
         let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-        let pack_b = &mut scratch[aligned..aligned + sizes.b];
-        dispatch(level, Part { a, b, output, part, parts, pack_b });
+        let (pack_a, pack_b) = scratch[aligned..aligned + sizes.a + sizes.b].split_at_mut(sizes.a);
+        dispatch(level, Part { a, b, output, part, parts, pack_a, pack_b });
     };
     match threads {
         1 => share(0, 1, &mut scratch[..sizes.len()]),
@@ -194,6 +199,7 @@ struct Part<'a> {
     output: Output,
     part: usize,
     parts: usize,
+    pack_a: &'a mut [f32],
     pack_b: &'a mut [f32],
 }
 
@@ -224,6 +230,7 @@ impl Kernel for Part<'_> {
         let copy_b = k == 0 || self.b.column_stride() != 1 || large;
         let (packs_next, last_panel) = (copy_b && self.b.column_stride() == 1, panels.end);
         let stride_of_b = self.b.row_stride();
+        let copied_a = self.a.colliding().filter(|_| is_deep(k) && n >= COPY_A_FROM_COLUMNS);
         for block in DepthBlock::all(k) {
             let (depth, lhs) = (block.range(), self.a.block(block));
             let output = self.output.of_block(depth.start == 0, depth.end == k);
@@ -232,14 +239,25 @@ impl Kernel for Part<'_> {
                 // Whole panels are copied if that pays; the last, narrower one always is, so that
                 // its vectors end in zeros and not in somebody else's memory.
                 let direct = if copy_b { columns.start } else { columns.end.min(in_panels / width) };
-                for panel in direct..columns.end {
-                    let columns = panel * width..in_panels.min((panel + 1) * width);
-                    let padded = columns.len().next_multiple_of(S::LANES);
-                    let packed = &mut self.pack_b[(panel - direct) * width * kc..];
-                    pack_panel(s, self.b.transposed(), columns, depth.clone(), [padded; 2], packed);
-                }
                 let row_blocks = Blocks::new(panels.len(), MC / tallest_tile(s));
+                // A panel that one block of A meets is used while it is near, and its place is the next one's.
+                let passing = row_blocks.count() == 1 && panels.len() > 1;
+                if !passing {
+                    for panel in direct..columns.end {
+                        let columns = panel * width..in_panels.min((panel + 1) * width);
+                        pack_columns(s, self.b, columns, depth.clone(), &mut self.pack_b[(panel - direct) * width * kc..]);
+                    }
+                }
                 for panels in row_blocks.iter().map(|block| shifted(block, panels.start)) {
+                    let lhs = match copied_a {
+                        Some(a) => {
+                            let first = rows.get(panels.start).start;
+                            let end = rows.get(panels.end - 1).end;
+                            pack_rows(s, a, first..end, depth.clone(), self.pack_a);
+                            LhsBlock::Rows(&*self.pack_a, first)
+                        }
+                        None => lhs,
+                    };
                     let mut column = columns.start;
                     while column < columns.end {
                         let at = column * width;
@@ -247,15 +265,23 @@ impl Kernel for Part<'_> {
                         let (b, stride, b_step) = if column < direct {
                             (self.b.data()[depth.start * stride_of_b + at..].as_ptr(), stride_of_b, width)
                         } else {
-                            (self.pack_b[(column - direct) * width * kc..].as_ptr(), vectors * S::LANES, width * kc)
+                            let place = if passing { 0 } else { column - direct };
+                            if passing {
+                                pack_columns(s, self.b, at..in_panels.min(at + width), depth.clone(), self.pack_b);
+                            }
+                            (self.pack_b[place * width * kc..].as_ptr(), vectors * S::LANES, width * kc)
                         };
                         // Columns of one tile each do not wait for the next call.
                         let whole = if column < direct { direct } else { columns.end.min(in_panels / width) };
                         let across = if panels.len() == 1 && column < whole { whole - column } else { 1 };
-                        let is_next = packs_next && panels.end == last_panel && depth.end < k;
-                        let next = is_next.then(|| Next {
-                            from: self.b.data().as_ptr().wrapping_add(depth.end * stride_of_b + at),
-                            rows: kc.min(k - depth.end),
+                        let next = match passing {
+                            true => (column + 1 < columns.end).then_some((depth.start, at + width, kc)),
+                            false => (panels.end == last_panel && depth.end < k)
+                                .then_some((depth.end, at, kc.min(k - depth.end))),
+                        };
+                        let next = next.filter(|_| packs_next).map(|(k, column, rows)| Next {
+                            from: self.b.data().as_ptr().wrapping_add(k * stride_of_b + column),
+                            rows,
                             stride: stride_of_b,
                         });
                         for panels in rows.equal(panels.clone()) {
@@ -283,6 +309,13 @@ impl Kernel for Part<'_> {
             }
         }
     }
+}
+
+/// Makes vectors of some columns of B, the last of which may end in zeros.
+#[inline(always)]
+fn pack_columns<S: Simd>(s: S, b: MatRef<'_>, columns: Range<usize>, depth: Range<usize>, packed: &mut [f32]) {
+    let padded = columns.len().next_multiple_of(S::LANES);
+    pack_panel(s, b.transposed(), columns, depth, [padded; 2], packed);
 }
 
 fn shifted(range: Range<usize>, by: usize) -> Range<usize> {

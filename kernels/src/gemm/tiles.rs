@@ -189,8 +189,8 @@ pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]
             let a = panels[tiles.row * tiles.depth.len..].as_ptr();
             with_tile!(height, vectors, tiles_of::<S, FarPanel>(s, a, height * tiles.depth.len, FarPanel, tiles));
         }
-        LhsBlock::Rows(rows) => {
-            let a = rows[tiles.row * ROW..].as_ptr();
+        LhsBlock::Rows(rows, first) => {
+            let a = rows[(tiles.row - first) * ROW..].as_ptr();
             with_tile!(height, vectors, tiles_of::<S, Rows<ROW>>(s, a, height * ROW, Rows, tiles));
         }
         LhsBlock::Matrix(a, k) => {
