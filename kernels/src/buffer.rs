@@ -5,6 +5,14 @@ use std::ops::{Deref, DerefMut};
 /// Elements of a cache line, and of the widest vector.
 pub(crate) const LINE: usize = 16;
 
+/// Elements at a distance of so many, 4 KiB, lie in the same set of a first cache.
+const PAGE: usize = 1024;
+
+/// Whether rows at this distance meet in one set of the first cache, which can not hold those of a tile.
+pub(crate) fn collide(stride: usize) -> bool {
+    stride > 0 && stride.is_multiple_of(PAGE)
+}
+
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 struct Line([f32; LINE]);

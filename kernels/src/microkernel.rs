@@ -64,21 +64,6 @@ impl Broadcast for Panel {
     }
 }
 
-/// A panel `[k][M]` that comes from far.
-#[derive(Clone, Copy)]
-pub(crate) struct FarPanel;
-
-impl Broadcast for FarPanel {
-    #[inline(always)]
-    fn offset<const M: usize>(self, m: usize, k: usize) -> usize {
-        Panel.offset::<M>(m, k)
-    }
-    #[inline(always)]
-    fn ahead<const M: usize>(self, k: usize) -> Option<usize> {
-        Some((k + LINE) * M)
-    }
-}
-
 /// Rows at a distance that is known to the compiler, so that one register addresses them all, and that
 /// spreads them over the sets of the caches.
 #[derive(Clone, Copy)]

@@ -91,8 +91,13 @@ impl ChannelProduct {
     /// The convolution of `batch` images.
     pub(super) fn forward(level: Level, shape: &ConvShape, batch: usize) -> Self {
         let taps = shape.taps();
-        let weights =
-            Layout { rows: shape.out_channels, row_stride: shape.in_channels * taps, channel_stride: taps, taps };
+        let weights = Layout {
+            rows: shape.out_channels,
+            row_stride: shape.in_channels * taps,
+            channel_stride: taps,
+            taps,
+            reversed: false,
+        };
         let sizes = [shape.input, shape.output()];
         ChannelProduct::new(level, batch, weights, shape.in_channels, Window::forward(shape), sizes)
     }
@@ -100,8 +105,13 @@ impl ChannelProduct {
     /// Its transpose.
     pub(super) fn transposed(level: Level, shape: &ConvShape, batch: usize) -> Self {
         let taps = shape.taps();
-        let weights =
-            Layout { rows: shape.in_channels, row_stride: taps, channel_stride: shape.in_channels * taps, taps };
+        let weights = Layout {
+            rows: shape.in_channels,
+            row_stride: taps,
+            channel_stride: shape.in_channels * taps,
+            taps,
+            reversed: true,
+        };
         let sizes = [shape.output(), shape.input];
         ChannelProduct::new(level, batch, weights, shape.out_channels, Window::transposed(shape), sizes)
     }
@@ -126,8 +136,8 @@ impl ChannelProduct {
         let strips = strips(&window, channels, source, phase_columns, tile, lanes);
         let blocks = Blocks::new(&window, channels, out[0], strips, tile);
         let group = GROUP_TAPS.div_ceil(weights.taps).min(channels).max(1);
-        let direct_tables = window.tables(group, weights.taps, [source[0] * source[1], source[1], 0]);
-        let copy_tables = window.tables(group, weights.taps, [blocks.plane, blocks.row_pitch, blocks.comb_pitch]);
+        let direct_tables = window.tables(group, weights, [source[0] * source[1], source[1], 0]);
+        let copy_tables = window.tables(group, weights, [blocks.plane, blocks.row_pitch, blocks.comb_pitch]);
         let (used_rows, used_combs) = (window.used_rows(source[0]), window.used_combs());
         let mut most = [0; MAX_VECTORS];
         for (n, most) in most.iter_mut().enumerate() {

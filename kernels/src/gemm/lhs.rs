@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::blocking::Blocks;
+use crate::buffer::collide;
 use crate::gemm::KC;
 use crate::level::Level;
-use crate::microkernel::tallest_tile;
 use crate::pack::pack_panel;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::view::MatRef;
@@ -13,9 +13,6 @@ use crate::view::MatRef;
 /// Distance of the rows of a deep block that is packed: a constant, so that one register addresses them
 /// all, and no multiple of a power of two, so that they do not meet in a set of the cache.
 pub(super) const ROW: usize = KC + 16;
-
-/// Elements at a distance of so many, 4 KiB, lie in the same set of a first cache.
-const PAGE: usize = 1024;
 
 /// From this depth on a block is packed row by row; of shallower ones too little of each row would be used.
 const DEEP: usize = 128;
@@ -33,8 +30,8 @@ pub enum Lhs<'a> {
 #[derive(Clone, Debug)]
 pub struct PackedLhs {
     level: Level,
-    /// For each block of the depth all rows, [`ROW`] elements apart; if there is one shallow block, panels
-    /// `[k][height]`.
+    /// For each block of the depth all rows, [`ROW`] elements apart; if there is one shallow block, rows
+    /// without gaps.
     packed: Vec<f32>,
     m: usize,
     k: usize,
@@ -57,10 +54,7 @@ impl PackedLhs {
                         pack_rows(s, self.a, 0..m, block.range(), &mut self.packed[block.index * m * ROW..]);
                     }
                 } else {
-                    for rows in Blocks::new(m, tallest_tile(s)).iter() {
-                        let (height, to) = (rows.len(), &mut self.packed[rows.start * k..]);
-                        pack_panel(s, self.a, rows, 0..k, [height; 2], to);
-                    }
+                    pack_panel(s, self.a.transposed(), 0..k, 0..m, [k; 2], self.packed);
                 }
             }
         }
@@ -79,13 +73,7 @@ impl PackedLhs {
 
 /// Copies some rows of A over a block of the depth, [`ROW`] elements apart.
 #[inline(always)]
-pub(super) fn pack_rows<S: Simd>(
-    s: S,
-    a: MatRef<'_>,
-    rows: Range<usize>,
-    depth: Range<usize>,
-    packed: &mut [f32],
-) {
+pub(super) fn pack_rows<S: Simd>(s: S, a: MatRef<'_>, rows: Range<usize>, depth: Range<usize>, packed: &mut [f32]) {
     let width = depth.len().next_multiple_of(S::LANES);
     pack_panel(s, a.transposed(), depth, rows, [width, ROW], packed);
 }
@@ -117,8 +105,6 @@ pub(super) fn is_deep(k: usize) -> bool {
 /// Where the rows are read from.
 #[derive(Clone, Copy)]
 pub(super) enum LhsBlock<'a> {
-    /// Panels `[k][height]`, one behind the other.
-    Panels(&'a [f32]),
     /// Rows from this one on, [`ROW`] elements apart.
     Rows(&'a [f32], usize),
     /// The matrix, from a block of the depth on.
@@ -138,10 +124,7 @@ impl<'a> Lhs<'a> {
     /// those of a tile.
     pub(super) fn colliding(&self) -> Option<MatRef<'a>> {
         match *self {
-            Lhs::Plain(a) => {
-                let far = a.row_stride().max(a.column_stride());
-                (far > 0 && far.is_multiple_of(PAGE)).then_some(a)
-            }
+            Lhs::Plain(a) => collide(a.row_stride().max(a.column_stride())).then_some(a),
             Lhs::Packed(_) => None,
         }
     }
@@ -151,7 +134,7 @@ impl<'a> Lhs<'a> {
     pub(super) fn block(&self, block: DepthBlock) -> LhsBlock<'a> {
         match *self {
             Lhs::Packed(a) if is_deep(a.k) => LhsBlock::Rows(&a.packed[block.index * a.m * ROW..], 0),
-            Lhs::Packed(a) => LhsBlock::Panels(&a.packed),
+            Lhs::Packed(a) => LhsBlock::Matrix(MatRef::row_major(&a.packed, a.m, a.k), 0),
             Lhs::Plain(a) => LhsBlock::Matrix(a, block.range().start),
         }
     }

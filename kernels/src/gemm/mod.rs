@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::blocking::Blocks;
-use crate::buffer::LINE;
+use crate::buffer::{LINE, collide};
 use crate::gemm::dots::{Dots, MAX_DOTS, dots};
 use crate::gemm::lhs::{DepthBlock, LhsBlock, ROW, is_deep, pack_rows};
 use crate::gemm::tiles::{Next, Output, Then, Tiles, multiply_tiles};
@@ -33,20 +33,20 @@ use crate::view::{MatMut, MatRef};
 
 pub use crate::gemm::lhs::{Lhs, PackedLhs};
 
-/// Depth of a block: the 32 columns of an AVX-512 tile take 64 KiB, which the second cache delivers at
+/// Depth of a block: the 32 columns of an AVX-512 tile take 80 KiB, which the second cache delivers at
 /// a sixth of its rate; half the depth would double how often C is read and written.
-const KC: usize = 512;
-/// Rows of a block of A: with the depth, 480 KiB, half of a 1 MiB second cache.
+const KC: usize = 640;
+/// Rows of a block of A: with the depth, 660 KiB of a 1 MiB second cache.
 const MC: usize = 264;
-/// Columns of a block of B: with the depth, 4 MiB, a share of the third cache.
-const NC: usize = 4096;
+/// Columns of a block of B: with the depth, 8 MB, a share of the third cache.
+const NC: usize = 3200;
 /// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
 const PACK_B_FROM_PANELS: usize = 3;
 /// A B of at most so many elements stays in the first cache as it lies.
 const PACK_B_FROM_LEN: usize = 4096;
 
 /// With fewer columns than this, each element of A is used too seldom to be worth copying.
-const COPY_A_FROM_COLUMNS: usize = 512;
+const COPY_A_FROM_COLUMNS: usize = 256;
 
 /// The scratch that a product needs: a block of each operand, never a whole large one.
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +209,10 @@ impl Kernel for Part<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let ((m, k), n) = (self.a.size(), self.output.columns);
-        let rows = Blocks::new(m, tallest_tile(s));
+        // Where rows of C collide, and few products are summed for each of its elements, tiles are flatter.
+        let flat = collide(self.output.row_stride) && !is_deep(k);
+        let height = tallest_tile(s) / if flat { 2 } else { 1 };
+        let rows = Blocks::new(m, height);
         let width = tile_width(S::REGISTERS, rows.longest()) * S::LANES;
         // The last columns, if they are too few to be worth a vector.
         let left = match n % S::LANES {
@@ -239,13 +242,19 @@ impl Kernel for Part<'_> {
                 // Whole panels are copied if that pays; the last, narrower one always is, so that
                 // its vectors end in zeros and not in somebody else's memory.
                 let direct = if copy_b { columns.start } else { columns.end.min(in_panels / width) };
-                let row_blocks = Blocks::new(panels.len(), MC / tallest_tile(s));
+                let row_blocks = Blocks::new(panels.len(), MC / height);
                 // A panel that one block of A meets is used while it is near, and its place is the next one's.
                 let passing = row_blocks.count() == 1 && panels.len() > 1;
                 if !passing {
                     for panel in direct..columns.end {
                         let columns = panel * width..in_panels.min((panel + 1) * width);
-                        pack_columns(s, self.b, columns, depth.clone(), &mut self.pack_b[(panel - direct) * width * kc..]);
+                        pack_columns(
+                            s,
+                            self.b,
+                            columns,
+                            depth.clone(),
+                            &mut self.pack_b[(panel - direct) * width * kc..],
+                        );
                     }
                 }
                 for panels in row_blocks.iter().map(|block| shifted(block, panels.start)) {
@@ -276,8 +285,11 @@ impl Kernel for Part<'_> {
                         let across = if panels.len() == 1 && column < whole { whole - column } else { 1 };
                         let next = match passing {
                             true => (column + 1 < columns.end).then_some((depth.start, at + width, kc)),
-                            false => (panels.end == last_panel && depth.end < k)
-                                .then_some((depth.end, at, kc.min(k - depth.end))),
+                            false => (panels.end == last_panel && depth.end < k).then_some((
+                                depth.end,
+                                at,
+                                kc.min(k - depth.end),
+                            )),
                         };
                         let next = next.filter(|_| packs_next).map(|(k, column, rows)| Next {
                             from: self.b.data().as_ptr().wrapping_add(k * stride_of_b + column),

@@ -185,10 +185,6 @@ pub(super) struct Next {
 #[inline(always)]
 pub(super) fn multiply_tiles<S: Simd>(s: S, lhs: LhsBlock<'_>, [height, vectors]: [usize; 2], tiles: &Tiles) {
     match lhs {
-        LhsBlock::Panels(panels) => {
-            let a = panels[tiles.row * tiles.depth.len..].as_ptr();
-            with_tile!(height, vectors, tiles_of::<S, FarPanel>(s, a, height * tiles.depth.len, FarPanel, tiles));
-        }
         LhsBlock::Rows(rows, first) => {
             let a = rows[(tiles.row - first) * ROW..].as_ptr();
             with_tile!(height, vectors, tiles_of::<S, Rows<ROW>>(s, a, height * ROW, Rows, tiles));

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use crate::conv::channels::weights::Layout;
 use crate::conv::geometry::{Axis, ConvShape};
 use crate::microkernel::Tap;
 
@@ -153,7 +154,7 @@ impl Window {
     pub(super) fn tables(
         &self,
         channels: usize,
-        taps: usize,
+        weights: Layout,
         [plane, row_pitch, comb_pitch]: [usize; 3],
     ) -> Vec<Vec<Tap>> {
         let mut tables = Vec::with_capacity(self.classes.len() * self.phases.len());
@@ -163,14 +164,14 @@ impl Window {
                 for channel in 0..channels {
                     for &(ky, below) in down {
                         for column in along {
-                            let row = channel * taps + ky * self.kernel_width + column.tap;
+                            let row = channel * weights.taps + weights.place(ky * self.kernel_width + column.tap);
                             let shift = (column.shift - self.shifts[0]) as usize;
                             let offset = channel * plane + below * row_pitch + column.comb * comb_pitch + shift;
                             table.push(Tap { row: row as u32, offset: offset as u32 });
                         }
                     }
                 }
-                table.sort_by_key(|tap| (tap.row as usize / taps, tap.offset));
+                table.sort_by_key(|tap| (tap.row as usize / weights.taps, tap.offset));
                 tables.push(table);
             }
         }
