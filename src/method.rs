@@ -142,7 +142,7 @@ pub enum StepSize {
     /// same halves its eta. The estimate starts from a vector that follows the weights from call to call, so
     /// that results depend on the calls before, in the last digits of lambda_max.
     Automatic {
-        /// Products with the Hessian that lambda_max is estimated by, each as costly as an iteration: 2 while
+        /// Products with the Hessian that lambda_max is estimated by, each as costly as an iteration: 1 while
         /// training, 16 for it to be right to about a percent.
         products: usize,
     },
@@ -164,7 +164,7 @@ impl Options {
         }
         if self.step == (StepSize::Automatic { products: 0 }) {
             return Err(Error::Argument(
-                "an automatic step size by 0 products, expected at least 1; 2 is usual".into(),
+                "an automatic step size by 0 products, expected at least 1, which is enough for training".into(),
             ));
         }
         if let Some(tolerance) = self.tolerance.filter(|tolerance| !(tolerance.is_finite() && *tolerance > 0.0)) {

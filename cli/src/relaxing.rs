@@ -17,7 +17,7 @@ const DEFAULT_SWEEPS: usize = 5;
 /// Products with the Hessian that an automatic step is chosen by: of a single batch, for which a percent
 /// matters, and in training, where the estimate goes on from the step before.
 pub const INFERENCE_PRODUCTS: usize = 16;
-pub const TRAINING_PRODUCTS: usize = 2;
+pub const TRAINING_PRODUCTS: usize = 1;
 
 /// How strict goes down its energy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,7 +73,7 @@ pub struct Relaxing {
     ///
     /// With auto each sample takes the largest step with which its relaxation is stable by a margin:
     /// 1.8 / lambda_max, the largest eigenvalue of its energy's Hessian, which is estimated by 16 products with it
-    /// in infer and by 2 in train, each at the cost of one to two iterations. Not for exact.
+    /// in infer and by 1 in train, each at the cost of one to two iterations. Not for exact.
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
     eta: Option<Eta>,
     /// Iterations of the relaxation [default: 20, or 5 sweeps; infer needs them]

@@ -32,7 +32,7 @@ const STABLE: f64 = 1.8;
 /// The vector that is kept has settled if its eigenvalue changes by less than this share, and is iterated at
 /// least and at most so often.
 const SETTLED: f64 = 1e-3;
-const FEWEST: usize = 3;
+const FEWEST: usize = 2;
 const MOST: usize = 200;
 /// A new direction shorter than this share of the first diagonal element is rounding.
 const EXHAUSTED: f64 = 1e-5;

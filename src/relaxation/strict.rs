@@ -21,8 +21,10 @@ use crate::state::{Descending, Scratch, Steps, Tile, Values};
 const RISE: f64 = 1e-6;
 /// Iterations that a smaller step has before it may be made smaller again.
 const PATIENCE: usize = 2;
-/// No step is made smaller than this share of what it began with: on a kink energies rise with any.
+/// No step is made smaller than this share of what it began with: on a kink energies rise with any. Above its
+/// start an energy has left behind what the step was chosen by, and smaller steps come without patience.
 const SMALLEST: f64 = 0.125;
+const SMALLEST_ABOVE_START: f64 = 1.0 / 256.0;
 
 const NEGATED: Combine<'_> = Combine { alpha: -1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None, step: None };
 
@@ -111,10 +113,12 @@ impl Descent {
             self.before[lane].0 = now;
             if let Some(Steps { lanes, eta }) = &mut steps
                 && now > before * (1.0 + RISE)
-                && iteration >= patient
+                && (iteration >= patient || !descends)
                 && let Some(lambda_max) = lanes[lane].lambda_max
             {
-                lanes[lane].eta = (0.5 * lanes[lane].eta).max(SMALLEST * largest_step(lambda_max));
+                let smallest = if descends { SMALLEST } else { SMALLEST_ABOVE_START };
+                let least = (smallest * largest_step(lambda_max)).min(lanes[lane].eta);
+                lanes[lane].eta = (0.5 * lanes[lane].eta).max(least);
                 eta[lane] = if eta[lane] == 0.0 { 0.0 } else { lanes[lane].eta as f32 };
                 self.before[lane].1 = iteration + 1 + PATIENCE;
             }

@@ -16,6 +16,9 @@ enum Lay {
     WideColumns,
     /// Gaps between all elements.
     Sparse,
+    /// Rows at a multiple of 4 KiB, which meet in one set of a cache.
+    CollidingRows,
+    CollidingColumns,
 }
 
 const LAYS: [Lay; 5] = [Lay::Rows, Lay::Columns, Lay::WideRows, Lay::WideColumns, Lay::Sparse];
@@ -36,6 +39,8 @@ impl Matrix {
             Lay::WideRows => [columns + 3, 1],
             Lay::WideColumns => [1, rows + 2],
             Lay::Sparse => [3 * columns + 1, 3],
+            Lay::CollidingRows => [columns.next_multiple_of(1024), 1],
+            Lay::CollidingColumns => [1, rows.next_multiple_of(1024)],
         };
         let len = if rows * columns == 0 { 0 } else { (rows - 1) * strides[0] + (columns - 1) * strides[1] + 1 };
         let mut data = vec![GAP; len];
@@ -135,19 +140,36 @@ fn strides_with_gaps() {
     }
 }
 
-/// Tiles of up to 12 rows, 8 vectors; blocks 240 rows high, 512 deep, 4096 columns wide.
+#[test]
+fn rows_that_collide_in_the_caches() {
+    let mut rng = generator(6);
+    let colliding = [Lay::CollidingRows, Lay::CollidingColumns];
+    for level in levels() {
+        for shape in [[13, 256, 128], [265, 257, 130], [30, 300, 641], [7, 20, 300], [25, 290, 60], [6, 400, 3]] {
+            for a in colliding {
+                for c in colliding {
+                    let b = LAYS[rng.random_range(0..LAYS.len())];
+                    let coefficients = COEFFICIENTS[rng.random_range(0..COEFFICIENTS.len())];
+                    check(&mut rng, level, shape, [a, b, c], coefficients);
+                }
+            }
+        }
+    }
+}
+
+/// Tiles of up to 12 rows, 8 vectors; blocks 264 rows high, 640 deep, 3200 columns wide.
 #[test]
 fn around_the_blocks() {
     let mut rng = generator(3);
     for level in levels() {
         let width = lanes(level);
         let mut shapes = vec![];
-        for m in [1, 6, 7, 13, 24, 25, 239, 240, 241, 253] {
+        for m in [1, 6, 7, 13, 24, 25, 263, 264, 265, 277] {
             for n in [1, width - 1, width, 2 * width + 1, 4 * width - 1, 4 * width, 4 * width + 1, 6 * width + 1] {
-                shapes.extend([1, 127, 128, 257, 511, 513].map(|k| [m, n, k]));
+                shapes.extend([1, 127, 128, 257, 639, 641].map(|k| [m, n, k]));
             }
         }
-        for n in [4095, 4096, 4097] {
+        for n in [3199, 3200, 3201] {
             shapes.extend([[1, n, 3], [3, n, 258], [30, n, 2], [n, 3, 257], [n, 1, 1]]);
         }
         for shape in shapes {
