@@ -139,7 +139,7 @@ pub enum StepSize {
     /// For each sample the largest with which descent is stable, by a margin: eta lambda_max = 1.8, where
     /// lambda_max is the largest eigenvalue of the Hessian of its energy at v-hat (of Gauss and Newton: without
     /// second derivatives of activations). The method's eta is not used. A sample whose energy rises all the
-    /// same halves its eta. The estimate starts from a vector that follows the weights from call to call, so
+    /// same halves its eta, and above its start goes back to v-hat with a quarter of it. The estimate starts from a vector that follows the weights from call to call, so
     /// that results depend on the calls before, in the last digits of lambda_max.
     Automatic {
         /// Products with the Hessian that lambda_max is estimated by, each as costly as an iteration: 1 while

@@ -21,10 +21,10 @@ use crate::state::{Descending, Scratch, Steps, Tile, Values};
 const RISE: f64 = 1e-6;
 /// Iterations that a smaller step has before it may be made smaller again.
 const PATIENCE: usize = 2;
-/// No step is made smaller than this share of what it began with: on a kink energies rise with any. Above its
-/// start an energy has left behind what the step was chosen by, and smaller steps come without patience.
+/// No step is made smaller than this share of what it began with: on a kink energies rise with any.
 const SMALLEST: f64 = 0.125;
-const SMALLEST_ABOVE_START: f64 = 1.0 / 256.0;
+/// A sample whose energy is above its start goes back there, and on by this share of its step.
+const AFTER_RETURN: f64 = 0.25;
 
 const NEGATED: Combine<'_> = Combine { alpha: -1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None, step: None };
 
@@ -45,6 +45,8 @@ pub(crate) struct Descent {
     diverged: Vec<Option<(usize, usize, bool)>>,
     /// Each sample's energy at the iteration before, and the iteration from which its step may be halved.
     before: Vec<(f64, usize)>,
+    /// Whether each lane goes back to v-hat.
+    back: Vec<bool>,
     /// Of each lane, |u_new - u|^2 and |u_new|^2.
     moved: Vec<f64>,
     reached: Vec<f64>,
@@ -61,6 +63,7 @@ impl Descent {
             losses: vec![0.0; lanes],
             diverged: vec![None; lanes],
             before: vec![(0.0, 0); lanes],
+            back: vec![false; lanes],
             moved: vec![0.0; lanes],
             reached: vec![0.0; lanes],
             energies: Vec::new(),
@@ -71,6 +74,7 @@ impl Descent {
         size_of_val(self.start.as_slice()) * 2
             + size_of_val(self.losses.as_slice()) * 3
             + size_of_val(self.before.as_slice())
+            + size_of_val(self.back.as_slice())
             + size_of_val(self.diverged.as_slice())
             + size_of_val(self.energies.as_slice())
     }
@@ -88,13 +92,14 @@ impl Descent {
         found.min_by_key(|divergence| (divergence.iteration, divergence.sample))
     }
 
-    /// Takes the terms in `now` as those of an iteration (from 1). The steps that are given are halved
-    /// where energies have risen.
+    /// Takes the terms in `now` as those of an iteration (from 1). The steps that are given are made smaller
+    /// where energies have risen, and `back` tells whose has risen above its start.
     pub(super) fn check(&mut self, iteration: usize, samples: usize, mut steps: Option<&mut Steps>) {
         if iteration == 1 {
             self.start.copy_from_slice(&self.now);
             self.diverged.fill(None);
             self.before.fill((f64::INFINITY, 0));
+            self.back.fill(false);
         }
         let mut total = 0.0;
         for lane in 0..samples {
@@ -111,15 +116,19 @@ impl Descent {
             }
             let (before, patient) = self.before[lane];
             self.before[lane].0 = now;
+            self.back[lane] = false;
             if let Some(Steps { lanes, eta }) = &mut steps
-                && now > before * (1.0 + RISE)
+                && (now > before * (1.0 + RISE) || !now.is_finite())
                 && (iteration >= patient || !descends)
                 && let Some(lambda_max) = lanes[lane].lambda_max
             {
-                let smallest = if descends { SMALLEST } else { SMALLEST_ABOVE_START };
-                let least = (smallest * largest_step(lambda_max)).min(lanes[lane].eta);
-                lanes[lane].eta = (0.5 * lanes[lane].eta).max(least);
-                eta[lane] = if eta[lane] == 0.0 { 0.0 } else { lanes[lane].eta as f32 };
+                self.back[lane] = !descends;
+                let own = &mut lanes[lane].eta;
+                *own = match descends {
+                    true => (0.5 * *own).max((SMALLEST * largest_step(lambda_max)).min(*own)),
+                    false => AFTER_RETURN * *own,
+                };
+                eta[lane] = if eta[lane] == 0.0 { 0.0 } else { *own as f32 };
                 self.before[lane].1 = iteration + 1 + PATIENCE;
             }
         }
@@ -220,6 +229,9 @@ pub(crate) fn strict(
             }
         } else {
             tile.update(pulled, pushed);
+        }
+        if !started {
+            tile.go_back(&descent.back);
         }
     }
     tile.tile
@@ -323,6 +335,16 @@ impl Relaxation<'_> {
             all &= steps.eta[lane] == 0.0;
         }
         all
+    }
+
+    /// Takes the marked samples back to v-hat.
+    fn go_back(&mut self, back: &[bool]) {
+        if !back.contains(&true) {
+            return;
+        }
+        for u in self.tile.deviations.chunks_exact_mut(back.len()) {
+            u.iter_mut().zip(back).filter(|(_, back)| **back).for_each(|(u, _)| *u = 0.0);
+        }
     }
 
     /// u_l += eta (epsilon_l - pulled) for the layers below `pulled` (index from 0) and above; epsilon_l is
