@@ -28,8 +28,9 @@ const AFTER_RETURN: f64 = 0.25;
 
 const NEGATED: Combine<'_> = Combine { alpha: -1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None, step: None };
 
-/// An energy above its start by more than this share of it has risen by more than rounding.
-const ROUNDING: f64 = 1e-5;
+/// An energy above its start by more than this share of it has risen by more than rounding: a small loss of large
+/// outputs, where descent has nowhere to go, was seen to creep up by 1e-5 of itself.
+const ROUNDING: f64 = 1e-4;
 
 /// The energies of a tile's samples on their way down.
 #[derive(Debug)]
@@ -216,6 +217,14 @@ pub(crate) fn strict(
         tile.predict(pushed, &mut descent.losses);
         tile.energy(pushed, descent);
         descent.check(iteration, tile.tile.samples, open.is_some().then_some(&mut tile.tile.steps));
+        let returning = !started && descent.back.contains(&true);
+        if returning && iteration == iterations {
+            // There is no other iteration to begin anew with.
+            tile.go_back(&descent.back);
+            tile.predict(pushed, &mut descent.losses);
+            tile.energy(pushed, descent);
+            descent.end(tile.tile.samples);
+        }
         if iteration == iterations || tolerance.is_some() {
             tile.unpredicted_errors(pushed);
         }
@@ -230,7 +239,7 @@ pub(crate) fn strict(
         } else {
             tile.update(pulled, pushed);
         }
-        if !started {
+        if returning && iteration < iterations {
             tile.go_back(&descent.back);
         }
     }
@@ -339,9 +348,6 @@ impl Relaxation<'_> {
 
     /// Takes the marked samples back to v-hat.
     fn go_back(&mut self, back: &[bool]) {
-        if !back.contains(&true) {
-            return;
-        }
         for u in self.tile.deviations.chunks_exact_mut(back.len()) {
             u.iter_mut().zip(back).filter(|(_, back)| **back).for_each(|(u, _)| *u = 0.0);
         }
