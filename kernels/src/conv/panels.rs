@@ -79,20 +79,27 @@ impl Kernel for PanelProduct<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let epilogue = LinearEpilogue::new(&self.combine, self.out, self.plane);
-        for run in self.runs {
+        for (i, run) in self.runs.iter().enumerate() {
             let class = &self.product.classes[run.class];
-            for panels in self.panels.equal(0..self.panels.count()) {
+            let following = self.runs.get(i + 1).map_or(run.source, |run| run.source);
+            for (part, panels) in self.panels.equal(0..self.panels.count()).enumerate() {
+                // The panels of the first size ask for what is new to all.
+                let fetching = if part == 0 && !class.fresh.is_empty() { panels.count } else { 0 };
                 let blocks = run.count.div_ceil(S::WIDTHS[panels.size - 1]);
                 let mut done = 0;
                 for block in 0..blocks {
                     // Equal blocks, so that no sliver is left.
                     let n = (run.count - done).div_ceil(blocks - block);
+                    let source = run.source + done * class.source_step;
+                    let next = if block + 1 < blocks { source + n * class.source_step } else { following };
                     let tile = Tile {
                         panels,
                         packed: self.packed[panels.start * self.product.depth..].as_ptr(),
                         panel_len: panels.size * self.product.depth,
                         // A run on padding alone has no operands, and may point beyond the source.
-                        from: self.from.as_ptr().wrapping_add(run.source + done * class.source_step),
+                        from: self.from.as_ptr().wrapping_add(source),
+                        next: self.from.as_ptr().wrapping_add(next),
+                        fetching,
                         at: run.out + done * class.out_step - self.first,
                         class,
                     };
@@ -114,6 +121,10 @@ struct Tile<'a> {
     packed: *const f32,
     panel_len: usize,
     from: *const f32,
+    /// The first operand of the tile that follows.
+    next: *const f32,
+    /// Panels that ask for what is new to it: the first so many.
+    fetching: usize,
     /// Offset of the first pixel in its channel.
     at: usize,
     class: &'a Class,
@@ -132,6 +143,12 @@ impl Tile<'_> {
             unreachable!("tiles are cut to the level's width");
         }
         for panel in 0..self.panels.count {
+            if panel < self.fetching {
+                let Class { fresh, source_step: step, .. } = self.class;
+                let share = fresh.len().div_ceil(self.fetching);
+                let offsets = fresh.get(panel * share..fresh.len().min((panel + 1) * share)).unwrap_or_default();
+                s.outlined(Fetch { offsets, from: self.next, step: *step, count: N });
+            }
             // SAFETY: the panels and the operands of the run are inside slices whose lengths `LaneProduct::run`
             // checked against the plan; so are the output rows of those panels.
             unsafe {
@@ -140,6 +157,28 @@ impl Tile<'_> {
                 let row = self.panels.start + panel * M;
                 let place = Place { row, rows: M, at: self.at, step: self.class.out_step };
                 epilogue.finish(s, sums, place);
+            }
+        }
+    }
+}
+
+/// Asks for vectors ahead of time: from afar they would be late.
+struct Fetch<'a> {
+    offsets: &'a [u32],
+    from: *const f32,
+    /// How many from each offset on, and their distance.
+    count: usize,
+    step: usize,
+}
+
+impl Kernel for Fetch<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for &offset in self.offsets {
+            for n in 0..self.count {
+                s.prefetch_to_second(self.from.wrapping_add(offset as usize + n * self.step));
             }
         }
     }

@@ -19,6 +19,9 @@ use crate::simd::{MAX_ROWS, dispatch, lanes};
 /// Rows of the tallest tile of several pixels.
 const LOW_ROWS: usize = 6;
 
+/// So many ascending streams of addresses does the hardware follow by itself.
+const STREAMS: usize = 32;
+
 /// A product of packed weights with a tensor of lanes, for either direction.
 #[derive(Clone, Debug)]
 pub(crate) struct LaneProduct {
@@ -46,6 +49,9 @@ pub(crate) struct Class {
     pub(crate) taps: Vec<Tap>,
     /// Distance of the addresses if they are one step apart and the panel is read in order.
     pub(crate) stride: Option<usize>,
+    /// Offsets of the taps that are no other tap's one vector further, where a tile meets what the one before it
+    /// did not; none if they are so few that the hardware fetches them ahead by itself.
+    pub(crate) fresh: Vec<u32>,
     /// Distance of consecutive vectors of a run, in elements.
     pub(crate) source_step: usize,
     pub(crate) out_step: usize,
@@ -124,7 +130,9 @@ impl LaneProduct {
                     (class.source_step, class.out_step) == (source_step, out_step) && class.taps == taps
                 };
                 let class = classes.iter().position(same).unwrap_or_else(|| {
-                    classes.push(Class { stride: stride(&taps), taps, source_step, out_step });
+                    let stride = stride(&taps);
+                    let fresh = fresh(&taps, source_step);
+                    classes.push(Class { taps, stride, fresh, source_step, out_step });
                     classes.len() - 1
                 });
                 let run = |y: usize, x: usize, count: usize| Run {
@@ -266,6 +274,13 @@ fn share(level: Level, product: PanelProduct<'_>, pieces: usize) {
     }
     let (low, high) = product.halves();
     rayon::join(|| share(level, low, pieces / 2), || share(level, high, pieces - pieces / 2));
+}
+
+/// See [`Class::fresh`].
+fn fresh(taps: &[Tap], step: usize) -> Vec<u32> {
+    let found = |offset: usize| taps.binary_search_by_key(&offset, |tap| tap.offset as usize).is_ok();
+    let fresh = taps.iter().map(|tap| tap.offset).filter(|&offset| !found(offset as usize + step));
+    Some(fresh.collect()).filter(|fresh: &Vec<u32>| fresh.len() > STREAMS).unwrap_or_default()
 }
 
 /// The common distance of the addresses of a table that reads its panel in order from the start.
