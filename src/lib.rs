@@ -64,7 +64,7 @@ mod weights;
 
 pub use error::{Divergence, Error, Result};
 pub use loss::{Loss, Targets};
-pub use method::{Method, Options, Solver, StepSize};
+pub use method::{Convention, Method, Options, Solver, StepSize};
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, Optimizer, Sgd, SgdOptions};

@@ -115,6 +115,20 @@ pub struct Options {
     pub tolerance: Option<f64>,
     /// How strict relaxations find where they end.
     pub solver: Solver,
+    /// Which way the beliefs of strict relaxations move.
+    pub convention: Convention,
+}
+
+/// The signs of strict, and where its gradients are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Convention {
+    /// As in [`Method::Strict`], with gradients at the beliefs: Torch2PC since 2024.
+    #[default]
+    Current,
+    /// As the code computed that the paper's figures come from: epsilon_l = v_l - f_l(v_{l-1}), epsilon_L =
+    /// dLoss/df_L(v_{L-1}), v_l += eta (-epsilon_l + J_{l+1}(v_l)^T epsilon_{l+1}), and gradients at v-hat.
+    /// Beliefs move up the loss, so that [`Error::Diverged`] tells of energies that are not finite alone.
+    Published2022,
 }
 
 /// How a strict relaxation goes down its energy.
@@ -152,12 +166,23 @@ impl Options {
     /// Refuses what does not fit the method.
     pub fn validate(&self, method: Method) -> Result<()> {
         if !matches!(method, Method::Strict { .. })
-            && (self.step != StepSize::Given || self.tolerance.is_some() || self.solver != Solver::Steps)
+            && (self.step != StepSize::Given
+                || self.tolerance.is_some()
+                || self.solver != Solver::Steps
+                || self.convention != Convention::Current)
         {
             return Err(Error::Argument(format!(
-                "an automatic step size, a tolerance or another solver was asked for, but only strict knows these; leave it out for {}",
+                "an automatic step size, a tolerance, another solver or convention was asked for, but only strict knows \
+                 these; leave it out for {}",
                 method.name()
             )));
+        }
+        if self.convention != Convention::Current && (self.step != StepSize::Given || self.solver != Solver::Steps) {
+            return Err(Error::Argument(
+                "an automatic step size or sweeps were asked for in the convention of 2022, whose beliefs climb; expected \
+                 steps of a given size"
+                    .into(),
+            ));
         }
         if self.solver == Solver::Sweeps && self.step != StepSize::Given {
             return Err(Error::Argument("sweeps have no step size to choose; leave out the automatic one".into()));

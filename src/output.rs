@@ -11,6 +11,8 @@ pub(crate) struct Output {
     pub(crate) loss: Loss,
     /// What the sum of the lanes' losses is multiplied by: one over the number of terms of the mean.
     pub(crate) scale: f64,
+    /// Whether epsilon_L is the derivative's negative, so that beliefs move up the loss.
+    pub(crate) ascending: bool,
 }
 
 impl Output {
@@ -20,7 +22,7 @@ impl Output {
             Loss::CrossEntropy => samples,
             Loss::Mse => samples * outputs,
         };
-        Output { level, loss, scale: 1.0 / terms as f64 }
+        Output { level, loss, scale: 1.0 / terms as f64, ascending: false }
     }
 
     /// Spreads the targets of samples `first..first + samples` over the lanes of a tile.
@@ -45,7 +47,7 @@ impl Output {
         }
     }
 
-    /// epsilon_L = dLoss/dy at y = v-hat_L + D_L, and the unscaled loss of each lane.
+    /// epsilon_L, dLoss/dy at y = v-hat_L + D_L or its negative, and the unscaled loss of each lane.
     pub(crate) fn error(
         &self,
         activation: &[f32],
@@ -55,7 +57,7 @@ impl Output {
         error: &mut [f32],
         losses: &mut [f64],
     ) {
-        let scale = self.scale as f32;
+        let scale = if self.ascending { -self.scale } else { self.scale } as f32;
         match self.loss {
             Loss::CrossEntropy => {
                 let labels = &targets[..losses.len()];

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::error::{Divergence, Error, Result};
 use crate::layer::{Gradients, Layers};
 use crate::loss::{Loss, Targets};
-use crate::method::{Method, Options, Solver, StepSize};
+use crate::method::{Convention, Method, Options, Solver, StepSize};
 use crate::network::Network;
 use crate::output::Output;
 use crate::parameters::Parameters;
@@ -452,7 +452,8 @@ impl Session {
 
     fn output(&self, samples: usize) -> Output {
         let outputs = self.plan.elements(self.plan.layers.len() - 1);
-        Output::new(self.plan.level, self.loss_kind, samples, outputs)
+        let ascending = self.options.convention == Convention::Published2022;
+        Output { ascending, ..Output::new(self.plan.level, self.loss_kind, samples, outputs) }
     }
 
     /// Runs `work` on every group, and adds up the losses.

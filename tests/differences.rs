@@ -1,7 +1,7 @@
 //! What computing in differences is for: in float32 the direct form loses the lower layers to
 //! rounding, and so do activations where they saturate; the library loses neither.
 
-use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Session, Start};
+use predictive_coding::{Conv2d, Convention, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Session, Start};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::levels;
@@ -32,7 +32,7 @@ fn images() -> Case {
     let x = (0..300 * 28 * 28).map(|_| rng.random_range(0.0..1.0)).collect();
     let y = OwnedTargets::Labels((0..300).map(|_| rng.random_range(0..10)).collect());
     let method = Method::Strict { eta: 0.1, iterations: 20 };
-    Case { parameters: network.initialize(seed), network, method, x, y, begin: vec![] }
+    Case { parameters: network.initialize(seed), network, method, convention: Convention::Current, x, y, begin: vec![] }
 }
 
 #[test]

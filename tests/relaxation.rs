@@ -1,6 +1,8 @@
 //! The library against the reference on random networks, at every SIMD level.
 
-use predictive_coding::{Error, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Result, Session};
+use predictive_coding::{
+    Convention, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Quantity, Result, Session,
+};
 use predictive_coding_reference::case::{Case, climbs};
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::{levels, ways};
@@ -85,6 +87,39 @@ fn random_networks_give_what_the_reference_gives() {
     assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
 }
 
+#[test]
+fn the_convention_of_2022_is_its_formulas() {
+    let (mut judged, mut skipped) = (0, 0);
+    for seed in 0..150 {
+        let mut rng = random::generator(seed);
+        let network = random::network(&mut rng);
+        // With smaller steps the lower errors come to the order of what float64 rounds off the beliefs.
+        let eta = [0.1, 0.3][seed as usize % 2];
+        let method = Method::Strict { eta, iterations: rng.random_range(1..=12) };
+        let samples = rng.random_range(1..=40);
+        let convention = Convention::Published2022;
+        let case = Case { convention, ..Case::random(&mut rng, &network, method, samples) };
+        let want = case.tensors(&case.reference());
+        let conditioning = case.conditioning(&want, &mut rng);
+        for level in levels() {
+            let options = Options { level: Some(level), convention, ..Options::default() };
+            let mut session = Session::with_options(&network, samples, method, options).unwrap();
+            case.infer(&mut session).unwrap();
+            for (((name, got), (_, want)), conditioning) in case.results(&session).iter().zip(&want).zip(&conditioning)
+            {
+                if *conditioning > CONDITIONING {
+                    skipped += 1;
+                    continue;
+                }
+                judged += 1;
+                let error = relative_error(got, want);
+                assert!(error <= BOUND, "{level} case {seed}, {method:?}: {error:.1e} in {name}, {network:?}");
+            }
+        }
+    }
+    assert!(judged > 10 * skipped, "{judged} tensors judged, {skipped} skipped");
+}
+
 /// Of the literal iteration and of the scalars that stand for it, on the same forward pass.
 #[test]
 fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
@@ -142,6 +177,7 @@ fn ties_and_kinks_are_decided_as_in_the_reference() {
                     let mut quantised =
                         |count| (0..count).map(|_| rng.random_range(-2i8..=2).into()).collect::<Vec<f32>>();
                     let case = Case {
+                        convention: Convention::Current,
                         parameters: network.initialize(0),
                         x: quantised(samples * 60),
                         y: OwnedTargets::Values(quantised(samples * outputs)),

@@ -48,6 +48,8 @@ pub(crate) struct Descent {
     before: Vec<(f64, usize)>,
     /// Whether each lane goes back to v-hat.
     back: Vec<bool>,
+    /// Whether beliefs move up the loss, where no energy has to fall.
+    ascending: bool,
     /// Of each lane, |u_new - u|^2 and |u_new|^2.
     moved: Vec<f64>,
     reached: Vec<f64>,
@@ -65,6 +67,7 @@ impl Descent {
             diverged: vec![None; lanes],
             before: vec![(0.0, 0); lanes],
             back: vec![false; lanes],
+            ascending: false,
             moved: vec![0.0; lanes],
             reached: vec![0.0; lanes],
             energies: Vec::new(),
@@ -107,7 +110,7 @@ impl Descent {
             let sum = |terms: &[f64]| terms.iter().skip(lane).step_by(self.lanes).sum::<f64>();
             let (start, now) = (sum(&self.start), sum(&self.now));
             total += now;
-            let descends = now.is_finite() && now - start <= ROUNDING * start;
+            let descends = now.is_finite() && (self.ascending || now - start <= ROUNDING * start);
             if descends && steps.is_some() {
                 // A smaller step has brought it back.
                 self.diverged[lane] = None;
@@ -201,6 +204,7 @@ pub(crate) fn strict(
 ) {
     let Strict { eta, iterations, open, tolerance, started } = strict;
     let layers = tile.len();
+    descent.ascending = tile.output.ascending;
     tile.tile.steps.lanes.fill(Descending { eta, iterations, ..Descending::default() });
     if let Some(open) = open.filter(|_| layers > 1) {
         tile.choose_steps(open);
@@ -249,7 +253,10 @@ pub(crate) fn strict(
         .iter_mut()
         .zip(&descent.diverged)
         .for_each(|(lane, diverged)| lane.diverged = diverged.is_some());
-    tile.gradients_at_beliefs(gradients);
+    match tile.output.ascending {
+        true => tile.gradients_of_2022(gradients),
+        false => tile.gradients_at_beliefs(gradients),
+    }
 }
 
 impl Relaxation<'_> {
@@ -299,6 +306,16 @@ impl Relaxation<'_> {
                 Input::Moved(u)
             };
             self.layers.backward(layer, values, input, error, work, Some(&mut *gradients), None);
+        }
+    }
+
+    /// The gradients of all parameters, from inputs at v-hat, with the signs of
+    /// [`Published2022`](crate::Convention::Published2022).
+    fn gradients_of_2022(&mut self, gradients: &mut Gradients<'_>) {
+        self.tile.errors.iter_mut().for_each(|error| *error = -*error);
+        for layer in 0..self.len() {
+            self.pull_to_product(layer);
+            self.gradient_at_activations(layer, gradients);
         }
     }
 

@@ -1,6 +1,6 @@
 //! One step on a random network: what to run, what to expect, and how well that is conditioned.
 
-use predictive_coding::{Method, Network, Parameters, Result, Session, Start};
+use predictive_coding::{Convention, Method, Network, Parameters, Result, Session, Start};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -23,6 +23,8 @@ pub struct Case {
     pub parameters: Parameters,
     /// Exact, fixed-prediction or strict.
     pub method: Method,
+    /// The signs of strict.
+    pub convention: Convention,
     /// `[samples, input shape]`.
     pub x: Vec<f32>,
     /// The targets.
@@ -36,7 +38,8 @@ impl Case {
     pub fn random(rng: &mut ChaCha8Rng, network: &Network, method: Method, samples: usize) -> Case {
         let parameters = random::parameters(rng, network);
         let (x, y) = random::batch(rng, network, samples);
-        Case { network: network.clone(), parameters, method, x, y, begin: vec![] }
+        let convention = Convention::Current;
+        Case { network: network.clone(), parameters, method, convention, x, y, begin: vec![] }
     }
 
     /// Other data of `samples` samples for the same network, parameters and method.
@@ -125,7 +128,12 @@ impl Case {
             .collect();
         let y: Vec<f64> = dense(self.y.view(), self.network.output_shape().iter().product());
         let y: Vec<f64> = y.into_iter().map(change).collect();
-        naive.step(self.method, &x, &y, &begin)
+        match (self.convention, self.method) {
+            (Convention::Published2022, Method::Strict { eta, iterations }) => {
+                naive.published_2022(&x, &y, eta, iterations)
+            }
+            _ => naive.step(self.method, &x, &y, &begin),
+        }
     }
 
     /// The tensors that `session` holds after [`infer`](Self::infer).

@@ -146,6 +146,27 @@ impl<T: Real> Naive<T> {
         Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies }
     }
 
+    /// Strict from v-hat as it was published with the paper: eps_l = v_l - f_l(v_{l-1}) for l < L and eps_L =
+    /// dLoss/dy, v_l += eta (-eps_l + J_{l+1}(v_l)^T eps_{l+1}), gradients at v-hat.
+    pub fn published_2022(&self, x: &[T], y: &[T], eta: f64, iterations: usize) -> Step<T> {
+        let hat = self.forward(x);
+        let (loss, _) = self.top(&hat, y);
+        let mut v = hat.clone();
+        let mut eps = vec![];
+        for _ in 0..iterations {
+            eps = self.errors(&v, y);
+            for eps in &mut eps[1..self.depth()] {
+                eps.iter_mut().for_each(|eps| *eps = T::default() - *eps);
+            }
+            for l in 1..self.depth() {
+                let pulled = self.pull(l + 1, &v[l], &eps[l + 1]);
+                update(&mut v[l], T::of(-eta), &eps[l], &pulled);
+            }
+        }
+        let gradients = self.gradients(&hat, &eps);
+        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
+    }
+
     /// eps_l = f_l(v_{l-1}) - v_l for l < L, and eps_L = dLoss/dy at y = f_L(v_{L-1}).
     pub fn errors(&self, v: &[Vec<T>], y: &[T]) -> Vec<Vec<T>> {
         let prediction: Vec<_> =
