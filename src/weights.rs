@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::network::Network;
-use crate::parameters::Parameters;
+use crate::parameters::{ParameterSpec, Parameters};
 use crate::tensors::{self, TensorBytes, TensorFile};
 
 impl Parameters {
@@ -15,22 +15,31 @@ impl Parameters {
     /// Errors: [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or
     /// type, holds a number that is not finite, or belongs to no parameter.
     pub fn load(network: &Network, path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_named(network, path, |spec| spec.name.clone())
+    }
+
+    /// As [`load`](Self::load), from a file in which the parameters have other names.
+    ///
+    /// Errors: as [`load`](Self::load).
+    pub fn load_named(
+        network: &Network,
+        path: impl AsRef<Path>,
+        name: impl Fn(&ParameterSpec) -> String,
+    ) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;
         let specs = network.parameters();
         let mut parameters = Parameters::zeros(specs.clone());
-        for spec in specs.iter() {
-            let values = file.finite_f32(&spec.name, &spec.shape)?;
+        let names: Vec<String> = specs.iter().map(name).collect();
+        for (spec, name) in specs.iter().zip(&names) {
+            let values = file.finite_f32(name, &spec.shape)?;
             parameters.values_mut()[spec.range.clone()].copy_from_slice(&values);
         }
-        match file.names().into_iter().find(|name| specs.iter().all(|spec| spec.name != *name)) {
+        match file.names().into_iter().find(|found| names.iter().all(|name| name != found)) {
             None => Ok(parameters),
-            Some(extra) => {
-                let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-                Err(file.wrong(format!(
-                    "tensor {extra} is no parameter of the network, expected {}; is it the right model?",
-                    if names.is_empty() { "none".into() } else { names.join(", ") }
-                )))
-            }
+            Some(extra) => Err(file.wrong(format!(
+                "tensor {extra} is no parameter of the network, expected {}; is it the right model?",
+                if names.is_empty() { "none".into() } else { names.join(", ") }
+            ))),
         }
     }
 

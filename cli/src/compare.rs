@@ -1,9 +1,10 @@
 //! The main job: the three methods side by side, from the same weights and batches.
 
-use predictive_coding::{Batch, Method, Options, Parameters, Record, RecordKind, Role, Session};
+use predictive_coding::{Batch, Method, Options, Record, RecordKind, Session};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, print};
+use crate::deviation::{Deviation, deviations};
 use crate::figure::{self, Curve, Panel};
 use crate::options::MethodName;
 use crate::progress::Progress;
@@ -17,15 +18,6 @@ const METHODS: [MethodName; 3] = [MethodName::Exact, MethodName::FixedPrediction
 
 /// The gradients of this many last steps are compared with exact's.
 const COMPARED_STEPS: u64 = 10;
-
-/// How far gradients are from exact's, for the weights of one layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Deviation {
-    /// |dtheta_pc - dtheta_bp| / |dtheta_bp|.
-    relative_error: f64,
-    /// Between the two, in degrees.
-    angle: f64,
-}
 
 /// What came of one method.
 struct Outcome {
@@ -134,32 +126,6 @@ fn mean(sums: Vec<(usize, Deviation)>, count: u64) -> Vec<(usize, Deviation)> {
     sums.into_iter()
         .map(|(layer, sum)| (layer, Deviation { relative_error: sum.relative_error / count, angle: sum.angle / count }))
         .collect()
-}
-
-/// How far the weights' gradients are from `exact`'s, for each layer that has weights, from 1.
-fn deviations(gradients: &Parameters, exact: &Parameters) -> Vec<(usize, Deviation)> {
-    let weights = |parameters: &Parameters, layer: usize| -> Vec<f64> {
-        let of_layer = parameters.iter().filter(|(spec, _)| spec.layer == layer && spec.role == Role::Weight);
-        of_layer.flat_map(|(_, values)| values).map(|&value| f64::from(value)).collect()
-    };
-    let mut layers: Vec<usize> =
-        exact.specs().iter().filter(|spec| spec.role == Role::Weight).map(|spec| spec.layer).collect();
-    layers.dedup();
-    layers.into_iter().map(|layer| (layer + 1, deviation(&weights(gradients, layer), &weights(exact, layer)))).collect()
-}
-
-/// NaN where `exact` is 0. The angle is 2 atan2(|a - b|, |a + b|) of the unit vectors a and b,
-/// which keeps its digits where the arc cosine loses them.
-fn deviation(found: &[f64], exact: &[f64]) -> Deviation {
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-    let pairs = || found.iter().zip(exact);
-    let (found_norm, exact_norm) = (norm(&mut found.iter().copied()), norm(&mut exact.iter().copied()));
-    let difference = norm(&mut pairs().map(|(a, b)| a / found_norm - b / exact_norm));
-    let sum = norm(&mut pairs().map(|(a, b)| a / found_norm + b / exact_norm));
-    Deviation {
-        relative_error: norm(&mut pairs().map(|(a, b)| a - b)) / exact_norm,
-        angle: 2.0 * difference.atan2(sum).to_degrees(),
-    }
 }
 
 fn text(setup: &Setup, outcomes: &[Outcome], compared: u64) -> String {
@@ -309,12 +275,14 @@ fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
             .enumerate()
             .map(|(i, outcome)| report::curve(&label(outcome), i, &outcome.history, kind, value))
             .collect(),
+        ..Panel::default()
     };
     let layers = |what: &str, y_label: &str, logarithmic, value: fn(&Deviation) -> f64| {
         let curve = |(i, outcome): (usize, &Outcome)| Curve {
             name: label(outcome),
             colour: i,
             dots: true,
+            pale: false,
             points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),
         };
         let relaxing = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.method != Method::Exact);
@@ -325,6 +293,7 @@ fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
             logarithmic,
             whole_x: true,
             curves: relaxing.map(curve).collect(),
+            ..Panel::default()
         }
     };
     [
@@ -333,20 +302,4 @@ fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
         layers("error", "relative error", true, |deviation| deviation.relative_error),
         layers("angle", "angle (degrees)", false, |deviation| deviation.angle),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deviations_by_hand() {
-        let Deviation { relative_error, angle } = deviation(&[0.0, 2.0], &[2.0, 0.0]);
-        assert!((relative_error - 2f64.sqrt()).abs() < 1e-15 && (angle - 90.0).abs() < 1e-12);
-        let Deviation { relative_error, angle } = deviation(&[-3.0, 0.0], &[1.0, 0.0]);
-        assert!((relative_error - 4.0).abs() < 1e-15 && (angle - 180.0).abs() < 1e-12);
-        let small = deviation(&[1.0, 1e-9], &[1.0, 0.0]);
-        assert!((small.angle / 1e-9f64.to_degrees() - 1.0).abs() < 1e-6, "{small:?}");
-        assert_eq!(deviation(&[1.0, 5.0], &[1.0, 5.0]), Deviation { relative_error: 0.0, angle: 0.0 });
-    }
 }

@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod console;
 mod descents;
+mod deviation;
 mod evaluate;
 mod figure;
 mod infer;
@@ -13,6 +14,7 @@ mod options;
 mod progress;
 mod relaxing;
 mod report;
+mod reproduce;
 mod shares;
 mod summary;
 mod table;
@@ -46,6 +48,7 @@ enum Command {
     Infer(infer::Infer),
     Evaluate(evaluate::Evaluate),
     Summary(summary::Summary),
+    Reproduce(reproduce::Reproduce),
     Bench(bench::Bench),
 }
 
@@ -61,6 +64,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Infer(infer)) => infer.run(),
         Some(Command::Evaluate(evaluate)) => evaluate.run(),
         Some(Command::Summary(summary)) => summary.run(),
+        Some(Command::Reproduce(reproduce)) => reproduce.run(),
         Some(Command::Bench(bench)) => bench.run(),
     }
 }

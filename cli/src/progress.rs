@@ -40,6 +40,18 @@ impl Progress {
         self.bar.reset_eta();
     }
 
+    /// More work that was done in an earlier run.
+    pub fn advance(&mut self, work: u64) {
+        self.bar.inc(work);
+        self.bar.reset_eta();
+    }
+
+    /// Work was done that is no step of a training run.
+    pub fn work(&mut self, work: u64, message: String) {
+        self.bar.set_message(message);
+        self.bar.inc(work);
+    }
+
     /// One step, of this much work, was taken.
     pub fn step(&mut self, training: &Training, work: u64) {
         let latest = training.latest();

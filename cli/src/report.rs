@@ -47,7 +47,7 @@ pub fn curve(name: &str, colour: usize, history: &[Record], kind: RecordKind, va
     let points: Vec<(f64, f64)> =
         history.iter().filter(|record| record.kind == kind).map(|record| (record.step as f64, value(record))).collect();
     let dots = kind == RecordKind::Test && points.len() <= MOST_POINTS / 10;
-    Curve { name: name.to_string(), colour, dots, points: thin(&points, MOST_POINTS) }
+    Curve { name: name.to_string(), colour, dots, points: thin(&points, MOST_POINTS), ..Curve::default() }
 }
 
 /// Loss and accuracy over the steps of a run.
@@ -62,6 +62,7 @@ pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
             curve("training batches", 0, history, RecordKind::Train, value),
             curve("test set", 1, history, RecordKind::Test, value),
         ],
+        ..Panel::default()
     };
     [
         panel("loss", "loss", true, &|record| record.loss),

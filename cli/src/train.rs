@@ -108,6 +108,8 @@ impl Setup {
             batch: self.batch,
             epochs: self.epochs,
             seed: self.seed,
+            whole_batches: false,
+            follow_divergence: false,
         })
     }
 

@@ -23,11 +23,18 @@ pub struct Task<'a> {
     pub batch: usize,
     pub epochs: u64,
     pub seed: u64,
+    /// Whether an epoch ends before a batch that would be smaller than the others.
+    pub whole_batches: bool,
+    /// Whether a relaxation that climbs does not end the run, until numbers are no longer finite.
+    pub follow_divergence: bool,
 }
 
 impl Task<'_> {
     pub fn steps_per_epoch(&self) -> u64 {
-        self.train.len().div_ceil(self.batch) as u64
+        match self.whole_batches {
+            true => (self.train.len() / self.batch) as u64,
+            false => self.train.len().div_ceil(self.batch) as u64,
+        }
     }
 
     pub fn steps(&self) -> u64 {
@@ -144,7 +151,8 @@ impl<'a> Training<'a> {
             let epoch = self.progress.step / per_epoch + 1;
             let done = (self.progress.step % per_epoch) as usize;
             let dataset = self.task.train;
-            for batch in dataset.batches(self.task.batch, &mut epoch_rng(self.task.seed, epoch)).skip(done) {
+            let batches = dataset.batches(self.task.batch, &mut epoch_rng(self.task.seed, epoch));
+            for batch in batches.skip(done).take(per_epoch as usize - done) {
                 self.step(epoch, &batch, watcher)?;
                 if self.progress.step.is_multiple_of(per_epoch) {
                     let score = self.evaluate(self.task.test)?;
@@ -161,7 +169,11 @@ impl<'a> Training<'a> {
     fn step(&mut self, epoch: u64, batch: &Batch, watcher: &mut dyn Watcher) -> Result<(), Failure> {
         let step = self.progress.step + 1;
         let started = Instant::now();
-        let loss = self.session.infer(&self.parameters, &batch.x, &batch.y).map_err(|error| {
+        let loss = match self.session.infer(&self.parameters, &batch.x, &batch.y) {
+            Err(Error::Diverged(_)) if self.task.follow_divergence => Ok(self.session.loss()),
+            outcome => outcome,
+        };
+        let loss = loss.map_err(|error| {
             let remedy = match error {
                 Error::Diverged(_) if self.task.options.step == StepSize::Given => ", or --eta auto",
                 _ => "",

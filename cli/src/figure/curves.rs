@@ -1,27 +1,16 @@
-//! Figures: panels of curves, drawn alike to SVG and PNG.
+//! Panels of curves.
 
 use std::path::Path;
-use std::sync::Once;
 
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::prelude::*;
 use plotters::style::IntoTextStyle;
-use predictive_coding::write_atomically;
 
+use super::{COLOURS, Drawing, Drawn, FONT, number, save};
 use crate::console::Failure;
 
 const PANEL: (u32, u32) = (640, 440);
-
-/// Categorical colours that stay apart for the colour-blind (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-];
 
 /// Height of a panel's title and legend.
 const HEAD: u32 = 60;
@@ -29,9 +18,8 @@ const HEAD: u32 = 60;
 /// A logarithmic axis needs this span to have ticks enough.
 const DECADE: f64 = 10.0;
 
-const FONT: &str = "sans-serif";
-
 /// Curves over one pair of axes.
+#[derive(Default)]
 pub struct Panel {
     pub title: String,
     pub x_label: String,
@@ -41,63 +29,83 @@ pub struct Panel {
     pub logarithmic: bool,
     /// Whether the horizontal axis counts something: ticks at whole numbers alone.
     pub whole_x: bool,
+    /// The horizontal axis; as far as the points reach, if none.
+    pub x_range: Option<(f64, f64)>,
+    /// Curves end where they rise above this.
+    pub highest: Option<f64>,
+    /// The vertical axis reaches at least up to this.
+    pub reach: Option<f64>,
+    /// Values below this are drawn at it: the zeros of a logarithmic axis.
+    pub floor: Option<f64>,
     pub curves: Vec<Curve>,
 }
 
 /// A curve through points, in the colour of this index.
+#[derive(Default)]
 pub struct Curve {
     pub name: String,
     pub colour: usize,
+    /// Whether the colour is mixed with white.
+    pub pale: bool,
     /// Whether every point gets a dot.
     pub dots: bool,
     pub points: Vec<(f64, f64)>,
 }
 
+impl Curve {
+    fn colour(&self) -> RGBColor {
+        let colour = COLOURS[self.colour % COLOURS.len()];
+        let mixed = |channel: u8| if self.pale { channel / 5 * 2 + 153 } else { channel };
+        RGBColor(mixed(colour.0), mixed(colour.1), mixed(colour.2))
+    }
+}
+
 /// Writes `<path>.svg` and `<path>.png` with the panels in rows of two.
 pub fn write(path: &Path, panels: &[Panel]) -> Result<(), Failure> {
-    static REGISTER: Once = Once::new();
-    REGISTER.call_once(|| {
-        // The font is embedded and known to parse: the PNG test would show it.
-        let _ = plotters::style::register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
-    });
-    let columns = panels.len().clamp(1, 2);
-    let rows = panels.len().div_ceil(columns).max(1);
-    let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
-    let failed = |error: &dyn std::fmt::Display| Failure::run(format!("{}: can not be drawn: {error}", path.display()));
-
-    let mut svg = String::new();
-    draw(&SVGBackend::with_string(&mut svg, size).into_drawing_area(), panels, (rows, columns))
-        .map_err(|e| failed(&e))?;
-    write_atomically(path.with_extension("svg"), svg.as_bytes()).map_err(Failure::run)?;
-
-    let mut pixels = vec![0; 3 * size.0 as usize * size.1 as usize];
-    draw(&BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area(), panels, (rows, columns))
-        .map_err(|e| failed(&e))?;
-    let png = encode_png(&pixels, size).map_err(|e| failed(&e))?;
-    write_atomically(path.with_extension("png"), &png).map_err(Failure::run)
+    write_in_rows(path, panels, 2)
 }
 
-fn encode_png(pixels: &[u8], (width, height): (u32, u32)) -> Result<Vec<u8>, png::EncodingError> {
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.write_header()?.write_image_data(pixels)?;
-    Ok(bytes)
+/// Writes `<path>.svg` and `<path>.png` with so many panels in a row.
+pub fn write_in_rows(path: &Path, panels: &[Panel], columns: usize) -> Result<(), Failure> {
+    save(path, &Grid { panels, columns: panels.len().clamp(1, columns) })
 }
 
-type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
+struct Grid<'a> {
+    panels: &'a [Panel],
+    columns: usize,
+}
+
+impl Grid<'_> {
+    fn rows(&self) -> usize {
+        self.panels.len().div_ceil(self.columns).max(1)
+    }
+}
+
+impl Drawing for Grid<'_> {
+    fn size(&self) -> (u32, u32) {
+        (PANEL.0 * self.columns as u32, PANEL.1 * self.rows() as u32)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Drawn<DB> {
+        draw(area, self.panels, (self.rows(), self.columns))
+    }
+}
 
 fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], grid: (usize, usize)) -> Drawn<DB> {
-    area.fill(&WHITE)?;
     for (area, panel) in area.split_evenly(grid).iter().zip(panels) {
         let (head, body) = area.split_vertically(HEAD);
         draw_head(&head, panel)?;
         let drawn = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (!panel.logarithmic || y > 0.0);
-        let curves: Vec<Vec<(f64, f64)>> =
-            panel.curves.iter().map(|curve| curve.points.iter().copied().filter(drawn).collect()).collect();
-        let x = range(curves.iter().flatten().map(|point| point.0));
+        let below = |&(_, y): &(f64, f64)| panel.highest.is_none_or(|highest| y <= highest);
+        let raised = |&(x, y): &(f64, f64)| (x, panel.floor.map_or(y, |floor| if y < floor { floor } else { y }));
+        let points = |curve: &Curve| curve.points.iter().map(raised).take_while(below).filter(drawn).collect();
+        let curves: Vec<Vec<(f64, f64)>> = panel.curves.iter().map(points).collect();
+        let x = match panel.x_range {
+            Some((start, end)) => start..end,
+            None => range(curves.iter().flatten().map(|point| point.0)),
+        };
         let x = if panel.whole_x { x.start - 0.25..x.end + 0.25 } else { x };
-        let y = range(curves.iter().flatten().map(|point| point.1));
+        let y = range(curves.iter().flatten().map(|point| point.1).chain(panel.reach));
         let mut chart = ChartBuilder::on(&body);
         chart.margin(8).margin_right(20).x_label_area_size(44).y_label_area_size(72);
         match panel.logarithmic && y.start > 0.0 && y.end >= DECADE * y.start {
@@ -108,7 +116,7 @@ fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], gri
             }
         }
     }
-    area.present()
+    Ok(())
 }
 
 /// Title and, in one row below it, what the colours mean.
@@ -119,7 +127,7 @@ fn draw_head<DB: DrawingBackend>(head: &DrawingArea<DB, Shift>, panel: &Panel) -
     head.draw_text(&panel.title, &title, (80, 10))?;
     let mut x = 80;
     for curve in &panel.curves {
-        let colour = COLOURS[curve.colour % COLOURS.len()];
+        let colour = curve.colour();
         head.draw(&PathElement::new([(x, 48), (x + LINE, 48)], colour.stroke_width(3)))?;
         head.draw_text(&curve.name, &label, (x + LINE + 6, 41))?;
         x += LINE + 30 + head.estimate_text_size(&curve.name, &label)?.0 as i32;
@@ -156,23 +164,17 @@ fn draw_curves<'a, DB: DrawingBackend + 'a, Y: Ranged<ValueType = f64> + ValueFo
         .x_label_formatter(&x_label)
         .y_label_formatter(&|y| number(*y))
         .draw()?;
-    for (curve, points) in panel.curves.iter().zip(curves) {
-        let colour = COLOURS[curve.colour % COLOURS.len()];
+    let mut curves: Vec<_> = panel.curves.iter().zip(curves).collect();
+    // The pale ones lie behind.
+    curves.sort_by_key(|(curve, _)| !curve.pale);
+    for (curve, points) in curves {
+        let colour = curve.colour();
         if curve.dots {
             chart.draw_series(points.iter().map(|&point| Circle::new(point, 4, colour.filled())))?;
         }
         chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
     }
     Ok(())
-}
-
-/// A tick's number, short.
-fn number(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".into(),
-        magnitude if (1e-3..1e6).contains(&magnitude) => format!("{}", (value * 1e4).round() / 1e4),
-        _ => format!("{value:.0e}"),
-    }
 }
 
 /// Means over runs of neighbouring points, so that at most `most` are left.
@@ -190,7 +192,7 @@ mod tests {
     use super::*;
 
     fn panel(logarithmic: bool, points: &[(f64, f64)]) -> Panel {
-        let curve = Curve { name: "curve".into(), colour: 0, dots: true, points: points.to_vec() };
+        let curve = Curve { name: "curve".into(), dots: true, points: points.to_vec(), ..Curve::default() };
         Panel {
             title: "Title".into(),
             x_label: "step".into(),
@@ -198,6 +200,7 @@ mod tests {
             logarithmic,
             whole_x: logarithmic,
             curves: vec![curve],
+            ..Panel::default()
         }
     }
 

@@ -1,0 +1,313 @@
+//! Figures 2 and 4: the gradients of one batch against backpropagation's over the number of
+//! iterations, at weights that backpropagation learned.
+
+use std::path::PathBuf;
+
+use predictive_coding::data::epoch_rng;
+use predictive_coding::{
+    Batch, Error, Loss, Method, Options, Parameters, Progress as RunProgress, Quantity, Session, Start,
+};
+use serde_json::{Value, json};
+
+use super::Reproduce;
+use super::setting::Setting;
+use crate::console::{Failure, print};
+use crate::deviation::deviations;
+use crate::figure::{self, Curve, Panel};
+use crate::progress::Progress;
+use crate::table::table;
+use crate::training::{Flow, Training, Watcher};
+use crate::{interrupt, report};
+
+const ETAS: [f64; 4] = [0.1, 0.2, 0.5, 1.0];
+
+/// Iterations of a quick run.
+const QUICK: usize = 8;
+
+/// A relative error above this leaves the figure.
+const HIGHEST: f64 = 100.0;
+
+/// Below float32's rounding errors: smaller ones, and those that are 0, are drawn here.
+pub const ROUNDING: f64 = 1e-8;
+
+/// The gradients after n iterations: their relative errors and angles by layer.
+struct Row {
+    eta: f64,
+    iterations: usize,
+    errors: Vec<f64>,
+    angles: Vec<f64>,
+}
+
+/// What is to be followed.
+struct Question<'a> {
+    asked: &'a Reproduce,
+    setting: &'a Setting,
+    parameters: &'a Parameters,
+    batch: &'a Batch,
+    exact: &'a Session,
+    /// The largest number of iterations.
+    most: usize,
+}
+
+pub fn run(asked: &Reproduce) -> Result<(), Failure> {
+    let strict = asked.figure == Some(2);
+    let (loss, most) = if strict { (Loss::Mse, 400) } else { (Loss::CrossEntropy, 200) };
+    let most = if asked.quick { QUICK } else { most };
+    let setting = Setting::mnist(asked, loss)?;
+    let task = setting.task(Method::Exact, Options::default());
+    let network = &setting.network;
+    let work = |eta: f64, n: usize| match strict {
+        true => network.flops(Method::Strict { eta, iterations: 1 }, &Options::default(), setting.batch),
+        false => network.flops(Method::FixedPrediction { eta, iterations: n }, &LITERAL, setting.batch),
+    };
+    let all = ETAS.iter().map(|&eta| (1..=most).map(|n| work(eta, n)).sum::<u64>()).sum::<u64>();
+    let mut learning = Learning(Progress::new(all + task.steps() * task.work()));
+    learning.0.set_prefix("backpropagation");
+    let parameters = setting.network.initialize(setting.seed);
+    let mut training = Training::new(task, parameters, setting.optimizer()?, RunProgress::default())?;
+    if training.run(&mut learning)? == Flow::Stop {
+        learning.0.finish();
+        return Err(asked.stopped("while backpropagation learned the weights"));
+    }
+    let mut bar = learning.0;
+    let batch = setting.train.batches(setting.batch, &mut epoch_rng(setting.seed, 1)).next();
+    let batch = batch.expect("a data set, which is never empty, has a batch");
+    let mut exact = Session::new(network, setting.batch, Method::Exact)?;
+    exact.infer(training.parameters(), &batch.x, &batch.y).map_err(Failure::run)?;
+    let parameters = training.parameters();
+    let question = Question { asked, setting: &setting, parameters, batch: &batch, exact: &exact, most };
+
+    let mut state = State::read(asked, &setting, most);
+    bar.set_prefix(if strict { "strict" } else { "fixed-prediction" });
+    for eta in ETAS {
+        if state.done.contains(&eta) {
+            bar.advance((1..=most).map(|n| work(eta, n)).sum());
+            continue;
+        }
+        let mut rows = Vec::new();
+        let mut see = |n: usize, gradients: &Parameters| {
+            let deviations = deviations(gradients, exact.gradients());
+            let finite = gradients.values().iter().all(|g| g.is_finite());
+            if finite {
+                let (errors, angles) = deviations.into_iter().map(|(_, d)| (d.relative_error, d.angle)).unzip();
+                rows.push(Row { eta, iterations: n, errors, angles });
+            }
+            bar.work(work(eta, n), format!("eta {eta}  iteration {n}/{most}"));
+            if !finite {
+                Follow::NotFinite
+            } else if interrupt::asked() {
+                Follow::Stop
+            } else {
+                Follow::On
+            }
+        };
+        let end = if strict { question.strict(eta, &mut see) } else { question.fixed_prediction(eta, &mut see) }?;
+        if let Follow::Stop = end {
+            bar.finish();
+            state.write()?;
+            return Err(asked.stopped(&format!("at eta {eta}")));
+        }
+        state.rows.extend(rows);
+        state.done.push(eta);
+    }
+    bar.finish();
+    question.write(&state.rows, &training)?;
+    print(&question.text(&state.rows))?;
+    let _ = std::fs::remove_file(&state.path);
+    Ok(())
+}
+
+const LITERAL: Options = Options {
+    level: None,
+    literal: true,
+    step: predictive_coding::StepSize::Given,
+    tolerance: None,
+    solver: predictive_coding::Solver::Steps,
+    convention: predictive_coding::Convention::Current,
+};
+
+/// Whether to go on with more iterations.
+enum Follow {
+    On,
+    NotFinite,
+    Stop,
+}
+
+/// Learns without a look at anything but Ctrl-C.
+struct Learning(Progress);
+
+impl Watcher for Learning {
+    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
+        self.0.step(training, training.task().work());
+        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
+    }
+}
+
+impl Question<'_> {
+    /// One relaxation serves all n: each iteration starts from the beliefs of the one before.
+    fn strict(&self, eta: f64, see: &mut dyn FnMut(usize, &Parameters) -> Follow) -> Result<Follow, Failure> {
+        let convention = self.asked.convention.convention();
+        let options = Options { convention, ..Options::default() };
+        let method = Method::Strict { eta, iterations: 1 };
+        let mut session = Session::with_options(&self.setting.network, self.batch.y.len(), method, options)?;
+        let hidden = self.setting.network.layers().len() - 1;
+        let mut beliefs: Vec<Vec<f32>> = Vec::new();
+        for n in 1..=self.most {
+            let starts: Vec<Start> = beliefs.iter().map(|u| Start::Deviation(u)).collect();
+            match session.infer_from(self.parameters, &self.batch.x, &self.batch.y, &starts) {
+                Ok(_) | Err(Error::Diverged(_)) => {}
+                Err(error) => return Err(Failure::run(error)),
+            }
+            match see(n, session.gradients()) {
+                Follow::On => {}
+                end => return Ok(end),
+            }
+            beliefs = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect();
+        }
+        Ok(Follow::On)
+    }
+
+    fn fixed_prediction(&self, eta: f64, see: &mut dyn FnMut(usize, &Parameters) -> Follow) -> Result<Follow, Failure> {
+        for n in 1..=self.most {
+            let method = Method::FixedPrediction { eta, iterations: n };
+            let mut session = Session::with_options(&self.setting.network, self.batch.y.len(), method, LITERAL)?;
+            session.infer(self.parameters, &self.batch.x, &self.batch.y).map_err(Failure::run)?;
+            match see(n, session.gradients()) {
+                Follow::On => {}
+                end => return Ok(end),
+            }
+        }
+        Ok(Follow::On)
+    }
+
+    fn method(&self) -> &'static str {
+        if self.asked.figure == Some(2) { "strict" } else { "fixed-prediction" }
+    }
+
+    fn layers(&self) -> usize {
+        self.setting.network.layers().len()
+    }
+
+    fn write(&self, rows: &[Row], training: &Training) -> Result<(), Failure> {
+        let layers = self.layers();
+        let mut header = vec!["eta".to_string(), "iterations".to_string()];
+        for quantity in ["relative_error", "angle_degrees"] {
+            header.extend((1..=layers).map(|layer| format!("{quantity}.{layer}")));
+        }
+        let cells = rows.iter().map(|row| {
+            let numbers = row.errors.iter().chain(&row.angles).map(f64::to_string);
+            [row.eta.to_string(), row.iterations.to_string()].into_iter().chain(numbers).collect()
+        });
+        let cells: Vec<Vec<String>> = std::iter::once(header).chain(cells).collect();
+        report::write_csv(&self.asked.file().with_extension("csv"), &cells)?;
+        figure::write_in_rows(&self.asked.file(), &self.panels(rows), ETAS.len())?;
+        let level = self.exact.level().name();
+        let optimizer = training.optimizer().description();
+        let mut description = report::describe(training.task(), self.setting.title, &optimizer, level);
+        description["figure"] = json!(self.asked.figure);
+        description["quick"] = json!(self.asked.quick);
+        description["convention"] = json!(self.asked.convention.name());
+        description["learned_by"] = description["method"].take();
+        description["method"] = json!(self.method());
+        description["eta"] = json!(ETAS);
+        description["iterations"] = json!(self.most);
+        report::write_json(&self.asked.out().join("run.json"), &description)
+    }
+
+    /// The errors of each eta, and below them the angles.
+    fn panels(&self, rows: &[Row]) -> Vec<Panel> {
+        let panel = |eta: f64, what: &str, y_label: &str, error: bool, values: fn(&Row) -> &[f64]| {
+            let curve = |layer: usize| {
+                let of_eta = rows.iter().filter(|row| row.eta == eta);
+                let points: Vec<_> = of_eta.map(|row| (row.iterations as f64, values(row)[layer])).collect();
+                Curve { name: format!("layer {}", layer + 1), colour: layer, points, ..Curve::default() }
+            };
+            let reached = rows.iter().filter(|row| row.eta == eta).map(|row| row.iterations).max().unwrap_or(0);
+            let end = if reached < self.most { format!(", finite up to n = {reached}") } else { String::new() };
+            Panel {
+                title: format!("{what}, eta = {eta}{end}"),
+                x_label: "iterations n".into(),
+                y_label: y_label.into(),
+                logarithmic: error,
+                x_range: Some((1.0, self.most.max(2) as f64)),
+                highest: error.then_some(HIGHEST),
+                reach: (!error).then_some(1.0),
+                floor: error.then_some(ROUNDING),
+                curves: (0..self.layers()).map(curve).collect(),
+                ..Panel::default()
+            }
+        };
+        let method = format!("{}: {}{}", self.setting.title, self.method(), self.asked.convention_title());
+        let title = |i: usize| if i == 0 { format!("{method}; error") } else { "Error".into() };
+        let errors = (0..).zip(ETAS).map(|(i, eta)| panel(eta, &title(i), "relative error", true, |row| &row.errors));
+        let angles = ETAS.iter().map(|&eta| panel(eta, "Angle", "angle (degrees)", false, |row| &row.angles));
+        errors.chain(angles).collect()
+    }
+
+    fn text(&self, rows: &[Row]) -> String {
+        let mut header = vec!["eta".to_string(), "finite up to n".to_string(), "climbs from n".to_string()];
+        header.extend((1..=self.layers()).map(|layer| format!("error of layer {layer}")));
+        let cells = ETAS.iter().filter_map(|&eta| {
+            let of_eta: Vec<&Row> = rows.iter().filter(|row| row.eta == eta).collect();
+            let last = of_eta.last()?;
+            let climbs = of_eta.iter().find(|row| row.errors.iter().any(|&error| error > HIGHEST));
+            let mut cells = vec![
+                eta.to_string(),
+                last.iterations.to_string(),
+                climbs.map_or("never".into(), |row| row.iterations.to_string()),
+            ];
+            cells.extend(last.errors.iter().map(|error| format!("{error:.2e}")));
+            Some(cells)
+        });
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        let (name, out) = (self.asked.name(), self.asked.out());
+        format!(
+            "{}\n\nErrors are those of the last finite n; climbs: above {HIGHEST}.\nWritten to {}: {name}.csv, {name}.png, \
+             {name}.svg, run.json",
+            table(&header, &cells.collect::<Vec<_>>()),
+            out.display()
+        )
+    }
+}
+
+/// What was followed so far, kept when the user stops.
+struct State {
+    path: PathBuf,
+    /// What it belongs to.
+    settings: Value,
+    done: Vec<f64>,
+    rows: Vec<Row>,
+}
+
+impl State {
+    /// What an earlier run with the same settings left, or nothing.
+    fn read(asked: &Reproduce, setting: &Setting, most: usize) -> Self {
+        let path = asked.out().join(format!("{}.state.json", asked.name()));
+        let settings = json!({
+            "data": setting.title,
+            "samples": setting.train.len(),
+            "seed": setting.seed,
+            "convention": asked.convention.name(),
+            "iterations": most,
+        });
+        let kept = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        let kept = kept.filter(|kept| kept["settings"] == settings).unwrap_or_default();
+        let numbers = |value: &Value| -> Vec<f64> {
+            value.as_array().into_iter().flatten().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect()
+        };
+        let row = |value: &Value| Row {
+            eta: value["eta"].as_f64().unwrap_or(f64::NAN),
+            iterations: value["iterations"].as_u64().unwrap_or(0) as usize,
+            errors: numbers(&value["errors"]),
+            angles: numbers(&value["angles"]),
+        };
+        let rows = kept["rows"].as_array().into_iter().flatten().map(row).collect();
+        State { path, settings, done: numbers(&kept["done"]), rows }
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        let row = |row: &Row| json!({ "eta": row.eta, "iterations": row.iterations, "errors": row.errors, "angles": row.angles });
+        let rows: Vec<Value> = self.rows.iter().map(row).collect();
+        report::write_json(&self.path, &json!({ "settings": self.settings, "done": self.done, "rows": rows }))
+    }
+}

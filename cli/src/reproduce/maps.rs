@@ -1,0 +1,384 @@
+//! Figures 8 and 9: where in an image the activations, gradients, beliefs and errors of VGG-19 lie.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use predictive_coding::{
+    Error, Method, Network, Options, Parameters, Quantity, Session, Start, StartFile, write_tensors,
+};
+use serde_json::{Value, json};
+
+use super::Reproduce;
+use super::pictures::Picture;
+use super::vgg::{self, Size};
+use crate::console::{Failure, note, print};
+use crate::figure::{Map, Sheet, heat, write_maps};
+use crate::machine::{self, check_memory};
+use crate::progress::Progress;
+use crate::table::table;
+use crate::{interrupt, report};
+
+const ETA: f64 = 0.05;
+const ITERATIONS: u32 = 500;
+/// Iterations between looks at Ctrl-C. Each such part adds a forward pass and a set of gradients.
+const PART: usize = 10;
+/// How often the state is kept.
+const KEEP_EVERY: Duration = Duration::from_secs(300);
+/// The most images: one vector of the widest level.
+const MOST_IMAGES: usize = 16;
+
+const QUANTITIES: [&str; 4] = ["activation", "gradient", "belief", "error"];
+
+/// The images with the labels that are asked for.
+struct Samples {
+    pictures: Vec<Picture>,
+    labels: Vec<i64>,
+    x: Vec<f32>,
+    /// What each is called.
+    names: Vec<String>,
+}
+
+pub fn run(asked: &Reproduce) -> Result<(), Failure> {
+    let size = if asked.quick { Size::SMALL } else { Size::FULL };
+    let layers: &[usize] = if asked.figure == Some(8) { &[1, 10] } else { &[10] };
+    let default = if asked.quick { 2 } else { ITERATIONS };
+    let iterations = asked.iterations.unwrap_or(default) as usize;
+    let network = vgg::network(size)?;
+    let pictures = pictures(asked, size.side)?;
+    check_memory(&network, MOST_IMAGES)?;
+    let parameters = match &asked.weights {
+        Some(path) => vgg::load(&network, path)?,
+        None => vgg::random(&network, asked.seed),
+    };
+    let weights = match &asked.weights {
+        Some(path) => path.file_name().map_or("a file".into(), |name| name.to_string_lossy().into_owned()),
+        None => format!("random weights, seed {}", asked.seed),
+    };
+
+    let mut exact = Session::new(&network, MOST_IMAGES.min(2 * pictures.len()), Method::Exact)?;
+    let samples = samples(asked, &network, &parameters, &mut exact, pictures)?;
+    exact.infer(&parameters, &samples.x, &samples.labels).map_err(Failure::run)?;
+    let level = exact.level().name();
+    let gradients: Vec<Vec<f32>> = layers.iter().map(|&layer| exact.get(Quantity::Error, layer)).collect();
+    drop(exact);
+
+    let strict = relax(asked, &network, &parameters, &samples, iterations, &weights)?;
+    let maps: Vec<Vec<Field>> = layers
+        .iter()
+        .zip(gradients)
+        .map(|(&layer, gradient)| {
+            let shape = network.layers()[layer - 1].output_shape();
+            [Quantity::Activation, Quantity::Belief, Quantity::Error]
+                .map(|quantity| strict.get(quantity, layer))
+                .into_iter()
+                .enumerate()
+                .flat_map(|(i, values)| if i == 1 { vec![gradient.clone(), values] } else { vec![values] })
+                .zip(QUANTITIES)
+                .map(|(values, quantity)| Field::new(layer, quantity, shape, &values))
+                .collect()
+        })
+        .collect();
+    drop(strict);
+    let eyes = if asked.quick { "small VGG-19" } else { "VGG-19" };
+    let title = format!("{eyes} with {weights}: strict ({ETA}, {iterations}), norms over the channels");
+    write_maps(&asked.file(), &sheet(title, &samples, &maps))?;
+    let rows = rows(&samples, &maps);
+    report::write_csv(&asked.file().with_extension("csv"), &rows)?;
+    let tensors: Vec<_> = maps
+        .iter()
+        .flatten()
+        .map(|map| {
+            let name = format!("{}.{}", map.quantity, map.layer);
+            let norms = map.norms.concat().into_iter().map(|norm| norm as f32).collect();
+            (name, vec![map.norms.len(), map.height, map.width], norms)
+        })
+        .collect();
+    write_tensors(asked.file().with_extension("safetensors"), &tensors).map_err(Failure::run)?;
+    let description = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "command": std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>(),
+        "figure": asked.figure,
+        "quick": asked.quick,
+        "model": network.to_toml(),
+        "weights": weights,
+        "images": samples.names,
+        "targets": samples.labels,
+        "method": "strict",
+        "eta": ETA,
+        "iterations": iterations,
+        "seed": asked.seed,
+        "threads": rayon::current_num_threads(),
+        "level": level,
+        "machine": machine::describe(),
+    });
+    report::write_json(&asked.out().join("run.json"), &description)?;
+    let header: Vec<&str> = rows[0].iter().map(String::as_str).collect();
+    let name = asked.name();
+    print(&format!(
+        "{}\n\nWritten to {}: {name}.csv, {name}.png, {name}.svg, {name}.safetensors, run.json",
+        table(&header, &rows[1..]),
+        asked.out().display()
+    ))
+}
+
+fn pictures(asked: &Reproduce, side: usize) -> Result<Vec<Picture>, Failure> {
+    let most = if asked.figure == Some(8) { MOST_IMAGES } else { 1 };
+    if asked.images.len() > most {
+        return Err(Failure::usage(format!(
+            "{} images were given, expected at most {most} for {}",
+            asked.images.len(),
+            asked.name()
+        )));
+    }
+    let mut pictures = match asked.images.is_empty() {
+        true => Vec::from(Picture::patterns(side)),
+        false => asked.images.iter().map(|path| Picture::read(path, side)).collect::<Result<_, _>>()?,
+    };
+    pictures.truncate(most);
+    Ok(pictures)
+}
+
+/// Each image with the network's first guess as its target, for figure 9 also with the second.
+fn samples(
+    asked: &Reproduce,
+    network: &Network,
+    parameters: &Parameters,
+    session: &mut Session,
+    pictures: Vec<Picture>,
+) -> Result<Samples, Failure> {
+    let x: Vec<f32> = pictures.iter().flat_map(Picture::input).collect();
+    session.forward(parameters, &x, &vec![0i64; pictures.len()]).map_err(Failure::run)?;
+    let layers = network.layers().len();
+    let outputs = session.get(Quantity::Activation, layers);
+    let guesses = outputs.chunks(session.elements(layers)).map(|outputs| {
+        let mut order: Vec<usize> = (0..outputs.len()).collect();
+        order.sort_by(|&a, &b| outputs[b].total_cmp(&outputs[a]));
+        [order[0] as i64, order[1] as i64]
+    });
+    let guesses: Vec<[i64; 2]> = guesses.collect();
+    if asked.figure == Some(8) {
+        let names = pictures.iter().map(|picture| picture.name.clone()).collect();
+        return Ok(Samples { pictures, labels: guesses.iter().map(|guess| guess[0]).collect(), x, names });
+    }
+    let picture = pictures.into_iter().next().expect("figure 9 has an image");
+    let again = Picture { name: picture.name.clone(), image: picture.image.clone() };
+    Ok(Samples {
+        labels: guesses[0].to_vec(),
+        names: vec![format!("{}, first guess", picture.name), format!("{}, second guess", picture.name)],
+        pictures: vec![picture, again],
+        x: x.repeat(2),
+    })
+}
+
+/// The session after all iterations.
+fn relax(
+    asked: &Reproduce,
+    network: &Network,
+    parameters: &Parameters,
+    samples: &Samples,
+    iterations: usize,
+    weights: &str,
+) -> Result<Session, Failure> {
+    let count = samples.labels.len();
+    let settings = json!({
+        "weights": weights,
+        "images": samples.names,
+        "targets": samples.labels,
+        "quick": asked.quick,
+        "seed": asked.seed,
+        "eta": ETA,
+    });
+    let mut state = State::read(asked, network, count, settings);
+    let method = |iterations: usize| Method::Strict { eta: ETA, iterations };
+    let work = |part: usize| network.flops(method(part), &Options::default(), count);
+    let mut bar = Progress::new(work(iterations).max(1));
+    bar.set_prefix("strict");
+    bar.advance(work(state.done.min(iterations)));
+    let mut kept = Instant::now();
+    let mut diverged = None;
+    loop {
+        // Of a run that went further, the last iteration is done again.
+        let from = state.done.min(iterations.saturating_sub(1));
+        let part = PART.min(iterations - from);
+        let mut session = Session::new(network, count, method(part))?;
+        let starts: Vec<Start> = state.beliefs.iter().map(|u| Start::Deviation(u)).collect();
+        match session.infer_from(parameters, &samples.x, &samples.labels, &starts) {
+            Ok(_) => {}
+            Err(Error::Diverged(divergence)) => diverged = diverged.or(Some(divergence)),
+            Err(error) => return Err(Failure::run(error)),
+        }
+        state.done = from + part;
+        bar.work(work(part), format!("iteration {}/{iterations}", state.done));
+        if state.done >= iterations {
+            bar.finish();
+            state.remove();
+            if let Some(divergence) = diverged {
+                note(&format!("warning: {divergence}; the relaxation was run to its end"));
+            }
+            return Ok(session);
+        }
+        let hidden = network.layers().len() - 1;
+        state.beliefs = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect();
+        if interrupt::asked() || kept.elapsed() > KEEP_EVERY {
+            state.write(network, count)?;
+            kept = Instant::now();
+        }
+        if interrupt::asked() {
+            bar.finish();
+            return Err(asked.stopped(&format!("after iteration {}", state.done)));
+        }
+    }
+}
+
+/// How far a relaxation has come: the settings in a JSON file, which names the file of the beliefs.
+struct State {
+    path: PathBuf,
+    settings: Value,
+    done: usize,
+    /// Deviations of the hidden layers; none at v-hat.
+    beliefs: Vec<Vec<f32>>,
+}
+
+impl State {
+    fn read(asked: &Reproduce, network: &Network, samples: usize, settings: Value) -> Self {
+        let path = asked.out().join(format!("{}.state.json", asked.name()));
+        let begun = State { path, settings, done: 0, beliefs: Vec::new() };
+        let kept = std::fs::read(&begun.path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        let Some(kept) = kept.filter(|kept| kept["settings"] == begun.settings) else { return begun };
+        let done = kept["iterations"].as_u64().unwrap_or(0) as usize;
+        let Ok(file) = StartFile::read(network, samples, begun.tensors(done)) else { return begun };
+        let beliefs = file.starts().into_iter().map(|start| match start {
+            Start::Deviation(values) => values.to_vec(),
+            Start::Activation | Start::Belief(_) => Vec::new(),
+        });
+        let beliefs: Vec<Vec<f32>> = beliefs.collect();
+        if beliefs.len() + 1 == network.layers().len() { State { done, beliefs, ..begun } } else { begun }
+    }
+
+    fn tensors(&self, done: usize) -> PathBuf {
+        self.path.with_extension(format!("{done}.safetensors"))
+    }
+
+    fn write(&self, network: &Network, samples: usize) -> Result<(), Failure> {
+        let tensors: Vec<_> = (1..)
+            .zip(&self.beliefs)
+            .map(|(layer, values)| {
+                let shape = [&[samples], network.layers()[layer - 1].output_shape()].concat();
+                (format!("deviation.{layer}"), shape, values.clone())
+            })
+            .collect();
+        let before = std::fs::read(&self.path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        write_tensors(self.tensors(self.done), &tensors).map_err(Failure::run)?;
+        report::write_json(&self.path, &json!({ "settings": self.settings, "iterations": self.done }))?;
+        if let Some(older) = before.and_then(|before| before["iterations"].as_u64()) {
+            let older = older as usize;
+            if older != self.done {
+                let _ = std::fs::remove_file(self.tensors(older));
+            }
+        }
+        Ok(())
+    }
+
+    /// Of what is done there is nothing to go on with.
+    fn remove(&self) {
+        let kept = std::fs::read(&self.path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        if let Some(done) = kept.and_then(|kept| kept["iterations"].as_u64()) {
+            let _ = std::fs::remove_file(self.tensors(done as usize));
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A quantity of a layer: for each sample the norms over the channels, `[height][width]`.
+struct Field {
+    layer: usize,
+    quantity: &'static str,
+    height: usize,
+    width: usize,
+    norms: Vec<Vec<f64>>,
+}
+
+impl Field {
+    /// Of `[samples][channels][height][width]`.
+    fn new(layer: usize, quantity: &'static str, shape: &[usize], values: &[f32]) -> Self {
+        let &[channels, height, width] = shape else { unreachable!("layers 1 and 10 are convolutions") };
+        let pixels = height * width;
+        let norms = values.chunks_exact(channels * pixels).map(|sample| channel_norms(sample, pixels));
+        Field { layer, quantity, height, width, norms: norms.collect() }
+    }
+}
+
+/// The 2-norm over the channels at each pixel, of `[channels][pixels]`.
+pub fn channel_norms(values: &[f32], pixels: usize) -> Vec<f64> {
+    let mut squares = vec![0.0; pixels];
+    for channel in values.chunks_exact(pixels) {
+        squares.iter_mut().zip(channel).for_each(|(sum, &value)| *sum += f64::from(value).powi(2));
+    }
+    squares.into_iter().map(f64::sqrt).collect()
+}
+
+/// For each sample a row of maps per layer, with the image in front.
+fn sheet(title: String, samples: &Samples, maps: &[Vec<Field>]) -> Sheet {
+    let rows = samples.pictures.iter().zip(&samples.names).enumerate().flat_map(|(i, (picture, name))| {
+        maps.iter().map(move |fields| {
+            let image = Map {
+                caption: format!("{name}: class {}", samples.labels[i]),
+                width: picture.image.width() as usize,
+                height: picture.image.height() as usize,
+                rgb: picture.image.as_raw().clone(),
+            };
+            let fields = fields.iter().map(|field| Map {
+                caption: format!("{}, layer {}", field.quantity, field.layer),
+                width: field.width,
+                height: field.height,
+                rgb: heat(&field.norms[i]),
+            });
+            std::iter::once(image).chain(fields).collect()
+        })
+    });
+    Sheet { title, rows: rows.collect() }
+}
+
+/// The size of each map, and how alike it is to that of the gradient.
+fn rows(samples: &Samples, maps: &[Vec<Field>]) -> Vec<Vec<String>> {
+    let header = ["image", "target", "layer", "quantity", "norm", "largest", "correlation_with_gradient"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for (i, name) in samples.names.iter().enumerate() {
+        for fields in maps {
+            let gradient = fields.iter().find(|field| field.quantity == "gradient").map(|field| &field.norms[i]);
+            for field in fields {
+                let norms = &field.norms[i];
+                rows.push(vec![
+                    name.clone(),
+                    samples.labels[i].to_string(),
+                    field.layer.to_string(),
+                    field.quantity.to_string(),
+                    format!("{:.4e}", norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt()),
+                    format!("{:.4e}", norms.iter().copied().fold(0.0, f64::max)),
+                    gradient.map_or(String::new(), |gradient| format!("{:.4}", correlation(norms, gradient))),
+                ]);
+            }
+        }
+    }
+    rows
+}
+
+/// Pearson's correlation.
+fn correlation(a: &[f64], b: &[f64]) -> f64 {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (mean_a, mean_b) = (mean(a), mean(b));
+    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(a - mean_a, b - mean_b)).sum::<f64>();
+    sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_correlations_by_hand() {
+        assert_eq!(channel_norms(&[3.0, 0.0, 4.0, -2.0], 2), [5.0, 2.0]);
+        assert!((correlation(&[1.0, 2.0, 3.0], &[10.0, 20.0, 30.0]) - 1.0).abs() < 1e-12);
+        assert!((correlation(&[1.0, 2.0, 1.0], &[0.0, -1.0, 0.0]) + 1.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,151 @@
+//! The paper's run times: two epochs on MNIST with the squared error, by each method.
+
+use predictive_coding::{Loss, Method, Options, Progress as RunProgress};
+use serde_json::{Value, json};
+
+use super::Reproduce;
+use super::setting::Setting;
+use crate::console::{Failure, print};
+use crate::figure::{self, Bar};
+use crate::progress::Progress;
+use crate::table::{percent, table};
+use crate::training::{Flow, Score, Training, Watcher};
+use crate::{interrupt, report};
+
+/// A way to train, and what the paper's software took for it on a GPU: seconds for two epochs of MNIST, of which
+/// the README of its repository (github.com/RobertRosenbaum/PredictiveCodingVsBackProp) tells.
+struct Way {
+    name: &'static str,
+    method: Method,
+    literal: bool,
+    published: Option<f64>,
+}
+
+const WAYS: [Way; 5] = [
+    Way {
+        name: "strict (0.1, 20)",
+        method: Method::Strict { eta: 0.1, iterations: 20 },
+        literal: false,
+        published: Some(30.9),
+    },
+    Way {
+        name: "fixed-prediction (0.1, 20), literal",
+        method: Method::FixedPrediction { eta: 0.1, iterations: 20 },
+        literal: true,
+        published: Some(27.4),
+    },
+    Way {
+        name: "fixed-prediction (0.1, 20)",
+        method: Method::FixedPrediction { eta: 0.1, iterations: 20 },
+        literal: false,
+        published: None,
+    },
+    Way {
+        name: "fixed-prediction (1, 5), literal",
+        method: Method::FixedPrediction { eta: 1.0, iterations: 5 },
+        literal: true,
+        published: Some(13.0),
+    },
+    Way { name: "exact", method: Method::Exact, literal: false, published: Some(7.5) },
+];
+
+/// What came of a way.
+struct Time {
+    seconds: f64,
+    test: Score,
+}
+
+pub fn run(asked: &Reproduce) -> Result<(), Failure> {
+    let mut setting = Setting::mnist(asked, Loss::Mse)?;
+    if asked.data.is_none() && asked.epochs.is_none() {
+        setting.epochs = 2;
+    }
+    let task = |way: &Way| setting.task(way.method, Options { literal: way.literal, ..Options::default() });
+    let work = |way: &Way| task(way).steps().saturating_mul(task(way).work());
+    let mut watcher = Watching(Progress::new(WAYS.iter().map(work).fold(0, u64::saturating_add)));
+    let mut description = Value::Null;
+    let mut times = Vec::new();
+    for way in &WAYS {
+        watcher.0.set_prefix(way.name);
+        let parameters = setting.network.initialize(setting.seed);
+        let mut training = Training::new(task(way), parameters, setting.optimizer()?, RunProgress::default())?;
+        if training.run(&mut watcher)? == Flow::Stop {
+            watcher.0.finish();
+            return Err(Failure::Interrupted(format!(
+                "runtimes: during {}; times are only of use from one run, so that nothing was kept",
+                way.name
+            )));
+        }
+        times.push(Time { seconds: training.seconds(), test: training.evaluate(training.task().test)? });
+        let level = training.session().level().name();
+        let optimizer = training.optimizer().description();
+        description = report::describe(training.task(), setting.title, &optimizer, level);
+    }
+    watcher.0.finish();
+    write(asked, &setting, &times, description)
+}
+
+struct Watching(Progress);
+
+impl Watcher for Watching {
+    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
+        self.0.step(training, training.task().work());
+        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
+    }
+}
+
+fn write(asked: &Reproduce, setting: &Setting, times: &[Time], mut description: Value) -> Result<(), Failure> {
+    let exact = times.last().map_or(f64::NAN, |time| time.seconds);
+    let published_exact = WAYS[WAYS.len() - 1].published.unwrap_or(f64::NAN);
+    let published = |way: &Way| way.published.map(|seconds| (seconds, seconds / published_exact));
+    let header = ["method", "seconds", "ratio", "test_accuracy", "published_seconds", "published_ratio"];
+    let row = |(way, time): (&Way, &Time)| -> Vec<String> {
+        let (seconds, ratio) =
+            published(way).map_or((String::new(), String::new()), |(s, r)| (s.to_string(), r.to_string()));
+        let own = [time.seconds, time.seconds / exact, time.test.accuracy].map(|value| value.to_string());
+        std::iter::once(way.name.to_string()).chain(own).chain([seconds, ratio]).collect()
+    };
+    let rows: Vec<Vec<String>> =
+        std::iter::once(header.map(String::from).to_vec()).chain(WAYS.iter().zip(times).map(row)).collect();
+    report::write_csv(&asked.file().with_extension("csv"), &rows)?;
+
+    let bars: Vec<Bar> =
+        WAYS.iter().zip(times).map(|(way, time)| Bar { name: way.name.into(), value: time.seconds }).collect();
+    let title = format!("{}, {} epochs: seconds of training", setting.title, setting.epochs);
+    figure::write_bars(&asked.file(), &title, "seconds", &bars)?;
+
+    description["quick"] = json!(asked.quick);
+    for key in ["method", "eta", "iterations", "literal", "tolerance"] {
+        description[key] = Value::Null;
+    }
+    let result = |(way, time): (&Way, &Time)| {
+        json!({
+            "method": way.name,
+            "seconds": time.seconds,
+            "ratio": time.seconds / exact,
+            "test": report::score(time.test),
+        })
+    };
+    description["results"] = WAYS.iter().zip(times).map(result).collect();
+    report::write_json(&asked.out().join("run.json"), &description)?;
+
+    let row = |(way, time): (&Way, &Time)| {
+        let (seconds, ratio) =
+            published(way).map_or((String::new(), String::new()), |(s, r)| (format!("{s:.1}"), format!("{r:.1}")));
+        vec![
+            way.name.to_string(),
+            format!("{:.2}", time.seconds),
+            format!("{:.1}", time.seconds / exact),
+            percent(time.test.accuracy),
+            seconds,
+            ratio,
+        ]
+    };
+    let rows: Vec<Vec<String>> = WAYS.iter().zip(times).map(row).collect();
+    let header = ["method", "seconds", "ratio", "test accuracy", "published, on a GPU", "ratio"];
+    print(&format!(
+        "{}\n\nWritten to {}: runtimes.csv, runtimes.png, runtimes.svg, run.json",
+        table(&header, &rows),
+        asked.out().display()
+    ))
+}
