@@ -4,16 +4,23 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use predictive_coding::{BatchFile, Error, Network, Parameters, Quantity, Session, StartFile, write_tensors};
+use predictive_coding::{
+    BatchFile, Error, Layer, Network, Op, Parameters, Quantity, Session, StartFile, write_tensors,
+};
 use serde_json::json;
 
 use crate::console::{Failure, note, print};
 use crate::descents::Descents;
+use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
 use crate::machine::{check_memory, on_threads};
 use crate::options::{MethodName, Threads};
 use crate::relaxing::{Eta, INFERENCE_PRODUCTS, Relaxing, adapts, eta};
+use crate::report::create_directory;
 use crate::timing::median;
 use crate::train::check_parent;
+
+/// Samples that maps are made of.
+const MOST_SAMPLES: usize = 8;
 
 /// Infer the beliefs of one batch, with errors and gradients.
 ///
@@ -42,6 +49,10 @@ pub struct Infer {
     /// Beliefs to start from, safetensors with deviation.l or belief.l for any l in 1..L-1; for strict
     #[arg(long, value_name = "I")]
     initial: Option<PathBuf>,
+    /// Directory for maps of activations, beliefs and errors: for every layer with pixels a PNG and an SVG, with a
+    /// row for each of the first 8 samples; norms over the channels, dark is 0
+    #[arg(long, value_name = "DIR")]
+    maps: Option<PathBuf>,
     /// How often to do it, for the times
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
@@ -87,6 +98,12 @@ impl Infer {
         };
         let starts = initial.as_ref().map_or(Vec::new(), StartFile::starts);
         self.output.as_deref().map_or(Ok(()), check_parent)?;
+        if let Some(directory) = &self.maps {
+            if network.layers().iter().all(|layer| pixels(layer).is_none()) {
+                return Err(Failure::usage("--maps was given, but no layer of the model has pixels; leave it out"));
+            }
+            create_directory(directory)?;
+        }
         let mut session = Session::with_options(&network, batch.samples, method, options)?;
 
         let mut seconds = Vec::with_capacity(self.repeat as usize);
@@ -111,6 +128,14 @@ impl Infer {
         if let Some(path) = &self.output {
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
+        }
+        if let Some(directory) = &self.maps {
+            for (number, layer) in (1..).zip(network.layers()) {
+                if let Some(size) = pixels(layer) {
+                    let sheet = maps(&session, number, number < network.layers().len(), size);
+                    write_maps(&directory.join(format!("layer-{number}")), &sheet)?;
+                }
+            }
         }
         if !self.json {
             let told = descents.filter(|_| adapts(&options));
@@ -143,6 +168,35 @@ impl Infer {
             .to_string(),
         )
     }
+}
+
+/// Height and width of what a layer puts out, before it is flattened, if it has several pixels.
+fn pixels(layer: &Layer) -> Option<[usize; 2]> {
+    let flattened = layer.ops().iter().rev().take_while(|op| matches!(op, Op::Flatten)).count();
+    match layer.shapes()[layer.ops().len() - flattened][..] {
+        [_, height, width] if height * width > 1 => Some([height, width]),
+        _ => None,
+    }
+}
+
+/// The maps of a layer (from 1), a row for each of the first samples.
+fn maps(session: &Session, layer: usize, hidden: bool, [height, width]: [usize; 2]) -> Sheet {
+    let beliefs = hidden.then_some(("belief", Quantity::Belief));
+    let quantities =
+        [Some(("activation", Quantity::Activation)), beliefs, Some(("error", Quantity::Error))].into_iter().flatten();
+    let values: Vec<_> = quantities.map(|(name, quantity)| (name, session.get(quantity, layer))).collect();
+    let elements = session.elements(layer);
+    let row = |sample: usize| {
+        let map = |(name, values): &(&str, Vec<f32>)| Map {
+            caption: format!("sample {sample}: {name}"),
+            width,
+            height,
+            rgb: heat(&channel_norms(&values[sample * elements..][..elements], height * width)),
+        };
+        values.iter().map(map).collect()
+    };
+    let rows = (0..session.samples().min(MOST_SAMPLES)).map(row).collect();
+    Sheet { title: format!("Layer {layer}"), rows }
 }
 
 /// Everything that the session holds, by name, with the batch as the first axis.

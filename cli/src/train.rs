@@ -1,6 +1,7 @@
 //! `train`: one method, or all three side by side.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser};
 use predictive_coding::{Dataset, Network, Progress as RunProgress, Settings, load_checkpoint, save_checkpoint};
@@ -18,11 +19,14 @@ use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
 use crate::{figure, interrupt, report};
 
+/// How often curves are drawn while a run goes.
+const DRAW_EVERY: Duration = Duration::from_secs(5);
+
 /// Train a network, by default a small one on digits by all three methods.
 ///
 /// With --method one method is trained; the directory of results gets weights.safetensors,
-/// history.csv (a row per step and per evaluation), curves.png, curves.svg and run.json (every
-/// setting). Ctrl-C stops it after its step; with --checkpoint it can go on with --resume, and ends
+/// history.csv (a row per step and per evaluation) and curves.png and .svg, both written anew every few
+/// seconds, and run.json (every setting). Ctrl-C stops it after its step; with --checkpoint it can go on with --resume, and ends
 /// with the same bits as a run that was never stopped. With --eta auto it ends near it: the estimate of
 /// the largest stable steps follows the weights from step to step, is not kept, and starts anew.
 ///
@@ -184,7 +188,14 @@ impl Train {
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
         bar.skip(training.progress().step.saturating_mul(task.work()));
         bar.set_prefix(task.method.name());
-        let mut keeper = Keeper { path: self.checkpoint.as_deref(), every: self.checkpoint_every, settings, bar };
+        let mut keeper = Keeper {
+            path: self.checkpoint.as_deref(),
+            every: self.checkpoint_every,
+            settings,
+            bar,
+            out: &setup.out,
+            drawn: Instant::now(),
+        };
         let outcome = training.run(&mut keeper);
         keeper.bar.finish();
         let status = match &outcome {
@@ -273,14 +284,17 @@ pub fn check_parent(path: &std::path::Path) -> Result<(), Failure> {
 }
 
 fn write_results(setup: &Setup, training: &Training, run: &serde_json::Value) -> Result<(), Failure> {
-    let history = &training.progress().history;
-    let method = training.task().method.name();
     training.parameters().save(setup.out.join("weights.safetensors")).map_err(Failure::run)?;
+    write_curves(&setup.out, training)?;
+    report::write_json(&setup.out.join("run.json"), run)
+}
+
+fn write_curves(out: &std::path::Path, training: &Training) -> Result<(), Failure> {
+    let history = &training.progress().history;
     let rows: Vec<_> =
         std::iter::once(report::history_header()).chain(history.iter().map(report::history_row)).collect();
-    report::write_csv(&setup.out.join("history.csv"), &rows)?;
-    figure::write(&setup.out.join("curves"), &report::curves(method, history))?;
-    report::write_json(&setup.out.join("run.json"), run)
+    report::write_csv(&out.join("history.csv"), &rows)?;
+    figure::write(&out.join("curves"), &report::curves(training.task().method.name(), history))
 }
 
 /// Keeps checkpoints, moves the bar, and ends the run when the user asks.
@@ -289,6 +303,9 @@ struct Keeper<'a> {
     every: Option<u64>,
     settings: Settings,
     bar: Progress,
+    /// Where the curves go.
+    out: &'a std::path::Path,
+    drawn: Instant,
 }
 
 impl Watcher for Keeper<'_> {
@@ -302,6 +319,10 @@ impl Watcher for Keeper<'_> {
             let network = training.task().network;
             save_checkpoint(path, network, &self.settings, training.parameters(), training.optimizer(), progress)
                 .map_err(Failure::run)?;
+        }
+        if self.drawn.elapsed() > DRAW_EVERY {
+            write_curves(self.out, training)?;
+            self.drawn = Instant::now();
         }
         // A run that is asked to stop with its last step has nothing left to go on with.
         Ok(if asked && progress.step < training.task().steps() { Flow::Stop } else { Flow::Continue })

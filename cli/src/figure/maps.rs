@@ -30,6 +30,15 @@ pub struct Sheet {
     pub rows: Vec<Vec<Map>>,
 }
 
+/// The 2-norm over the channels at each pixel, of `[channels][pixels]`.
+pub fn channel_norms(values: &[f32], pixels: usize) -> Vec<f64> {
+    let mut squares = vec![0.0; pixels];
+    for channel in values.chunks_exact(pixels) {
+        squares.iter_mut().zip(channel).for_each(|(sum, &value)| *sum += f64::from(value).powi(2));
+    }
+    squares.into_iter().map(f64::sqrt).collect()
+}
+
 /// The colours of values from 0 to the largest, dark to light; as one that is not finite, white.
 pub fn heat(values: &[f64]) -> Vec<u8> {
     let largest = values.iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
@@ -100,5 +109,42 @@ impl Drawing for Sheet {
 
     fn pictures(&self) -> Vec<(Picture, (u32, u32))> {
         self.places().map(|(map, (left, top))| (map.picture(), (left as u32, (top + CAPTION) as u32))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_colours_by_hand() {
+        assert_eq!(channel_norms(&[3.0, 0.0, 4.0, -2.0], 2), [5.0, 2.0]);
+        let colours = heat(&[0.0, 2.0, f64::NAN, 1.0]);
+        let [dark, light, nan, middle] =
+            [0, 3, 6, 9].map(|i| colours[i..i + 3].iter().map(|&c| u32::from(c)).sum::<u32>());
+        assert!(dark < middle && middle < light && light < nan, "{colours:?}");
+        assert_eq!(heat(&[0.0, 0.0]), heat(&[0.0]).repeat(2));
+    }
+
+    #[test]
+    fn pictures_are_enlarged_by_whole_numbers_and_lie_apart() {
+        let map = |width: usize, height: usize| Map {
+            caption: String::new(),
+            width,
+            height,
+            rgb: vec![7; 3 * width * height],
+        };
+        let sheet = Sheet { title: String::new(), rows: vec![vec![map(100, 50), map(300, 2)], vec![map(4, 4)]] };
+        let pictures = sheet.pictures();
+        let sizes: Vec<_> = pictures.iter().map(|(picture, _)| (picture.width, picture.height)).collect();
+        assert_eq!(sizes, [(200, 100), (300, 2), (224, 224)]);
+        let (width, height) = sheet.size();
+        for (i, (picture, (left, top))) in pictures.iter().enumerate() {
+            assert!(left + picture.width <= width && top + picture.height <= height);
+            assert_eq!(picture.rgb.len(), 3 * (picture.width * picture.height) as usize);
+            for (other, (x, y)) in &pictures[..i] {
+                assert!(x + other.width <= *left || y + other.height <= *top, "{i} lies over another");
+            }
+        }
     }
 }

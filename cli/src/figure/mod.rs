@@ -13,7 +13,7 @@ use predictive_coding::write_atomically;
 
 pub use bars::{Bar, write_bars};
 pub use curves::{Curve, Panel, thin, write, write_in_rows};
-pub use maps::{Map, Sheet, heat, write_maps};
+pub use maps::{Map, Sheet, channel_norms, heat, write_maps};
 
 use crate::console::Failure;
 

@@ -12,7 +12,7 @@ use super::Reproduce;
 use super::pictures::Picture;
 use super::vgg::{self, Size};
 use crate::console::{Failure, note, print};
-use crate::figure::{Map, Sheet, heat, write_maps};
+use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
 use crate::machine::{self, check_memory};
 use crate::progress::Progress;
 use crate::table::table;
@@ -20,6 +20,8 @@ use crate::{interrupt, report};
 
 const ETA: f64 = 0.05;
 const ITERATIONS: u32 = 500;
+/// Of a quick run: enough for errors to reach layer 1.
+const QUICK: u32 = 25;
 /// Iterations between looks at Ctrl-C. Each such part adds a forward pass and a set of gradients.
 const PART: usize = 10;
 /// How often the state is kept.
@@ -41,7 +43,7 @@ struct Samples {
 pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let size = if asked.quick { Size::SMALL } else { Size::FULL };
     let layers: &[usize] = if asked.figure == Some(8) { &[1, 10] } else { &[10] };
-    let default = if asked.quick { 2 } else { ITERATIONS };
+    let default = if asked.quick { QUICK } else { ITERATIONS };
     let iterations = asked.iterations.unwrap_or(default) as usize;
     let network = vgg::network(size)?;
     let pictures = pictures(asked, size.side)?;
@@ -79,8 +81,8 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         })
         .collect();
     drop(strict);
-    let eyes = if asked.quick { "small VGG-19" } else { "VGG-19" };
-    let title = format!("{eyes} with {weights}: strict ({ETA}, {iterations}), norms over the channels");
+    let network_name = if asked.quick { "small VGG-19" } else { "VGG-19" };
+    let title = format!("{network_name} with {weights}: strict ({ETA}, {iterations}), norms over the channels");
     write_maps(&asked.file(), &sheet(title, &samples, &maps))?;
     let rows = rows(&samples, &maps);
     report::write_csv(&asked.file().with_extension("csv"), &rows)?;
@@ -308,15 +310,6 @@ impl Field {
     }
 }
 
-/// The 2-norm over the channels at each pixel, of `[channels][pixels]`.
-pub fn channel_norms(values: &[f32], pixels: usize) -> Vec<f64> {
-    let mut squares = vec![0.0; pixels];
-    for channel in values.chunks_exact(pixels) {
-        squares.iter_mut().zip(channel).for_each(|(sum, &value)| *sum += f64::from(value).powi(2));
-    }
-    squares.into_iter().map(f64::sqrt).collect()
-}
-
 /// For each sample a row of maps per layer, with the image in front.
 fn sheet(title: String, samples: &Samples, maps: &[Vec<Field>]) -> Sheet {
     let rows = samples.pictures.iter().zip(&samples.names).enumerate().flat_map(|(i, (picture, name))| {
@@ -376,8 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn norms_and_correlations_by_hand() {
-        assert_eq!(channel_norms(&[3.0, 0.0, 4.0, -2.0], 2), [5.0, 2.0]);
+    fn correlations_by_hand() {
         assert!((correlation(&[1.0, 2.0, 3.0], &[10.0, 20.0, 30.0]) - 1.0).abs() < 1e-12);
         assert!((correlation(&[1.0, 2.0, 1.0], &[0.0, -1.0, 0.0]) + 1.0).abs() < 1e-12);
     }

@@ -5,4 +5,5 @@ mod common;
 mod errors;
 mod infer;
 mod mnist;
+mod reproduce;
 mod train;
