@@ -282,8 +282,8 @@ fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
             name: label(outcome),
             colour: i,
             dots: true,
-            pale: false,
             points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),
+            ..Curve::default()
         };
         let relaxing = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.method != Method::Exact);
         Panel {

@@ -33,8 +33,8 @@ pub struct Panel {
     pub x_range: Option<(f64, f64)>,
     /// Curves end where they rise above this.
     pub highest: Option<f64>,
-    /// The vertical axis reaches at least up to this.
-    pub reach: Option<f64>,
+    /// The vertical axis reaches at least over this.
+    pub reach: Option<(f64, f64)>,
     /// Values below this are drawn at it: the zeros of a logarithmic axis.
     pub floor: Option<f64>,
     pub curves: Vec<Curve>,
@@ -47,6 +47,8 @@ pub struct Curve {
     pub colour: usize,
     /// Whether the colour is mixed with white.
     pub pale: bool,
+    /// Whether it is drawn wide, behind the others: one that another may lie on.
+    pub wide: bool,
     /// Whether every point gets a dot.
     pub dots: bool,
     pub points: Vec<(f64, f64)>,
@@ -105,7 +107,8 @@ fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], gri
             None => range(curves.iter().flatten().map(|point| point.0)),
         };
         let x = if panel.whole_x { x.start - 0.25..x.end + 0.25 } else { x };
-        let y = range(curves.iter().flatten().map(|point| point.1).chain(panel.reach));
+        let reach = panel.reach.into_iter().flat_map(|(low, high)| [low, high]);
+        let y = range(curves.iter().flatten().map(|point| point.1).chain(reach));
         let mut chart = ChartBuilder::on(&body);
         chart.margin(8).margin_right(20).x_label_area_size(44).y_label_area_size(72);
         match panel.logarithmic && y.start > 0.0 && y.end >= DECADE * y.start {
@@ -128,7 +131,7 @@ fn draw_head<DB: DrawingBackend>(head: &DrawingArea<DB, Shift>, panel: &Panel) -
     let mut x = 80;
     for curve in &panel.curves {
         let colour = curve.colour();
-        head.draw(&PathElement::new([(x, 48), (x + LINE, 48)], colour.stroke_width(3)))?;
+        head.draw(&PathElement::new([(x, 48), (x + LINE, 48)], colour.stroke_width(if curve.wide { 6 } else { 3 })))?;
         head.draw_text(&curve.name, &label, (x + LINE + 6, 41))?;
         x += LINE + 30 + head.estimate_text_size(&curve.name, &label)?.0 as i32;
     }
@@ -165,14 +168,14 @@ fn draw_curves<'a, DB: DrawingBackend + 'a, Y: Ranged<ValueType = f64> + ValueFo
         .y_label_formatter(&|y| number(*y))
         .draw()?;
     let mut curves: Vec<_> = panel.curves.iter().zip(curves).collect();
-    // The pale ones lie behind.
-    curves.sort_by_key(|(curve, _)| !curve.pale);
+    // What may cover others lies behind.
+    curves.sort_by_key(|(curve, _)| (!curve.pale, !curve.wide));
     for (curve, points) in curves {
         let colour = curve.colour();
         if curve.dots {
             chart.draw_series(points.iter().map(|&point| Circle::new(point, 4, colour.filled())))?;
         }
-        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(if curve.wide { 5 } else { 2 })))?;
     }
     Ok(())
 }

@@ -216,6 +216,8 @@ impl Question<'_> {
 
     /// The errors of each eta, and below them the angles.
     fn panels(&self, rows: &[Row]) -> Vec<Panel> {
+        // Errors of strict below this are those of the first iterations, exact or nearly so.
+        let lowest = if self.asked.figure == Some(2) { 1e-5 } else { ROUNDING };
         let panel = |eta: f64, what: &str, y_label: &str, error: bool, values: fn(&Row) -> &[f64]| {
             let curve = |layer: usize| {
                 let of_eta = rows.iter().filter(|row| row.eta == eta);
@@ -231,8 +233,8 @@ impl Question<'_> {
                 logarithmic: error,
                 x_range: Some((1.0, self.most.max(2) as f64)),
                 highest: error.then_some(HIGHEST),
-                reach: (!error).then_some(1.0),
-                floor: error.then_some(ROUNDING),
+                reach: Some(if error { (lowest, 1.0) } else { (0.0, 1.0) }),
+                floor: error.then_some(lowest),
                 curves: (0..self.layers()).map(curve).collect(),
                 ..Panel::default()
             }

@@ -357,8 +357,10 @@ fn panels(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> [Panel; 4] {
                     let points: Vec<_> = of_kind.map(|row| (row.step as f64, value(&row.score))).collect();
                     Curve {
                         name: format!("{} {set}", run.label),
-                        colour,
+                        // Backpropagation blue, as in the paper.
+                        colour: 1 - colour,
                         pale: kind == RecordKind::Train,
+                        wide: run.method == Method::Exact && kind == RecordKind::Test,
                         points: thin(&points, MOST_POINTS),
                         ..Curve::default()
                     }
@@ -367,12 +369,15 @@ fn panels(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> [Panel; 4] {
             .collect(),
         ..Panel::default()
     };
+    // Errors that are all at the level of rounding are shown on an axis that reaches up to 1.
+    let rounding = pc.rows.iter().flat_map(|row| &row.errors).all(|&error| error < 1e-5);
+    let exact = Some((ROUNDING, 1.0)).filter(|_| rounding);
     let layers = |what: &str, y_label: &str, error: bool, values: fn(&Row) -> &[f64]| Panel {
         title: what.to_string(),
         x_label: "step".into(),
         y_label: y_label.into(),
         logarithmic: error,
-        reach: Some(1.0),
+        reach: Some((0.0, 1.0)).filter(|_| !error).or(exact),
         floor: error.then_some(ROUNDING),
         curves: (0..setting.network.layers().len())
             .map(|layer| {
