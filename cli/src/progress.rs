@@ -35,12 +35,6 @@ impl Progress {
     }
 
     /// Work that was done in an earlier run.
-    pub fn skip(&mut self, work: u64) {
-        self.bar.set_position(work);
-        self.bar.reset_eta();
-    }
-
-    /// More work that was done in an earlier run.
     pub fn advance(&mut self, work: u64) {
         self.bar.inc(work);
         self.bar.reset_eta();

@@ -186,7 +186,7 @@ impl Train {
         };
 
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
-        bar.skip(training.progress().step.saturating_mul(task.work()));
+        bar.advance(training.progress().step.saturating_mul(task.work()));
         bar.set_prefix(task.method.name());
         let mut keeper = Keeper {
             path: self.checkpoint.as_deref(),

@@ -1,8 +1,6 @@
 //! Figures 2 and 4: the gradients of one batch against backpropagation's over the number of
 //! iterations, at weights that backpropagation learned.
 
-use std::path::PathBuf;
-
 use predictive_coding::data::epoch_rng;
 use predictive_coding::{
     Batch, Error, Loss, Method, Options, Parameters, Progress as RunProgress, Quantity, Session, Start,
@@ -11,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Reproduce;
 use super::setting::Setting;
+use super::state::{State, numbers};
 use crate::console::{Failure, print};
 use crate::deviation::deviations;
 use crate::figure::{self, Curve, Panel};
@@ -38,6 +37,31 @@ struct Row {
     angles: Vec<f64>,
 }
 
+/// The step sizes that were followed to their end, and what was found.
+#[derive(Default)]
+struct Followed {
+    etas: Vec<f64>,
+    rows: Vec<Row>,
+}
+
+impl Followed {
+    fn from_json(kept: &Value) -> Self {
+        let row = |value: &Value| Row {
+            eta: value["eta"].as_f64().unwrap_or(f64::NAN),
+            iterations: value["iterations"].as_u64().unwrap_or(0) as usize,
+            errors: numbers(&value["errors"]),
+            angles: numbers(&value["angles"]),
+        };
+        let rows = kept["rows"].as_array().into_iter().flatten().map(row).collect();
+        Followed { etas: numbers(&kept["etas"]), rows }
+    }
+
+    fn to_json(&self) -> Value {
+        let row = |row: &Row| json!({ "eta": row.eta, "iterations": row.iterations, "errors": row.errors, "angles": row.angles });
+        json!({ "etas": self.etas, "rows": self.rows.iter().map(row).collect::<Vec<_>>() })
+    }
+}
+
 /// What is to be followed.
 struct Question<'a> {
     asked: &'a Reproduce,
@@ -58,7 +82,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let network = &setting.network;
     let work = |eta: f64, n: usize| match strict {
         true => network.flops(Method::Strict { eta, iterations: 1 }, &Options::default(), setting.batch),
-        false => network.flops(Method::FixedPrediction { eta, iterations: n }, &LITERAL, setting.batch),
+        false => network.flops(Method::FixedPrediction { eta, iterations: n }, &literal(), setting.batch),
     };
     let all = ETAS.iter().map(|&eta| (1..=most).map(|n| work(eta, n)).sum::<u64>()).sum::<u64>();
     let mut learning = Learning(Progress::new(all + task.steps() * task.work()));
@@ -77,10 +101,20 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let parameters = training.parameters();
     let question = Question { asked, setting: &setting, parameters, batch: &batch, exact: &exact, most };
 
-    let mut state = State::read(asked, &setting, most);
+    let state = State::new(
+        asked,
+        json!({
+            "data": setting.title,
+            "samples": setting.train.len(),
+            "seed": setting.seed,
+            "convention": asked.convention.name(),
+            "iterations": most,
+        }),
+    );
+    let mut followed = state.read().map_or(Followed::default(), |kept| Followed::from_json(&kept));
     bar.set_prefix(if strict { "strict" } else { "fixed-prediction" });
     for eta in ETAS {
-        if state.done.contains(&eta) {
+        if followed.etas.contains(&eta) {
             bar.advance((1..=most).map(|n| work(eta, n)).sum());
             continue;
         }
@@ -104,27 +138,23 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         let end = if strict { question.strict(eta, &mut see) } else { question.fixed_prediction(eta, &mut see) }?;
         if let Follow::Stop = end {
             bar.finish();
-            state.write()?;
+            state.write(followed.to_json())?;
             return Err(asked.stopped(&format!("at eta {eta}")));
         }
-        state.rows.extend(rows);
-        state.done.push(eta);
+        followed.rows.extend(rows);
+        followed.etas.push(eta);
     }
     bar.finish();
-    question.write(&state.rows, &training)?;
-    print(&question.text(&state.rows))?;
-    let _ = std::fs::remove_file(&state.path);
+    question.write(&followed.rows, &training)?;
+    print(&question.text(&followed.rows))?;
+    state.remove();
     Ok(())
 }
 
-const LITERAL: Options = Options {
-    level: None,
-    literal: true,
-    step: predictive_coding::StepSize::Given,
-    tolerance: None,
-    solver: predictive_coding::Solver::Steps,
-    convention: predictive_coding::Convention::Current,
-};
+/// The iteration as it stands.
+fn literal() -> Options {
+    Options { literal: true, ..Options::default() }
+}
 
 /// Whether to go on with more iterations.
 enum Follow {
@@ -170,7 +200,7 @@ impl Question<'_> {
     fn fixed_prediction(&self, eta: f64, see: &mut dyn FnMut(usize, &Parameters) -> Follow) -> Result<Follow, Failure> {
         for n in 1..=self.most {
             let method = Method::FixedPrediction { eta, iterations: n };
-            let mut session = Session::with_options(&self.setting.network, self.batch.y.len(), method, LITERAL)?;
+            let mut session = Session::with_options(&self.setting.network, self.batch.y.len(), method, literal())?;
             session.infer(self.parameters, &self.batch.x, &self.batch.y).map_err(Failure::run)?;
             match see(n, session.gradients()) {
                 Follow::On => {}
@@ -269,47 +299,5 @@ impl Question<'_> {
             table(&header, &cells.collect::<Vec<_>>()),
             out.display()
         )
-    }
-}
-
-/// What was followed so far, kept when the user stops.
-struct State {
-    path: PathBuf,
-    /// What it belongs to.
-    settings: Value,
-    done: Vec<f64>,
-    rows: Vec<Row>,
-}
-
-impl State {
-    /// What an earlier run with the same settings left, or nothing.
-    fn read(asked: &Reproduce, setting: &Setting, most: usize) -> Self {
-        let path = asked.out().join(format!("{}.state.json", asked.name()));
-        let settings = json!({
-            "data": setting.title,
-            "samples": setting.train.len(),
-            "seed": setting.seed,
-            "convention": asked.convention.name(),
-            "iterations": most,
-        });
-        let kept = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        let kept = kept.filter(|kept| kept["settings"] == settings).unwrap_or_default();
-        let numbers = |value: &Value| -> Vec<f64> {
-            value.as_array().into_iter().flatten().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect()
-        };
-        let row = |value: &Value| Row {
-            eta: value["eta"].as_f64().unwrap_or(f64::NAN),
-            iterations: value["iterations"].as_u64().unwrap_or(0) as usize,
-            errors: numbers(&value["errors"]),
-            angles: numbers(&value["angles"]),
-        };
-        let rows = kept["rows"].as_array().into_iter().flatten().map(row).collect();
-        State { path, settings, done: numbers(&kept["done"]), rows }
-    }
-
-    fn write(&self) -> Result<(), Failure> {
-        let row = |row: &Row| json!({ "eta": row.eta, "iterations": row.iterations, "errors": row.errors, "angles": row.angles });
-        let rows: Vec<Value> = self.rows.iter().map(row).collect();
-        report::write_json(&self.path, &json!({ "settings": self.settings, "done": self.done, "rows": rows }))
     }
 }

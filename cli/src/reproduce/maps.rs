@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use predictive_coding::{
     Error, Method, Network, Options, Parameters, Quantity, Session, Start, StartFile, write_tensors,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Reproduce;
 use super::pictures::Picture;
+use super::state::State;
 use super::vgg::{self, Size};
 use crate::console::{Failure, note, print};
 use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
@@ -64,7 +65,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let gradients: Vec<Vec<f32>> = layers.iter().map(|&layer| exact.get(Quantity::Error, layer)).collect();
     drop(exact);
 
-    let strict = relax(asked, &network, &parameters, &samples, iterations, &weights)?;
+    let (strict, energies) = relax(asked, &network, &parameters, &samples, iterations, &weights)?;
     let maps: Vec<Vec<Field>> = layers
         .iter()
         .zip(gradients)
@@ -108,6 +109,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         "method": "strict",
         "eta": ETA,
         "iterations": iterations,
+        "energy": energies,
         "seed": asked.seed,
         "threads": rayon::current_num_threads(),
         "level": level,
@@ -172,7 +174,7 @@ fn samples(
     })
 }
 
-/// The session after all iterations.
+/// The session after all iterations, and the energies of the first and of the last.
 fn relax(
     asked: &Reproduce,
     network: &Network,
@@ -180,7 +182,7 @@ fn relax(
     samples: &Samples,
     iterations: usize,
     weights: &str,
-) -> Result<Session, Failure> {
+) -> Result<(Session, [f64; 2]), Failure> {
     let count = samples.labels.len();
     let settings = json!({
         "weights": weights,
@@ -190,75 +192,87 @@ fn relax(
         "seed": asked.seed,
         "eta": ETA,
     });
-    let mut state = State::read(asked, network, count, settings);
+    let mut relaxed = Relaxed::read(State::new(asked, settings), network, count, iterations);
     let method = |iterations: usize| Method::Strict { eta: ETA, iterations };
     let work = |part: usize| network.flops(method(part), &Options::default(), count);
     let mut bar = Progress::new(work(iterations).max(1));
     bar.set_prefix("strict");
-    bar.advance(work(state.done.min(iterations)));
+    bar.advance(work(relaxed.iterations));
     let mut kept = Instant::now();
-    let mut diverged = None;
     loop {
-        // Of a run that went further, the last iteration is done again.
-        let from = state.done.min(iterations.saturating_sub(1));
-        let part = PART.min(iterations - from);
+        let part = PART.min(iterations - relaxed.iterations);
         let mut session = Session::new(network, count, method(part))?;
-        let starts: Vec<Start> = state.beliefs.iter().map(|u| Start::Deviation(u)).collect();
+        session.record_energies(true);
+        let starts: Vec<Start> = relaxed.beliefs.iter().map(|u| Start::Deviation(u)).collect();
         match session.infer_from(parameters, &samples.x, &samples.labels, &starts) {
-            Ok(_) => {}
-            Err(Error::Diverged(divergence)) => diverged = diverged.or(Some(divergence)),
+            // Whether it climbs is to be seen over all parts.
+            Ok(_) | Err(Error::Diverged(_)) => {}
             Err(error) => return Err(Failure::run(error)),
         }
-        state.done = from + part;
-        bar.work(work(part), format!("iteration {}/{iterations}", state.done));
-        if state.done >= iterations {
+        relaxed.iterations += part;
+        let energies = session.energies();
+        let start = *relaxed.start.get_or_insert(energies[0]);
+        bar.work(work(part), format!("iteration {}/{iterations}", relaxed.iterations));
+        if relaxed.iterations == iterations {
             bar.finish();
-            state.remove();
-            if let Some(divergence) = diverged {
-                note(&format!("warning: {divergence}; the relaxation was run to its end"));
+            relaxed.remove();
+            let energies = [start, energies[part - 1]];
+            if energies[1].is_nan() || energies[1] > start {
+                note(&format!(
+                    "warning: the energy is {:e} at the end, above the {start:e} of the start; beliefs have moved away",
+                    energies[1]
+                ));
             }
-            return Ok(session);
+            return Ok((session, energies));
         }
         let hidden = network.layers().len() - 1;
-        state.beliefs = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect();
+        relaxed.beliefs = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect();
         if interrupt::asked() || kept.elapsed() > KEEP_EVERY {
-            state.write(network, count)?;
+            relaxed.write(network, count)?;
             kept = Instant::now();
         }
         if interrupt::asked() {
             bar.finish();
-            return Err(asked.stopped(&format!("after iteration {}", state.done)));
+            return Err(asked.stopped(&format!("after iteration {}", relaxed.iterations)));
         }
     }
 }
 
-/// How far a relaxation has come: the settings in a JSON file, which names the file of the beliefs.
-struct State {
-    path: PathBuf,
-    settings: Value,
-    done: usize,
+/// How far a relaxation has come.
+struct Relaxed {
+    state: State,
+    iterations: usize,
+    /// The energy at v-hat.
+    start: Option<f64>,
     /// Deviations of the hidden layers; none at v-hat.
     beliefs: Vec<Vec<f32>>,
 }
 
-impl State {
-    fn read(asked: &Reproduce, network: &Network, samples: usize, settings: Value) -> Self {
-        let path = asked.out().join(format!("{}.state.json", asked.name()));
-        let begun = State { path, settings, done: 0, beliefs: Vec::new() };
-        let kept = std::fs::read(&begun.path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        let Some(kept) = kept.filter(|kept| kept["settings"] == begun.settings) else { return begun };
-        let done = kept["iterations"].as_u64().unwrap_or(0) as usize;
-        let Ok(file) = StartFile::read(network, samples, begun.tensors(done)) else { return begun };
-        let beliefs = file.starts().into_iter().map(|start| match start {
-            Start::Deviation(values) => values.to_vec(),
-            Start::Activation | Start::Belief(_) => Vec::new(),
-        });
-        let beliefs: Vec<Vec<f32>> = beliefs.collect();
-        if beliefs.len() + 1 == network.layers().len() { State { done, beliefs, ..begun } } else { begun }
+impl Relaxed {
+    /// As far as an earlier run came that did not go beyond `most` iterations.
+    fn read(state: State, network: &Network, samples: usize, most: usize) -> Self {
+        let kept = state.read().and_then(|kept| kept["iterations"].as_u64());
+        let kept = kept.map(|kept| kept as usize).filter(|&kept| kept < most);
+        let beliefs = kept.and_then(|kept| Self::beliefs(&state, network, samples, kept));
+        let iterations = kept.filter(|_| beliefs.is_some()).unwrap_or(0);
+        let start = state.read().filter(|_| beliefs.is_some()).and_then(|kept| kept["start"].as_f64());
+        Relaxed { state, iterations, start, beliefs: beliefs.unwrap_or_default() }
     }
 
-    fn tensors(&self, done: usize) -> PathBuf {
-        self.path.with_extension(format!("{done}.safetensors"))
+    fn beliefs(state: &State, network: &Network, samples: usize, kept: usize) -> Option<Vec<Vec<f32>>> {
+        let file = StartFile::read(network, samples, Self::file(state, kept)).ok()?;
+        let beliefs = file.starts().into_iter().filter_map(|start| match start {
+            Start::Deviation(values) => Some(values.to_vec()),
+            Start::Activation | Start::Belief(_) => None,
+        });
+        let beliefs: Vec<Vec<f32>> = beliefs.collect();
+        (beliefs.len() + 1 == network.layers().len()).then_some(beliefs)
+    }
+
+    /// The file of the beliefs is named after their iteration, so that an older one is there until the state names
+    /// the newer.
+    fn file(state: &State, iterations: usize) -> PathBuf {
+        state.file(&format!("{iterations}.safetensors"))
     }
 
     fn write(&self, network: &Network, samples: usize) -> Result<(), Failure> {
@@ -269,25 +283,20 @@ impl State {
                 (format!("deviation.{layer}"), shape, values.clone())
             })
             .collect();
-        let before = std::fs::read(&self.path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        write_tensors(self.tensors(self.done), &tensors).map_err(Failure::run)?;
-        report::write_json(&self.path, &json!({ "settings": self.settings, "iterations": self.done }))?;
-        if let Some(older) = before.and_then(|before| before["iterations"].as_u64()) {
-            let older = older as usize;
-            if older != self.done {
-                let _ = std::fs::remove_file(self.tensors(older));
-            }
+        write_tensors(Self::file(&self.state, self.iterations), &tensors).map_err(Failure::run)?;
+        let older = self.state.read().and_then(|kept| kept["iterations"].as_u64());
+        self.state.write(json!({ "iterations": self.iterations, "start": self.start }))?;
+        if let Some(older) = older.map(|older| older as usize).filter(|&older| older != self.iterations) {
+            let _ = std::fs::remove_file(Self::file(&self.state, older));
         }
         Ok(())
     }
 
-    /// Of what is done there is nothing to go on with.
     fn remove(&self) {
-        let kept = std::fs::read(&self.path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        if let Some(done) = kept.and_then(|kept| kept["iterations"].as_u64()) {
-            let _ = std::fs::remove_file(self.tensors(done as usize));
+        if let Some(kept) = self.state.read().and_then(|kept| kept["iterations"].as_u64()) {
+            let _ = std::fs::remove_file(Self::file(&self.state, kept as usize));
         }
-        let _ = std::fs::remove_file(&self.path);
+        self.state.remove();
     }
 }
 

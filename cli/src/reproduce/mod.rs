@@ -7,6 +7,7 @@ mod maps;
 mod pictures;
 mod runtimes;
 mod setting;
+mod state;
 mod vgg;
 
 use std::path::PathBuf;

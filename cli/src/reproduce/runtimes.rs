@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::Reproduce;
 use super::setting::Setting;
+use super::state::State;
 use crate::console::{Failure, print};
 use crate::figure::{self, Bar};
 use crate::progress::Progress;
@@ -55,6 +56,17 @@ struct Time {
     test: Score,
 }
 
+impl Time {
+    fn to_json(&self) -> Value {
+        json!({ "seconds": self.seconds, "test": report::score(self.test) })
+    }
+
+    fn from_json(kept: &Value) -> Option<Self> {
+        let test = Score { loss: kept["test"]["loss"].as_f64()?, accuracy: kept["test"]["accuracy"].as_f64()? };
+        Some(Time { seconds: kept["seconds"].as_f64()?, test })
+    }
+}
+
 pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let mut setting = Setting::mnist(asked, Loss::Mse)?;
     if asked.data.is_none() && asked.epochs.is_none() {
@@ -64,25 +76,35 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let work = |way: &Way| task(way).steps().saturating_mul(task(way).work());
     let mut watcher = Watching(Progress::new(WAYS.iter().map(work).fold(0, u64::saturating_add)));
     let mut description = Value::Null;
-    let mut times = Vec::new();
-    for way in &WAYS {
+    let state = State::new(
+        asked,
+        json!({ "data": setting.title, "samples": setting.train.len(), "epochs": setting.epochs, "seed": setting.seed }),
+    );
+    let mut times: Vec<Time> = state
+        .read()
+        .map_or(Vec::new(), |kept| kept.as_array().into_iter().flatten().filter_map(Time::from_json).collect());
+    for (i, way) in WAYS.iter().enumerate() {
         watcher.0.set_prefix(way.name);
         let parameters = setting.network.initialize(setting.seed);
         let mut training = Training::new(task(way), parameters, setting.optimizer()?, RunProgress::default())?;
-        if training.run(&mut watcher)? == Flow::Stop {
-            watcher.0.finish();
-            return Err(Failure::Interrupted(format!(
-                "runtimes: during {}; times are only of use from one run, so that nothing was kept",
-                way.name
-            )));
-        }
-        times.push(Time { seconds: training.seconds(), test: training.evaluate(training.task().test)? });
         let level = training.session().level().name();
         let optimizer = training.optimizer().description();
         description = report::describe(training.task(), setting.title, &optimizer, level);
+        if i < times.len() {
+            watcher.0.advance(work(way));
+            continue;
+        }
+        if training.run(&mut watcher)? == Flow::Stop {
+            watcher.0.finish();
+            state.write(times.iter().map(Time::to_json).collect())?;
+            return Err(asked.stopped(&format!("during {}", way.name)));
+        }
+        times.push(Time { seconds: training.seconds(), test: training.evaluate(training.task().test)? });
     }
     watcher.0.finish();
-    write(asked, &setting, &times, description)
+    write(asked, &setting, &times, description)?;
+    state.remove();
+    Ok(())
 }
 
 struct Watching(Progress);
