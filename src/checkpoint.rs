@@ -1,7 +1,7 @@
 //! Checkpoints: everything that a training run needs to go on with the same bits, in one
 //! safetensors file: the tensors `parameter.<name>` and `optimizer.<moment>.<name>`, the history as
 //! `history.steps` (i64 `[rows, 3]`: step, epoch, kind) and `history.values` (f64 `[rows, 2]`: loss,
-//! accuracy), the rest as text in the header. The generator needs no state: the batches of an epoch
+//! accuracy), the rest as text in the header, with a CRC-32 of it all. The generator needs no state: the batches of an epoch
 //! follow from seed and epoch ([`epoch_rng`](crate::data::epoch_rng)).
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,9 @@ use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::tensors::{self, TensorBytes, TensorFile};
 
-const FORMAT: &str = "predictive-coding checkpoint 1";
+const FORMAT: &str = "predictive-coding checkpoint 2";
+/// The key of the checksum of everything else.
+const CHECKSUM: &str = "checksum";
 const SETTING: &str = "setting.";
 
 /// Which samples a [`Record`] is about.
@@ -97,6 +99,9 @@ pub fn save_checkpoint(
     let values: Vec<f64> = progress.history.iter().flat_map(|row| [row.loss, row.accuracy]).collect();
     content.push(("history.steps".into(), TensorBytes::i64(&[rows, 3], &steps)));
     content.push(("history.values".into(), TensorBytes::f64(&[rows, 2], &values)));
+    let metadata = header.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let checksum = tensors::checksum(metadata, content.iter().map(|(name, tensor)| (name.clone(), tensor.bytes())));
+    header.insert(CHECKSUM.into(), checksum);
     tensors::write(path.as_ref(), content, Some(header))
 }
 
@@ -116,6 +121,13 @@ pub fn load_checkpoint(
         Some(FORMAT) => (),
         Some(other) => return Err(file.wrong(format!("is a {other:?}, expected a {FORMAT:?}"))),
         None => return Err(file.wrong("is no checkpoint, expected one that a training run wrote")),
+    }
+    let (found, expected) = (file.metadata(CHECKSUM), file.checksum(CHECKSUM));
+    if found != Some(&expected) {
+        return Err(file.wrong(format!(
+            "is damaged: its checksum is {}, expected {expected}; name another checkpoint",
+            found.unwrap_or("missing")
+        )));
     }
     check_identity(&file, &identity(network, settings, optimizer))?;
 
@@ -255,6 +267,31 @@ mod tests {
         assert!(error.contains("lr=0.1") && error.contains("lr=0.2"), "{error}");
         let error = load(2, 3, &mut Sgd::new(&parameters, 0.1));
         assert!(error.contains("optimizer adam"), "{error}");
+    }
+
+    #[test]
+    fn damage_anywhere_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c");
+        let parameters = network(2).initialize(1);
+        let adam = Adam::new(&parameters, 0.1);
+        save_checkpoint(&path, &network(2), &settings(3), &parameters, &adam, &progress()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let load = || load_checkpoint(&path, &network(2), &settings(3), &mut adam.clone());
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            // A space of the header may become another separator, or the padding behind it.
+            if let Ok((found, read)) = load() {
+                assert_eq!((found, read), (parameters.clone(), progress()), "byte {at}");
+                assert!(whole[at].is_ascii_whitespace(), "byte {at}, {:?}", whole[at] as char);
+            }
+            std::fs::write(&path, &whole[..at]).unwrap();
+            assert!(load().is_err(), "cut off at {at}");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        load().unwrap();
     }
 
     #[test]

@@ -86,6 +86,16 @@ impl TensorFile {
         Ok(self.elements(name, Dtype::I64, shape)?.map(i64::from_le_bytes).collect())
     }
 
+    /// The checksum of all metadata but that under `key`, and of the names and bytes of all tensors.
+    pub(crate) fn checksum(&self, key: &str) -> String {
+        let metadata = self.header.metadata().as_ref().into_iter().flatten().filter(|(found, _)| *found != key);
+        let tensors = self.header.tensors().into_iter().map(|(name, info)| {
+            let (from, to) = info.data_offsets;
+            (name, self.bytes.get(self.start + from..self.start + to).unwrap_or_default())
+        });
+        checksum(metadata.map(|(key, value)| (key.as_str(), value.as_str())), tensors)
+    }
+
     pub(crate) fn wrong(&self, message: impl std::fmt::Display) -> Error {
         Error::file(&self.path, message)
     }
@@ -120,6 +130,31 @@ impl TensorFile {
     }
 }
 
+/// The CRC-32 of keys with values and of names with bytes, whatever their order.
+pub(crate) fn checksum<'a, B: AsRef<[u8]>>(
+    metadata: impl Iterator<Item = (&'a str, &'a str)>,
+    tensors: impl Iterator<Item = (String, B)>,
+) -> String {
+    let mut metadata: Vec<_> = metadata.collect();
+    metadata.sort_unstable();
+    let mut tensors: Vec<_> = tensors.collect();
+    tensors.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let mut hasher = crc32fast::Hasher::new();
+    let mut add = |part: &[u8]| {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    for (key, value) in metadata {
+        add(key.as_bytes());
+        add(value.as_bytes());
+    }
+    for (name, bytes) in &tensors {
+        add(name.as_bytes());
+        add(bytes.as_ref());
+    }
+    format!("{:08x}", hasher.finalize())
+}
+
 /// The index along each axis of the element at `position` of a row-major tensor.
 fn index(mut position: usize, shape: &[usize]) -> Vec<usize> {
     let mut index = vec![0; shape.len()];
@@ -148,6 +183,10 @@ impl TensorBytes {
 
     pub(crate) fn i64(shape: &[usize], values: &[i64]) -> Self {
         TensorBytes::new(Dtype::I64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     fn new(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 
 /// Changes parameters by their gradients.
-pub trait Optimizer {
+pub trait Optimizer: Send + Sync {
     /// The name on the command line and in reports.
     fn name(&self) -> &'static str;
 

@@ -123,6 +123,38 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
     assert!(results(&folder, "whole") == results(&folder, "parts"));
 }
 
+/// Killed without a word, at any moment: while a checkpoint is written, too.
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_with_the_same_bits() {
+    let folder = Folder::new();
+    let [whole, parts, a, b] = ["whole", "parts", "a", "b"].map(|name| folder.name(name));
+    let epochs = ["--epochs", "20", "--checkpoint-every", "1"];
+    let started = Instant::now();
+    run(&strict(&whole, &a, &epochs)).succeeded();
+    let whole_run = started.elapsed();
+
+    let mut kills = 0;
+    for attempt in 1u32.. {
+        assert!(attempt < 200, "the run does not come to its end");
+        let resume: &[&str] = if PathBuf::from(&b).exists() { &["--resume"] } else { &[] };
+        let arguments = strict(&parts, &b, &[&epochs[..], resume].concat()).join(" ");
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // From a twentieth to a quarter of the whole, unevenly.
+        std::thread::sleep(whole_run * (10 + attempt * 17 % 41) / 200);
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        match output.status.code() {
+            Some(0) => break,
+            None => kills += 1,
+            Some(_) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+    assert!(kills >= 5, "{kills} kills");
+    assert!(results(&folder, "whole") == results(&folder, "parts"));
+}
+
 #[test]
 fn what_fixed_prediction_lets_through_is_shown() {
     let folder = Folder::new();
