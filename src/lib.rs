@@ -33,6 +33,8 @@
 //! is a difference of nearly equal numbers, and in float32 the gradient of the lower layers is
 //! rounding noise.
 
+#![forbid(unsafe_code)]
+
 mod error;
 mod layer;
 mod loss;

@@ -1,5 +1,7 @@
 //! Trains and examines predictive coding networks from the command line.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod compare;
 mod console;
