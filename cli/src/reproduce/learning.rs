@@ -330,7 +330,7 @@ fn read_rows(path: &Path, layers: usize) -> Result<Vec<Row>, String> {
         };
         rows.push(Row {
             step: number(1)? as u64,
-            kind: if &record[2] == RecordKind::Test.to_string() { RecordKind::Test } else { RecordKind::Train },
+            kind: if record[2] == RecordKind::Test.to_string() { RecordKind::Test } else { RecordKind::Train },
             score: Score { loss: number(3)?, accuracy: number(4)? },
             errors: numbers(5)?,
             angles: numbers(5 + layers)?,
@@ -430,13 +430,12 @@ fn text(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> String {
     let most =
         |values: fn(&Row) -> &[f64], layer: usize| compared.iter().map(|row| values(row)[layer]).fold(0.0, f64::max);
     let rows = (0..setting.network.layers().len()).map(|layer| {
-        let (errors, angles): (fn(&Row) -> &[f64], fn(&Row) -> &[f64]) = (|row| &row.errors, |row| &row.angles);
         vec![
             (layer + 1).to_string(),
-            format!("{:.2e}", mean(errors, layer)),
-            format!("{:.2e}", most(errors, layer)),
-            format!("{:.2e}°", mean(angles, layer)),
-            format!("{:.2e}°", most(angles, layer)),
+            format!("{:.2e}", mean(|row| &row.errors, layer)),
+            format!("{:.2e}", most(|row| &row.errors, layer)),
+            format!("{:.2e}°", mean(|row| &row.angles, layer)),
+            format!("{:.2e}°", most(|row| &row.angles, layer)),
         ]
     });
     text.push_str(&format!(

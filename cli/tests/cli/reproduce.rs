@@ -38,7 +38,7 @@ fn reproduce(out: &Path, what: &[&str], name: &str) -> Vec<Row> {
 fn cifar(folder: &Folder) -> String {
     let images = |count: usize, seed: usize| -> Vec<u8> {
         let image = |i: usize| {
-            let pixels = (0..3072).map(move |p| ((p * (i + 3) + seed) * 2654435761 >> 13) as u8);
+            let pixels = (0..3072).map(move |p| (((p * (i + 3) + seed) * 2_654_435_761) >> 13) as u8);
             std::iter::once((i % 10) as u8).chain(pixels)
         };
         (0..count).flat_map(image).collect()
@@ -76,10 +76,10 @@ fn strict_tends_to_a_limit_for_a_small_eta_and_diverges_for_a_large_one() {
     };
     let small = of("0.1");
     assert_eq!(small.len(), 400);
-    for layer in 0..5 {
-        let [early, late] =
-            [(100, 150), (350, 399)].map(|(a, b): (usize, usize)| (small[a][layer] - small[b][layer]).abs());
-        assert!(late < 0.5 * early && small[399][layer] < 1.0, "layer {}: {early:e}, {late:e}", layer + 1);
+    let change = |layer: usize, (from, to): (usize, usize)| (small[from][layer] - small[to][layer]).abs();
+    for (layer, last) in small[399].iter().enumerate() {
+        let [early, late] = [(100, 150), (350, 399)].map(|span| change(layer, span));
+        assert!(late < 0.5 * early && *last < 1.0, "layer {}: {early:e}, {late:e}", layer + 1);
     }
     let large = of("1");
     assert!(large.len() < 400 || large.iter().flatten().any(|&error| error > 100.0), "eta 1 does not diverge");
