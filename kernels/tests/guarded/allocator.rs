@@ -2,6 +2,7 @@
 //! of a single element outside of it ends the program.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// On which side of a block the page lies.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,38 +19,78 @@ const ALIGNMENTS: [usize; 2] = [align_of::<f32>(), 64];
 /// Of a page, and a multiple of it where pages are smaller.
 const PAGE: usize = 1 << 16;
 
+/// Mappings of one page beside the guard that are free again: most blocks are as small, and a mapping costs
+/// the system more than the test that uses it.
+static FREE: Mutex<Free> = Mutex::new(Free { starts: [0; 256], count: 0 });
+
+struct Free {
+    starts: [usize; 256],
+    count: usize,
+}
+
+impl Free {
+    fn take(&mut self) -> Option<usize> {
+        self.count = self.count.checked_sub(1)?;
+        Some(self.starts[self.count])
+    }
+
+    /// Whether there was room.
+    fn put(&mut self, start: usize) -> bool {
+        let Some(place) = self.starts.get_mut(self.count) else { return false };
+        *place = start;
+        self.count += 1;
+        true
+    }
+}
+
+fn free() -> MutexGuard<'static, Free> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Guarded {
     /// The bytes of the pages that hold the block, if it is guarded.
     fn pages(layout: Layout) -> Option<usize> {
         let guarded = ALIGNMENTS.contains(&layout.align()) && layout.size().is_multiple_of(layout.align());
         guarded.then(|| layout.size().next_multiple_of(PAGE))
     }
+
+    /// A mapping with an inaccessible page, or null; of any content.
+    fn map(&self, pages: usize) -> *mut u8 {
+        if let Some(start) = (pages == PAGE).then(|| free().take()).flatten() {
+            return std::ptr::with_exposed_provenance_mut(start);
+        }
+        let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, of which a page is made inaccessible.
+        unsafe {
+            let start = libc::mmap(std::ptr::null_mut(), pages + PAGE, read_write, private, -1, 0);
+            if start == libc::MAP_FAILED {
+                return std::ptr::null_mut();
+            }
+            let start = start.cast::<u8>();
+            let guard = if self.0 == Guard::Before { start } else { start.add(pages) };
+            if libc::mprotect(guard.cast(), PAGE, libc::PROT_NONE) == 0 { start } else { std::ptr::null_mut() }
+        }
+    }
+
+    /// Bytes from the start of a mapping to its block.
+    fn offset(&self, pages: usize, layout: Layout) -> usize {
+        if self.0 == Guard::Before { PAGE } else { pages - layout.size() }
+    }
 }
 
-// SAFETY: blocks are as large and as aligned as was asked for, and mappings of their own.
+// SAFETY: blocks are as large and as aligned as was asked for, and in mappings of their own.
 unsafe impl GlobalAlloc for Guarded {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(pages) = Self::pages(layout) else {
             // SAFETY: the same contract.
             return unsafe { System.alloc(layout) };
         };
-        // SAFETY: a new mapping, of which a page of the size that was asked for is made inaccessible.
-        unsafe {
-            let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            let start = libc::mmap(std::ptr::null_mut(), pages + PAGE, read_write, private, -1, 0);
-            if start == libc::MAP_FAILED {
-                return std::ptr::null_mut();
-            }
-            let start = start.cast::<u8>();
-            let (guard, block) = match self.0 {
-                Guard::Before => (start, start.add(PAGE)),
-                Guard::Behind => (start.add(pages), start.add(pages - layout.size())),
-            };
-            match libc::mprotect(guard.cast(), PAGE, libc::PROT_NONE) {
-                0 => block,
-                _ => std::ptr::null_mut(),
-            }
+        let start = self.map(pages);
+        if start.is_null() {
+            return start;
         }
+        // SAFETY: the block is inside of the mapping.
+        unsafe { start.add(self.offset(pages, layout)) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -57,22 +98,12 @@ unsafe impl GlobalAlloc for Guarded {
             // SAFETY: the same contract.
             return unsafe { System.dealloc(block, layout) };
         };
-        // SAFETY: the mapping that `alloc` made for this layout.
+        // SAFETY: the mapping that `alloc` took for this layout.
         unsafe {
-            let start = match self.0 {
-                Guard::Before => block.sub(PAGE),
-                Guard::Behind => block.add(layout.size()).sub(pages),
-            };
-            libc::munmap(start.cast(), pages + PAGE);
-        }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        match Self::pages(layout) {
-            // SAFETY: the same contract; a new mapping is 0.
-            Some(_) => unsafe { self.alloc(layout) },
-            // SAFETY: the same contract.
-            None => unsafe { System.alloc_zeroed(layout) },
+            let start = block.sub(self.offset(pages, layout));
+            if pages != PAGE || !free().put(start.expose_provenance()) {
+                libc::munmap(start.cast(), pages + PAGE);
+            }
         }
     }
 }
