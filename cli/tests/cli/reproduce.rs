@@ -108,7 +108,7 @@ fn fixed_prediction_points_where_backpropagation_does() {
         let name = format!("figure-{figure}");
         let data = data.map_or(vec![], |data| vec!["--data", data]);
         // Figures 3 and 6 have the digits, and time for a run in full.
-        let quick: &[&str] = if data.is_empty() { &[] } else { &["--quick"] };
+        let quick: &[&str] = if data.is_empty() { &[] } else { &["--quick", "--epochs", "1"] };
         let rows = reproduce(&folder.path(&name), &[&["--figure", figure], &data[..], quick].concat(), &name);
         let compared: Vec<_> = rows
             .iter()
