@@ -23,6 +23,12 @@ pub fn deviations(gradients: &Parameters, exact: &Parameters) -> Vec<(usize, Dev
     layers.into_iter().map(|layer| (layer + 1, deviation(&weights(gradients, layer), &weights(exact, layer)))).collect()
 }
 
+/// Names for the errors of all layers, and then for their angles.
+pub fn columns(layers: usize) -> impl Iterator<Item = String> {
+    let quantities = ["relative_error", "angle_degrees"].into_iter();
+    quantities.flat_map(move |quantity| (1..=layers).map(move |layer| format!("{quantity}.{layer}")))
+}
+
 /// NaN where `exact` is 0. The angle is 2 atan2(|a - b|, |a + b|) of the unit vectors a and b,
 /// which keeps its digits where the arc cosine loses them.
 fn deviation(found: &[f64], exact: &[f64]) -> Deviation {

@@ -3,9 +3,10 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use predictive_coding::Record;
 
-use crate::console::note;
+use crate::console::{Failure, note};
+use crate::interrupt;
 use crate::relaxing::adapts;
-use crate::training::Training;
+use crate::training::{Flow, Training, Watcher};
 
 /// Lines that a run leaves where a bar can not be drawn.
 const LINES: u64 = 10;
@@ -72,5 +73,13 @@ impl Progress {
     /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Looks on, and ends the run when the user asks.
+impl Watcher for Progress {
+    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
+        self.step(training, training.task().work());
+        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
     }
 }

@@ -11,11 +11,11 @@ use super::Reproduce;
 use super::setting::Setting;
 use super::state::{State, numbers};
 use crate::console::{Failure, print};
-use crate::deviation::deviations;
+use crate::deviation::{columns, deviations};
 use crate::figure::{self, Curve, Panel};
 use crate::progress::Progress;
 use crate::table::table;
-use crate::training::{Flow, Training, Watcher};
+use crate::training::{Flow, Training};
 use crate::{interrupt, report};
 
 const ETAS: [f64; 4] = [0.1, 0.2, 0.5, 1.0];
@@ -85,15 +85,14 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         false => network.flops(Method::FixedPrediction { eta, iterations: n }, &literal(), setting.batch),
     };
     let all = ETAS.iter().map(|&eta| (1..=most).map(|n| work(eta, n)).sum::<u64>()).sum::<u64>();
-    let mut learning = Learning(Progress::new(all + task.steps() * task.work()));
-    learning.0.set_prefix("backpropagation");
+    let mut bar = Progress::new(all + task.steps() * task.work());
+    bar.set_prefix("backpropagation");
     let parameters = setting.network.initialize(setting.seed);
     let mut training = Training::new(task, parameters, setting.optimizer()?, RunProgress::default())?;
-    if training.run(&mut learning)? == Flow::Stop {
-        learning.0.finish();
+    if training.run(&mut bar)? == Flow::Stop {
+        bar.finish();
         return Err(asked.stopped("while backpropagation learned the weights"));
     }
-    let mut bar = learning.0;
     let batch = setting.train.batches(setting.batch, &mut epoch_rng(setting.seed, 1)).next();
     let batch = batch.expect("a data set, which is never empty, has a batch");
     let mut exact = Session::new(network, setting.batch, Method::Exact)?;
@@ -163,16 +162,6 @@ enum Follow {
     Stop,
 }
 
-/// Learns without a look at anything but Ctrl-C.
-struct Learning(Progress);
-
-impl Watcher for Learning {
-    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
-        self.0.step(training, training.task().work());
-        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
-    }
-}
-
 impl Question<'_> {
     /// One relaxation serves all n: each iteration starts from the beliefs of the one before.
     fn strict(&self, eta: f64, see: &mut dyn FnMut(usize, &Parameters) -> Follow) -> Result<Follow, Failure> {
@@ -219,11 +208,8 @@ impl Question<'_> {
     }
 
     fn write(&self, rows: &[Row], training: &Training) -> Result<(), Failure> {
-        let layers = self.layers();
         let mut header = vec!["eta".to_string(), "iterations".to_string()];
-        for quantity in ["relative_error", "angle_degrees"] {
-            header.extend((1..=layers).map(|layer| format!("{quantity}.{layer}")));
-        }
+        header.extend(columns(self.layers()));
         let cells = rows.iter().map(|row| {
             let numbers = row.errors.iter().chain(&row.angles).map(f64::to_string);
             [row.eta.to_string(), row.iterations.to_string()].into_iter().chain(numbers).collect()

@@ -14,7 +14,7 @@ use super::Reproduce;
 use super::iterations::ROUNDING;
 use super::setting::Setting;
 use crate::console::{Failure, note, print};
-use crate::deviation::deviations;
+use crate::deviation::{columns, deviations};
 use crate::figure::{self, Curve, Panel, thin};
 use crate::progress::Progress;
 use crate::relaxing::title;
@@ -295,9 +295,7 @@ impl Run {
 
 fn header(layers: usize) -> Vec<String> {
     let mut header = ["run", "step", "set", "loss", "accuracy"].map(String::from).to_vec();
-    for quantity in ["relative_error", "angle_degrees"] {
-        header.extend((1..=layers).map(|layer| format!("{quantity}.{layer}")));
-    }
+    header.extend(columns(layers));
     header
 }
 

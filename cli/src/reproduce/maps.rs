@@ -30,8 +30,6 @@ const KEEP_EVERY: Duration = Duration::from_secs(300);
 /// The most images: one vector of the widest level.
 const MOST_IMAGES: usize = 16;
 
-const QUANTITIES: [&str; 4] = ["activation", "gradient", "belief", "error"];
-
 /// The images with the labels that are asked for.
 struct Samples {
     pictures: Vec<Picture>,
@@ -71,14 +69,13 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         .zip(gradients)
         .map(|(&layer, gradient)| {
             let shape = network.layers()[layer - 1].output_shape();
-            [Quantity::Activation, Quantity::Belief, Quantity::Error]
-                .map(|quantity| strict.get(quantity, layer))
-                .into_iter()
-                .enumerate()
-                .flat_map(|(i, values)| if i == 1 { vec![gradient.clone(), values] } else { vec![values] })
-                .zip(QUANTITIES)
-                .map(|(values, quantity)| Field::new(layer, quantity, shape, &values))
-                .collect()
+            let field = |quantity, values: Vec<f32>| Field::new(layer, quantity, shape, &values);
+            Vec::from([
+                field("activation", strict.get(Quantity::Activation, layer)),
+                field("gradient", gradient),
+                field("belief", strict.get(Quantity::Belief, layer)),
+                field("error", strict.get(Quantity::Error, layer)),
+            ])
         })
         .collect();
     drop(strict);
@@ -251,12 +248,12 @@ struct Relaxed {
 impl Relaxed {
     /// As far as an earlier run came that did not go beyond `most` iterations.
     fn read(state: State, network: &Network, samples: usize, most: usize) -> Self {
-        let kept = state.read().and_then(|kept| kept["iterations"].as_u64());
-        let kept = kept.map(|kept| kept as usize).filter(|&kept| kept < most);
-        let beliefs = kept.and_then(|kept| Self::beliefs(&state, network, samples, kept));
-        let iterations = kept.filter(|_| beliefs.is_some()).unwrap_or(0);
-        let start = state.read().filter(|_| beliefs.is_some()).and_then(|kept| kept["start"].as_f64());
-        Relaxed { state, iterations, start, beliefs: beliefs.unwrap_or_default() }
+        let kept = state.read().and_then(|kept| {
+            let iterations = kept["iterations"].as_u64().map(|kept| kept as usize).filter(|&kept| kept < most)?;
+            Some((iterations, kept["start"].as_f64(), Self::beliefs(&state, network, samples, iterations)?))
+        });
+        let (iterations, start, beliefs) = kept.unwrap_or_default();
+        Relaxed { state, iterations, start, beliefs }
     }
 
     fn beliefs(state: &State, network: &Network, samples: usize, kept: usize) -> Option<Vec<Vec<f32>>> {

@@ -9,9 +9,9 @@ use super::state::State;
 use crate::console::{Failure, print};
 use crate::figure::{self, Bar};
 use crate::progress::Progress;
+use crate::report;
 use crate::table::{percent, table};
-use crate::training::{Flow, Score, Training, Watcher};
-use crate::{interrupt, report};
+use crate::training::{Flow, Score, Training};
 
 /// A way to train, and what the paper's software took for it on a GPU: seconds for two epochs of MNIST, of which
 /// the README of its repository (github.com/RobertRosenbaum/PredictiveCodingVsBackProp) tells.
@@ -74,7 +74,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     }
     let task = |way: &Way| setting.task(way.method, Options { literal: way.literal, ..Options::default() });
     let work = |way: &Way| task(way).steps().saturating_mul(task(way).work());
-    let mut watcher = Watching(Progress::new(WAYS.iter().map(work).fold(0, u64::saturating_add)));
+    let mut bar = Progress::new(WAYS.iter().map(work).fold(0, u64::saturating_add));
     let mut description = Value::Null;
     let state = State::new(
         asked,
@@ -84,36 +84,27 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         .read()
         .map_or(Vec::new(), |kept| kept.as_array().into_iter().flatten().filter_map(Time::from_json).collect());
     for (i, way) in WAYS.iter().enumerate() {
-        watcher.0.set_prefix(way.name);
+        bar.set_prefix(way.name);
         let parameters = setting.network.initialize(setting.seed);
         let mut training = Training::new(task(way), parameters, setting.optimizer()?, RunProgress::default())?;
         let level = training.session().level().name();
         let optimizer = training.optimizer().description();
         description = report::describe(training.task(), setting.title, &optimizer, level);
         if i < times.len() {
-            watcher.0.advance(work(way));
+            bar.advance(work(way));
             continue;
         }
-        if training.run(&mut watcher)? == Flow::Stop {
-            watcher.0.finish();
+        if training.run(&mut bar)? == Flow::Stop {
+            bar.finish();
             state.write(times.iter().map(Time::to_json).collect())?;
             return Err(asked.stopped(&format!("during {}", way.name)));
         }
         times.push(Time { seconds: training.seconds(), test: training.evaluate(training.task().test)? });
     }
-    watcher.0.finish();
+    bar.finish();
     write(asked, &setting, &times, description)?;
     state.remove();
     Ok(())
-}
-
-struct Watching(Progress);
-
-impl Watcher for Watching {
-    fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
-        self.0.step(training, training.task().work());
-        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
-    }
 }
 
 fn write(asked: &Reproduce, setting: &Setting, times: &[Time], mut description: Value) -> Result<(), Failure> {
