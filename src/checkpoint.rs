@@ -100,7 +100,12 @@ pub fn save_checkpoint(
     content.push(("history.steps".into(), TensorBytes::i64(&[rows, 3], &steps)));
     content.push(("history.values".into(), TensorBytes::f64(&[rows, 2], &values)));
     let metadata = header.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    let checksum = tensors::checksum(metadata, content.iter().map(|(name, tensor)| (name.clone(), tensor.bytes())));
+    let names = content.iter().map(|(name, _)| name.clone()).collect();
+    let bytes = |name: &str| {
+        let tensor = content.iter().find(|(found, _)| found == name);
+        Ok(tensor.map_or(&[][..], |(_, tensor)| tensor.bytes()))
+    };
+    let checksum = tensors::checksum(metadata, names, bytes)?;
     header.insert(CHECKSUM.into(), checksum);
     tensors::write(path.as_ref(), content, Some(header))
 }
@@ -122,8 +127,9 @@ pub fn load_checkpoint(
         Some(other) => return Err(file.wrong(format!("is a {other:?}, expected a {FORMAT:?}"))),
         None => return Err(file.wrong("is no checkpoint, expected one that a training run wrote")),
     }
-    let (found, expected) = (file.metadata(CHECKSUM), file.checksum(CHECKSUM));
-    if found != Some(&expected) {
+    let (found, expected) = (file.metadata(CHECKSUM), file.checksum(CHECKSUM)?);
+    // No fuzzer comes upon a checksum, and what lies behind it must hold as well.
+    if found != Some(&expected) && !cfg!(fuzzing) {
         return Err(file.wrong(format!(
             "is damaged: its checksum is {}, expected {expected}; name another checkpoint",
             found.unwrap_or("missing")
@@ -177,13 +183,7 @@ fn check_identity(file: &TensorFile, expected: &Settings) -> Result<()> {
 }
 
 fn read_parameters(file: &TensorFile, network: &Network, prefix: &str) -> Result<Parameters> {
-    let specs = network.parameters();
-    let mut parameters = Parameters::zeros(specs.clone());
-    for spec in specs.iter() {
-        let values = file.f32(&format!("{prefix}{}", spec.name), &spec.shape)?;
-        parameters.values_mut()[spec.range.clone()].copy_from_slice(&values);
-    }
-    Ok(parameters)
+    file.parameters(network.parameters(), |spec| format!("{prefix}{}", spec.name), false)
 }
 
 fn read_history(file: &TensorFile) -> Result<Vec<Record>> {

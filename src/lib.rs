@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod finite;
 mod layer;
 mod loss;
 mod method;

@@ -4,13 +4,15 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use predictive_coding_kernels::{
-    Buffer, Combine, Level, Lhs, MatMut, MatRef, elementwise, gemm, lanes_to_rows, rows_to_lanes,
+    Buffer, Combine, Level, Lhs, MatMut, MatRef, elementwise, gemm, lanes_to_rows, reduce::first_not_finite,
+    rows_to_lanes,
 };
 use rayon::prelude::*;
 
 use crate::error::{Divergence, Error, Result};
+use crate::finite::{check_samples, not_finite};
 use crate::layer::{Gradients, Layers};
-use crate::loss::{Loss, Targets};
+use crate::loss::Targets;
 use crate::method::{Convention, Method, Options, Solver, StepSize};
 use crate::network::Network;
 use crate::output::Output;
@@ -61,7 +63,7 @@ pub struct Session {
     plan: Plan,
     method: Method,
     options: Options,
-    loss_kind: Loss,
+    network: Network,
     batch: usize,
     packed: Buffer,
     /// Bytes of the plan's tables of addresses.
@@ -193,7 +195,7 @@ impl Session {
             plan,
             method,
             options,
-            loss_kind: network.loss(),
+            network: network.clone(),
             batch,
             gradients: Parameters::zeros(network.parameters().clone()),
             samples: 0,
@@ -207,7 +209,8 @@ impl Session {
     /// `[samples, input shape]` with 1 to `batch` samples, which `y` must match. Returns the loss of
     /// the forward pass.
     ///
-    /// Errors: [`Error::Input`] if sizes or labels do not fit (nothing was computed);
+    /// Errors: [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite
+    /// (nothing was computed);
     /// [`Error::Diverged`] if the energy of a strict relaxation, as it is before each of the n updates,
     /// shows that it diverged (all iterations were run and everything can be read).
     pub fn infer<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
@@ -217,7 +220,7 @@ impl Session {
     /// As [`infer`](Self::infer), with a strict relaxation that starts at given beliefs:
     /// `start[l - 1]` for layer l in 1..L; layers beyond the end of the slice start at v-hat.
     ///
-    /// Errors: as [`infer`](Self::infer); [`Error::Input`] if a start does not fit its layer, or
+    /// Errors: as [`infer`](Self::infer); [`Error::Input`] if a start does not fit its layer or is not finite, or
     /// the method is not strict.
     pub fn infer_from<'a>(
         &mut self,
@@ -249,7 +252,7 @@ impl Session {
 
     /// The forward pass alone; returns the loss. Afterwards only activations can be read.
     ///
-    /// Errors: [`Error::Input`] if sizes or labels do not fit.
+    /// Errors: [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite.
     pub fn forward<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
         let targets = y.into();
         let samples = self.check(parameters, x, targets)?;
@@ -403,8 +406,23 @@ impl Session {
                 self.batch
             )));
         }
-        targets.validate(self.loss_kind, samples, self.plan.elements(self.plan.layers.len() - 1))?;
+        targets.validate(self.network.loss(), samples, self.plan.elements(self.plan.layers.len() - 1))?;
+        check_samples(self.plan.level, "the input", x, self.network.input_shape())?;
+        if let Targets::Values(values) = targets {
+            check_samples(self.plan.level, "the target", values, self.network.output_shape())?;
+        }
+        self.check_parameters(parameters)?;
         Ok(samples)
+    }
+
+    /// Refuses parameters that are not all finite, as they are after a training run that has diverged.
+    fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
+        let Some(at) = first_not_finite(self.plan.level, parameters.values()) else { return Ok(()) };
+        let wrong = parameters.iter().find(|(spec, _)| spec.range.contains(&at)).map(|(spec, values)| {
+            let at = at - spec.range.start;
+            not_finite(format_args!("parameter {}", spec.name), values[at], at, &spec.shape)
+        });
+        Err(Error::Input(wrong.unwrap_or_default()))
     }
 
     fn check_start(&self, start: &[Start<'_>], samples: usize) -> Result<()> {
@@ -437,6 +455,8 @@ impl Session {
                     self.plan.elements(layer)
                 )));
             }
+            let what = format_args!("the initial belief of layer {}", layer + 1);
+            check_samples(self.plan.level, what, values, self.network.layers()[layer].output_shape())?;
         }
         Ok(())
     }
@@ -453,7 +473,7 @@ impl Session {
     fn output(&self, samples: usize) -> Output {
         let outputs = self.plan.elements(self.plan.layers.len() - 1);
         let ascending = self.options.convention == Convention::Published2022;
-        Output { ascending, ..Output::new(self.plan.level, self.loss_kind, samples, outputs) }
+        Output { ascending, ..Output::new(self.plan.level, self.network.loss(), samples, outputs) }
     }
 
     /// Runs `work` on every group, and adds up the losses.

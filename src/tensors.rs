@@ -1,43 +1,65 @@
 //! Named tensors in safetensors files.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
+use safetensors::{Dtype, View};
 
 use crate::error::{Error, Result};
 use crate::files::{self, write_atomically};
+use crate::finite::not_finite;
+use crate::parameters::{ParameterSpec, Parameters};
 
 /// The bytes before a file's header: its length.
-const PREFIX: usize = 8;
+const PREFIX: u64 = 8;
+/// Longer headers are refused, as the format's own readers do.
+const MAX_HEADER: u64 = 100_000_000;
 
-/// A safetensors file in memory, whose header has been checked against its size.
+/// A safetensors file, whose header has been checked against its size. Tensors are read when they are asked
+/// for, so that none takes memory whose shape is not the one expected.
 pub(crate) struct TensorFile {
     path: PathBuf,
+    file: File,
     header: Metadata,
-    bytes: Vec<u8>,
-    start: usize,
+    /// Where the data begins.
+    start: u64,
 }
 
 impl TensorFile {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let file = files::open(path)?;
+        let mut file = files::open(path)?;
         let metadata = file.metadata().map_err(|e| files::io_error(path, "read", &e))?;
         if !metadata.is_file() {
             return Err(Error::file(path, "is not a regular file, expected safetensors"));
         }
-        let bytes = files::read_at_most(path, file, metadata.len())?;
-        let (length, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            let what = match error {
-                SafeTensorError::MetadataIncompleteBuffer => {
-                    "its header tells of another number of bytes than it holds; it is cut off or too long".into()
-                }
-                other => other.to_string().replace('\n', ", "),
-            };
+        let wrong = |what: &str| {
+            let what = what.replace('\n', ", ");
             Error::file(path, format!("is not a valid safetensors file ({what}); save it again or name another"))
-        })?;
-        Ok(TensorFile { path: path.to_path_buf(), header, bytes, start: PREFIX + length })
+        };
+        let length = metadata.len();
+        let mut prefix = [0; PREFIX as usize];
+        if length < PREFIX {
+            return Err(wrong("it is shorter than the length of its header"));
+        }
+        file.read_exact(&mut prefix).map_err(|e| files::io_error(path, "read", &e))?;
+        let announced = u64::from_le_bytes(prefix);
+        if announced > MAX_HEADER.min(length - PREFIX) {
+            return Err(wrong(&format!(
+                "it announces a header of {announced} bytes, expected at most {}",
+                MAX_HEADER.min(length - PREFIX)
+            )));
+        }
+        let text = files::read_at_most(path, Read::by_ref(&mut file).take(announced), announced)?;
+        let header: Metadata = serde_json::from_slice(&text).map_err(|error| wrong(&error.to_string()))?;
+        let start = PREFIX + announced;
+        match (header.data_len() as u64).checked_add(start) {
+            Some(end) if end == length => Ok(TensorFile { path: path.to_path_buf(), file, header, start }),
+            _ => Err(wrong("its header tells of another number of bytes than it holds; it is cut off or too long")),
+        }
     }
 
     /// The names in the order of their data.
@@ -66,46 +88,58 @@ impl TensorFile {
         let values = self.f32(name, shape)?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
-            Some(at) => Err(self.wrong(format!(
-                "tensor {name} holds {} at {:?}, expected finite numbers",
-                values[at],
-                index(at, shape)
-            ))),
+            Some(at) => Err(self.wrong(not_finite(format_args!("tensor {name}"), values[at], at, shape))),
         }
     }
 
     pub(crate) fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Ok(self.elements(name, Dtype::F32, shape)?.map(f32::from_le_bytes).collect())
+        Ok(self.elements(name, Dtype::F32, shape)?.as_chunks().0.iter().copied().map(f32::from_le_bytes).collect())
     }
 
     pub(crate) fn f64(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
-        Ok(self.elements(name, Dtype::F64, shape)?.map(f64::from_le_bytes).collect())
+        Ok(self.elements(name, Dtype::F64, shape)?.as_chunks().0.iter().copied().map(f64::from_le_bytes).collect())
     }
 
     pub(crate) fn i64(&self, name: &str, shape: &[usize]) -> Result<Vec<i64>> {
-        Ok(self.elements(name, Dtype::I64, shape)?.map(i64::from_le_bytes).collect())
+        Ok(self.elements(name, Dtype::I64, shape)?.as_chunks().0.iter().copied().map(i64::from_le_bytes).collect())
+    }
+
+    /// A tensor for each parameter, under the name that `name` gives it, of any numbers or of finite ones.
+    pub(crate) fn parameters(
+        &self,
+        specs: &Arc<[ParameterSpec]>,
+        name: impl Fn(&ParameterSpec) -> String,
+        finite: bool,
+    ) -> Result<Parameters> {
+        for spec in specs.iter() {
+            self.find(&name(spec), Dtype::F32, &spec.shape)?;
+        }
+        let read = if finite { Self::finite_f32 } else { Self::f32 };
+        let mut parameters = Parameters::zeros(specs.clone());
+        for spec in specs.iter() {
+            let values = read(self, &name(spec), &spec.shape)?;
+            parameters.values_mut()[spec.range.clone()].copy_from_slice(&values);
+        }
+        Ok(parameters)
     }
 
     /// The checksum of all metadata but that under `key`, and of the names and bytes of all tensors.
-    pub(crate) fn checksum(&self, key: &str) -> String {
+    pub(crate) fn checksum(&self, key: &str) -> Result<String> {
         let metadata = self.header.metadata().as_ref().into_iter().flatten().filter(|(found, _)| *found != key);
-        let tensors = self.header.tensors().into_iter().map(|(name, info)| {
-            let (from, to) = info.data_offsets;
-            (name, self.bytes.get(self.start + from..self.start + to).unwrap_or_default())
-        });
-        checksum(metadata.map(|(key, value)| (key.as_str(), value.as_str())), tensors)
+        let metadata = metadata.map(|(key, value)| (key.as_str(), value.as_str()));
+        checksum(metadata, self.names(), |name| self.bytes(self.info(name)?))
     }
 
     pub(crate) fn wrong(&self, message: impl std::fmt::Display) -> Error {
         Error::file(&self.path, message)
     }
 
-    fn elements<const N: usize>(
-        &self,
-        name: &str,
-        dtype: Dtype,
-        shape: &[usize],
-    ) -> Result<impl Iterator<Item = [u8; N]>> {
+    /// The bytes of a tensor of this type and shape.
+    fn elements(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>> {
+        self.bytes(self.find(name, dtype, shape)?)
+    }
+
+    fn find(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&TensorInfo> {
         let info = self.info(name)?;
         if info.dtype != dtype {
             return Err(self.wrong(format!("tensor {name} is of type {}, expected {dtype}; convert it", info.dtype)));
@@ -113,9 +147,17 @@ impl TensorFile {
         if info.shape != shape {
             return Err(self.wrong(format!("tensor {name} has shape {:?}, expected {shape:?}", info.shape)));
         }
+        Ok(info)
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> Result<Vec<u8>> {
         let (from, to) = info.data_offsets;
-        let bytes = self.bytes.get(self.start + from..self.start + to).unwrap_or_default();
-        Ok(bytes.as_chunks::<N>().0.iter().copied())
+        let mut bytes = vec![0; to - from];
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.start + from as u64))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|e| files::io_error(&self.path, "read", &e))?;
+        Ok(bytes)
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
@@ -133,12 +175,12 @@ impl TensorFile {
 /// The CRC-32 of keys with values and of names with bytes, whatever their order.
 pub(crate) fn checksum<'a, B: AsRef<[u8]>>(
     metadata: impl Iterator<Item = (&'a str, &'a str)>,
-    tensors: impl Iterator<Item = (String, B)>,
-) -> String {
+    mut names: Vec<String>,
+    bytes: impl Fn(&str) -> Result<B>,
+) -> Result<String> {
     let mut metadata: Vec<_> = metadata.collect();
     metadata.sort_unstable();
-    let mut tensors: Vec<_> = tensors.collect();
-    tensors.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    names.sort_unstable();
     let mut hasher = crc32fast::Hasher::new();
     let mut add = |part: &[u8]| {
         hasher.update(&(part.len() as u64).to_le_bytes());
@@ -148,21 +190,11 @@ pub(crate) fn checksum<'a, B: AsRef<[u8]>>(
         add(key.as_bytes());
         add(value.as_bytes());
     }
-    for (name, bytes) in &tensors {
+    for name in &names {
         add(name.as_bytes());
-        add(bytes.as_ref());
+        add(bytes(name)?.as_ref());
     }
-    format!("{:08x}", hasher.finalize())
-}
-
-/// The index along each axis of the element at `position` of a row-major tensor.
-fn index(mut position: usize, shape: &[usize]) -> Vec<usize> {
-    let mut index = vec![0; shape.len()];
-    for (i, &size) in index.iter_mut().zip(shape).rev() {
-        *i = position % size;
-        position /= size;
-    }
-    index
+    Ok(format!("{:08x}", hasher.finalize()))
 }
 
 /// A tensor to be written.
@@ -276,6 +308,16 @@ mod tests {
         assert!(error.ends_with("tensor a holds -inf at [1, 1], expected finite numbers"), "{error}");
     }
 
+    /// A header whose tensors end where 64 bits do.
+    fn eighths() -> String {
+        let eighth = 1u64 << 61;
+        let tensor = |i: u64| {
+            let (from, to) = (i * eighth, (i + 1).checked_mul(eighth).unwrap_or(u64::MAX));
+            format!(r#""{i}":{{"dtype":"U8","shape":[{}],"data_offsets":[{from},{to}]}}"#, to - from)
+        };
+        format!("{{{}}}", (0..8).map(tensor).collect::<Vec<_>>().join(","))
+    }
+
     #[test]
     fn broken_files_are_refused_in_one_line() {
         let good = raw(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0; 8]);
@@ -291,6 +333,8 @@ mod tests {
             raw(&"[".repeat(100_000), &[]),
             raw(r#"{"a":{"dtype":"F32","shape":[18446744073709551615,4],"data_offsets":[0,8]}}"#, &[0; 8]),
             raw(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, &[0; 8]),
+            // Eight times an eighth of the address space, and the bytes that are there once more.
+            raw(&eighths(), &[]),
             u64::MAX.to_le_bytes().to_vec(),
         ] {
             assert!(read(&bytes).is_err());

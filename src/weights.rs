@@ -28,12 +28,8 @@ impl Parameters {
     ) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;
         let specs = network.parameters();
-        let mut parameters = Parameters::zeros(specs.clone());
+        let parameters = file.parameters(specs, &name, true)?;
         let names: Vec<String> = specs.iter().map(name).collect();
-        for (spec, name) in specs.iter().zip(&names) {
-            let values = file.finite_f32(name, &spec.shape)?;
-            parameters.values_mut()[spec.range.clone()].copy_from_slice(&values);
-        }
         match file.names().into_iter().find(|found| names.iter().all(|name| name != found)) {
             None => Ok(parameters),
             Some(extra) => Err(file.wrong(format!(

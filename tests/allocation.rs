@@ -1,32 +1,12 @@
 //! A session allocates nothing after its first step, and neither does an optimiser.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use predictive_coding::{Adam, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Options, Session};
-
-/// The system's allocator, counting.
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system allocator's requirement.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the system allocator's requirement.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use predictive_coding_reference::memory::Counting;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting::new();
 
 /// Makes both threads of a pool take work from the other: rayon allocates something for a thread
 /// when it does that for the first time.
@@ -79,10 +59,10 @@ fn steps_after_the_first_allocate_nothing() {
                     adam.step(&mut parameters, session.gradients());
                 };
                 step(50);
-                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                let before = ALLOCATOR.allocations();
                 (0..5).for_each(|_| step(50));
                 step(3);
-                ALLOCATIONS.load(Ordering::Relaxed) - before
+                ALLOCATOR.allocations() - before
             });
             assert_eq!(counted, 0, "{method:?}, literal {literal}, on {threads} threads");
         }

@@ -1,34 +1,11 @@
 //! The same bits, whatever the number of threads and however often.
 
-use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Session};
+use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Session};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::levels::{levels, ways};
 use predictive_coding_reference::random;
 use rand::RngExt;
 use rayon::ThreadPoolBuilder;
-
-/// Every bit that a step gives.
-fn bits(session: &mut Session, case: &Case) -> Vec<u64> {
-    session.record_energies(true);
-    let loss = match case.infer(session) {
-        Ok(loss) => loss.to_bits().into(),
-        Err(divergence) => divergence.to_string().bytes().map(u64::from).sum(),
-    };
-    let last = case.network.layers().len();
-    let mut bits = vec![loss];
-    let mut add = |values: &[f32]| bits.extend(values.iter().map(|v| u64::from(v.to_bits())));
-    for l in 1..=last {
-        add(&session.get(Quantity::Activation, l));
-        add(&session.get(Quantity::Error, l));
-    }
-    for l in 1..last {
-        add(&session.get(Quantity::Deviation, l));
-        add(&session.get(Quantity::Belief, l));
-    }
-    add(session.gradients().values());
-    bits.extend(session.energies().iter().map(|energy| energy.to_bits()));
-    bits
-}
 
 fn assert_deterministic(network: &Network, seed: u64, samples: usize) {
     let methods = [
@@ -45,7 +22,7 @@ fn assert_deterministic(network: &Network, seed: u64, samples: usize) {
                 let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
                     let mut session = Session::with_options(network, samples, method, options).unwrap();
-                    (0..repeats).map(|_| bits(&mut session, &case)).collect::<Vec<_>>()
+                    (0..repeats).map(|_| case.bits(&mut session)).collect::<Vec<_>>()
                 })
             };
             let want = run(1, 1).remove(0);

@@ -147,6 +147,43 @@ fn starts_that_do_not_fit() {
     }
 }
 
+#[test]
+fn numbers_that_are_not_finite_are_named() {
+    let network = network(Loss::Mse);
+    let parameters = network.initialize(0);
+    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    let labels = vec![0i64, 1];
+    for (value, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+        let with = |len: usize, at: usize| {
+            let mut values = vec![0.5; len];
+            values[at] = value;
+            values
+        };
+        // Sample 1, channel 0, row 3, column 2 of images of 5 x 4.
+        let parts = [&format!("the input holds {shown} at [1, 0, 3, 2]"), "expected finite"];
+        assert_refused(session.infer(&parameters, &with(40, 34), &labels), &parts);
+        assert_refused(session.forward(&parameters, &with(40, 34), &labels), &parts);
+        let parts = [&format!("the target holds {shown} at [1, 1]"), "expected finite"];
+        assert_refused(session.infer(&parameters, &[0.5; 40], &with(6, 4)), &parts);
+        let belief = with(10, 7);
+        for start in [Start::Belief(&belief), Start::Deviation(&belief)] {
+            let parts = [&format!("layer 2 holds {shown} at [1, 2]"), "expected finite"];
+            let result = session.infer_from(&parameters, &[0.5; 40], &labels, &[Start::Activation, start]);
+            assert_refused(result, &parts);
+        }
+        for (name, at, index) in
+            [("0.0.weight", 11, "[1, 0, 0, 2]"), ("1.0.bias", 4, "[4]"), ("2.0.weight", 0, "[0, 0]")]
+        {
+            let mut poisoned = parameters.clone();
+            poisoned.get_mut(name).unwrap()[at] = value;
+            let parts = [&format!("parameter {name} holds {shown} at {index}"), "expected finite"];
+            assert_refused(session.infer(&poisoned, &[0.5; 40], &labels), &parts);
+        }
+    }
+    session.infer(&parameters, &[f32::MAX; 40], &labels).unwrap();
+    session.infer(&parameters, &[f32::MIN_POSITIVE / 8.0; 40], &labels).unwrap();
+}
+
 /// After a refusal nothing has changed: the results of the step before can still be read.
 #[test]
 fn a_refusal_changes_nothing() {

@@ -7,7 +7,9 @@ mod phases;
 mod tile;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Session};
+use predictive_coding::{
+    Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Role, Session,
+};
 
 const BATCH: usize = 300;
 
@@ -73,5 +75,44 @@ fn steps(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, steps, phases::phases);
+/// The same step on ordinary numbers and on such as are, or lead to, denormal ones: some CPUs take a hundred
+/// cycles for each. Inputs of 1e-36 give errors of 1e-41; weights of 1e-40 are denormal themselves.
+fn denormals(criterion: &mut Criterion) {
+    let network = mnist();
+    let ordinary = without_biases(&network, 1.0);
+    let (x, _) = batch();
+    let tiny: Vec<f32> = x.iter().map(|x| 1e-36 * x).collect();
+    let targets = vec![0.0; BATCH * 10];
+    let mut group = criterion.benchmark_group("denormal numbers");
+    for method in [Method::Exact, Method::Strict { eta: 0.1, iterations: 20 }] {
+        let mut session = Session::new(&network, BATCH, method).expect("the plan is legal");
+        group.throughput(Throughput::Elements(network.flops(method, &Options::default(), BATCH)));
+        for (numbers, parameters, x) in [
+            ("ordinary", &ordinary, &x),
+            ("inputs", &ordinary, &tiny),
+            ("weights", &without_biases(&network, 1e-39), &x),
+        ] {
+            session.infer(parameters, x, &targets).expect("the relaxation is stable");
+            let denormal = session.get(Quantity::Error, 2).iter().filter(|error| error.is_subnormal()).count();
+            assert_eq!(denormal > 0, numbers == "inputs", "{denormal} errors are denormal");
+            group.bench_function(format!("{}/{numbers}", method.name()), |bencher| {
+                bencher.iter(|| session.infer(parameters, x, &targets).expect("the relaxation is stable"));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Weights times a factor, and biases of 0.
+fn without_biases(network: &Network, factor: f32) -> Parameters {
+    let mut parameters = network.initialize(0);
+    let specs = parameters.specs().clone();
+    for spec in specs.iter() {
+        let factor = if spec.role == Role::Weight { factor } else { 0.0 };
+        parameters.values_mut()[spec.range.clone()].iter_mut().for_each(|value| *value *= factor);
+    }
+    parameters
+}
+
+criterion_group!(benches, steps, denormals, phases::phases);
 criterion_main!(benches);

@@ -15,9 +15,8 @@ use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
 use crate::machine::{check_memory, on_threads};
 use crate::options::{MethodName, Threads};
 use crate::relaxing::{Eta, INFERENCE_PRODUCTS, Relaxing, adapts, eta};
-use crate::report::create_directory;
 use crate::timing::median;
-use crate::train::check_parent;
+use crate::writable;
 
 /// Samples that maps are made of.
 const MOST_SAMPLES: usize = 8;
@@ -97,12 +96,12 @@ impl Infer {
             None => None,
         };
         let starts = initial.as_ref().map_or(Vec::new(), StartFile::starts);
-        self.output.as_deref().map_or(Ok(()), check_parent)?;
+        self.output.as_deref().map_or(Ok(()), writable::file)?;
         if let Some(directory) = &self.maps {
             if network.layers().iter().all(|layer| pixels(layer).is_none()) {
                 return Err(Failure::usage("--maps was given, but no layer of the model has pixels; leave it out"));
             }
-            create_directory(directory)?;
+            writable::directory(directory)?;
         }
         let mut session = Session::with_options(&network, batch.samples, method, options)?;
 

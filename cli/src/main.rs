@@ -23,6 +23,7 @@ mod table;
 mod timing;
 mod train;
 mod training;
+mod writable;
 
 use std::process::ExitCode;
 

@@ -14,13 +14,6 @@ use crate::training::{Score, Task};
 /// More points than this in a curve are averaged.
 const MOST_POINTS: usize = 400;
 
-/// Creates the directory of a run's results.
-pub fn create_directory(path: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(path).map_err(|e| {
-        Failure::usage(format!("{}: the directory can not be created: {e}; name another --out", path.display()))
-    })
-}
-
 /// Writes rows of text as CSV.
 pub fn write_csv(path: &Path, rows: &[Vec<String>]) -> Result<(), Failure> {
     let mut writer = csv::Writer::from_writer(Vec::new());

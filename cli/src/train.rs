@@ -17,7 +17,7 @@ use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, adapts, eta, title};
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
-use crate::{figure, interrupt, report};
+use crate::{figure, interrupt, report, writable};
 
 /// How often curves are drawn while a run goes.
 const DRAW_EVERY: Duration = Duration::from_secs(5);
@@ -153,7 +153,7 @@ impl Train {
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         let batch = batch.min(train.len());
         check_memory(&network, batch)?;
-        report::create_directory(&self.out)?;
+        writable::directory(&self.out)?;
         Ok(Setup {
             network,
             train,
@@ -178,12 +178,9 @@ impl Train {
                 let (parameters, progress) = load_checkpoint(path, &setup.network, &settings, &mut *optimizer)?;
                 Training::new(task, parameters, optimizer, progress)?
             }
-            Some(path) => {
-                check_parent(path)?;
-                setup.start(task)?
-            }
-            None => setup.start(task)?,
+            _ => setup.start(task)?,
         };
+        self.checkpoint.as_deref().map_or(Ok(()), writable::file)?;
 
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
         bar.advance(training.progress().step.saturating_mul(task.work()));
@@ -267,20 +264,6 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         settings.insert("iterations".into(), iterations.to_string());
     }
     settings
-}
-
-/// Refuses a file whose directory is not there, before any work is done for it.
-pub fn check_parent(path: &std::path::Path) -> Result<(), Failure> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => Err(Failure::usage(format!(
-            "{}: can not be written: its directory does not exist; create it or name another",
-            path.display()
-        ))),
-        _ if path.is_dir() => {
-            Err(Failure::usage(format!("{}: can not be written: it is a directory, expected a file", path.display())))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn write_results(setup: &Setup, training: &Training, run: &serde_json::Value) -> Result<(), Failure> {

@@ -176,6 +176,8 @@ impl<'a> Training<'a> {
         let loss = loss.map_err(|error| {
             let remedy = match error {
                 Error::Diverged(_) if self.task.options.step == StepSize::Given => ", or --eta auto",
+                // Data sets are finite: the last step of the optimiser was too large.
+                Error::Input(_) => "; try a smaller --lr",
                 _ => "",
             };
             Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))

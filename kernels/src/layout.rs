@@ -59,8 +59,11 @@ pub fn lanes_to_rows(level: Level, lanes: &[f32], rows: &mut [f32], elements: us
 /// If a length does not fit, or rows overlap.
 pub fn lanes_to_strided_rows(level: Level, lanes: &[f32], rows: &mut [f32], elements: usize, stride: usize) {
     let samples = crate::simd::lanes(level);
+    let end = (samples - 1).checked_mul(stride).and_then(|last| last.checked_add(elements));
     assert!(
-        elements <= stride && lanes.len() == samples * elements && rows.len() >= (samples - 1) * stride + elements,
+        elements <= stride
+            && samples.checked_mul(elements) == Some(lanes.len())
+            && end.is_some_and(|end| end <= rows.len()),
         "{} elements of {samples} lanes do not fit {} elements of rows of {elements}, {stride} apart",
         lanes.len(),
         rows.len()
@@ -103,7 +106,7 @@ fn check(level: Level, rows: usize, elements: usize, len: usize) {
     let width = lanes(level);
     let samples = rows.checked_div(elements).unwrap_or(0);
     assert!(
-        samples <= width && samples * elements == rows && len == elements * width,
+        samples <= width && samples * elements == rows && elements.checked_mul(width) == Some(len),
         "{rows} elements of samples of {elements} do not fit {len} elements of {width} lanes"
     );
 }

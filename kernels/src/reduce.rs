@@ -1,4 +1,6 @@
-//! Sums.
+//! Sums, and a search that is one.
+
+use rayon::prelude::*;
 
 use crate::level::Level;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
@@ -7,6 +9,8 @@ use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 const BLOCK: usize = 64;
 /// Sums that are open at a time: an addition begins every half cycle and takes three or four.
 const OPEN: usize = 8;
+/// Elements that one thread searches: 256 KiB, which take about ten microseconds.
+const SEARCHED_ALONE: usize = 1 << 16;
 
 /// The sum of all elements. Blocks are summed in f32 and added up in f64, in an order that depends
 /// on the length and the level alone.
@@ -31,6 +35,38 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
         }
     }
     dispatch(level, Sum(values)) as f32
+}
+
+/// The index of the first element that is infinite or NaN, if there is one.
+pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
+    struct Search<'a>(&'a [f32]);
+    impl Kernel for Search<'_> {
+        type Output = Option<usize>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Option<usize> {
+            let zero = s.splat(0.0);
+            for (block, start) in self.0.chunks(BLOCK * S::LANES).zip((0..).step_by(BLOCK * S::LANES)) {
+                // 0 times a finite number is 0, and NaN for all others.
+                let mut open = [zero; OPEN];
+                let vectors = block.chunks_exact(S::LANES);
+                let rest = vectors.remainder();
+                for (i, v) in vectors.enumerate() {
+                    // SAFETY: `v` has LANES elements.
+                    open[i % OPEN] = s.fma(zero, unsafe { s.load(v.as_ptr()) }, open[i % OPEN]);
+                }
+                if s.sum(gather(s, open)) != 0.0 || rest.iter().any(|x| !x.is_finite()) {
+                    return block.iter().position(|x| !x.is_finite()).map(|at| start + at);
+                }
+            }
+            None
+        }
+    }
+    let search = |values| dispatch(level, Search(values));
+    if values.len() <= SEARCHED_ALONE {
+        return search(values);
+    }
+    let parts = values.par_chunks(SEARCHED_ALONE).enumerate();
+    parts.find_map_first(|(part, values)| search(values).map(|at| part * SEARCHED_ALONE + at))
 }
 
 /// Adds to `sums[lane]` the squares of the elements of that lane of `[elements][lanes]`, a vector

@@ -25,7 +25,7 @@ impl<'a> MatRef<'a> {
     /// # Panics
     /// If the last element is outside `data`.
     pub fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
-        check(data.len(), rows, columns, row_stride, column_stride);
+        let [row_stride, column_stride] = check(data.len(), [rows, columns], [row_stride, column_stride]);
         MatRef { data, rows, columns, row_stride, column_stride }
     }
 
@@ -88,7 +88,7 @@ impl<'a> MatMut<'a> {
     /// If the last element is outside `data`, or if neither the rows nor the columns lie one behind the
     /// other: elements that share a place could be written to by several threads at once.
     pub fn new(data: &'a mut [f32], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
-        check(data.len(), rows, columns, row_stride, column_stride);
+        let [row_stride, column_stride] = check(data.len(), [rows, columns], [row_stride, column_stride]);
         assert!(
             rows == 0
                 || columns == 0
@@ -138,9 +138,11 @@ fn apart(count: usize, stride: usize, length: usize, step: usize) -> bool {
     (length == 1 || step > 0) && (count == 1 || stride > (length - 1) * step)
 }
 
-fn check(len: usize, rows: usize, columns: usize, row_stride: usize, column_stride: usize) {
+/// The strides of a matrix whose elements are all in a slice of `len`. One without elements has none either, so
+/// that no place outside of the slice is ever computed.
+fn check(len: usize, [rows, columns]: [usize; 2], [row_stride, column_stride]: [usize; 2]) -> [usize; 2] {
     if rows == 0 || columns == 0 {
-        return;
+        return [0, 0];
     }
     let last = (rows - 1)
         .checked_mul(row_stride)
@@ -150,6 +152,7 @@ fn check(len: usize, rows: usize, columns: usize, row_stride: usize, column_stri
         last.is_some(),
         "a {rows} x {columns} matrix of strides ({row_stride}, {column_stride}) does not fit a slice of {len} elements"
     );
+    [row_stride, column_stride]
 }
 
 impl fmt::Debug for MatRef<'_> {

@@ -18,7 +18,8 @@ impl Dataset {
     /// with `.gz` at the end. Pixels are divided by 255.
     ///
     /// Errors: [`Error::File`] if a file is missing, is not a whole number of
-    /// records, has more than 10,000 of them, or holds a label above 9.
+    /// records, has more than 10,000 of them, or holds a label above 9; or if a compressed file holds more
+    /// than a MiB and 64 times its size.
     pub fn cifar10(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
         let directory = directory.as_ref();
         check_directory(directory)?;

@@ -20,7 +20,8 @@ impl Dataset {
     /// Pixels are divided by 255.
     ///
     /// Errors: [`Error::File`](crate::Error::File) if a file is missing, is not of the format, is cut
-    /// off or too long, or holds a label above 9; or if the sets have different shapes.
+    /// off or too long, or holds a label above 9; if a compressed file holds more than a MiB and 64 times
+    /// its size; or if the sets have different shapes.
     pub fn mnist(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
         let directory = directory.as_ref();
         check_directory(directory)?;
@@ -137,6 +138,13 @@ mod tests {
             (replace(1, b"not gzip".to_vec()), "train-labels-idx1-ubyte.gz: can not be read"),
             (replace(2, gz(&idx(IMAGES, &[1, 3, 2], &[0; 6]))), "holds images of 3 x 2, expected 2 x 3"),
             (replace(3, gz(&idx(LABELS, &[1], &[0; 1000]))), "is too long"),
+            (
+                Box::new(|files| {
+                    files[2].1 = gz(&idx(IMAGES, &[1 << 20, 2, 3], &[0; 6 << 20]));
+                    files[3].1 = gz(&idx(LABELS, &[1 << 20], &[0; 1 << 20]));
+                }),
+                "t10k-images-idx3-ubyte.gz: holds more than 64 times its size",
+            ),
         ];
         for (change, part) in cases {
             let error = mnist(change).unwrap_err();

@@ -8,10 +8,17 @@ use flate2::read::MultiGzDecoder;
 use crate::error::{Error, Result};
 use crate::files;
 
+/// How much a compressed file may hold: this many bytes, and so many times its size. MNIST is 5 times its files,
+/// nothing but zeros a thousand times.
+const UNPACKED_BYTES: u64 = 1 << 20;
+const UNPACKED_FACTOR: u64 = 64;
+
 /// A file of a data set, being read.
 pub(super) struct Source {
     path: PathBuf,
     reader: Box<dyn Read>,
+    /// Bytes that may still come.
+    allowance: u64,
 }
 
 /// The file `name` or else `name.gz` of a directory, if it is there.
@@ -39,10 +46,13 @@ impl Source {
 
     pub(super) fn open(path: &Path) -> Result<Source> {
         let file = files::open(path)?;
-        let compressed = path.extension().is_some_and(|extension| extension == "gz");
-        let reader: Box<dyn Read> =
-            if compressed { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(file) };
-        Ok(Source { path: path.to_path_buf(), reader })
+        let path = path.to_path_buf();
+        if path.extension().is_none_or(|extension| extension != "gz") {
+            return Ok(Source { path, reader: Box::new(file), allowance: u64::MAX });
+        }
+        let bytes = file.metadata().map_err(|e| files::io_error(&path, "read", &e))?.len();
+        let allowance = bytes.saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_BYTES);
+        Ok(Source { path, reader: Box::new(MultiGzDecoder::new(BufReader::new(file))), allowance })
     }
 
     /// The next `N` bytes.
@@ -80,8 +90,16 @@ impl Source {
     /// The next `limit` bytes, or fewer if there are no more.
     pub(super) fn up_to(&mut self, limit: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        match (&mut self.reader).take(limit).read_to_end(&mut bytes) {
-            Ok(_) => Ok(bytes),
+        let most = limit.min(self.allowance.saturating_add(1));
+        match (&mut self.reader).take(most).read_to_end(&mut bytes) {
+            Ok(read) if read as u64 > self.allowance => Err(self.wrong(format!(
+                "holds more than {UNPACKED_FACTOR} times its size, and is not unpacked for that; if you trust it, \
+                 unpack it"
+            ))),
+            Ok(read) => {
+                self.allowance -= read as u64;
+                Ok(bytes)
+            }
             Err(error) => Err(self.wrong(format!("can not be read ({error}); get it again"))),
         }
     }

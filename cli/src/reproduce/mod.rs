@@ -18,7 +18,7 @@ use predictive_coding::Convention;
 use crate::console::Failure;
 use crate::machine::on_threads;
 use crate::options::Threads;
-use crate::{interrupt, report};
+use crate::{interrupt, writable};
 
 /// Reproduce a figure of the paper, or its table of run times.
 ///
@@ -99,7 +99,7 @@ impl Reproduce {
         interrupt::listen()?;
         let threads = self.threads.count();
         on_threads(threads, || {
-            report::create_directory(&self.out())?;
+            writable::directory(&self.out())?;
             match self.figure {
                 None => runtimes::run(&self),
                 Some(2 | 4) => iterations::run(&self),

@@ -11,8 +11,12 @@ use crate::console::Failure;
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Images with more pixels than this are refused.
-const MOST_PIXELS: u32 = 1 << 14;
+/// Images with a longer side than this are refused.
+const LONGEST_SIDE: u32 = 1 << 14;
+/// How many bytes an image may be in memory: so many, and so many times its file. Photographs are 10 to 40 times
+/// theirs.
+const UNPACKED_BYTES: u64 = 16 << 20;
+const UNPACKED_FACTOR: u64 = 64;
 
 /// A square image with its name.
 pub struct Picture {
@@ -24,13 +28,16 @@ impl Picture {
     /// A JPEG or PNG file, its shorter side resized to 8/7 of `side` (256 for 224), its centre cropped.
     pub fn read(path: &Path, side: usize) -> Result<Self, Failure> {
         let wrong = |what: String| Failure::usage(format!("{}: {what}; expected a JPEG or PNG file", path.display()));
+        let bytes = std::fs::metadata(path).map_err(|e| wrong(format!("can not be read: {e}")))?.len();
         let mut reader = image::ImageReader::open(path)
             .and_then(|reader| reader.with_guessed_format())
             .map_err(|e| wrong(format!("can not be read: {e}")))?;
         let mut limits = image::Limits::default();
-        (limits.max_image_width, limits.max_image_height) = (Some(MOST_PIXELS), Some(MOST_PIXELS));
+        (limits.max_image_width, limits.max_image_height) = (Some(LONGEST_SIDE), Some(LONGEST_SIDE));
+        limits.max_alloc = Some(bytes.saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_BYTES));
         reader.limits(limits);
         let image = reader.decode().map_err(|e| wrong(format!("is no image that can be read: {e}")))?.into_rgb8();
+        let image = centre(image);
         let (width, height) = image.dimensions();
         let shorter = (side * 8 / 7) as f64;
         let scale = shorter / f64::from(width.min(height).max(1));
@@ -72,6 +79,17 @@ impl Picture {
     }
 }
 
+/// Of an image more than twice as long as wide, the part around the centre that is not: a line of pixels would be
+/// resized to a wall of them, of which next to nothing is used.
+fn centre(image: RgbImage) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let (wide, high) = (width.min(2 * height), height.min(2 * width));
+    match (wide, high) == (width, height) {
+        true => image,
+        false => imageops::crop_imm(&image, (width - wide) / 2, (height - high) / 2, wide, high).to_image(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +109,46 @@ mod tests {
             let plane = &input[channel * 28 * 28..][..28 * 28];
             assert!(plane.iter().all(|value| (value - expected).abs() < 1e-6), "channel {channel}");
         }
+    }
+
+    #[test]
+    fn a_line_of_pixels_takes_no_more_than_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("line.png");
+        RgbImage::from_fn(1, LONGEST_SIDE, |_, y| Rgb([(y % 251) as u8; 3])).save(&path).unwrap();
+        let picture = Picture::read(&path, 28).unwrap();
+        assert_eq!(picture.image.dimensions(), (28, 28));
+        let around = LONGEST_SIDE / 2 - 1..=LONGEST_SIDE / 2;
+        let [from, to] = [*around.start(), *around.end()].map(|y| (y % 251) as u8);
+        assert!(picture.image.pixels().all(|pixel| (from..=to).contains(&pixel.0[0])), "{from} to {to}");
+    }
+
+    #[test]
+    fn an_image_far_larger_than_its_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bomb.png");
+        RgbImage::new(8192, 8192).save(&path).unwrap();
+        let Err(Failure::Usage(message)) = Picture::read(&path, 28) else { panic!("it was read") };
+        assert!(message.contains("bomb.png") && message.contains("limit"), "{message}");
+    }
+
+    /// Images of every kind, and what was found by fuzzing.
+    #[test]
+    fn every_case_is_read_or_refused() {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/cases/image");
+        let mut read = 0;
+        for entry in std::fs::read_dir(cases).unwrap() {
+            let path = entry.unwrap().path();
+            match Picture::read(&path, 28) {
+                Ok(picture) => {
+                    assert_eq!(picture.image.dimensions(), (28, 28), "{}", path.display());
+                    read += 1;
+                }
+                Err(Failure::Usage(message)) => assert!(message.contains("expected a JPEG or PNG"), "{message}"),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(read >= 11, "{read} images were read");
     }
 
     #[test]

@@ -106,21 +106,33 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
     let epochs = ["--epochs", "40", "--checkpoint-every", "7"];
     run(&strict(&whole, &a, &epochs)).succeeded();
 
-    let mut child = program(&strict(&parts, &b, &epochs)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !PathBuf::from(&b).exists() {
-        assert!(Instant::now() < deadline, "no checkpoint within a minute");
-        std::thread::sleep(Duration::from_millis(1));
+    let mut more: &[&str] = &[];
+    for signal in ["-INT", "-TERM"] {
+        let before = checkpoint_time(&b);
+        let arguments = strict(&parts, &b, &[&epochs[..], more].concat());
+        let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while checkpoint_time(&b) == before {
+            assert!(Instant::now() < deadline, "no checkpoint within a minute");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let killed = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "{signal}: {status}");
+        let rows = csv(&folder.path("parts/history.csv"));
+        assert!(rows.len() < csv(&folder.path("whole/history.csv")).len());
+        more = &["--resume"];
     }
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(130), "{status}");
-    let rows = csv(&folder.path("parts/history.csv"));
-    assert!(rows.len() < csv(&folder.path("whole/history.csv")).len());
 
-    run(&strict(&parts, &b, &[&epochs[..], &["--resume"]].concat())).succeeded();
+    run(&strict(&parts, &b, &[&epochs[..], more].concat())).succeeded();
     assert!(results(&folder, "whole") == results(&folder, "parts"));
+}
+
+/// When the checkpoint was written, if there is one.
+#[cfg(unix)]
+fn checkpoint_time(path: &str) -> Option<std::time::SystemTime> {
+    std::fs::metadata(path).ok().map(|file| file.modified().unwrap())
 }
 
 /// Killed without a word, at any moment: while a checkpoint is written, too.
@@ -130,28 +142,27 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bits() {
     let folder = Folder::new();
     let [whole, parts, a, b] = ["whole", "parts", "a", "b"].map(|name| folder.name(name));
     let epochs = ["--epochs", "20", "--checkpoint-every", "1"];
-    let started = Instant::now();
     run(&strict(&whole, &a, &epochs)).succeeded();
-    let whole_run = started.elapsed();
 
     let mut kills = 0;
-    for attempt in 1u32.. {
-        assert!(attempt < 200, "the run does not come to its end");
-        let resume: &[&str] = if PathBuf::from(&b).exists() { &["--resume"] } else { &[] };
-        let arguments = strict(&parts, &b, &[&epochs[..], resume].concat()).join(" ");
-        let arguments: Vec<&str> = arguments.split(' ').collect();
-        let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        // From a twentieth to a quarter of the whole, unevenly.
-        std::thread::sleep(whole_run * (10 + attempt * 17 % 41) / 200);
+    for life in 0..25 {
+        let before = checkpoint_time(&b);
+        let resume: &[&str] = if before.is_some() { &["--resume"] } else { &[] };
+        let arguments = strict(&parts, &b, &[&epochs[..], resume].concat());
+        let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while checkpoint_time(&b) == before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_micros(life * 7 % 25 * 300));
         child.kill().unwrap();
-        let output = child.wait_with_output().unwrap();
-        match output.status.code() {
-            Some(0) => break,
+        match child.wait().unwrap().code() {
             None => kills += 1,
-            Some(_) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+            Some(0) => break,
+            Some(status) => panic!("exit status {status} in life {life}"),
         }
     }
-    assert!(kills >= 5, "{kills} kills");
+    assert!(kills > 0, "the run came to its end before it could be killed");
+    run(&strict(&parts, &b, &[&epochs[..], &["--resume"]].concat())).succeeded();
     assert!(results(&folder, "whole") == results(&folder, "parts"));
 }
 
@@ -286,14 +297,16 @@ fn numbers_that_leave_the_finite_stop_the_run() {
     run(&arguments).failed(1, &["step 2, epoch 1", "smaller --lr"]);
 }
 
+/// What a line of the shell does, in which PROGRAM is the program.
+#[cfg(unix)]
+fn shell(line: &str) -> crate::common::Finished {
+    let line = line.replace("PROGRAM", env!("CARGO_BIN_EXE_predictive-coding"));
+    std::process::Command::new("sh").args(["-c", &line]).output().unwrap().into()
+}
+
 #[cfg(unix)]
 #[test]
 fn closed_and_full_outputs() {
-    let shell = |line: &str| {
-        let program = env!("CARGO_BIN_EXE_predictive-coding");
-        let output = std::process::Command::new("sh").args(["-c", &line.replace("PROGRAM", program)]).output().unwrap();
-        crate::common::Finished::from(output)
-    };
     for line in ["PROGRAM summary >&-", "PROGRAM --help >&-", "PROGRAM summary >&- 2>&-"] {
         assert_eq!(shell(line).succeeded().stderr, "");
     }
@@ -302,4 +315,40 @@ fn closed_and_full_outputs() {
     if PathBuf::from("/dev/full").exists() {
         shell("PROGRAM summary >/dev/full").failed(1, &["standard output can not be written"]);
     }
+}
+
+/// Files that may not grow, as on a disk that is full.
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_can_not_be_written_leaves_the_last_one() {
+    let folder = Folder::new();
+    let [whole, parts, a, b] = ["whole", "parts", "a", "b"].map(|name| folder.name(name));
+    run(&strict(&whole, &a, &["--epochs", "3"])).succeeded();
+    run(&strict(&parts, &b, &["--epochs", "1"])).succeeded();
+    let kept = std::fs::read(&b).unwrap();
+    let more = strict(&parts, &b, &["--epochs", "3", "--resume"]);
+    let failed = shell(&format!("trap '' XFSZ; ulimit -f 1; exec PROGRAM {}", more.join(" ")));
+    failed.failed(1, &[&b, "can not be written"]);
+    assert!(std::fs::read(&b).unwrap() == kept);
+    let left: Vec<_> = std::fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+    run(&more).succeeded();
+    assert!(results(&folder, "whole") == results(&folder, "parts"));
+
+    if PathBuf::from("/dev/full").exists() {
+        let arguments = strict(&parts, "/dev/full", &["--epochs", "1"]);
+        run(&arguments).failed(1, &["/dev/full", "no space is left"]);
+    }
+}
+
+/// Found out before the first epoch, not after it. The proc file system lets nobody make files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_that_takes_no_files_is_refused_at_once() {
+    let folder = Folder::new();
+    let out = folder.name("out");
+    run(&strict(&out, "/proc/c", &[])).failed(2, &["/proc/c: can not be written", "name another"]);
+    let a = folder.name("a");
+    run(&strict("/proc", &a, &[])).failed(2, &["/proc: can not be written", "name another"]);
+    run(&strict("/proc/out", &a, &[])).failed(2, &["/proc/out: the directory can not be created"]);
 }

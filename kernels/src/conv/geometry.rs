@@ -42,14 +42,34 @@ impl ConvShape {
     /// Height and width of the output.
     ///
     /// # Panics
-    /// If the window does not fit the padded input, or the stride is 0.
+    /// If a window does not fit its padded input, or a kernel, stride or dilation is 0.
     pub fn output(&self) -> [usize; 2] {
         [0, 1].map(|axis| {
-            let extent = (self.kernel[axis] - 1) * self.dilation[axis] + 1;
-            let padded = self.input[axis] + 2 * self.padding[axis];
-            assert!(extent <= padded, "a window of {extent} does not fit a padded input of {padded}");
-            (padded - extent) / self.stride[axis] + 1
+            assert!(self.stride[axis] > 0 && self.dilation[axis] > 0, "a stride or dilation of 0 in {self:?}");
+            let reach = self.kernel[axis].checked_sub(1).and_then(|steps| steps.checked_mul(self.dilation[axis]));
+            let padded = self.padding[axis].checked_mul(2).and_then(|padding| padding.checked_add(self.input[axis]));
+            match (reach, padded) {
+                (Some(reach), Some(padded)) if reach < padded => (padded - reach - 1) / self.stride[axis] + 1,
+                (Some(reach), Some(padded)) => {
+                    panic!("a window of {} does not fit a padded input of {padded}", reach.saturating_add(1))
+                }
+                _ => panic!("a kernel of 0, or a window or a padded input that is too large, in {self:?}"),
+            }
         })
+    }
+
+    /// Refuses sizes whose products do not fit the types that address tensors and weights.
+    ///
+    /// # Panics
+    /// As [`output`](Self::output), or if a tensor of `lanes` images, or a row of the weights, has 2^32 elements or
+    /// more.
+    pub(crate) fn check_sizes(&self, lanes: usize) {
+        let tensors = [(self.in_channels, self.input), (self.out_channels, self.output())];
+        tensors.into_iter().for_each(|(channels, size)| check_tensor(lanes, channels, size));
+        let depth = [self.kernel[0], self.kernel[1]].into_iter().try_fold(self.in_channels, usize::checked_mul);
+        let fits =
+            depth.is_some_and(|depth| u32::try_from(depth).is_ok() && depth.checked_mul(self.out_channels).is_some());
+        assert!(fits, "the weights of {self:?} are too large");
     }
 
     /// Taps of the kernel.
@@ -57,11 +77,25 @@ impl ConvShape {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Multiplications and additions of one image in one direction, padding included.
+    /// Multiplications and additions of one image in one direction, padding included. Saturates.
+    ///
+    /// # Panics
+    /// As [`output`](Self::output).
     pub fn flops(&self) -> u64 {
         let [height, width] = self.output();
-        2 * (self.in_channels * self.taps()) as u64 * (self.out_channels * height * width) as u64
+        let factors = [self.in_channels, self.kernel[0], self.kernel[1], self.out_channels, height, width];
+        factors.into_iter().fold(2, |flops: u64, factor| flops.saturating_mul(factor as u64))
     }
+}
+
+/// # Panics
+/// If a tensor of `lanes` images has 2^32 elements or more.
+pub(crate) fn check_tensor(lanes: usize, channels: usize, [height, width]: [usize; 2]) {
+    let elements = [height, width, lanes].into_iter().try_fold(channels.max(1), usize::checked_mul);
+    assert!(
+        elements.is_some_and(|n| u32::try_from(n).is_ok()),
+        "a tensor of {channels} x {height} x {width} x {lanes} elements is too large"
+    );
 }
 
 /// Outputs along one axis that read the same taps, each `source_step` further than the one before.

@@ -32,8 +32,8 @@ impl LaneConv {
     /// Plans a convolution.
     ///
     /// # Panics
-    /// If a window does not fit its padded input, or a tensor of LANES images has 2^32
-    /// elements or more.
+    /// If a window does not fit its padded input, a kernel, stride or dilation is 0, or a tensor of LANES images, or
+    /// a row of the weights, has 2^32 elements or more.
     pub fn new(level: Level, shape: ConvShape) -> Self {
         Self::with_bands(level, shape, usize::MAX, usize::MAX)
     }
@@ -45,6 +45,7 @@ impl LaneConv {
     /// As [`new`](Self::new), or if a number is 0.
     pub fn with_bands(level: Level, shape: ConvShape, output_rows: usize, input_rows: usize) -> Self {
         let lanes = lanes(level);
+        shape.check_sizes(lanes);
         let taps = shape.taps();
         let axes = [0, 1].map(|axis| Axis::forward(&shape, axis));
         let forward = Source { row_stride: shape.in_channels * taps, outer_stride: taps, inner: taps, inner_stride: 1 };
@@ -82,6 +83,9 @@ impl LaneConv {
 
     /// At most so many bytes of tables of addresses does a plan have: one for each way in which the
     /// windows of a row and of a column meet the border, in both directions.
+    ///
+    /// # Panics
+    /// If a window does not fit its padded input, or a kernel, stride or dilation is 0.
     pub fn table_bytes(shape: &ConvShape) -> usize {
         let entries = |axis: fn(&ConvShape, usize) -> Axis, channels: usize| {
             let [down, along] = [0, 1].map(|a| axis(shape, a).runs.iter().map(|run| run.taps.len()).sum::<usize>());

@@ -52,12 +52,17 @@ impl NchwConv {
     /// Plans a convolution of `batch` images.
     ///
     /// # Panics
-    /// As [`LaneConv::new`], or if the batch is 0.
+    /// As [`LaneConv::new`], or if the batch is 0, or a tensor of the batch has more elements than memory has bytes.
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
         let conv = LaneConv::new(level, shape);
+        let largest = conv.input_len().max(conv.output_len()) / crate::lanes(level);
+        assert!(
+            batch.checked_mul(largest).is_some_and(|elements| elements <= isize::MAX as usize),
+            "a batch of {batch} images of up to {largest} elements is too large"
+        );
         let choose = |channels: ChannelProduct, pixels: PixelProduct| {
-            let cycles = batch * channels.cycles().min(pixels.cycles());
+            let cycles = batch.saturating_mul(channels.cycles().min(pixels.cycles()));
             match pixels.cycles() < channels.cycles() {
                 _ if images_pay(level, &conv, batch, cycles) => Product::Images,
                 true => Product::Pixels(pixels),

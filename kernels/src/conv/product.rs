@@ -85,15 +85,6 @@ impl LaneProduct {
         shape: &ConvShape,
         rows_per_band: usize,
     ) -> Self {
-        let elements = |channels: usize, [height, width]: [usize; 2]| {
-            let elements = [height, width, lanes].into_iter().try_fold(channels, usize::checked_mul);
-            assert!(
-                elements.is_some_and(|n| u32::try_from(n).is_ok()),
-                "a tensor of {channels} x {height} x {width} x {lanes} elements is too large"
-            );
-        };
-        elements(source_channels.max(1), source_size);
-        elements(rows.max(1), out_size);
         let source_plane = source_size[0] * source_size[1] * lanes;
         let out_plane = out_size[0] * out_size[1] * lanes;
         let [vertical, horizontal] = &axes;

@@ -39,6 +39,9 @@ pub struct PackedLhs {
 
 impl PackedLhs {
     /// Packs an m x k matrix for products of a level.
+    ///
+    /// # Panics
+    /// If it has more elements than memory can hold, which a view without strides may.
     pub fn pack(level: Level, a: MatRef<'_>) -> Self {
         struct Pack<'a> {
             a: MatRef<'a>,
@@ -59,7 +62,9 @@ impl PackedLhs {
             }
         }
         let (m, k) = (a.rows(), a.columns());
-        let mut packed = vec![0.0; if is_deep(k) { Blocks::new(k, KC).count() * m * ROW } else { m * k }];
+        let row = if is_deep(k) { Blocks::new(k, KC).count().checked_mul(ROW) } else { Some(k) };
+        let len = row.and_then(|row| row.checked_mul(m));
+        let mut packed = vec![0.0; len.unwrap_or_else(|| panic!("{a:?} is too large to be packed"))];
         if m > 0 {
             dispatch(level, Pack { a, packed: &mut packed });
         }

@@ -173,7 +173,8 @@ fn run(
         }
         _ => (a, b, output),
     };
-    let threads = match parallel && 2 * (m * n * k) as u64 > WORTHWHILE {
+    let flops = [n, k].into_iter().fold(2 * m as u64, |flops, factor| flops.saturating_mul(factor as u64));
+    let threads = match parallel && flops > WORTHWHILE {
         true => rayon::current_num_threads().min(scratch.len() / sizes.len()).max(1),
         false => 1,
     };

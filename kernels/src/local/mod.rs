@@ -24,7 +24,7 @@ mod windows;
 use std::ops::Range;
 
 use crate::activation::{Activation, with_function, with_linear_pieces};
-use crate::conv::ConvShape;
+use crate::conv::{ConvShape, check_tensor};
 use crate::level::Level;
 use crate::local::map::{Forward, Pull, Push, Relax};
 use crate::local::max::MaxPool;
@@ -89,7 +89,11 @@ pub struct Relaxing<'a> {
 
 impl Local {
     /// f of every element of `channels` images of `size` (height, width).
+    ///
+    /// # Panics
+    /// If a tensor of LANES images has 2^32 elements or more.
     pub fn activation(level: Level, activation: Activation, channels: usize, size: [usize; 2]) -> Self {
+        check_tensor(lanes(level), channels, size);
         let plane = Plane { row: size[1] * lanes(level), rows: size[0] };
         Local { level, channels, input: plane, output: plane, kind: Kind::Map(activation) }
     }
@@ -98,16 +102,18 @@ impl Local {
     /// itself. Of several largest elements the first in row-major order is the winner; NaN wins.
     ///
     /// # Panics
-    /// If a window does not fit the padded input, or lies on padding altogether, or if the activation is not
+    /// If a window does not fit the padded input, or lies on padding altogether, if a kernel, stride or dilation is
+    /// 0, if a tensor of LANES images has 2^32 elements or more, or if the activation is not
     /// [piecewise linear](Activation::is_piecewise_linear).
     pub fn max_pool(level: Level, activation: Activation, shape: &ConvShape) -> Self {
         assert!(activation.is_piecewise_linear(), "{activation:?} is not made of linear pieces");
+        Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
         let axes = axes(shape);
         assert!(
             axes.iter().flatten().all(|window| !window.is_empty()),
             "a max pooling window of {shape:?} lies on padding altogether"
         );
-        let windows = Windows::new(level, shape.in_channels, shape.input, axes, shape.kernel[1]);
+        let windows = Windows::new(level, shape.input, axes, shape.kernel[1]);
         let kind = Kind::Max { activation, pool: MaxPool { windows } };
         Self::pool(level, shape.in_channels, shape.input, shape.output(), kind)
     }
@@ -116,18 +122,28 @@ impl Local {
     /// kernel.
     ///
     /// # Panics
-    /// If a window does not fit the padded input.
+    /// If a window does not fit the padded input, a kernel, stride or dilation is 0, or a tensor of LANES images has
+    /// 2^32 elements or more.
     pub fn avg_pool(level: Level, shape: &ConvShape) -> Self {
-        let windows = Windows::new(level, shape.in_channels, shape.input, axes(shape), 0);
+        Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
+        let windows = Windows::new(level, shape.input, axes(shape), 0);
         let kind = Kind::Mean(MeanPool { windows, divisor: Some(shape.taps()) });
         Self::pool(level, shape.in_channels, shape.input, shape.output(), kind)
     }
 
     /// Means of windows chosen so that the result has a given size, as PyTorch's adaptive pooling: output
     /// i of o covers inputs floor(i n / o) .. ceil((i + 1) n / o).
+    ///
+    /// # Panics
+    /// If a tensor of LANES images has 2^32 elements or more.
     pub fn adaptive_avg_pool(level: Level, channels: usize, input: [usize; 2], output: [usize; 2]) -> Self {
-        let windows = Windows::new(level, channels, input, adaptive_axes(input, output), 0);
+        Self::check_sizes(level, channels, [input, output]);
+        let windows = Windows::new(level, input, adaptive_axes(input, output), 0);
         Self::pool(level, channels, input, output, Kind::Mean(MeanPool { windows, divisor: None }))
+    }
+
+    fn check_sizes(level: Level, channels: usize, sizes: [[usize; 2]; 2]) {
+        sizes.into_iter().for_each(|size| check_tensor(lanes(level), channels, size));
     }
 
     fn pool(level: Level, channels: usize, input: [usize; 2], output: [usize; 2], kind: Kind) -> Self {
@@ -167,8 +183,9 @@ impl Local {
     /// behind the last window belong to it.
     ///
     /// # Panics
-    /// If rows of the result share rows of the input, and `rows` are not all.
+    /// If rows of the result share rows of the input, and `rows` are not all, or if they are none of the result's.
     pub fn input_rows(&self, rows: &Range<usize>) -> Range<usize> {
+        self.check_rows(rows);
         if *rows == (0..self.output.rows) {
             return 0..self.input.rows;
         }
@@ -180,10 +197,11 @@ impl Local {
     /// `value = f(z)` of some rows of the result.
     ///
     /// # Panics
-    /// If a length is not the planned one.
+    /// If a length is not the planned one, or the rows are none of the result's.
     pub fn forward(&self, z: &[f32], value: &mut [f32], rows: Range<usize>, parallel: bool) {
         self.check("input", z.len(), self.input);
         self.check("result", value.len(), self.output);
+        self.check_rows(&rows);
         let (input, output) = (self.input, self.output);
         match &self.kind {
             Kind::Map(activation) => {
@@ -368,6 +386,11 @@ impl Local {
                 f(c * plane + part.start..c * plane + part.end, &mut out[part.clone()]);
             });
         }
+    }
+
+    fn check_rows(&self, rows: &Range<usize>) {
+        let all = self.output.rows;
+        assert!(rows.start <= rows.end && rows.end <= all, "rows {rows:?} of a result of {all}");
     }
 
     fn check(&self, what: &str, len: usize, plane: Plane) {

@@ -61,20 +61,8 @@ impl AxisKinds {
 }
 
 impl Windows {
-    pub(super) fn new(
-        level: Level,
-        channels: usize,
-        input: [usize; 2],
-        axes: [AxisWindows; 2],
-        taps_per_row: usize,
-    ) -> Self {
+    pub(super) fn new(level: Level, input: [usize; 2], axes: [AxisWindows; 2], taps_per_row: usize) -> Self {
         let lanes = lanes(level);
-        let fits = |pixels: [usize; 2]| pixels.into_iter().try_fold(channels.max(1) * lanes, usize::checked_mul);
-        let output = [axes[0].len(), axes[1].len()];
-        assert!(
-            channels.checked_mul(lanes).is_some() && fits(input).is_some() && fits(output).is_some(),
-            "a tensor of {channels} x {input:?} or {output:?} x {lanes} elements is too large"
-        );
         let uses = |axis: usize| {
             let mut uses = vec![0; input[axis]];
             axes[axis].iter().flatten().for_each(|&(_, i)| uses[i] += 1);

@@ -29,3 +29,6 @@ mod passes;
 
 #[path = "../twins/pool.rs"]
 mod pool;
+
+#[path = "../twins/refused.rs"]
+mod refused;

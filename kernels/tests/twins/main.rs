@@ -10,3 +10,4 @@ mod loss;
 mod nchw;
 mod passes;
 mod pool;
+mod refused;

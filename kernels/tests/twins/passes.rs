@@ -28,6 +28,26 @@ fn sums_products_and_accumulation_of_any_length() {
 }
 
 #[test]
+fn the_first_number_that_is_not_finite_is_found_wherever_it_is() {
+    for level in levels() {
+        for len in (0..300).chain([1000, 5000]) {
+            let mut numbers = vec![f32::MAX; len];
+            assert_eq!(reduce::first_not_finite(level, &numbers), None, "{level}: {len}");
+            for at in (0..len).step_by(1 + len / 100).rev() {
+                numbers[at] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][at % 3];
+                assert_eq!(reduce::first_not_finite(level, &numbers), Some(at), "{level}: {len}");
+            }
+        }
+        // So many that several threads search.
+        let mut numbers = vec![-f32::MIN_POSITIVE / 4.0; 3 << 18];
+        for at in [(3 << 18) - 1, 2 << 18, (1 << 18) + 1, 7] {
+            numbers[at] = f32::NAN;
+            assert_eq!(on_threads(2, || reduce::first_not_finite(level, &numbers)), Some(at), "{level}: {at}");
+        }
+    }
+}
+
+#[test]
 fn combinations() {
     let mut rng = generator(51);
     for level in levels() {

@@ -1,6 +1,6 @@
 //! One step on a random network: what to run, what to expect, and how well that is conditioned.
 
-use predictive_coding::{Convention, Method, Network, Parameters, Result, Session, Start};
+use predictive_coding::{Convention, Method, Network, Parameters, Quantity, Result, Session, Start};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -85,6 +85,29 @@ impl Case {
             })
             .collect();
         session.infer_from(&self.parameters, &self.x, self.y.view(), &start)
+    }
+
+    /// Every bit that one step of `session` gives.
+    pub fn bits(&self, session: &mut Session) -> Vec<u64> {
+        session.record_energies(true);
+        let loss = match self.infer(session) {
+            Ok(loss) => loss.to_bits().into(),
+            Err(divergence) => divergence.to_string().bytes().map(u64::from).sum(),
+        };
+        let last = self.network.layers().len();
+        let mut bits = vec![loss];
+        let mut add = |values: &[f32]| bits.extend(values.iter().map(|v| u64::from(v.to_bits())));
+        for l in 1..=last {
+            add(&session.get(Quantity::Activation, l));
+            add(&session.get(Quantity::Error, l));
+        }
+        for l in 1..last {
+            add(&session.get(Quantity::Deviation, l));
+            add(&session.get(Quantity::Belief, l));
+        }
+        add(session.gradients().values());
+        bits.extend(session.energies().iter().map(|energy| energy.to_bits()));
+        bits
     }
 
     /// What the reference computes.

@@ -5,7 +5,9 @@
 
 pub mod case;
 pub mod compare;
+pub mod judge;
 pub mod levels;
+pub mod memory;
 pub mod naive;
 pub mod operation;
 pub mod random;

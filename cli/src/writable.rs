@@ -1,0 +1,41 @@
+//! Places to write to, tried before any work is done for them.
+
+use std::path::Path;
+
+use crate::console::Failure;
+
+/// Creates the directory of a run's results, if it is not there.
+pub fn directory(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path).map_err(|e| {
+        Failure::usage(format!("{}: the directory can not be created: {e}; name another", path.display()))
+    })?;
+    take_files(path, path)
+}
+
+/// Refuses a file that can not be made, or replaced, in its directory.
+pub fn file(path: &Path) -> Result<(), Failure> {
+    let refused = |why: &str| Err(Failure::usage(format!("{}: can not be written: {why}", path.display())));
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match path.metadata() {
+        _ if !parent.is_dir() => refused("its directory does not exist; create it or name another"),
+        Ok(metadata) if metadata.is_dir() => refused("it is a directory, expected a file"),
+        // A device is written to where it is.
+        Ok(metadata) if !metadata.is_file() => Ok(()),
+        _ => take_files(parent, path),
+    }
+}
+
+/// Whether files can be made in a directory, for `path`.
+fn take_files(directory: &Path, path: &Path) -> Result<(), Failure> {
+    tempfile::tempfile_in(directory).map(drop).map_err(|e| {
+        Failure::usage(format!(
+            "{}: can not be written: no file can be made in {}: {}; check its owner and mode, or name another",
+            path.display(),
+            directory.display(),
+            e.kind()
+        ))
+    })
+}

@@ -1,0 +1,138 @@
+//! Sizes whose products leave the integers are refused, and never taken for the small ones that they wrap to.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use predictive_coding_kernels::{
+    Activation, ConvShape, LaneConv, Level, Lhs, Local, MatMut, MatRef, NchwConv, PackedLhs, gemm, lanes,
+    lanes_to_rows, lanes_to_strided_rows, rows_to_lanes,
+};
+
+fn refused<R>(what: &str, f: impl FnOnce() -> R) {
+    assert!(catch_unwind(AssertUnwindSafe(f)).is_err(), "{what} was not refused");
+}
+
+const SHAPE: ConvShape = ConvShape {
+    in_channels: 1,
+    out_channels: 1,
+    input: [1, 1],
+    kernel: [1, 1],
+    stride: [1, 1],
+    padding: [0, 0],
+    dilation: [1, 1],
+};
+
+/// Near the end of the integers, and where a product with the lanes or with another of them wraps to 0.
+const LARGE: [usize; 7] = [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 63, 1 << 60, 1 << 32, (1 << 32) + 1];
+
+#[test]
+fn convolutions() {
+    let level = Level::PORTABLE;
+    let pairs = |large: usize| [[large, 1], [1, large], [large, large]];
+    for large in LARGE {
+        let mut shapes = vec![
+            ConvShape { in_channels: large, ..SHAPE },
+            ConvShape { out_channels: large, ..SHAPE },
+            ConvShape { in_channels: large, out_channels: large, ..SHAPE },
+        ];
+        for pair in pairs(large) {
+            shapes.extend([
+                ConvShape { input: pair, ..SHAPE },
+                ConvShape { kernel: pair, ..SHAPE },
+                ConvShape { kernel: [2; 2], dilation: pair, ..SHAPE },
+                ConvShape { padding: pair, ..SHAPE },
+                // A window of everything: the output has one pixel.
+                ConvShape { kernel: pair, input: pair, ..SHAPE },
+            ]);
+        }
+        for shape in shapes {
+            refused(&format!("{shape:?}"), || LaneConv::new(level, shape));
+            refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1));
+            // The number of output channels is not a pool's.
+            if shape.out_channels == 1 {
+                refused(&format!("{shape:?}"), || Local::max_pool(level, Activation::Identity, &shape));
+                refused(&format!("{shape:?}"), || Local::avg_pool(level, &shape));
+            }
+        }
+    }
+    for batch in [usize::MAX, usize::MAX / 2, 1 << 58, 1 << 57] {
+        let shape = ConvShape { in_channels: 1 << 6, ..SHAPE };
+        refused(&format!("{batch} images"), || NchwConv::new(level, shape, batch));
+    }
+    for zero in [[0, 1], [1, 0]] {
+        for shape in [
+            ConvShape { kernel: zero, ..SHAPE },
+            ConvShape { stride: zero, ..SHAPE },
+            ConvShape { dilation: zero, ..SHAPE },
+        ] {
+            refused(&format!("{shape:?}"), || LaneConv::new(level, shape));
+            refused(&format!("{shape:?}"), || Local::avg_pool(level, &shape));
+        }
+    }
+    let largest = ConvShape { in_channels: usize::MAX, out_channels: usize::MAX, ..SHAPE };
+    assert_eq!(largest.flops(), u64::MAX);
+}
+
+#[test]
+fn local_operations() {
+    let level = Level::PORTABLE;
+    for large in LARGE {
+        refused("channels", || Local::activation(level, Activation::Relu, large, [1, 1]));
+        refused("channels", || Local::adaptive_avg_pool(level, large, [2, 2], [1, 1]));
+        for size in [[large, 1], [1, large], [large, large]] {
+            refused("a size", || Local::activation(level, Activation::Relu, 1, size));
+            refused("an input", || Local::adaptive_avg_pool(level, 1, size, [1, 1]));
+            refused("an output", || Local::adaptive_avg_pool(level, 1, [1, 1], size));
+        }
+        let local = Local::activation(level, Activation::Relu, 2, [3, 4]);
+        let z = vec![0.0; local.input_len()];
+        let mut out = z.clone();
+        for rows in [0..large, 1..large, large..large, 2..4] {
+            refused("rows", || local.forward(&z, &mut out, rows.clone(), false));
+            refused("rows", || local.pull(&z, &z, None, &z, &mut out, rows.clone(), false));
+        }
+    }
+}
+
+#[test]
+fn matrices() {
+    let level = Level::PORTABLE;
+    let data = [1.0; 16];
+    for large in LARGE {
+        for [rows, columns, row_stride, column_stride] in
+            [[large, 1, 1, 1], [1, large, 1, 1], [large, large, 1, 1], [2, 2, large, 1], [2, 2, 1, large]]
+        {
+            let what = format!("{rows} x {columns}, strides {row_stride}, {column_stride}");
+            refused(&what, || MatRef::new(&data, rows, columns, row_stride, column_stride));
+            refused(&what, || {
+                MatMut::new(&mut [0.0; 16], rows, columns, row_stride, column_stride);
+            });
+        }
+        // Without elements nothing is anywhere: neither read nor written, however far apart.
+        let none = MatRef::new(&[], 3, 0, large, large);
+        let mut out = [7.0; 9];
+        let mut scratch = vec![0.0; 100_000];
+        let b = MatRef::new(&[], 0, 3, large, 1);
+        gemm(level, 1.0, Lhs::Plain(none), b, 0.0, MatMut::row_major(&mut out, 3, 3), &mut scratch);
+        assert_eq!(out, [0.0; 9]);
+    }
+    // Where all elements lie at the same place there may be as many as one likes, but not of a copy.
+    for [rows, columns] in [[usize::MAX; 2], [usize::MAX, 2], [1 << 33, 1 << 31], [1 << 62, 2], [1 << 60, 1000]] {
+        let same = MatRef::new(&data, rows, columns, 0, 0);
+        refused("a copy", || PackedLhs::pack(level, same));
+    }
+}
+
+#[test]
+fn layouts() {
+    for level in [Level::PORTABLE, Level::available()[0]] {
+        let lanes = lanes(level);
+        // So many lanes of so many elements are none.
+        let wrapping = (1usize << 63) / lanes * 2;
+        for elements in [wrapping, wrapping / 2, usize::MAX] {
+            refused("elements", || lanes_to_strided_rows(level, &[], &mut [], elements, elements));
+            refused("elements", || lanes_to_rows(level, &[], &mut [], elements));
+            refused("elements", || rows_to_lanes(level, &[], elements, &mut []));
+        }
+        refused("a stride", || lanes_to_strided_rows(level, &vec![0.0; lanes], &mut [0.0; 64], 1, wrapping));
+    }
+}

@@ -1,0 +1,89 @@
+//! Whether sessions give what the reference gives.
+
+use predictive_coding::{Error, Level, Method, Network, Options, Result, Session};
+use rand_chacha::ChaCha8Rng;
+
+use crate::case::{Case, climbs};
+use crate::compare::{BOUND, relative_error};
+use crate::levels::ways;
+use crate::naive::Step;
+
+/// A tensor is judged only if rounding what goes in changes it by less than this.
+pub const CONDITIONING: f64 = 5e-6;
+
+/// Asserts that a step ended as in the reference: with its loss, or with a divergence.
+///
+/// # Panics
+/// If it did not.
+pub fn assert_outcome(result: Result<f32>, session: &Session, step: &Step<f64>, what: &str) {
+    match result {
+        Ok(loss) => {
+            assert!(!climbs(step, 1.001), "{what}: a divergence was not reported");
+            assert_eq!(loss.to_bits(), session.loss().to_bits(), "{what}");
+        }
+        Err(Error::Diverged(divergence)) => assert!(climbs(step, 1.0), "{what}: {divergence}"),
+        Err(error) => panic!("{what}: {error}"),
+    }
+}
+
+/// Sums of the samples' energies, F_1 .. F_n.
+pub fn energies(step: &Step<f64>) -> Vec<f64> {
+    step.energies.iter().map(|samples| samples.iter().sum()).collect()
+}
+
+/// Sessions for batches of up to `batch` samples at these levels, in every way to compute a method, which is told
+/// with each.
+///
+/// # Panics
+/// If one can not be planned.
+pub fn sessions(network: &Network, batch: usize, method: Method, levels: &[Level]) -> Vec<(Session, Options)> {
+    let options = levels.iter().flat_map(|&level| ways(level, method));
+    options.map(|options| (Session::with_options(network, batch, method, options).expect("legal"), options)).collect()
+}
+
+/// How many tensors were held against the reference's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Judge {
+    /// Tensors of the reference that were compared with those of each session.
+    pub judged: usize,
+    /// Those that were not, as rounding what goes in decides them.
+    pub skipped: usize,
+}
+
+impl Judge {
+    /// Takes a step in each session, and compares everything that it gives.
+    ///
+    /// # Panics
+    /// If a tensor is further than [`BOUND`] from the reference's, or the step ended otherwise.
+    pub fn step(&mut self, case: &Case, sessions: &mut [(Session, Options)], rng: &mut ChaCha8Rng, what: &str) {
+        let step = case.reference();
+        let mut want = case.tensors(&step);
+        want.push(("energies".into(), energies(&step)));
+        let conditioning = case.conditioning(&want, rng);
+        let doubtful = conditioning.iter().filter(|&&change| change > CONDITIONING).count();
+        if doubtful > 0 {
+            let of = want.len();
+            println!("{what}, {:?}: {doubtful} of {of} tensors skipped, rounding decides them", case.method);
+        }
+        self.judged += want.len() - doubtful;
+        self.skipped += doubtful;
+        for (session, options) in sessions {
+            let samples = case.samples();
+            let what = format!("{what}, {samples} samples, {:?}, {options:?}", case.method);
+            session.record_energies(true);
+            let result = case.infer(session);
+            assert_outcome(result, session, &step, &what);
+            assert_eq!(session.samples(), samples, "{what}");
+            let mut got = case.results(session);
+            got.push(("energies".into(), session.energies().to_vec()));
+            for (((name, got), (_, want)), &conditioning) in got.iter().zip(&want).zip(&conditioning) {
+                let error = relative_error(got, want);
+                assert!(
+                    error <= BOUND || conditioning > CONDITIONING,
+                    "{what}: {error:.1e} in {name}, conditioning {conditioning:.1e}, {:?}",
+                    case.network
+                );
+            }
+        }
+    }
+}
