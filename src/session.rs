@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use predictive_coding_kernels::{
-    Buffer, Combine, Level, Lhs, MatMut, MatRef, elementwise, gemm, lanes_to_rows, reduce::first_not_finite,
-    rows_to_lanes,
+    Buffer, Combine, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, lanes_to_rows,
+    reduce::first_not_finite, rows_to_lanes,
 };
 use rayon::prelude::*;
 
@@ -488,9 +488,11 @@ impl Session {
     ) {
         let output = self.output(samples);
         let tiles = samples.div_ceil(self.plan.lanes);
-        let threads = rayon::current_num_threads();
+        let threads = concurrency();
         let tiles_per_group = self.groups[0].tiles.len();
         let used = tiles.div_ceil(tiles_per_group);
+        // Where more threads would come than can run, a task takes several groups.
+        let per_task = if rayon::current_num_threads() > threads { used.div_ceil(threads) } else { 1 };
         // A thread that waits for a part of a product may take another group, which then needs scratch too.
         let parallel = used < threads && self.scratch.len() >= used;
         let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel };
@@ -502,10 +504,11 @@ impl Session {
         };
         if threads > 1 && used > 1 && self.plan.sizes.row > 0 {
             let groups = self.groups[..used].par_iter_mut().zip(self.rows.par_chunks_mut(rows_len));
-            groups.enumerate().with_max_len(1).for_each(|(index, (group, rows))| task(index, group, rows));
+            let groups = groups.enumerate().with_min_len(per_task).with_max_len(per_task);
+            groups.for_each(|(index, (group, rows))| task(index, group, rows));
         } else if threads > 1 && used > 1 {
             let groups = self.groups[..used].par_iter_mut().enumerate();
-            groups.with_max_len(1).for_each(|(index, group)| task(index, group, &mut []));
+            groups.with_min_len(per_task).with_max_len(per_task).for_each(|(index, group)| task(index, group, &mut []));
         } else {
             let mut rows = self.rows.chunks_mut(rows_len);
             for (index, group) in self.groups[..used].iter_mut().enumerate() {

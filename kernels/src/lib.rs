@@ -38,6 +38,7 @@ pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm, gemm_activated};
 pub use layout::{lanes_to_rows, lanes_to_strided_rows, rows_to_lanes};
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
 pub use local::{Local, Relaxing};
+pub use parallel::concurrency;
 pub use peak::fma_peak;
 pub use view::{MatMut, MatRef};
 

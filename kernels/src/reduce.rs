@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::level::Level;
+use crate::parallel::pieces_per_task;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// Vectors that are summed in f32 before the sum goes on in f64.
@@ -65,8 +66,12 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     if values.len() <= SEARCHED_ALONE {
         return search(values);
     }
-    let parts = values.par_chunks(SEARCHED_ALONE).enumerate();
-    parts.find_map_first(|(part, values)| search(values).map(|at| part * SEARCHED_ALONE + at))
+    let parts = values.par_chunks(SEARCHED_ALONE);
+    let least = pieces_per_task(parts.len());
+    parts
+        .enumerate()
+        .with_min_len(least)
+        .find_map_first(|(part, values)| search(values).map(|at| part * SEARCHED_ALONE + at))
 }
 
 /// Adds to `sums[lane]` the squares of the elements of that lane of `[elements][lanes]`, a vector

@@ -36,7 +36,7 @@ use crate::conv::copy::Prefetch;
 use crate::conv::geometry::ConvShape;
 use crate::level::Level;
 use crate::microkernel::Tap;
-use crate::parallel::{Shared, WORTHWHILE};
+use crate::parallel::{Shared, threads_for};
 use crate::simd::{MAX_LANES, dispatch, registers};
 use blocks::{Blocks, Strip, strips};
 use task::Task;
@@ -165,9 +165,7 @@ impl ChannelProduct {
             most_pixels: most,
         };
         let flops = 2 * (batch * weights.rows * out[0] * out[1]) as u64 * (channels * weights.taps) as u64;
-        if flops > WORTHWHILE {
-            product.parts = rayon::current_num_threads().min(product.batch_blocks() * panels.count()).max(1);
-        }
+        product.parts = threads_for(flops).min(product.batch_blocks() * panels.count()).max(1);
         product
     }
 

@@ -17,6 +17,7 @@ use crate::conv::lanes::LaneConv;
 use crate::conv::pixels::PixelProduct;
 use crate::layout::{lanes_to_rows, rows_to_lanes};
 use crate::level::Level;
+use crate::parallel::concurrency;
 
 /// A convolution of `[batch, channels, height, width]` planned for a level.
 ///
@@ -73,7 +74,7 @@ impl NchwConv {
         let forward = choose(channels, PixelProduct::forward(level, &shape, batch));
         let channels = ChannelProduct::transposed(level, &shape, batch);
         let backward = choose(channels, PixelProduct::transposed(level, &shape, batch));
-        let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS).min(rayon::current_num_threads());
+        let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS).min(concurrency());
         let gradient = NchwGradient::new(level, shape, batch);
         NchwConv { conv, level, batch, forward, backward, parts, gradient }
     }

@@ -32,7 +32,7 @@ use crate::conv::geometry::ConvShape;
 use crate::level::Level;
 use crate::microkernel::Tap;
 use crate::pack::{Source, pack};
-use crate::parallel::{Shared, WORTHWHILE};
+use crate::parallel::{Shared, threads_for};
 use crate::simd::{dispatch, lanes, widths};
 use axis::Axis;
 use cut::{Cut, Problem};
@@ -113,7 +113,7 @@ impl PixelProduct {
         let tables = phases.map(|(down, along)| table(down, along)).collect();
         let (used_rows, used_combs) = (vertical.used_sources(source[0]), horizontal.used_combs());
         let flops = 2 * (batch * rows * vertical.outputs * horizontal.outputs * channels * shape.taps()) as u64;
-        let threads = if flops > WORTHWHILE { rayon::current_num_threads() } else { 1 };
+        let threads = threads_for(flops);
         let parts = threads.min(batch * cut.of_image()).max(1);
         let taps = shape.taps();
         PixelProduct {

@@ -13,7 +13,7 @@ use crate::conv::panels::PanelProduct;
 use crate::level::Level;
 use crate::microkernel::Tap;
 use crate::pack::{Source, pack};
-use crate::parallel::WORTHWHILE;
+use crate::parallel::threads_for;
 use crate::simd::{MAX_ROWS, dispatch, lanes};
 
 /// Rows of the tallest tile of several pixels.
@@ -253,7 +253,10 @@ impl LaneProduct {
             PanelProduct { product: self, panels: self.panels, runs, packed, from, combine, out, first, plane };
         let work = 2 * (self.panels.length() * plane * self.depth) as u64;
         // One piece for all panels keeps the source in the nearest cache; several share the work.
-        let pieces = if parallel && work > WORTHWHILE { 4 * rayon::current_num_threads() } else { 1 };
+        let pieces = match threads_for(work) {
+            threads if parallel && threads > 1 => 4 * threads,
+            _ => 1,
+        };
         share(level, product, pieces);
     }
 }

@@ -27,7 +27,7 @@ use crate::gemm::tiles::{Next, Output, Then, Tiles, multiply_tiles};
 use crate::level::Level;
 use crate::microkernel::*;
 use crate::pack::pack_panel;
-use crate::parallel::WORTHWHILE;
+use crate::parallel::threads_for;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
@@ -174,8 +174,8 @@ fn run(
         _ => (a, b, output),
     };
     let flops = [n, k].into_iter().fold(2 * m as u64, |flops, factor| flops.saturating_mul(factor as u64));
-    let threads = match parallel && flops > WORTHWHILE {
-        true => rayon::current_num_threads().min(scratch.len() / sizes.len()).max(1),
+    let threads = match parallel {
+        true => threads_for(flops).min(scratch.len() / sizes.len()).max(1),
         false => 1,
     };
     let share = |part: usize, parts: usize, scratch: &mut [f32]| {

@@ -8,7 +8,7 @@ use crate::conv::gradient::inner::Inner;
 use crate::conv::gradient::outer::Outer;
 use crate::conv::gradient::{Share, cost};
 use crate::level::Level;
-use crate::parallel::WORTHWHILE;
+use crate::parallel::threads_for;
 use crate::simd::{dispatch, lanes};
 
 /// Output channels of the tallest tile of inner products: no fewer are worth a thread.
@@ -58,8 +58,7 @@ impl LaneGradient {
     pub(crate) fn add(&self, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32], parallel: bool) {
         let Frame { shape, pixel, .. } = self.frame;
         let (unit, per_output) = self.unit();
-        let worthwhile = parallel && shape.flops() * pixel as u64 > WORTHWHILE;
-        let threads = if worthwhile { rayon::current_num_threads() } else { 1 };
+        let threads = if parallel { threads_for(shape.flops().saturating_mul(pixel as u64)) } else { 1 };
         let outputs = shape.out_channels.div_ceil(unit).div_ceil(threads) * unit;
         let share = |(i, (gradient, scratch)): (usize, (&mut [f32], &mut [f32]))| {
             let errors = &errors[i * outputs * self.frame.output_plane()..];
