@@ -8,11 +8,12 @@ use crate::compare::{self, Tensors, relative_error};
 use crate::naive::{Begin, Naive, Step, dense};
 use crate::random::{self, OwnedTargets};
 
-/// Perturbed runs that judge how well a case is conditioned.
-const PERTURBED_RUNS: usize = 4;
+/// Perturbed runs that judge how well a case is conditioned, and the standard deviation of the perturbations: a few
+/// roundings of float32.
+const PERTURBED: (usize, f64) = (4, 2e-7);
 
-/// Standard deviation of the perturbations: a few roundings of float32.
-const PERTURBATION: f64 = 2e-7;
+/// Those that look once more, for a kink that the sums of a wide layer, with many more roundings, may cross.
+const PERTURBED_MORE: (usize, f64) = (64, 1e-6);
 
 /// What a step takes.
 #[derive(Clone)]
@@ -124,10 +125,19 @@ impl Case {
     /// goes in is perturbed by a few roundings of float32. Where a ReLU or a pool decides by less
     /// than that, or where a sum cancels, this is large, and float32 may rightly end elsewhere.
     pub fn conditioning(&self, want: &Tensors, rng: &mut ChaCha8Rng) -> Vec<f64> {
+        self.sensitivity(PERTURBED, want, rng)
+    }
+
+    /// As [`conditioning`](Self::conditioning), of more and larger perturbations.
+    pub fn scrutiny(&self, want: &Tensors, rng: &mut ChaCha8Rng) -> Vec<f64> {
+        self.sensitivity(PERTURBED_MORE, want, rng)
+    }
+
+    fn sensitivity(&self, (runs, deviation): (usize, f64), want: &Tensors, rng: &mut ChaCha8Rng) -> Vec<f64> {
         let mut worst = vec![0.0; want.len()];
-        for _ in 0..PERTURBED_RUNS {
+        for _ in 0..runs {
             // Uniform with that standard deviation.
-            let width = PERTURBATION * 3f64.sqrt();
+            let width = deviation * 3f64.sqrt();
             let step = self.perturbed(|x| x * (1.0 + rng.random_range(-width..width)));
             for ((worst, (_, want)), (_, got)) in worst.iter_mut().zip(want).zip(self.tensors(&step)) {
                 *worst = f64::max(*worst, relative_error(&got, want));

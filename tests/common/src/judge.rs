@@ -11,6 +11,9 @@ use crate::naive::Step;
 /// A tensor is judged only if rounding what goes in changes it by less than this.
 pub const CONDITIONING: f64 = 5e-6;
 
+/// How many times what perturbations change a tensor may be off.
+const FAR: f64 = 4.0;
+
 /// Asserts that a step ended as in the reference: with its loss, or with a divergence.
 ///
 /// # Panics
@@ -76,14 +79,20 @@ impl Judge {
             assert_eq!(session.samples(), samples, "{what}");
             let mut got = case.results(session);
             got.push(("energies".into(), session.energies().to_vec()));
-            for (((name, got), (_, want)), &conditioning) in got.iter().zip(&want).zip(&conditioning) {
-                let error = relative_error(got, want);
-                assert!(
-                    error <= BOUND || conditioning > CONDITIONING,
-                    "{what}: {error:.1e} in {name}, conditioning {conditioning:.1e}, {:?}",
-                    case.network
-                );
-            }
+            let errors: Vec<f64> =
+                got.iter().zip(&want).map(|((_, got), (_, want))| relative_error(got, want)).collect();
+            let off = |i: usize| errors[i] > BOUND && conditioning[i] <= CONDITIONING;
+            let Some(first) = (0..errors.len()).find(|&i| off(i)) else { continue };
+            // Either wrong, or a kink was crossed that the few perturbations did not cross.
+            let scrutiny = case.scrutiny(&case.tensors(&step), rng);
+            let explained = (0..scrutiny.len()).filter(|&i| off(i)).all(|i| errors[i] <= FAR * scrutiny[i]);
+            assert!(
+                explained,
+                "{what}: {:.1e} in {}, conditioning {:.1e}, {:?}",
+                errors[first], want[first].0, conditioning[first], case.network
+            );
+            println!("{what}: {:.1e} in {} is that of a kink", errors[first], want[first].0);
+            self.skipped += 1;
         }
     }
 }
