@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles the kernels without the fuzzer's instruments, which take half an hour there and look at what no file
+# Compiles the kernels without the instruments of the fuzzer, which take half an hour there and look at what no file
 # reaches.
 rustc=$1
 shift
@@ -8,7 +8,7 @@ case " $* " in
   for argument; do
     shift
     case $argument in
-    -Cpasses=* | -Cllvm-args=-sanitizer* | -Clink-dead-code | -Ccodegen-units=1) ;;
+    -Cpasses=* | -Cllvm-args=-sanitizer* | -Cdebug-assertions | -Ccodegen-units=1) ;;
     *) set -- "$@" "$argument" ;;
     esac
   done

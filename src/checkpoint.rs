@@ -101,11 +101,11 @@ pub fn save_checkpoint(
     content.push(("history.values".into(), TensorBytes::f64(&[rows, 2], &values)));
     let metadata = header.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let names = content.iter().map(|(name, _)| name.clone()).collect();
-    let bytes = |name: &str| {
+    let checksum = tensors::checksum(metadata, names, |name, hasher| {
         let tensor = content.iter().find(|(found, _)| found == name);
-        Ok(tensor.map_or(&[][..], |(_, tensor)| tensor.bytes()))
-    };
-    let checksum = tensors::checksum(metadata, names, bytes)?;
+        tensor.into_iter().for_each(|(_, tensor)| tensors::hash(hasher, tensor.bytes()));
+        Ok(())
+    })?;
     header.insert(CHECKSUM.into(), checksum);
     tensors::write(path.as_ref(), content, Some(header))
 }

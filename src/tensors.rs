@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crc32fast::Hasher;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, View};
 
@@ -18,6 +19,8 @@ use crate::parameters::{ParameterSpec, Parameters};
 const PREFIX: u64 = 8;
 /// Longer headers are refused, as the format's own readers do.
 const MAX_HEADER: u64 = 100_000_000;
+/// Bytes that a checksum is taken of at a time.
+const HASHED_BYTES: usize = 1 << 20;
 
 /// A safetensors file, whose header has been checked against its size. Tensors are read when they are asked
 /// for, so that none takes memory whose shape is not the one expected.
@@ -127,7 +130,17 @@ impl TensorFile {
     pub(crate) fn checksum(&self, key: &str) -> Result<String> {
         let metadata = self.header.metadata().as_ref().into_iter().flatten().filter(|(found, _)| *found != key);
         let metadata = metadata.map(|(key, value)| (key.as_str(), value.as_str()));
-        checksum(metadata, self.names(), |name| self.bytes(self.info(name)?))
+        checksum(metadata, self.names(), |name, hasher| {
+            let (from, to) = self.info(name)?.data_offsets;
+            hasher.update(&((to - from) as u64).to_le_bytes());
+            let mut block = vec![0; HASHED_BYTES.min(to - from)];
+            for at in (from..to).step_by(HASHED_BYTES) {
+                let block = &mut block[..HASHED_BYTES.min(to - at)];
+                self.read_at(at, block)?;
+                hasher.update(block);
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn wrong(&self, message: impl std::fmt::Display) -> Error {
@@ -153,11 +166,16 @@ impl TensorFile {
     fn bytes(&self, info: &TensorInfo) -> Result<Vec<u8>> {
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0; to - from];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.start + from as u64))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| files::io_error(&self.path, "read", &e))?;
+        self.read_at(from, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Fills `bytes` from an offset of the data on.
+    fn read_at(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.start + offset as u64))
+            .and_then(|_| file.read_exact(bytes))
+            .map_err(|e| files::io_error(&self.path, "read", &e))
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
@@ -172,29 +190,31 @@ impl TensorFile {
     }
 }
 
-/// The CRC-32 of keys with values and of names with bytes, whatever their order.
-pub(crate) fn checksum<'a, B: AsRef<[u8]>>(
+/// The CRC-32 of keys with values and of names with what `add` hashes for them, whatever their order.
+pub(crate) fn checksum<'a>(
     metadata: impl Iterator<Item = (&'a str, &'a str)>,
     mut names: Vec<String>,
-    bytes: impl Fn(&str) -> Result<B>,
+    add: impl Fn(&str, &mut Hasher) -> Result<()>,
 ) -> Result<String> {
     let mut metadata: Vec<_> = metadata.collect();
     metadata.sort_unstable();
     names.sort_unstable();
-    let mut hasher = crc32fast::Hasher::new();
-    let mut add = |part: &[u8]| {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    };
+    let mut hasher = Hasher::new();
     for (key, value) in metadata {
-        add(key.as_bytes());
-        add(value.as_bytes());
+        hash(&mut hasher, key.as_bytes());
+        hash(&mut hasher, value.as_bytes());
     }
     for name in &names {
-        add(name.as_bytes());
-        add(bytes(name)?.as_ref());
+        hash(&mut hasher, name.as_bytes());
+        add(name, &mut hasher)?;
     }
     Ok(format!("{:08x}", hasher.finalize()))
+}
+
+/// Hashes a part after its length.
+pub(crate) fn hash(hasher: &mut Hasher, part: &[u8]) {
+    hasher.update(&(part.len() as u64).to_le_bytes());
+    hasher.update(part);
 }
 
 /// A tensor to be written.

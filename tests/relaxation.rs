@@ -1,6 +1,8 @@
 //! The library against the reference on random networks, at every SIMD level.
 
-use predictive_coding::{Convention, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Quantity, Session};
+use predictive_coding::{
+    Conv2d, Convention, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Quantity, Session,
+};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::judge::{CONDITIONING, Judge, assert_outcome, energies, sessions};
@@ -33,6 +35,32 @@ fn random_networks_give_what_the_reference_gives() {
     let Judge { judged, skipped } = judge;
     println!("{judged} tensors judged, {skipped} skipped");
     assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
+}
+
+/// One tap and one output pixel are a matrix product if that is all of the input, and are none if it is one of
+/// several pixels or padding.
+#[test]
+fn convolutions_to_one_pixel() {
+    let mut judge = Judge::default();
+    for (size, stride, padding) in [(1, 1, 0), (2, 2, 0), (3, 3, 0), (1, 3, 1), (2, 4, 1)] {
+        let conv = |size: usize, stride, padding| {
+            let padding = [padding; 2];
+            Op::Conv2d(Conv2d { stride: [stride; 2], padding, ..Conv2d::new(7, [size; 2]) })
+        };
+        let layers = vec![
+            vec![conv(1, 1, 0), Op::Tanh],
+            vec![conv(1, stride, padding), Op::Silu],
+            vec![conv(1, 1, 0), Op::Flatten],
+        ];
+        let network = Network::new(&[3, size, size], Loss::Mse, layers).unwrap();
+        let mut rng = random::generator(size as u64);
+        for method in [Method::Exact, Method::Strict { eta: 0.1, iterations: 4 }] {
+            let case = Case::random(&mut rng, &network, method, 19);
+            let mut sessions = sessions(&network, 19, method, &levels());
+            judge.step(&case, &mut sessions, &mut rng, &format!("{size} pixels, stride {stride}, padding {padding}"));
+        }
+    }
+    assert_eq!(judge.skipped, 0);
 }
 
 #[test]

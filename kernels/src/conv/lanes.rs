@@ -275,8 +275,9 @@ impl LaneConv {
         }
     }
 
-    /// Whether it is a matrix product: of one pixel by one tap.
+    /// Whether it is a matrix product: of one pixel by one tap, which meets it.
     pub fn is_matrix(&self) -> bool {
-        self.forward.out_plane == self.lanes && self.shape.taps() == 1
+        let ConvShape { input, kernel, padding, .. } = self.shape;
+        input == [1, 1] && kernel == [1, 1] && padding == [0, 0]
     }
 }

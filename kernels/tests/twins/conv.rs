@@ -190,6 +190,23 @@ fn every_small_image() {
     }
 }
 
+/// Which is a matrix product only if the pixel is all of the input.
+#[test]
+fn one_tap_on_small_images() {
+    let mut rng = generator(19);
+    for level in levels() {
+        for i in 0..3 * 3 * 3 * 3 * 4 {
+            let pair = |i: usize| [i % 3, i / 3 % 3];
+            let shape = ConvShape {
+                stride: pair(i).map(|step| step + 1),
+                padding: [i / 81 % 2, i / 162],
+                ..plain([5, 11], pair(i / 9).map(|size| size + 1), [1, 1])
+            };
+            check(&mut rng, level, shape);
+        }
+    }
+}
+
 /// Panels of output channels, slices of input channels, and blocks of images.
 #[test]
 fn weight_gradients_of_many_channels_and_large_images() {
