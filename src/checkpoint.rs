@@ -172,11 +172,7 @@ fn check_identity(file: &TensorFile, expected: &Settings) -> Result<()> {
                     "is a checkpoint of a run with {key} {found}, this one has {value}; give the same one, or name another checkpoint"
                 )));
             }
-            None => {
-                return Err(file.wrong(format!(
-                    "is a checkpoint of a run without {key}, this one has {value}; name another checkpoint"
-                )));
-            }
+            None => return Err(file.wrong(format!("is a checkpoint of a run without {key}; name another checkpoint"))),
         }
     }
     Ok(())

@@ -29,9 +29,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// An error about a file or directory.
+    /// An error about a file or directory, told in one line whatever the message quotes from it.
     pub fn file(path: impl AsRef<Path>, message: impl fmt::Display) -> Self {
-        Error::File { path: path.as_ref().to_path_buf(), message: message.to_string() }
+        let message = message.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Error::File { path: path.as_ref().to_path_buf(), message }
     }
 }
 

@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
     let file = predictive_coding_fuzz::File::new("image", bytes);
     // Decoded pixels, as they are, as RGB, and while they are resized.
     predictive_coding_fuzz::bounded(&ALLOCATOR, 4 * ((16 << 20) + 64 * bytes.len()), || {
-        if let Ok(picture) = pictures::Picture::read(file.path(), SIDE) {
+        if let Ok(picture) = pictures::Picture::read(&file.path(), SIDE) {
             assert_eq!(picture.input().len(), 3 * SIDE * SIDE);
             assert!(picture.input().iter().all(|value| value.is_finite()));
         }
