@@ -11,37 +11,28 @@ fn refused<R>(what: &str, f: impl FnOnce() -> R) {
     assert!(catch_unwind(AssertUnwindSafe(f)).is_err(), "{what} was not refused");
 }
 
-const SHAPE: ConvShape = ConvShape {
-    in_channels: 1,
-    out_channels: 1,
-    input: [1, 1],
-    kernel: [1, 1],
-    stride: [1, 1],
-    padding: [0, 0],
-    dilation: [1, 1],
-};
-
 /// Near the end of the integers, and where a product with the lanes or with another of them wraps to 0.
 const LARGE: [usize; 7] = [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 63, 1 << 60, 1 << 32, (1 << 32) + 1];
 
 #[test]
 fn convolutions() {
     let level = Level::PORTABLE;
+    let small = ConvShape::linear(1, 1);
     let pairs = |large: usize| [[large, 1], [1, large], [large, large]];
     for large in LARGE {
         let mut shapes = vec![
-            ConvShape { in_channels: large, ..SHAPE },
-            ConvShape { out_channels: large, ..SHAPE },
-            ConvShape { in_channels: large, out_channels: large, ..SHAPE },
+            ConvShape { in_channels: large, ..small },
+            ConvShape { out_channels: large, ..small },
+            ConvShape { in_channels: large, out_channels: large, ..small },
         ];
         for pair in pairs(large) {
             shapes.extend([
-                ConvShape { input: pair, ..SHAPE },
-                ConvShape { kernel: pair, ..SHAPE },
-                ConvShape { kernel: [2; 2], dilation: pair, ..SHAPE },
-                ConvShape { padding: pair, ..SHAPE },
+                ConvShape { input: pair, ..small },
+                ConvShape { kernel: pair, ..small },
+                ConvShape { kernel: [2; 2], dilation: pair, ..small },
+                ConvShape { padding: pair, ..small },
                 // A window of everything: the output has one pixel.
-                ConvShape { kernel: pair, input: pair, ..SHAPE },
+                ConvShape { kernel: pair, input: pair, ..small },
             ]);
         }
         for shape in shapes {
@@ -55,20 +46,20 @@ fn convolutions() {
         }
     }
     for batch in [usize::MAX, usize::MAX / 2, 1 << 58, 1 << 57] {
-        let shape = ConvShape { in_channels: 1 << 6, ..SHAPE };
+        let shape = ConvShape { in_channels: 1 << 6, ..small };
         refused(&format!("{batch} images"), || NchwConv::new(level, shape, batch));
     }
     for zero in [[0, 1], [1, 0]] {
         for shape in [
-            ConvShape { kernel: zero, ..SHAPE },
-            ConvShape { stride: zero, ..SHAPE },
-            ConvShape { dilation: zero, ..SHAPE },
+            ConvShape { kernel: zero, ..small },
+            ConvShape { stride: zero, ..small },
+            ConvShape { dilation: zero, ..small },
         ] {
             refused(&format!("{shape:?}"), || LaneConv::new(level, shape));
             refused(&format!("{shape:?}"), || Local::avg_pool(level, &shape));
         }
     }
-    let largest = ConvShape { in_channels: usize::MAX, out_channels: usize::MAX, ..SHAPE };
+    let largest = ConvShape { in_channels: usize::MAX, out_channels: usize::MAX, ..small };
     assert_eq!(largest.flops(), u64::MAX);
 }
 
