@@ -1,13 +1,14 @@
 //! Batches and initial beliefs in safetensors files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use safetensors::Dtype;
 
 use crate::error::Result;
+use crate::group::Start;
 use crate::loss::Targets;
 use crate::network::{Network, elements};
-use crate::session::Start;
 use crate::tensors::TensorFile;
 
 /// A batch of inputs with their targets, from a file that holds `x`, f32 `[batch, input shape]`,
@@ -106,7 +107,7 @@ impl StartFile {
         let file = TensorFile::read(path.as_ref())?;
         let layers = network.layers();
         let hidden = &layers[..layers.len() - 1];
-        let mut names = file.names();
+        let mut names: BTreeSet<String> = file.names().into_iter().collect();
         let mut starts = Vec::with_capacity(hidden.len());
         for (l, layer) in (1..).zip(hidden) {
             let [deviation, belief] = [format!("deviation.{l}"), format!("belief.{l}")];
@@ -119,7 +120,8 @@ impl StartFile {
                     return Err(file.wrong(format!("holds both {deviation} and {belief}, expected one of them")));
                 }
             });
-            names.retain(|name| *name != deviation && *name != belief);
+            names.remove(&deviation);
+            names.remove(&belief);
         }
         match names.first() {
             None => Ok(StartFile { starts }),

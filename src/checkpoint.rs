@@ -100,10 +100,10 @@ pub fn save_checkpoint(
     content.push(("history.steps".into(), TensorBytes::i64(&[rows, 3], &steps)));
     content.push(("history.values".into(), TensorBytes::f64(&[rows, 2], &values)));
     let metadata = header.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let by_name: HashMap<&str, &TensorBytes> = content.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let names = content.iter().map(|(name, _)| name.clone()).collect();
     let checksum = tensors::checksum(metadata, names, |name, hasher| {
-        let tensor = content.iter().find(|(found, _)| found == name);
-        tensor.into_iter().for_each(|(_, tensor)| tensors::hash(hasher, tensor.bytes()));
+        tensors::hash(hasher, by_name[name].bytes());
         Ok(())
     })?;
     header.insert(CHECKSUM.into(), checksum);
@@ -137,11 +137,12 @@ pub fn load_checkpoint(
     }
     check_identity(&file, &identity(network, settings, optimizer))?;
 
-    let parameters = read_parameters(&file, network, "parameter.")?;
+    let parameters = read_parameters(&file, network, "parameter.", true)?;
     let names: Vec<&str> = optimizer.moments().iter().map(|(name, _)| *name).collect();
     let moments: Vec<Parameters> = names
         .iter()
-        .map(|name| read_parameters(&file, network, &format!("optimizer.{name}.")))
+        // Squares of large gradients are infinite.
+        .map(|name| read_parameters(&file, network, &format!("optimizer.{name}."), false))
         .collect::<Result<_>>()?;
     let progress =
         Progress { step: number(&file, "step")?, epoch: number(&file, "epoch")?, history: read_history(&file)? };
@@ -178,8 +179,10 @@ fn check_identity(file: &TensorFile, expected: &Settings) -> Result<()> {
     Ok(())
 }
 
-fn read_parameters(file: &TensorFile, network: &Network, prefix: &str) -> Result<Parameters> {
-    file.parameters(network.parameters(), |spec| format!("{prefix}{}", spec.name), false)
+fn read_parameters(file: &TensorFile, network: &Network, prefix: &str, finite: bool) -> Result<Parameters> {
+    let specs = network.parameters();
+    let names: Vec<String> = specs.iter().map(|spec| format!("{prefix}{}", spec.name)).collect();
+    file.parameters(specs, &names, finite)
 }
 
 fn read_history(file: &TensorFile) -> Result<Vec<Record>> {

@@ -29,9 +29,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// An error about a file or directory, told in one line whatever the message quotes from it.
+    /// An error about a file or directory, told in one line that can be read, whatever the message quotes from it.
     pub fn file(path: impl AsRef<Path>, message: impl fmt::Display) -> Self {
-        let message = message.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        const LONGEST: usize = 1000;
+        let told = message.to_string();
+        let mut message: String = told.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
+        if message.len() < told.len() {
+            message.push_str(" ...");
+        }
         Error::File { path: path.as_ref().to_path_buf(), message }
     }
 }

@@ -61,7 +61,11 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
             return fs::OpenOptions::new().write(true).open(path)?.write_all(content);
         }
         Ok(_) => fs::canonicalize(path)?,
-        Err(_) => path.to_path_buf(),
+        // A link to what is not there yet.
+        Err(_) => match fs::read_link(path) {
+            Ok(link) => path.parent().unwrap_or(Path::new("")).join(link),
+            Err(_) => path.to_path_buf(),
+        },
     };
     let directory = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -114,6 +118,10 @@ mod tests {
         std::os::unix::fs::symlink(&target, &link).unwrap();
         write_atomically(&link, b"two").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"two");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        fs::remove_file(&target).unwrap();
+        write_atomically(&link, b"three").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"three");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 

@@ -37,6 +37,7 @@
 
 mod error;
 mod finite;
+mod group;
 mod layer;
 mod loss;
 mod method;
@@ -66,6 +67,7 @@ mod tensors;
 mod weights;
 
 pub use error::{Divergence, Error, Result};
+pub use group::Start;
 pub use loss::{Loss, Targets};
 pub use method::{Convention, Method, Options, Solver, StepSize};
 pub use network::{Layer, Network};
@@ -73,7 +75,7 @@ pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, Optimizer, Sgd, SgdOptions};
 pub use parameters::{ParameterSpec, Parameters, Role};
 pub use predictive_coding_kernels::Level;
-pub use session::{Quantity, Session, Start};
+pub use session::{Quantity, Session};
 pub use state::Descending;
 
 #[cfg(feature = "files")]

@@ -98,6 +98,9 @@ impl Method {
     }
 }
 
+/// The most products that the largest eigenvalue is estimated by.
+const MOST_PRODUCTS: usize = 1 << 12;
+
 /// What a session does otherwise than usual.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
@@ -187,10 +190,12 @@ impl Options {
         if self.solver == Solver::Sweeps && self.step != StepSize::Given {
             return Err(Error::Argument("sweeps have no step size to choose; leave out the automatic one".into()));
         }
-        if self.step == (StepSize::Automatic { products: 0 }) {
-            return Err(Error::Argument(
-                "an automatic step size by 0 products, expected at least 1, which is enough for training".into(),
-            ));
+        if let StepSize::Automatic { products } = self.step
+            && !(1..=MOST_PRODUCTS).contains(&products)
+        {
+            return Err(Error::Argument(format!(
+                "an automatic step size by {products} products, expected 1 to {MOST_PRODUCTS}; 1 is enough for training"
+            )));
         }
         if let Some(tolerance) = self.tolerance.filter(|tolerance| !(tolerance.is_finite() && *tolerance > 0.0)) {
             return Err(Error::Argument(format!(

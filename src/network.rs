@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::method::{Method, Options, Solver, StepSize, first_pulled, first_pushed};
-use crate::op::{MAX_COUNTED, Op};
+use crate::op::{MAX_COUNTED, MAX_TABLES, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
 /// The largest tensor of one sample, so that the tensor of a vector's worth of samples can be
@@ -14,6 +14,10 @@ use crate::parameters::{ParameterSpec, Parameters, Role};
 const MAX_SAMPLE: usize = (1 << 28) - 1;
 /// The most parameters: 16 GiB of f32.
 const MAX_PARAMETERS: usize = 1 << 32;
+/// The most axes of an input.
+const MAX_AXES: usize = 8;
+/// The most layers: what fixed-prediction lets through grows with their square.
+const MAX_LAYERS: usize = 4096;
 
 /// v_l = f_l(v_{l-1}; theta_l) for l = 1..L, and the loss of v_L.
 ///
@@ -106,19 +110,32 @@ pub(crate) fn elements(shape: &[usize]) -> usize {
 
 impl Network {
     /// Checks a description and derives every shape. `input` is the shape of one sample.
+    ///
+    /// Errors: [`Error::Network`] if the operations do not fit one another, or the network is larger than what is
+    /// addressed: 2^28 elements of a sample, 2^32 parameters, 8 axes of the input, 4096 layers, and 1 GiB of tables,
+    /// of which windows that meet the border in thousands of ways have more. Little is allocated, however large the
+    /// network.
     pub fn new(input: &[usize], loss: Loss, layers: Vec<Vec<Op>>) -> Result<Self> {
         if input.is_empty() || input.contains(&0) {
             return Err(Error::Network(format!(
                 "input is {input:?}, expected one sample's shape with every size at least 1, as in [1, 28, 28]"
             )));
         }
+        if input.len() > MAX_AXES {
+            return Err(Error::Network(format!("the input has {} axes, expected at most {MAX_AXES}", input.len())));
+        }
         if layers.is_empty() {
             return Err(Error::Network("the network has no layer, expected at least one".into()));
+        }
+        if layers.len() > MAX_LAYERS {
+            let layers = layers.len();
+            return Err(Error::Network(format!("the network has {layers} layers, expected at most {MAX_LAYERS}")));
         }
         check_size("the input", input, MAX_SAMPLE)?;
         let mut shape = input.to_vec();
         let mut built: Vec<Layer> = Vec::with_capacity(layers.len());
         let mut specs = SpecBuilder::default();
+        let mut tables = 0usize;
         for (l, ops) in layers.into_iter().enumerate() {
             let mut shapes = vec![shape];
             for (o, op) in ops.iter().enumerate() {
@@ -128,6 +145,15 @@ impl Network {
                 check_size(&format!("the output of {}", op.name()), &after, MAX_SAMPLE)
                     .map_err(|e| place(e.to_string()))?;
                 specs.add(l, o, op, before).map_err(|e| place(e.to_string()))?;
+                tables = tables.saturating_add(op.table_bytes(before));
+                if tables > MAX_TABLES {
+                    return Err(place(format!(
+                        "with the windows of {}, the tables of addresses take more than {} GiB; use a smaller kernel, \
+                         padding or dilation",
+                        op.name(),
+                        MAX_TABLES >> 30
+                    )));
+                }
                 shapes.push(after);
             }
             shape = shapes[ops.len()].clone();

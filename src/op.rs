@@ -1,9 +1,15 @@
 //! The operations that layers are made of, named and meant as in PyTorch, with its defaults.
 
+use predictive_coding_kernels::{ConvShape, LaneConv, Local};
+
 use crate::error::{Error, Result};
 
 /// The most classes, and elements of a pooling window: they are numbered by f32.
 pub(crate) const MAX_COUNTED: usize = 1 << 24;
+/// Lanes of the widest level, to each of which a network has to fit.
+const MAX_LANES: usize = 16;
+/// The most bytes of tables of addresses, which grow with the square of the ways in which windows meet the border.
+pub(crate) const MAX_TABLES: usize = 1 << 30;
 
 /// One operation of a layer. Pairs are (vertical, horizontal).
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +72,19 @@ impl Conv2d {
     pub fn new(out_channels: usize, kernel_size: [usize; 2]) -> Self {
         Conv2d { out_channels, kernel_size, stride: [1, 1], padding: [0, 0], dilation: [1, 1], bias: true }
     }
+
+    /// As the kernels take it, of an input of this shape.
+    pub(crate) fn shape(&self, input: &[usize]) -> ConvShape {
+        ConvShape {
+            in_channels: input[0],
+            out_channels: self.out_channels,
+            input: [input[1], input[2]],
+            kernel: self.kernel_size,
+            stride: self.stride,
+            padding: self.padding,
+            dilation: self.dilation,
+        }
+    }
 }
 
 /// Arguments of an affine map.
@@ -102,6 +121,19 @@ impl MaxPool2d {
     pub fn new(kernel_size: [usize; 2]) -> Self {
         MaxPool2d { kernel_size, stride: kernel_size, padding: [0, 0], dilation: [1, 1] }
     }
+
+    /// Its windows, as those of a convolution of each channel by itself.
+    pub(crate) fn shape(&self, input: &[usize]) -> ConvShape {
+        ConvShape {
+            in_channels: input[0],
+            out_channels: input[0],
+            input: [input[1], input[2]],
+            kernel: self.kernel_size,
+            stride: self.stride,
+            padding: self.padding,
+            dilation: self.dilation,
+        }
+    }
 }
 
 /// Arguments of average pooling.
@@ -119,6 +151,12 @@ impl AvgPool2d {
     /// A pooling with PyTorch's defaults.
     pub fn new(kernel_size: [usize; 2]) -> Self {
         AvgPool2d { kernel_size, stride: kernel_size, padding: [0, 0] }
+    }
+
+    /// Its windows, as those of a convolution of each channel by itself.
+    pub(crate) fn shape(&self, input: &[usize]) -> ConvShape {
+        let AvgPool2d { kernel_size, stride, padding } = *self;
+        MaxPool2d { kernel_size, stride, padding, dilation: [1, 1] }.shape(input)
     }
 }
 
@@ -153,6 +191,18 @@ impl Op {
         }
     }
 
+    /// At most so many bytes of tables of addresses does its plan have, given the shape of a sample before.
+    pub(crate) fn table_bytes(&self, input: &[usize]) -> usize {
+        match self {
+            Op::Conv2d(conv) => LaneConv::table_bytes(&conv.shape(input)),
+            Op::Linear(linear) => LaneConv::table_bytes(&ConvShape::linear(input[0], linear.out_features)),
+            Op::MaxPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
+            Op::AvgPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
+            Op::AdaptiveAvgPool2d { output_size } => Local::adaptive_table_bytes([input[1], input[2]], *output_size),
+            _ => 0,
+        }
+    }
+
     /// The shape of a sample after this operation, given its shape before.
     pub fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>> {
         match self {
@@ -161,7 +211,10 @@ impl Op {
                 self.positive("out_channels", &[conv.out_channels])?;
                 let [height, width] =
                     self.windows([height, width], conv.kernel_size, conv.stride, conv.padding, conv.dilation)?;
-                Ok(vec![conv.out_channels, height, width])
+                match conv.shape(input).refusal(MAX_LANES) {
+                    None => Ok(vec![conv.out_channels, height, width]),
+                    Some(refusal) => Err(Error::Network(refusal)),
+                }
             }
             Op::Linear(linear) => {
                 self.positive("out_features", &[linear.out_features])?;
@@ -177,18 +230,15 @@ impl Op {
                 self.pool_padding(pool.kernel_size, pool.padding, pool.dilation)?;
                 let windows =
                     self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, pool.dilation)?;
-                for (axis, size) in [height, width].into_iter().enumerate() {
-                    let inside = |window: usize| {
-                        let mut taps = (0..pool.kernel_size[axis])
-                            .map(|tap| window * pool.stride[axis] + tap * pool.dilation[axis]);
-                        taps.any(|i| (pool.padding[axis]..pool.padding[axis] + size).contains(&i))
-                    };
-                    if let Some(window) = (0..windows[axis]).find(|&window| !inside(window)) {
-                        return Err(Error::Network(format!(
-                            "max_pool2d has a window (number {window} of an axis of {size}) all of whose elements are padding, \
-                             expected at least one inside; use a smaller padding or dilation"
-                        )));
-                    }
+                let shape = pool.shape(input);
+                // Where the tables are too long, nor is every window looked at.
+                let looked = [0, 1].into_iter().filter(|_| Local::pool_table_bytes(&shape) <= MAX_TABLES);
+                if let Some((axis, window)) = looked.filter_map(|axis| Some((axis, shape.empty_window(axis)?))).next() {
+                    return Err(Error::Network(format!(
+                        "max_pool2d has a window (number {window} of an axis of {}) all of whose elements are padding, \
+                         expected at least one inside; use a smaller padding or dilation",
+                        shape.input[axis]
+                    )));
                 }
                 let [height, width] = windows;
                 Ok(vec![channels, height, width])

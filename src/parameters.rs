@@ -4,9 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use predictive_coding_kernels::Level;
+use predictive_coding_kernels::reduce::first_not_finite;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+
+use crate::error::{Error, Result};
+use crate::finite::not_finite;
 
 /// Whether a tensor multiplies or is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,22 @@ impl Parameters {
     /// Every value, tensor after tensor.
     pub fn values_mut(&mut self) -> &mut [f32] {
         &mut self.values
+    }
+
+    /// Refuses values that are not all finite, as they are after a training run that has diverged.
+    ///
+    /// Errors: [`Error::Input`](crate::Error::Input) with the first tensor that holds one, the index and the value.
+    pub fn check_finite(&self) -> Result<()> {
+        self.check_finite_at(Level::available()[0])
+    }
+
+    pub(crate) fn check_finite_at(&self, level: Level) -> Result<()> {
+        let Some(at) = first_not_finite(level, &self.values) else { return Ok(()) };
+        let wrong = self.iter().find(|(spec, _)| spec.range.contains(&at)).map(|(spec, values)| {
+            let at = at - spec.range.start;
+            not_finite(format_args!("parameter {}", spec.name), values[at], at, &spec.shape)
+        });
+        Err(Error::Input(wrong.unwrap_or_default()))
     }
 
     /// The tensors with their specifications.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use predictive_coding_kernels::{Activation, ConvShape, GemmScratch, LaneConv, Level, Local, lanes};
 
 use crate::network::{Network, elements};
-use crate::op::{Conv2d, Op};
+use crate::op::Op;
 use crate::parameters::{ParameterSpec, Role};
 
 /// Elements of a cache line.
@@ -177,12 +177,7 @@ impl Plan {
     /// At most so many bytes of tables of addresses will a plan of this network have.
     pub(crate) fn table_bytes(network: &Network) -> usize {
         let ops = network.layers().iter().flat_map(|layer| layer.ops().iter().zip(layer.shapes()));
-        ops.filter_map(|(op, input)| match op {
-            Op::Conv2d(conv) => Some(LaneConv::table_bytes(&convolution(conv, input))),
-            Op::Linear(linear) => Some(LaneConv::table_bytes(&ConvShape::linear(input[0], linear.out_features))),
-            _ => None,
-        })
-        .fold(0, usize::saturating_add)
+        ops.map(|(op, input)| op.table_bytes(input)).fold(0, usize::saturating_add)
     }
 
     /// Elements of the values at boundary `b`.
@@ -274,18 +269,14 @@ impl<'a> Builder<'a> {
         for (o, (op, input)) in ops.iter().zip(shapes).enumerate() {
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
-                Op::Conv2d(conv) => Draft::Product(o, convolution(conv, input)),
+                Op::Conv2d(conv) => Draft::Product(o, conv.shape(input)),
                 Op::Linear(linear) => Draft::Product(o, ConvShape::linear(input[0], linear.out_features)),
                 Op::MaxPool2d(pool) => {
-                    let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation);
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
                     let activation = joined.map_or(Activation::Identity, |(activation, _)| activation);
-                    Draft::Local(Local::max_pool(self.level, activation, &windows))
+                    Draft::Local(Local::max_pool(self.level, activation, &pool.shape(input)))
                 }
-                Op::AvgPool2d(pool) => {
-                    let windows = windows(input, pool.kernel_size, pool.stride, pool.padding, [1, 1]);
-                    Draft::Local(Local::avg_pool(self.level, &windows))
-                }
+                Op::AvgPool2d(pool) => Draft::Local(Local::avg_pool(self.level, &pool.shape(input))),
                 Op::AdaptiveAvgPool2d { output_size } => {
                     let (channels, size) = (input[0], [input[1], input[2]]);
                     Draft::Local(Local::adaptive_avg_pool(self.level, channels, size, *output_size))
@@ -317,9 +308,11 @@ impl<'a> Builder<'a> {
 
     fn product(&mut self, layer: usize, op: usize, shape: ConvShape, rows_per_band: usize, hidden: bool) -> Step {
         let conv = LaneConv::with_bands(self.level, shape, rows_per_band, usize::MAX);
+        // In the order of layers and operations.
+        let own = self.specs.partition_point(|spec| (spec.layer, spec.op) < (layer, op))..;
         let tensor = |role: Role| {
-            let found = self.specs.iter().find(|spec| spec.layer == layer && spec.op == op && spec.role == role);
-            found.map(|spec| spec.range.clone())
+            let mut own = self.specs[own.clone()].iter().take_while(|spec| (spec.layer, spec.op) == (layer, op));
+            own.find(|spec| spec.role == role).map(|spec| spec.range.clone())
         };
         let weight = tensor(Role::Weight).expect("a network has a weight for every product");
         let bias = tensor(Role::Bias);
@@ -373,36 +366,5 @@ fn image(shape: &[usize]) -> [usize; 3] {
     match *shape {
         [channels, height, width] => [channels, height, width],
         _ => [elements(shape), 1, 1],
-    }
-}
-
-fn convolution(conv: &Conv2d, input: &[usize]) -> ConvShape {
-    ConvShape {
-        in_channels: input[0],
-        out_channels: conv.out_channels,
-        input: [input[1], input[2]],
-        kernel: conv.kernel_size,
-        stride: conv.stride,
-        padding: conv.padding,
-        dilation: conv.dilation,
-    }
-}
-
-/// The windows of a pooling, as those of a convolution of each channel by itself.
-fn windows(
-    input: &[usize],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-    dilation: [usize; 2],
-) -> ConvShape {
-    ConvShape {
-        in_channels: input[0],
-        out_channels: input[0],
-        input: [input[1], input[2]],
-        kernel,
-        stride,
-        padding,
-        dilation,
     }
 }

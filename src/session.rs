@@ -3,22 +3,20 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use predictive_coding_kernels::{
-    Buffer, Combine, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, lanes_to_rows,
-    reduce::first_not_finite, rows_to_lanes,
-};
+use predictive_coding_kernels::{Buffer, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, lanes_to_rows};
 use rayon::prelude::*;
 
-use crate::error::{Divergence, Error, Result};
-use crate::finite::{check_samples, not_finite};
-use crate::layer::{Gradients, Layers};
+use crate::error::{Error, Result};
+use crate::finite::check_samples;
+use crate::group::{Call, Group, Start};
+use crate::layer::Layers;
 use crate::loss::Targets;
 use crate::method::{Convention, Method, Options, Solver, StepSize};
 use crate::network::Network;
 use crate::output::Output;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Step, WeightGradient};
-use crate::relaxation::{Descent, Open, Relaxation, Strict, backpropagate, fixed_prediction, shares, strict, sweep};
+use crate::relaxation::{Descent, Open, shares};
 use crate::state::{Descending, Extras, Scratch, Tile};
 
 /// Bytes that the groups' partial gradients may take together before tiles share them.
@@ -37,17 +35,6 @@ pub enum Quantity {
     Belief,
     /// epsilon_l of the last iteration, for l = 1..=L.
     Error,
-}
-
-/// Where the belief of a layer starts in a strict relaxation.
-#[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
-    /// At v-hat.
-    Activation,
-    /// At v-hat plus these deviations, `[samples, layer shape]`.
-    Deviation(&'a [f32]),
-    /// At these beliefs, `[samples, layer shape]`. Their difference from v-hat is rounded once.
-    Belief(&'a [f32]),
 }
 
 /// Planned once for a network, a batch size and a method; owns every buffer and allocates nothing
@@ -87,29 +74,6 @@ pub struct Session {
     energies: Vec<f64>,
 }
 
-/// Consecutive tiles that share a partial gradient.
-#[derive(Debug)]
-struct Group {
-    /// Index of the first tile.
-    first: usize,
-    tiles: Vec<Tile>,
-    descent: Descent,
-    /// The gradients of convolutions and biases.
-    gradients: Buffer,
-    divergence: Option<Divergence>,
-}
-
-/// A checked call, as the groups see it.
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    layers: Layers<'a>,
-    output: Output,
-    x: &'a [f32],
-    targets: Targets<'a>,
-    start: &'a [Start<'a>],
-    samples: usize,
-}
-
 impl Session {
     /// Plans a session for batches of up to `batch` samples at the SIMD level of this machine, or
     /// the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
@@ -147,8 +111,17 @@ impl Session {
         let layers = plan.layers.len();
         let multiples = match method {
             Method::Exact => Some([vec![1.0; layers], vec![1.0; layers]]),
-            Method::FixedPrediction { eta, iterations } if !options.literal => Some(shares(layers, eta, iterations)),
-            _ => None,
+            Method::FixedPrediction { eta, iterations } => {
+                let shares = shares(layers, eta, iterations);
+                if shares.iter().flatten().any(|&share| !(share as f32).is_finite()) {
+                    return Err(Error::Argument(format!(
+                        "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
+                         errors are beyond all numbers; use an eta of at most 1"
+                    )));
+                }
+                Some(shares).filter(|_| !options.literal)
+            }
+            Method::Strict { .. } => None,
         };
         let tiles = batch.div_ceil(plan.lanes);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
@@ -169,19 +142,15 @@ impl Session {
         let rows_len = tiles.checked_mul(plan.lanes).and_then(|rows| rows.checked_mul(plan.sizes.row));
         let open_len = if automatic { Open::len(&plan) } else { 0 };
         let fixed = open_len + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
+        let group_len = plan.sizes.partial + Descent::len(layers, plan.lanes);
         let total = tiles
             .checked_mul(Tile::len(&plan))
-            .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(plan.sizes.partial)?))
+            .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(group_len)?))
             .and_then(|len| len.checked_add(tasks.checked_mul(scratch_len)?)?.checked_add(fixed));
         check_memory(batch, total)?;
-        let group = |first: usize| Group {
-            first,
-            tiles: (first..(first + tiles_per_group).min(tiles))
-                .map(|_| Tile::new(&plan, multiples.is_none()))
-                .collect(),
-            descent: Descent::new(layers, plan.lanes),
-            gradients: Buffer::zeros(plan.sizes.partial),
-            divergence: None,
+        let group = |first: usize| {
+            let tiles = first..(first + tiles_per_group).min(tiles);
+            Group::new(&plan, tiles, multiples.is_none())
         };
         Ok(Session {
             packed: Buffer::zeros(plan.sizes.packed),
@@ -350,15 +319,24 @@ impl Session {
     }
 
     /// Whether the next strict relaxations record their energies. Off by default.
-    pub fn record_energies(&mut self, record: bool) {
+    ///
+    /// Errors: [`Error::Argument`] if there is not enough memory for one of each iteration (nothing was changed).
+    pub fn record_energies(&mut self, record: bool) -> Result<()> {
         let iterations = match self.method {
             Method::Strict { iterations, .. } if record => iterations,
             _ => 0,
         };
+        let numbers = iterations.checked_mul(self.groups.len() + 1);
+        if !matches!(numbers.map(|numbers| Vec::<f64>::new().try_reserve_exact(numbers)), Some(Ok(()))) {
+            return Err(Error::Argument(format!(
+                "no memory for the energies of {iterations} iterations; use fewer, or do not record them"
+            )));
+        }
         self.energies = vec![0.0; iterations];
         for group in &mut self.groups {
             group.descent.energies = vec![0.0; iterations];
         }
+        Ok(())
     }
 
     /// F_1 .. F_n of the last strict relaxation, summed over the batch: the loss at the current
@@ -370,10 +348,7 @@ impl Session {
 
     /// Bytes of all buffers and, at most, of the tables of addresses. Nothing is allocated after planning.
     pub fn bytes(&self) -> usize {
-        let group = |group: &Group| {
-            group.tiles.iter().map(Tile::bytes).sum::<usize>() + group.descent.bytes() + group.gradients.bytes()
-        };
-        self.groups.iter().map(group).sum::<usize>()
+        self.groups.iter().map(Group::bytes).sum::<usize>()
             + self.scratch.iter().map(|scratch| lock(scratch).bytes()).sum::<usize>()
             + self.open.as_ref().map_or(0, |open| open.bytes())
             + self.packed.bytes()
@@ -411,18 +386,8 @@ impl Session {
         if let Targets::Values(values) = targets {
             check_samples(self.plan.level, "the target", values, self.network.output_shape())?;
         }
-        self.check_parameters(parameters)?;
+        parameters.check_finite_at(self.plan.level)?;
         Ok(samples)
-    }
-
-    /// Refuses parameters that are not all finite, as they are after a training run that has diverged.
-    fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
-        let Some(at) = first_not_finite(self.plan.level, parameters.values()) else { return Ok(()) };
-        let wrong = parameters.iter().find(|(spec, _)| spec.range.contains(&at)).map(|(spec, values)| {
-            let at = at - spec.range.start;
-            not_finite(format_args!("parameter {}", spec.name), values[at], at, &spec.shape)
-        });
-        Err(Error::Input(wrong.unwrap_or_default()))
     }
 
     fn check_start(&self, start: &[Start<'_>], samples: usize) -> Result<()> {
@@ -570,86 +535,6 @@ impl Session {
     }
 }
 
-impl Group {
-    /// Calls `work` for each tile that has samples, with the index of its first sample, after the
-    /// forward pass.
-    fn for_each_tile(
-        &mut self,
-        call: Call<'_>,
-        scratch: &mut Scratch,
-        mut work: impl FnMut(&mut Self, usize, &mut Tile, &mut Scratch),
-    ) {
-        let lanes = call.layers.plan.lanes;
-        let mut tiles = std::mem::take(&mut self.tiles);
-        for (index, tile) in tiles.iter_mut().enumerate() {
-            let first = (self.first + index) * lanes;
-            tile.samples = call.samples.saturating_sub(first).min(lanes);
-            if tile.samples > 0 {
-                call.load(first, tile, scratch);
-                call.layers.forward(tile, scratch);
-                work(self, first, tile, scratch);
-            }
-        }
-        self.tiles = tiles;
-    }
-
-    /// The forward pass and the loss.
-    fn forward(call: Call<'_>, group: &mut Group, scratch: &mut Scratch, _: &mut [f32]) {
-        group.for_each_tile(call, scratch, |_, _, tile, scratch| {
-            Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
-        });
-    }
-
-    /// A whole step, with the rows of the group's samples.
-    ///
-    /// `open`: where the estimate of the largest stable step starts, if it is asked for.
-    fn step(
-        &mut self,
-        call: Call<'_>,
-        method: Method,
-        options: Options,
-        open: Option<&[f32]>,
-        scratch: &mut Scratch,
-        rows: &mut [f32],
-    ) {
-        self.gradients.fill(0.0);
-        self.descent.energies.fill(0.0);
-        self.divergence = None;
-        let begin = self.first;
-        let plan = call.layers.plan;
-        self.for_each_tile(call, scratch, |group, first, tile, scratch| {
-            let started = !call.start.is_empty();
-            if started {
-                call.load_start(first, tile);
-            }
-            let Group { gradients, descent, .. } = group;
-            let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
-            let rows = &mut rows[(first - begin * plan.lanes) * plan.sizes.row..];
-            let gradients = &mut Gradients { partial: gradients, rows };
-            match method {
-                Method::FixedPrediction { eta, iterations } if options.literal => {
-                    fixed_prediction(relaxation, eta, iterations, gradients);
-                }
-                Method::Exact | Method::FixedPrediction { .. } => backpropagate(relaxation, gradients),
-                Method::Strict { eta, iterations } => {
-                    let settings = Strict { eta, iterations, open, tolerance: options.tolerance, started };
-                    match options.solver {
-                        // A network of one layer has nothing to sweep through.
-                        Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, settings, descent, gradients),
-                        _ => strict(relaxation, settings, descent, gradients),
-                    }
-                    let found = group.descent.divergence(first);
-                    let earliest = |a: Divergence, b: Divergence| if b.iteration < a.iteration { b } else { a };
-                    group.divergence = match (group.divergence, found) {
-                        (Some(a), Some(b)) => Some(earliest(a, b)),
-                        (a, b) => a.or(b),
-                    };
-                }
-            }
-        });
-    }
-}
-
 /// Scratch that nobody computes in: there is one for each task that can run at a time.
 fn free_scratch(scratch: &[Mutex<Scratch>], index: usize) -> MutexGuard<'_, Scratch> {
     let free = scratch.iter().find_map(|scratch| match scratch.try_lock() {
@@ -663,36 +548,6 @@ fn free_scratch(scratch: &[Mutex<Scratch>], index: usize) -> MutexGuard<'_, Scra
 /// What is in scratch never matters, so that a panic can not have left it broken.
 fn lock(scratch: &Mutex<Scratch>) -> MutexGuard<'_, Scratch> {
     scratch.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Call<'_> {
-    /// Puts the samples from `first` on into the lanes of a tile.
-    fn load(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
-        let plan = self.layers.plan;
-        let elements = plan.len(0) / plan.lanes;
-        let rows = rows_of(first, tile.samples, elements);
-        rows_to_lanes(plan.level, &self.x[rows], elements, &mut scratch.values[..plan.len(0)]);
-        self.output.load(self.targets, first, tile.samples, plan.lanes, &mut tile.targets);
-    }
-
-    /// Puts the caller's beliefs into the deviations of a tile that has gone through the forward pass.
-    fn load_start(&self, first: usize, tile: &mut Tile) {
-        let plan = self.layers.plan;
-        tile.deviations.fill(0.0);
-        for (layer, start) in self.start.iter().enumerate() {
-            let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
-            let elements = plan.elements(layer);
-            let out = &mut tile.deviations[plan.layers[layer].output.clone()];
-            rows_to_lanes(plan.level, &values[rows_of(first, tile.samples, elements)], elements, out);
-            if let Start::Belief(_) = start {
-                let activation = &tile.activations[plan.layers[layer].output.clone()];
-                let difference = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
-                elementwise::combine(plan.level, activation, difference, out);
-                // The lanes without a sample stay at 0.
-                out.chunks_exact_mut(plan.lanes).for_each(|lanes| lanes[tile.samples..].fill(0.0));
-            }
-        }
-    }
 }
 
 /// Refuses a plan whose buffers, of so many elements together, the machine can not hold: by asking
@@ -710,9 +565,4 @@ fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> {
             )))
         }
     }
-}
-
-/// The place of some samples' rows.
-fn rows_of(first: usize, samples: usize, elements: usize) -> Range<usize> {
-    first * elements..(first + samples) * elements
 }

@@ -34,16 +34,16 @@ pub(crate) struct TensorFile {
 
 impl TensorFile {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let mut file = files::open(path)?;
-        let metadata = file.metadata().map_err(|e| files::io_error(path, "read", &e))?;
-        if !metadata.is_file() {
+        // Looked at first: to open a pipe waits for its other end.
+        let metadata = std::fs::metadata(path).map_err(|e| files::io_error(path, "read", &e))?;
+        if !metadata.is_file() && !metadata.is_dir() {
             return Err(Error::file(path, "is not a regular file, expected safetensors"));
         }
+        let mut file = files::open(path)?;
         let wrong = |what: &str| {
-            let what = what.replace('\n', ", ");
             Error::file(path, format!("is not a valid safetensors file ({what}); save it again or name another"))
         };
-        let length = metadata.len();
+        let length = file.metadata().map_err(|e| files::io_error(path, "read", &e))?.len();
         let mut prefix = [0; PREFIX as usize];
         if length < PREFIX {
             return Err(wrong("it is shorter than the length of its header"));
@@ -107,20 +107,20 @@ impl TensorFile {
         Ok(self.elements(name, Dtype::I64, shape)?.as_chunks().0.iter().copied().map(i64::from_le_bytes).collect())
     }
 
-    /// A tensor for each parameter, under the name that `name` gives it, of any numbers or of finite ones.
+    /// A tensor of finite numbers for each parameter, or else of any, under its name in `names`.
     pub(crate) fn parameters(
         &self,
         specs: &Arc<[ParameterSpec]>,
-        name: impl Fn(&ParameterSpec) -> String,
+        names: &[String],
         finite: bool,
     ) -> Result<Parameters> {
-        for spec in specs.iter() {
-            self.find(&name(spec), Dtype::F32, &spec.shape)?;
+        for (spec, name) in specs.iter().zip(names) {
+            self.find(name, Dtype::F32, &spec.shape)?;
         }
         let read = if finite { Self::finite_f32 } else { Self::f32 };
         let mut parameters = Parameters::zeros(specs.clone());
-        for spec in specs.iter() {
-            let values = read(self, &name(spec), &spec.shape)?;
+        for (spec, name) in specs.iter().zip(names) {
+            let values = read(self, name, &spec.shape)?;
             parameters.values_mut()[spec.range.clone()].copy_from_slice(&values);
         }
         Ok(parameters)
@@ -165,7 +165,12 @@ impl TensorFile {
 
     fn bytes(&self, info: &TensorInfo) -> Result<Vec<u8>> {
         let (from, to) = info.data_offsets;
-        let mut bytes = vec![0; to - from];
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(to - from).is_err() {
+            let size = (to - from) >> 30;
+            return Err(self.wrong(format!("holds a tensor of {size} GiB, more than this machine gives memory for")));
+        }
+        bytes.resize(to - from, 0);
         self.read_at(from, &mut bytes)?;
         Ok(bytes)
     }

@@ -1,5 +1,6 @@
 //! Parameters as safetensors files, under PyTorch's state-dict names.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use crate::error::Result;
@@ -28,9 +29,10 @@ impl Parameters {
     ) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;
         let specs = network.parameters();
-        let parameters = file.parameters(specs, &name, true)?;
         let names: Vec<String> = specs.iter().map(name).collect();
-        match file.names().into_iter().find(|found| names.iter().all(|name| name != found)) {
+        let parameters = file.parameters(specs, &names, true)?;
+        let known: HashSet<&String> = names.iter().collect();
+        match file.names().into_iter().find(|found| !known.contains(found)) {
             None => Ok(parameters),
             Some(extra) => Err(file.wrong(format!(
                 "tensor {extra} is no parameter of the network, expected {}; is it the right model?",

@@ -53,7 +53,7 @@ fn steps_after_the_first_allocate_nothing() {
                 let mut adam = Adam::new(&parameters, 1e-3);
                 let options = Options { literal, ..Options::default() };
                 let mut session = Session::with_options(&network, 50, method, options).unwrap();
-                session.record_energies(true);
+                session.record_energies(true).unwrap();
                 let mut step = |samples: usize| {
                     session.infer(&parameters, &x[..samples * 128], &y[..samples]).unwrap();
                     adam.step(&mut parameters, session.gradients());

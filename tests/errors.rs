@@ -2,7 +2,7 @@
 
 use predictive_coding::{
     AvgPool2d, Conv2d, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Result,
-    Session, Start, Targets,
+    Session, Start, StepSize, Targets,
 };
 
 fn network(loss: Loss) -> Network {
@@ -41,6 +41,64 @@ fn step_sizes_and_iterations() {
     for method in [Method::Strict { eta: 0.1, iterations: 0 }, Method::FixedPrediction { eta: 0.1, iterations: 0 }] {
         assert_refused(Session::new(&network, 2, method), &["iterations", "0", "expected"]);
     }
+    for literal in [false, true] {
+        let options = Options { literal, ..Options::default() };
+        for (eta, iterations) in [(3.0, 1000), (1e300, 5)] {
+            let method = Method::FixedPrediction { eta, iterations };
+            assert_refused(Session::with_options(&network, 2, method, options), &["diverges", "at most 1"]);
+        }
+    }
+    for products in [0, 5000, usize::MAX, 1 << 60] {
+        let options = Options { step: StepSize::Automatic { products }, ..Options::default() };
+        assert_refused(Session::with_options(&network, 2, STRICT, options), &["products", "expected 1 to"]);
+    }
+    let endless = Method::Strict { eta: 0.1, iterations: usize::MAX };
+    let mut session = Session::new(&network, 2, endless).unwrap();
+    assert_refused(session.record_energies(true), &["memory", &usize::MAX.to_string()]);
+}
+
+/// What would have tables beyond memory, or take for ever to count them.
+#[test]
+fn windows_that_meet_the_border_in_too_many_ways() {
+    let pool = |kernel_size: [usize; 2]| MaxPool2d {
+        stride: [1, 1],
+        padding: kernel_size.map(|size| size / 2),
+        ..MaxPool2d::new(kernel_size)
+    };
+    let conv = |kernel_size, padding| Op::Conv2d(Conv2d { padding, ..Conv2d::new(1, kernel_size) });
+    for (input, op) in [
+        ([1, 1, 1 << 20], Op::MaxPool2d(pool([1, 1 << 20]))),
+        ([1, 1, 1 << 24], Op::MaxPool2d(MaxPool2d { dilation: [1, 8], ..pool([1, 1 << 21]) })),
+        ([1, 512, 512], Op::MaxPool2d(pool([512, 512]))),
+        ([1, 1, 32768], conv([1, 32767], [0, 16383])),
+        ([1, 1, 1], conv([1, 1 << 24], [0, 1 << 24])),
+        ([1, 128, 128], conv([128, 128], [127, 127])),
+    ] {
+        let network = Network::new(&input, Loss::Mse, vec![vec![op]]);
+        assert_refused(network, &["tables", "1 GiB", "use a smaller kernel"]);
+    }
+    // Many of which each would do.
+    let ops = vec![conv([31, 31], [15, 15]); 2000];
+    assert_refused(Network::new(&[1, 64, 64], Loss::Mse, vec![ops]), &["layer 1, operation", "tables"]);
+    let many = Op::Conv2d(Conv2d { padding: [128, 128], bias: false, ..Conv2d::new(1, [256, 256]) });
+    assert_refused(Network::new(&[1 << 16, 1, 1], Loss::Mse, vec![vec![many]]), &["weights", "too large"]);
+    // What is large, but of few kinds.
+    for (input, op) in [
+        ([1, 1, 100_000], conv([1, 400], [0, 0])),
+        ([1, 1, 10_000], conv([1, 99], [0, 49])),
+        ([4, 1000, 1000], Op::AdaptiveAvgPool2d { output_size: [1, 1] }),
+        ([1, 300, 300], Op::MaxPool2d(pool([25, 25]))),
+    ] {
+        Network::new(&input, Loss::Mse, vec![vec![op]]).unwrap();
+    }
+}
+
+#[test]
+fn axes_and_layers_without_end() {
+    let relu = |layers: usize| vec![vec![Op::Relu]; layers];
+    assert_refused(Network::new(&[1; 9], Loss::Mse, relu(1)), &["9 axes", "at most 8"]);
+    assert_refused(Network::new(&[1], Loss::Mse, relu(4097)), &["4097 layers", "4096"]);
+    Network::new(&[1; 8], Loss::Mse, relu(4096)).unwrap();
 }
 
 #[test]

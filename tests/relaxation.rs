@@ -187,7 +187,7 @@ fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
         let case = climbing();
         let step = case.reference();
         let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
-        session.record_energies(true);
+        session.record_energies(true).unwrap();
         let Err(Error::Diverged(divergence)) = case.infer(&mut session) else { panic!("{level}: no divergence") };
         let (iteration, sample) = (divergence.iteration, divergence.sample);
         let climbed = |i: usize, sample: usize| step.energies[i - 1][sample] / step.energies[0][sample];
@@ -232,7 +232,7 @@ fn a_stable_relaxation_has_not_diverged() {
     for level in levels() {
         let case = Case { method: Method::Strict { eta: 0.1, iterations: 3000 }, ..climbing() };
         let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
-        session.record_energies(true);
+        session.record_energies(true).unwrap();
         case.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
         let energies = session.energies().to_vec();
         assert_eq!(energies.len(), 3000);
@@ -256,10 +256,10 @@ fn energies_are_recorded_only_on_request() {
         let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
         let _ = case.infer(&mut session);
         assert!(session.energies().is_empty());
-        session.record_energies(true);
+        session.record_energies(true).unwrap();
         let _ = case.infer(&mut session);
         assert_eq!(session.energies().len(), 12);
-        session.record_energies(false);
+        session.record_energies(false).unwrap();
         let _ = case.infer(&mut session);
         assert!(session.energies().is_empty());
     }

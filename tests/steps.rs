@@ -152,7 +152,7 @@ fn automatic_steps_descend_where_given_ones_diverge() {
     assert!(given.descents().any(|descent| descent.diverged && descent.lambda_max.is_none()));
     for products in [1, 2, 16] {
         let mut session = Session::with_options(network, SAMPLES, method, automatic(products)).unwrap();
-        session.record_energies(true);
+        session.record_energies(true).unwrap();
         for _ in 0..3 {
             session.infer(&parameters, &x, y.view()).unwrap();
         }
@@ -298,7 +298,7 @@ fn options_that_do_not_fit_are_refused() {
     for (method, options, expected) in [
         (Method::Exact, automatic(2), "only strict"),
         (Method::Exact, Options { tolerance: Some(0.1), ..Options::default() }, "only strict"),
-        (strict, automatic(0), "at least 1"),
+        (strict, automatic(0), "expected 1 to 4096"),
         (strict, Options { tolerance: Some(0.0), ..Options::default() }, "above 0"),
         (strict, Options { tolerance: Some(f64::NAN), ..Options::default() }, "above 0"),
         (strict, Options { solver: Solver::Sweeps, ..automatic(2) }, "no step size"),

@@ -69,8 +69,37 @@ fn greedy(name: &str) -> Vec<(String, Vec<u8>)> {
         );
         [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
     };
+    let model = |input: &str, layers: &str| {
+        format!("input = {input}\nloss = \"mse\"\n[[layer]]\nops = [{layers}]\n").into_bytes()
+    };
     let files = match name {
         "model" => vec![
+            // Windows that meet the border in more ways than there are bytes of memory, or to count.
+            model(
+                "[1, 1, 1048576]",
+                "{ type = \"max_pool2d\", kernel_size = [1, 1048576], padding = [0, 524288], stride = 1 }",
+            ),
+            model(
+                "[1, 1, 32768]",
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = [1, 32767], padding = [0, 16383] }",
+            ),
+            model("[1, 1, 1]", "{ type = \"conv2d\", out_channels = 1, kernel_size = 1048576, padding = 1048576 }"),
+            model(
+                "[1, 1, 1]",
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = [1, 1048576], padding = [0, 1048576] }",
+            ),
+            model("[1, 512, 512]", "{ type = \"max_pool2d\", kernel_size = 512, padding = 256, stride = 1 }"),
+            model("[1, 128, 128]", "{ type = \"conv2d\", out_channels = 1, kernel_size = 128, padding = 127 }"),
+            model("[1, 1, 1]", "{ type = \"conv2d\", out_channels = 1, kernel_size = 1001, padding = 1000 }"),
+            model("[1, 1, 200000000]", "{ type = \"max_pool2d\", kernel_size = 1 }"),
+            model("[1, 1, 1]", "{ type = \"adaptive_avg_pool2d\", output_size = [1, 60000000] }"),
+            model(
+                "[65536, 1, 1]",
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = 256, padding = 128, bias = false }",
+            ),
+            model(&format!("[{}]", "1,".repeat(20_000)), &"{ type = \"relu\" },".repeat(5000)),
+            model("[3]", &"{ type = \"linear\", out_features = 3 },".repeat(20_000)),
+            format!("input = [1]\nloss = \"{}\"", "x".repeat(1 << 20)).into_bytes(),
             format!("input = {}1{}", "[".repeat(5000), "]".repeat(5000)).into_bytes(),
             format!("input = [{}]\nloss = \"mse\"\nlayer = []", "1,".repeat(5000)).into_bytes(),
             format!("input = [1]\nloss = \"mse\"\n{}", "[[layer]]\nops = []\n".repeat(2000)).into_bytes(),

@@ -20,6 +20,8 @@ use crate::writable;
 
 /// Samples that maps are made of.
 const MOST_SAMPLES: usize = 8;
+/// Pixels of a row or column of a map.
+const MOST_SIDE: usize = 2048;
 
 /// Infer the beliefs of one batch, with errors and gradients.
 ///
@@ -96,16 +98,25 @@ impl Infer {
             None => None,
         };
         let starts = initial.as_ref().map_or(Vec::new(), StartFile::starts);
-        self.output.as_deref().map_or(Ok(()), writable::file)?;
+        if let Some(output) = &self.output {
+            let inputs = [("--model", Some(&self.model)), ("--weights", Some(&self.weights))];
+            let inputs =
+                inputs.into_iter().chain([("--batch", Some(&self.batch)), ("--initial", self.initial.as_ref())]);
+            writable::apart(output, inputs.filter_map(|(name, path)| Some((name, path?.as_path()))))?;
+            writable::file(output)?;
+        }
         if let Some(directory) = &self.maps {
             if network.layers().iter().all(|layer| pixels(layer).is_none()) {
                 return Err(Failure::usage("--maps was given, but no layer of the model has pixels; leave it out"));
+            }
+            for (number, layer) in (1..).zip(network.layers()) {
+                pixels(layer).map_or(Ok(()), |size| check_side(number, size))?;
             }
             writable::directory(directory)?;
         }
         let mut session = Session::with_options(&network, batch.samples, method, options)?;
 
-        let mut seconds = Vec::with_capacity(self.repeat as usize);
+        let mut seconds = Vec::new();
         let mut loss = Ok(0.0);
         for _ in 0..self.repeat {
             let started = Instant::now();
@@ -175,6 +186,16 @@ fn pixels(layer: &Layer) -> Option<[usize; 2]> {
     match layer.shapes()[layer.ops().len() - flattened][..] {
         [_, height, width] if height * width > 1 => Some([height, width]),
         _ => None,
+    }
+}
+
+/// Refuses a layer whose maps no picture holds.
+fn check_side(layer: usize, size: [usize; 2]) -> Result<(), Failure> {
+    match size.into_iter().max().filter(|&side| side > MOST_SIDE) {
+        None => Ok(()),
+        Some(side) => Err(Failure::usage(format!(
+            "--maps was given, but layer {layer} has {side} pixels in a row or column, expected at most {MOST_SIDE}; leave it out"
+        ))),
     }
 }
 

@@ -19,6 +19,9 @@ use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
 use crate::{figure, interrupt, report, writable};
 
+/// What a run by one method writes.
+const RESULTS: [&str; 5] = ["weights.safetensors", "history.csv", "curves.png", "curves.svg", "run.json"];
+
 /// How often curves are drawn while a run goes.
 const DRAW_EVERY: Duration = Duration::from_secs(5);
 
@@ -171,7 +174,7 @@ impl Train {
 
     fn train_one(&self, method: MethodName, setup: &Setup) -> Result<(), Failure> {
         let task = setup.task(method)?;
-        let settings = checkpoint_settings(setup, &task);
+        let settings = self.checkpoint.as_ref().map_or(Settings::new(), |_| checkpoint_settings(setup, &task));
         let mut training = match &self.checkpoint {
             Some(path) if self.resume => {
                 let mut optimizer = setup.optimizer.build(&setup.network.initialize(setup.seed), setup.lr)?;
@@ -180,7 +183,12 @@ impl Train {
             }
             _ => setup.start(task)?,
         };
-        self.checkpoint.as_deref().map_or(Ok(()), writable::file)?;
+        if let Some(path) = &self.checkpoint {
+            let results = RESULTS.map(|name| setup.out.join(name));
+            let results = results.iter().map(|result| ("a file of the results", result.as_path()));
+            writable::apart(path, results.chain(self.model.as_deref().map(|model| ("--model", model))))?;
+            writable::file(path)?;
+        }
 
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
         bar.advance(training.progress().step.saturating_mul(task.work()));
@@ -255,6 +263,7 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
     let mut settings = Settings::from([
         ("dataset".to_string(), setup.dataset.to_string()),
         ("training samples".to_string(), setup.train.len().to_string()),
+        ("checksum of the training samples".to_string(), setup.train.checksum()),
         ("method".to_string(), title(task.method, &task.options)),
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),

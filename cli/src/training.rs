@@ -79,6 +79,8 @@ pub struct Training<'a> {
     task: Task<'a>,
     session: Session,
     parameters: Parameters,
+    /// The parameters before the last step.
+    before: Parameters,
     optimizer: Box<dyn Optimizer>,
     progress: Progress,
     outputs: Vec<f32>,
@@ -97,7 +99,8 @@ impl<'a> Training<'a> {
     ) -> Result<Self, Failure> {
         let session = Session::with_options(task.network, task.batch, task.method, task.options)?;
         let outputs = output_buffer(task.network, task.batch);
-        Ok(Training { task, session, parameters, optimizer, progress, outputs, descents: None, seconds: 0.0 })
+        let before = parameters.clone();
+        Ok(Training { task, session, parameters, before, optimizer, progress, outputs, descents: None, seconds: 0.0 })
     }
 
     pub fn task(&self) -> &Task<'a> {
@@ -143,8 +146,8 @@ impl<'a> Training<'a> {
 
     /// Trains until the last epoch is done or `watcher` stops it.
     ///
-    /// Fails before the optimiser's step if a relaxation diverges or a number is no longer finite:
-    /// the parameters are then those of the last good step.
+    /// Fails if a relaxation diverges or a number is no longer finite: the parameters are then those of the last
+    /// good step.
     pub fn run(&mut self, watcher: &mut dyn Watcher) -> Result<Flow, Failure> {
         let per_epoch = self.task.steps_per_epoch();
         while self.progress.step < self.task.steps() {
@@ -176,8 +179,6 @@ impl<'a> Training<'a> {
         let loss = loss.map_err(|error| {
             let remedy = match error {
                 Error::Diverged(_) if self.task.options.step == StepSize::Given => ", or --eta auto",
-                // Data sets are finite: the last step of the optimiser was too large.
-                Error::Input(_) => "; try a smaller --lr",
                 _ => "",
             };
             Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))
@@ -191,8 +192,13 @@ impl<'a> Training<'a> {
         watcher.before_update(self, batch)?;
 
         let started = Instant::now();
+        self.before.values_mut().copy_from_slice(self.parameters.values());
         self.optimizer.step(&mut self.parameters, self.session.gradients());
         self.seconds += started.elapsed().as_secs_f64();
+        if let Err(error) = self.parameters.check_finite() {
+            std::mem::swap(&mut self.parameters, &mut self.before);
+            return Err(Failure::run(format!("step {step}, epoch {epoch}: after it, {error}; try a smaller --lr")));
+        }
 
         self.descents = Descents::of(&self.session, &self.task.options);
         let correct = count_correct(&self.session, self.task.network, &batch.y, &mut self.outputs);

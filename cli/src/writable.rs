@@ -28,6 +28,29 @@ pub fn file(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Refuses a file to be written that is one of those with another use.
+pub fn apart<'a>(path: &Path, others: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Result<(), Failure> {
+    let place = |path: &Path| match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Err(_), Some(parent), Some(name)) => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            parent.canonicalize().map(|parent| parent.join(name))
+        }
+        (place, ..) => place,
+    };
+    let Ok(target) = place(path) else { return Ok(()) };
+    let same = |&(_, other): &(&str, &Path)| place(other).is_ok_and(|other| other == target && !is_device(&other));
+    match others.into_iter().find(same) {
+        None => Ok(()),
+        Some((what, _)) => {
+            Err(Failure::usage(format!("{}: would be written over, but is {what}; name another file", path.display())))
+        }
+    }
+}
+
+fn is_device(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
 /// Whether files can be made in a directory, for `path`.
 fn take_files(directory: &Path, path: &Path) -> Result<(), Failure> {
     tempfile::tempfile_in(directory).map(drop).map_err(|e| {

@@ -80,7 +80,12 @@ pub fn model(allocator: &Counting, bytes: &[u8]) {
     let strict = Method::Strict { eta: 0.1, iterations: 3 };
     let widest = network.layers().iter().flat_map(|layer| layer.shapes()).map(|shape| shape.iter().product::<usize>());
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
-    let small = widest.max().unwrap_or(0) < 2000 && parameters < 20_000 && network.layers().len() < 20;
+    let widest = widest.max().unwrap_or(0);
+    if widest < 20_000 && parameters < 1_000_000 && network.layers().len() < 100 {
+        // Above all the tables of addresses, which a network may have 1 GiB of.
+        bounded(allocator, 5 << 29, || Session::new(&network, 1, strict)).expect("such a network can be planned");
+    }
+    let small = widest < 2000 && parameters < 20_000 && network.layers().len() < 20;
     if !small || network.flops(strict, &Options::default(), 3) > 1_000_000 {
         return;
     }

@@ -9,6 +9,9 @@
 //! None allocates while it computes: plans, packed operands and scratch are made beforehand. Results
 //! are the same to the last bit on any number of threads. NaN and infinity travel like any other value.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("sizes of tensors are reckoned in 64 bits, expected a target whose pointers are as wide");
+
 mod activation;
 mod blocking;
 mod buffer;

@@ -103,6 +103,16 @@ pub(crate) struct Tap {
     pub(crate) offset: u32,
 }
 
+impl Tap {
+    /// # Panics
+    /// If either does not fit 32 bits.
+    pub(crate) fn new(row: usize, offset: usize) -> Self {
+        let narrow =
+            |n: usize| u32::try_from(n).unwrap_or_else(|_| panic!("weights or a block of {n} elements or more"));
+        Tap { row: narrow(row), offset: narrow(offset) }
+    }
+}
+
 /// Addresses from a table: convolutions, where the table is the im2col matrix.
 impl Depth for &[Tap] {
     #[inline(always)]
@@ -157,15 +167,16 @@ pub(crate) struct LinearEpilogue {
 
 impl LinearEpilogue {
     pub(crate) fn new(combine: &Combine<'_>, out: &mut [f32], row_stride: usize) -> Self {
+        let out = out.as_mut_ptr();
         LinearEpilogue {
             alpha: combine.alpha,
             beta: combine.beta,
             gamma: combine.gamma,
             // A step, which reads the output in any case, needs no way of its own for want of a third operand.
-            other: if combine.gamma == 0.0 { out.as_ptr() } else { combine.other.as_ptr() },
+            other: if combine.gamma == 0.0 { out.cast_const() } else { combine.other.as_ptr() },
             bias: combine.bias.map_or(std::ptr::null(), |bias| bias.as_ptr()),
             step: combine.step.map_or(std::ptr::null(), |step| step.as_ptr()),
-            out: out.as_mut_ptr(),
+            out,
             row_stride,
         }
     }

@@ -55,7 +55,7 @@ pub(crate) fn pack_panel<S: Simd>(
                     let from = from.add((k + k_of_block) * depth_stride);
                     let to = to.add(k_of_block * stride);
                     for i in (0..whole).step_by(S::LANES) {
-                        s.prefetch(from.wrapping_add(AHEAD * depth_stride + i));
+                        s.prefetch(from.wrapping_add(AHEAD.wrapping_mul(depth_stride)).wrapping_add(i));
                         s.store(to.add(i), s.load(from.add(i)));
                     }
                     for i in (0..wide).step_by(S::LANES) {

@@ -84,6 +84,21 @@ impl Dataset {
         self.labels.len()
     }
 
+    /// The CRC-32 of shape, images and labels, as eight hexadecimal digits: what tells a data set from another.
+    pub fn checksum(&self) -> String {
+        const BLOCK: usize = 1 << 14;
+        let mut hasher = crc32fast::Hasher::new();
+        self.shape.iter().chain([&self.classes]).for_each(|&size| hasher.update(&(size as u64).to_le_bytes()));
+        let mut bytes = Vec::with_capacity(BLOCK * size_of::<f32>());
+        for block in self.images.chunks(BLOCK) {
+            bytes.clear();
+            bytes.extend(block.iter().flat_map(|pixel| pixel.to_le_bytes()));
+            hasher.update(&bytes);
+        }
+        self.labels.iter().for_each(|label| hasher.update(&label.to_le_bytes()));
+        format!("{:08x}", hasher.finalize())
+    }
+
     /// The images with even odds for every order, cut into batches of `size`, the last of which may
     /// be smaller.
     ///
@@ -193,6 +208,33 @@ mod tests {
         assert_eq!(order(1, 1), order(1, 1));
         assert_ne!(order(1, 1), order(1, 2));
         assert_ne!(order(1, 1), order(2, 1));
+    }
+
+    #[test]
+    fn a_checksum_tells_data_sets_apart() {
+        let data = |images: [f32; 4], labels: [i64; 2], shape: &[usize], classes| {
+            Dataset::new(images.to_vec(), labels.to_vec(), shape, classes).unwrap().checksum()
+        };
+        let sums = [
+            data([0.0, 1.0, 2.0, 3.0], [0, 1], &[1, 1, 2], 2),
+            data([0.0, 1.0, 2.0, 3.5], [0, 1], &[1, 1, 2], 2),
+            data([0.0, 1.0, 3.0, 2.0], [0, 1], &[1, 1, 2], 2),
+            data([0.0, 1.0, 2.0, 3.0], [1, 0], &[1, 1, 2], 2),
+            data([0.0, 1.0, 2.0, 3.0], [0, 1], &[1, 2, 1], 2),
+            data([0.0, 1.0, 2.0, 3.0], [0, 1], &[1, 1, 2], 3),
+        ];
+        for (i, sum) in sums.iter().enumerate() {
+            assert_eq!(sum.len(), 8);
+            assert!(!sums[..i].contains(sum), "{i}");
+        }
+        let long = numbered(20_000);
+        assert_eq!(long.checksum(), numbered(20_000).checksum());
+        let mut images = long.images().to_vec();
+        images[39_999] += 1.0;
+        assert_ne!(
+            Dataset::new(images, long.labels().to_vec(), &[1, 1, 2], 20_000).unwrap().checksum(),
+            long.checksum()
+        );
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl State {
     /// One step; `shrink` multiplies the parameters beforehand, `decay` of them is added to g.
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters, shrink: f64, decay: f64) {
         check_sizes(self.mean.values().len(), parameters, gradients);
-        self.steps += 1;
+        self.steps = self.steps.saturating_add(1);
         let AdamOptions { lr, betas: (beta1, beta2), eps, .. } = self.options;
         let t = self.steps as f64;
         let step_size = (lr / (1.0 - beta1.powf(t))) as f32;

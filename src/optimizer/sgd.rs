@@ -76,7 +76,7 @@ impl Optimizer for Sgd {
 
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
         check_sizes(self.len, parameters, gradients);
-        self.steps += 1;
+        self.steps = self.steps.saturating_add(1);
         let lr = self.options.lr as f32;
         let decay = self.options.weight_decay as f32;
         let keep = self.options.momentum as f32;

@@ -74,6 +74,11 @@ impl Descent {
         }
     }
 
+    /// As many elements of f32 as its numbers take.
+    pub(crate) fn len(layers: usize, lanes: usize) -> usize {
+        (4 * layers + 16) * lanes
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(self.start.as_slice()) * 2
             + size_of_val(self.losses.as_slice()) * 3

@@ -15,6 +15,10 @@ const PANEL: (u32, u32) = (640, 440);
 /// Height of a panel's title and legend.
 const HEAD: u32 = 60;
 
+/// What is larger, or on a logarithmic axis smaller than its inverse, is left out as if it were not finite: axes are
+/// wider than their points.
+const LARGEST: f64 = 1e300;
+
 /// A logarithmic axis needs this span to have ticks enough.
 const DECADE: f64 = 10.0;
 
@@ -97,7 +101,9 @@ fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, panels: &[Panel], gri
     for (area, panel) in area.split_evenly(grid).iter().zip(panels) {
         let (head, body) = area.split_vertically(HEAD);
         draw_head(&head, panel)?;
-        let drawn = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (!panel.logarithmic || y > 0.0);
+        let drawn = |&(x, y): &(f64, f64)| {
+            x.abs() <= LARGEST && y.abs() <= LARGEST && (!panel.logarithmic || y >= LARGEST.recip())
+        };
         let below = |&(_, y): &(f64, f64)| panel.highest.is_none_or(|highest| y <= highest);
         let raised = |&(x, y): &(f64, f64)| (x, panel.floor.map_or(y, |floor| if y < floor { floor } else { y }));
         let points = |curve: &Curve| curve.points.iter().map(raised).take_while(below).filter(drawn).collect();
@@ -218,6 +224,11 @@ mod tests {
             &[(1.0, 5.0), (2.0, 5.0)],
             &[(1.0, 1e-30), (2.0, 1e30)],
             &[(0.0, -1.0), (1e9, 1.0)],
+            &[(1.0, 1e-5), (2.0, 1.7e308)],
+            &[(1.0, 5e-324), (2.0, 1.0)],
+            &[(1.0, -1e306), (2.0, 1e306)],
+            &[(1.0, -1e300), (2.0, 1e300)],
+            &[(1.0, 1e-300), (2.0, 1e300)],
         ] {
             write(&path, &[panel(false, points), panel(true, points), panel(true, points)]).unwrap();
             let svg = std::fs::read_to_string(path.with_extension("svg")).unwrap();

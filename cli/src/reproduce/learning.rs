@@ -138,6 +138,7 @@ fn learn(asked: &Reproduce, setting: &Setting, run: &mut Run, mut bar: Progress)
         ("figure".to_string(), asked.name()),
         ("run".to_string(), run.name.to_string()),
         ("data".to_string(), format!("{}, {} training samples", setting.title, setting.train.len())),
+        ("checksum of the data".to_string(), setting.train.checksum()),
         ("method".to_string(), format!("{:?}", run.method)),
         ("convention".to_string(), asked.convention.name().to_string()),
         ("batch".to_string(), setting.batch.to_string()),
@@ -321,17 +322,25 @@ fn read_rows(path: &Path, layers: usize) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for record in csv::Reader::from_path(path).map_err(|e| wrong(&e))?.records() {
         let record = record.map_err(|e| wrong(&e))?;
+        let cells = 5 + 2 * layers;
+        if record.len() != cells {
+            return Err(wrong(&format!("a row of {} cells, expected {cells}", record.len())));
+        }
         let number = |i: usize| record.get(i).unwrap_or_default().parse::<f64>().map_err(|e| wrong(&e));
         let numbers = |first: usize| -> Result<Vec<f64>, String> {
             let filled = (first..first + layers).filter(|&i| record.get(i).is_some_and(|cell| !cell.is_empty()));
             filled.map(number).collect()
         };
+        let (errors, angles) = (numbers(5)?, numbers(5 + layers)?);
+        if [&errors, &angles].iter().any(|values| ![0, layers].contains(&values.len())) {
+            return Err(wrong(&"a row with errors or angles of some layers alone, expected of all or of none"));
+        }
         rows.push(Row {
             step: number(1)? as u64,
             kind: if record[2] == RecordKind::Test.to_string() { RecordKind::Test } else { RecordKind::Train },
             score: Score { loss: number(3)?, accuracy: number(4)? },
-            errors: numbers(5)?,
-            angles: numbers(5 + layers)?,
+            errors,
+            angles,
         });
     }
     Ok(rows)

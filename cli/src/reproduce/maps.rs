@@ -199,7 +199,7 @@ fn relax(
     loop {
         let part = PART.min(iterations - relaxed.iterations);
         let mut session = Session::new(network, count, method(part))?;
-        session.record_energies(true);
+        session.record_energies(true)?;
         let starts: Vec<Start> = relaxed.beliefs.iter().map(|u| Start::Deviation(u)).collect();
         match session.infer_from(parameters, &samples.x, &samples.labels, &starts) {
             // Whether it climbs is to be seen over all parts.

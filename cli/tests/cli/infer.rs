@@ -56,6 +56,19 @@ fn every_quantity_is_there_in_its_own_shape() {
     }
 }
 
+#[test]
+fn an_input_is_not_written_over() {
+    let folder = Folder::with_model(2);
+    for (file, option) in
+        [("model.toml", "--model"), ("weights.safetensors", "--weights"), ("batch.safetensors", "--batch")]
+    {
+        let before = std::fs::read(folder.path(file)).unwrap();
+        let output = folder.name(&format!("./{file}"));
+        folder.infer("exact", &["--output", &output]).refused(&[file, option, "written over"]);
+        assert_eq!(std::fs::read(folder.path(file)).unwrap(), before);
+    }
+}
+
 /// |a - b| / |b|.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();

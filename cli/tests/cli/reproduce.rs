@@ -250,7 +250,17 @@ fn a_figure_that_was_stopped_goes_on_to_the_same_numbers() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let state = csv(&folder.path("parts/figure-1.predictive-coding.state.csv"));
     assert!(!state.is_empty() && state.len() < whole.len(), "{} rows kept of {}", state.len(), whole.len());
+    let kept: Vec<_> = std::fs::read_dir(&parts).unwrap().map(|entry| entry.unwrap().path()).collect();
+    std::fs::create_dir(folder.path("damaged")).unwrap();
+    for path in kept.iter().filter(|path| path.is_file()) {
+        std::fs::copy(path, folder.path("damaged").join(path.file_name().unwrap())).unwrap();
+    }
     let rows = reproduce(&folder.path("parts"), &["--figure", "1", "--epochs", "60"], "figure-1");
+    assert!(rows == whole);
+
+    // From what it can not go on, it starts again.
+    folder.write("damaged/figure-1.predictive-coding.state.csv", "a,b\n1,2\n");
+    let rows = reproduce(&folder.path("damaged"), &["--figure", "1", "--epochs", "60"], "figure-1");
     assert!(rows == whole);
 }
 

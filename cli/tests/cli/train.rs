@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::common::{Folder, csv, program, run};
+use crate::common::{Folder, csv, program, run, tensors};
 
 #[test]
 fn the_main_job_reaches_its_accuracy_by_every_method() {
@@ -295,6 +295,35 @@ fn numbers_that_leave_the_finite_stop_the_run() {
     let out = folder.name("out");
     let arguments = ["train", "--method", "exact", "--optimizer", "sgd", "--lr", "1e30", "--out", &out];
     run(&arguments).failed(1, &["step 2, epoch 1", "smaller --lr"]);
+}
+
+#[test]
+fn a_step_beyond_all_numbers_is_taken_back() {
+    let folder = Folder::new();
+    let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
+    let good = ["train", "--method", "exact", "--optimizer", "sgd", "--checkpoint", &checkpoint, "--out", &out];
+    run(&[&good[..], &["--epochs", "1", "--lr", "0.1"]].concat()).succeeded();
+    let kept = std::fs::read(&checkpoint).unwrap();
+    let wild = run(&[&good[..], &["--lr", "1e39", "--checkpoint-every", "1"]].concat());
+    wild.failed(1, &["step 1, epoch 1", "parameter 0.", "expected finite numbers", "smaller --lr"]);
+    assert_eq!(std::fs::read(&checkpoint).unwrap(), kept);
+    let weights = tensors(&folder.path("out/weights.safetensors"));
+    assert!(weights.iter().all(|(_, _, values)| values.iter().all(|value| value.is_finite())));
+}
+
+#[test]
+fn nothing_else_is_written_over() {
+    let folder = Folder::new();
+    let out = folder.name("out");
+    let ops = "{ type = \"flatten\" }, { type = \"linear\", out_features = 10 }";
+    let text = format!("input = [1, 8, 8]\nloss = \"cross_entropy\"\n[[layer]]\nops = [{ops}]\n");
+    folder.write("model.toml", text);
+    for (name, part) in [("out/run.json", "a file of the results"), ("model.toml", "--model")] {
+        let checkpoint = folder.name(name);
+        let model = folder.name("model.toml");
+        let message = strict(&out, &checkpoint, &["--model", &model]);
+        run(&message).refused(&[name, part, "name another"]);
+    }
 }
 
 /// What a line of the shell does, in which PROGRAM is the program.

@@ -164,7 +164,8 @@ impl ChannelProduct {
             parts: 1,
             most_pixels: most,
         };
-        let flops = 2 * (batch * weights.rows * out[0] * out[1]) as u64 * (channels * weights.taps) as u64;
+        let factors = [batch, weights.rows, out[0], out[1], channels, weights.taps];
+        let flops = factors.into_iter().fold(2, |flops: u64, factor| flops.saturating_mul(factor as u64));
         product.parts = threads_for(flops).min(product.batch_blocks() * panels.count()).max(1);
         product
     }

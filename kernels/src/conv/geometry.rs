@@ -6,6 +6,8 @@
 //! consecutive outputs with the same list, shifted, form a run. Taps that fall on padding are not
 //! in the list, so nothing is multiplied by a zero of the border and no border has to be stored.
 
+use std::ops::Range;
+
 /// Sizes of a 2-D convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
@@ -44,32 +46,87 @@ impl ConvShape {
     /// # Panics
     /// If a window does not fit its padded input, or a kernel, stride or dilation is 0.
     pub fn output(&self) -> [usize; 2] {
-        [0, 1].map(|axis| {
-            assert!(self.stride[axis] > 0 && self.dilation[axis] > 0, "a stride or dilation of 0 in {self:?}");
-            let reach = self.kernel[axis].checked_sub(1).and_then(|steps| steps.checked_mul(self.dilation[axis]));
-            let padded = self.padding[axis].checked_mul(2).and_then(|padding| padding.checked_add(self.input[axis]));
-            match (reach, padded) {
-                (Some(reach), Some(padded)) if reach < padded => (padded - reach - 1) / self.stride[axis] + 1,
-                (Some(reach), Some(padded)) => {
-                    panic!("a window of {} does not fit a padded input of {padded}", reach.saturating_add(1))
-                }
-                _ => panic!("a kernel of 0, or a window or a padded input that is too large, in {self:?}"),
-            }
-        })
+        self.windows().unwrap_or_else(|refusal| panic!("{refusal}"))
     }
 
-    /// Refuses sizes whose products do not fit the types that address tensors and weights.
+    fn windows(&self) -> Result<[usize; 2], String> {
+        let mut output = [0; 2];
+        for (axis, output) in output.iter_mut().enumerate() {
+            if self.stride[axis] == 0 || self.dilation[axis] == 0 {
+                return Err(format!("a stride or dilation of 0 in {self:?}"));
+            }
+            let reach = self.kernel[axis].checked_sub(1).and_then(|steps| steps.checked_mul(self.dilation[axis]));
+            let padded = self.padding[axis].checked_mul(2).and_then(|padding| padding.checked_add(self.input[axis]));
+            *output = match (reach, padded) {
+                (Some(reach), Some(padded)) if reach < padded => (padded - reach - 1) / self.stride[axis] + 1,
+                (Some(reach), Some(padded)) => {
+                    let window = reach.saturating_add(1);
+                    return Err(format!("a window of {window} does not fit a padded input of {padded}"));
+                }
+                _ => {
+                    return Err(format!("a kernel of 0, or a window or a padded input that is too large, in {self:?}"));
+                }
+            };
+        }
+        Ok(output)
+    }
+
+    /// Why no convolution of this shape can be planned with images in `lanes` lanes, if so: sizes that address
+    /// nothing, or whose products do not fit what addresses tensors and weights.
+    pub fn refusal(&self, lanes: usize) -> Option<String> {
+        let output = match self.windows() {
+            Ok(output) => output,
+            Err(refusal) => return Some(refusal),
+        };
+        if self.input.contains(&0) {
+            return Some(format!("no pixels in {self:?}, expected at least 1"));
+        }
+        for (channels, size) in [(self.in_channels, self.input), (self.out_channels, output)] {
+            if channels == 0 {
+                return Some(format!("no channels in {self:?}, expected at least 1"));
+            }
+            if let Some(refusal) = tensor_refusal(lanes, channels, size) {
+                return Some(refusal);
+            }
+            let row = self.kernel.into_iter().try_fold(channels, usize::checked_mul);
+            if row.is_none_or(|row| u32::try_from(row).is_err()) {
+                return Some(format!("the weights of {self:?} are too large"));
+            }
+            // The transpose meets a window's reach of padding on both sides.
+            let padded = [0, 1].map(|axis| 2 * self.padded(axis) as u128);
+            if padded[0].saturating_mul(padded[1]).saturating_mul(channels as u128) >= 1 << 40 {
+                return Some(format!("the padding of {self:?} is too large"));
+            }
+        }
+        None
+    }
+
+    /// # Panics
+    /// If it is [refused](Self::refusal).
+    pub(crate) fn check_sizes(&self, lanes: usize) {
+        if let Some(refusal) = self.refusal(lanes) {
+            panic!("{refusal}");
+        }
+    }
+
+    /// Length of an axis with its padding.
+    fn padded(&self, axis: usize) -> usize {
+        self.input[axis] + 2 * self.padding[axis]
+    }
+
+    /// The same convolution, with a stride no longer than the padded input.
+    pub(crate) fn with_needed_stride(&self) -> Self {
+        ConvShape { stride: [0, 1].map(|axis| self.stride[axis].min(self.padded(axis))), ..*self }
+    }
+
+    /// The first window along an axis (0 vertical, 1 horizontal) that lies on padding altogether.
     ///
     /// # Panics
-    /// As [`output`](Self::output), or if a tensor of `lanes` images, or a row of the weights, has 2^32 elements or
-    /// more.
-    pub(crate) fn check_sizes(&self, lanes: usize) {
-        let tensors = [(self.in_channels, self.input), (self.out_channels, self.output())];
-        tensors.into_iter().for_each(|(channels, size)| check_tensor(lanes, channels, size));
-        let depth = [self.kernel[0], self.kernel[1]].into_iter().try_fold(self.in_channels, usize::checked_mul);
-        let fits =
-            depth.is_some_and(|depth| u32::try_from(depth).is_ok() && depth.checked_mul(self.out_channels).is_some());
-        assert!(fits, "the weights of {self:?} are too large");
+    /// As [`output`](Self::output).
+    pub fn empty_window(&self, axis: usize) -> Option<usize> {
+        let direction = Direction::forward(self, axis);
+        let empty = direction.runs().find(|(_, _, window)| window.taps.is_empty());
+        empty.map(|(first, ..)| first)
     }
 
     /// Taps of the kernel.
@@ -88,14 +145,19 @@ impl ConvShape {
     }
 }
 
+fn tensor_refusal(lanes: usize, channels: usize, [height, width]: [usize; 2]) -> Option<String> {
+    let elements = [height, width, lanes].into_iter().try_fold(channels.max(1), usize::checked_mul);
+    elements
+        .is_none_or(|n| u32::try_from(n).is_err())
+        .then(|| format!("a tensor of {channels} x {height} x {width} x {lanes} elements is too large"))
+}
+
 /// # Panics
 /// If a tensor of `lanes` images has 2^32 elements or more.
-pub(crate) fn check_tensor(lanes: usize, channels: usize, [height, width]: [usize; 2]) {
-    let elements = [height, width, lanes].into_iter().try_fold(channels.max(1), usize::checked_mul);
-    assert!(
-        elements.is_some_and(|n| u32::try_from(n).is_ok()),
-        "a tensor of {channels} x {height} x {width} x {lanes} elements is too large"
-    );
+pub(crate) fn check_tensor(lanes: usize, channels: usize, size: [usize; 2]) {
+    if let Some(refusal) = tensor_refusal(lanes, channels, size) {
+        panic!("{refusal}");
+    }
 }
 
 /// Outputs along one axis that read the same taps, each `source_step` further than the one before.
@@ -119,53 +181,190 @@ pub(crate) struct Axis {
     pub(crate) source_step: usize,
 }
 
+/// Taps of one output that lie on the source: the first to the last of a progression.
+struct Window {
+    taps: Range<usize>,
+    /// Source coordinate of the first tap.
+    source: usize,
+}
+
+/// A direction of an axis: what an output reads follows from its coordinate.
+struct Direction {
+    outputs: usize,
+    kernel: usize,
+    padding: usize,
+    dilation: usize,
+    stride: usize,
+    /// Length of the source.
+    sources: usize,
+    transposed: bool,
+    /// Of the transpose: that taps on the source are so far apart, and what the distance from the first phase that
+    /// has any, in multiples of the greatest common divisor of stride and dilation, makes of the first.
+    tap_step: usize,
+    divisor: usize,
+    inverse: usize,
+}
+
+impl Direction {
+    fn forward(shape: &ConvShape, axis: usize) -> Self {
+        Direction {
+            outputs: shape.output()[axis],
+            kernel: shape.kernel[axis],
+            padding: shape.padding[axis],
+            dilation: shape.dilation[axis],
+            stride: shape.stride[axis],
+            sources: shape.input[axis],
+            transposed: false,
+            tap_step: 1,
+            divisor: 1,
+            inverse: 0,
+        }
+    }
+
+    fn transposed(shape: &ConvShape, axis: usize) -> Self {
+        let forward = Direction::forward(shape, axis);
+        let (divisor, inverse) = inverse(forward.dilation, forward.stride);
+        Direction {
+            outputs: forward.sources,
+            sources: forward.outputs,
+            transposed: true,
+            tap_step: forward.stride / divisor,
+            divisor,
+            inverse,
+            ..forward
+        }
+    }
+
+    /// Distance of the outputs that read the same taps, and of their sources.
+    fn steps(&self) -> [usize; 2] {
+        if self.transposed { [self.stride, 1] } else { [1, self.stride] }
+    }
+
+    /// What the source coordinate of a tap is ahead of that of the tap before it.
+    fn source_per_tap(&self) -> isize {
+        if self.transposed { -((self.dilation / self.divisor) as isize) } else { self.dilation as isize }
+    }
+
+    fn window(&self, output: usize) -> Window {
+        let Direction { kernel, padding, dilation, stride, sources, .. } = *self;
+        if self.transposed {
+            // Taps k with output + padding = source * stride + k * dilation.
+            let place = output + padding;
+            let least = place.saturating_sub((sources - 1) * stride).div_ceil(dilation).min(kernel);
+            let end = (place / dilation + 1).min(kernel);
+            if !place.is_multiple_of(self.divisor) {
+                return Window { taps: 0..0, source: 0 };
+            }
+            let step = self.tap_step as u128;
+            let residue = (place / self.divisor) as u128 % step * self.inverse as u128 % step;
+            let first = least.saturating_add(((residue + step - least as u128 % step) % step) as usize);
+            if first >= end {
+                return Window { taps: first..first, source: 0 };
+            }
+            let last = first + (end - 1 - first) / self.tap_step * self.tap_step;
+            Window { taps: first..last + 1, source: (place - first * dilation) / stride }
+        } else {
+            let start = output * stride;
+            let first = padding.saturating_sub(start).div_ceil(dilation).min(kernel);
+            let end = (padding + sources).saturating_sub(start).div_ceil(dilation).min(kernel);
+            let source = if first < end { start + first * dilation - padding } else { 0 };
+            Window { taps: first..end.max(first), source }
+        }
+    }
+
+    /// How many taps of a window are on the source.
+    fn count(&self, window: &Window) -> usize {
+        window.taps.len().div_ceil(self.tap_step)
+    }
+
+    /// The outputs in runs that read the same taps: the first, how many, and its window. Along a phase both ends of
+    /// the windows move one way, so that those between two that are alike are alike too.
+    fn runs(&self) -> impl Iterator<Item = (usize, usize, Window)> {
+        let [out_step, _] = self.steps();
+        let phase = move |phase: usize| {
+            let length = (self.outputs - phase).div_ceil(out_step);
+            let window = move |i: usize| self.window(phase + i * out_step);
+            let mut next = 0;
+            std::iter::from_fn(move || {
+                (next < length).then(|| {
+                    let start = next;
+                    let first = window(start);
+                    let like = |i: usize| window(i).taps == first.taps;
+                    next = start + 1;
+                    let mut leap = 1;
+                    // At first ever further, then half as far again.
+                    while next < length && like((next + leap - 1).min(length - 1)) {
+                        next = (next + leap).min(length);
+                        leap *= 2;
+                    }
+                    while leap > 1 {
+                        leap /= 2;
+                        if next + leap <= length && like(next + leap - 1) {
+                            next += leap;
+                        }
+                    }
+                    (phase + start * out_step, next - start, first)
+                })
+            })
+        };
+        (0..out_step.min(self.outputs)).flat_map(phase)
+    }
+}
+
+/// The greatest common divisor g of a and n, and what times a / g is 1 modulo n / g.
+fn inverse(a: usize, n: usize) -> (usize, usize) {
+    let (mut r, mut next_r) = (n as i128, (a % n) as i128);
+    let (mut t, mut next_t) = (0i128, 1i128);
+    while next_r != 0 {
+        let quotient = r / next_r;
+        (r, next_r) = (next_r, r - quotient * next_r);
+        (t, next_t) = (next_t, t - quotient * next_t);
+    }
+    (r as usize, t.rem_euclid(n as i128 / r) as usize)
+}
+
+/// How long the tables of an axis are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AxisSize {
+    pub(crate) runs: usize,
+    /// Taps of all runs.
+    pub(crate) taps: usize,
+}
+
 impl Axis {
+    /// An axis with more runs or taps than this is not measured to its end.
+    pub(crate) const LONGEST: usize = 1 << 24;
+
     /// The axis of the convolution itself.
     pub(crate) fn forward(shape: &ConvShape, axis: usize) -> Axis {
-        let (stride, padding, dilation) = (shape.stride[axis], shape.padding[axis], shape.dilation[axis]);
-        let source = |out: usize, tap: usize| {
-            (out * stride + tap * dilation).checked_sub(padding).filter(|&i| i < shape.input[axis])
-        };
-        Axis::new(shape.output()[axis], shape.kernel[axis], 1, stride, source)
+        Axis::new(&Direction::forward(shape, axis))
     }
 
     /// The axis of the transpose: from the output's gradient to the input's.
     pub(crate) fn transposed(shape: &ConvShape, axis: usize) -> Axis {
-        let (stride, padding, dilation) = (shape.stride[axis], shape.padding[axis], shape.dilation[axis]);
-        let outputs = shape.output()[axis];
-        let source = |input: usize, tap: usize| {
-            let distance = (input + padding).checked_sub(tap * dilation)?;
-            Some(distance / stride).filter(|&i| distance % stride == 0 && i < outputs)
-        };
-        Axis::new(shape.input[axis], shape.kernel[axis], stride, 1, source)
+        Axis::new(&Direction::transposed(shape, axis))
     }
 
-    fn new(
-        outputs: usize,
-        taps: usize,
-        out_step: usize,
-        source_step: usize,
-        source: impl Fn(usize, usize) -> Option<usize>,
-    ) -> Axis {
-        let list = |out: usize| -> Vec<_> { (0..taps).filter_map(|k| source(out, k).map(|i| (k, i))).collect() };
-        let mut runs: Vec<AxisRun> = Vec::new();
-        for phase in 0..out_step.min(outputs) {
-            let mut open: Option<AxisRun> = None;
-            for out in (phase..outputs).step_by(out_step) {
-                let taps = list(out);
-                let continues = |run: &AxisRun| {
-                    let shift = run.count * source_step;
-                    run.taps.len() == taps.len()
-                        && run.taps.iter().zip(&taps).all(|(a, b)| a.0 == b.0 && a.1 + shift == b.1)
-                };
-                match &mut open {
-                    Some(run) if continues(run) => run.count += 1,
-                    _ => runs.extend(open.replace(AxisRun { first: out, count: 1, taps })),
-                }
-            }
-            runs.extend(open);
-        }
-        Axis { runs, out_step, source_step }
+    fn new(direction: &Direction) -> Axis {
+        let [out_step, source_step] = direction.steps();
+        let run = |(first, count, window): (usize, usize, Window)| {
+            let taps = window.taps.clone().step_by(direction.tap_step).zip(0..);
+            let source = |n: isize| (window.source as isize + n * direction.source_per_tap()) as usize;
+            AxisRun { first, count, taps: taps.map(|(tap, n)| (tap, source(n))).collect() }
+        };
+        Axis { runs: direction.runs().map(run).collect(), out_step, source_step }
+    }
+
+    /// The size of the axis of the convolution and of its transpose, without making them; none if a table had more
+    /// than `limit` runs or taps.
+    pub(crate) fn sizes(shape: &ConvShape, axis: usize, limit: usize) -> Option<[AxisSize; 2]> {
+        let size = |direction: Direction| {
+            direction.runs().try_fold(AxisSize { runs: 0, taps: 0 }, |size, (_, _, window)| {
+                let size = AxisSize { runs: size.runs + 1, taps: size.taps + direction.count(&window) };
+                (size.runs.max(size.taps) <= limit).then_some(size)
+            })
+        };
+        Some([size(Direction::forward(shape, axis))?, size(Direction::transposed(shape, axis))?])
     }
 }
 
@@ -189,7 +388,7 @@ mod tests {
 
     #[test]
     fn an_axis_lists_what_the_definition_lists() {
-        for (size, kernel, stride, padding, dilation) in itertools(9, 4, 3, 4, 3) {
+        for (size, kernel, stride, padding, dilation) in itertools(9, 4, 6, 7, 6) {
             if (kernel - 1) * dilation + 1 > size + 2 * padding {
                 continue;
             }
@@ -216,6 +415,12 @@ mod tests {
             let mut transposed: Vec<_> = expected.iter().map(|&(out, tap, i)| (i, tap, out)).collect();
             transposed.sort_unstable();
             assert_eq!(pairs(&Axis::transposed(&shape, 1)), transposed, "transpose of {shape:?}");
+            let sizes = [Axis::forward(&shape, 1), Axis::transposed(&shape, 1)]
+                .map(|axis| AxisSize { runs: axis.runs.len(), taps: axis.runs.iter().map(|run| run.taps.len()).sum() });
+            assert_eq!(Axis::sizes(&shape, 1, usize::MAX), Some(sizes), "{shape:?}");
+            let most = sizes.iter().map(|size| size.runs.max(size.taps)).max().unwrap();
+            assert_eq!(Axis::sizes(&shape, 1, most), Some(sizes), "{shape:?}");
+            assert_eq!(Axis::sizes(&shape, 1, most - 1), None, "{shape:?}");
         }
     }
 

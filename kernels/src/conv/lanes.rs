@@ -12,7 +12,6 @@ use crate::conv::gradient::LaneGradient;
 use crate::conv::product::LaneProduct;
 use crate::gemm::{GemmScratch, Lhs, product};
 use crate::level::Level;
-use crate::microkernel::Tap;
 use crate::pack::Source;
 use crate::simd::lanes;
 use crate::view::{MatMut, MatRef};
@@ -32,8 +31,9 @@ impl LaneConv {
     /// Plans a convolution.
     ///
     /// # Panics
-    /// If a window does not fit its padded input, a kernel, stride or dilation is 0, or a tensor of LANES images, or
-    /// a row of the weights, has 2^32 elements or more.
+    /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0;
+    /// if a tensor of LANES images, or the weights of a channel of either side, have 2^32 elements or more, or a
+    /// padded tensor has 2^40.
     pub fn new(level: Level, shape: ConvShape) -> Self {
         Self::with_bands(level, shape, usize::MAX, usize::MAX)
     }
@@ -82,17 +82,20 @@ impl LaneConv {
     }
 
     /// At most so many bytes of tables of addresses does a plan have: one for each way in which the
-    /// windows of a row and of a column meet the border, in both directions.
+    /// windows of a row and of a column meet the border, in both directions. Saturates.
     ///
     /// # Panics
     /// If a window does not fit its padded input, or a kernel, stride or dilation is 0.
     pub fn table_bytes(shape: &ConvShape) -> usize {
-        let entries = |axis: fn(&ConvShape, usize) -> Axis, channels: usize| {
-            let [down, along] = [0, 1].map(|a| axis(shape, a).runs.iter().map(|run| run.taps.len()).sum::<usize>());
-            down.saturating_mul(along).saturating_mul(channels)
+        let [Some(down), Some(along)] = [0, 1].map(|axis| Axis::sizes(shape, axis, Axis::LONGEST)) else {
+            return usize::MAX;
         };
-        let forward = entries(Axis::forward, shape.in_channels);
-        forward.saturating_add(entries(Axis::transposed, shape.out_channels)).saturating_mul(size_of::<Tap>())
+        let directions = [(shape.in_channels, shape.output()[0]), (shape.out_channels, shape.input[0])];
+        let bytes = |direction: usize| {
+            let (channels, rows) = directions[direction];
+            LaneProduct::table_bytes([down[direction], along[direction]], channels, rows)
+        };
+        bytes(0).saturating_add(bytes(1))
     }
 
     /// The sizes it was planned for.

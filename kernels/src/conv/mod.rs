@@ -11,7 +11,7 @@ mod pixels;
 mod product;
 
 pub use geometry::ConvShape;
-pub(crate) use geometry::check_tensor;
+pub(crate) use geometry::{Axis, AxisSize, check_tensor};
 pub use lanes::LaneConv;
 pub use nchw::NchwConv;
 

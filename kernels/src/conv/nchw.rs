@@ -56,6 +56,8 @@ impl NchwConv {
     /// As [`LaneConv::new`], or if the batch is 0, or a tensor of the batch has more elements than memory has bytes.
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
+        shape.check_sizes(crate::lanes(level));
+        let shape = shape.with_needed_stride();
         let conv = LaneConv::new(level, shape);
         let largest = conv.input_len().max(conv.output_len()) / crate::lanes(level);
         assert!(

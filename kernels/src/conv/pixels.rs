@@ -101,7 +101,7 @@ impl PixelProduct {
                         let row = channel * shape.taps() + ky * shape.kernel[1] + kx;
                         let [comb, column] = horizontal.place(x);
                         let pixel = vertical.behind(y) * cut.row_pitch + comb * cut.comb_pitch + column;
-                        table.push(Tap { row: row as u32, offset: (channel * cut.plane + pixel) as u32 });
+                        table.push(Tap::new(row, channel * cut.plane + pixel));
                     }
                 }
             }
@@ -112,8 +112,7 @@ impl PixelProduct {
         let phases = vertical.phases.iter().flat_map(|down| horizontal.phases.iter().map(move |along| (down, along)));
         let tables = phases.map(|(down, along)| table(down, along)).collect();
         let (used_rows, used_combs) = (vertical.used_sources(source[0]), horizontal.used_combs());
-        let flops = 2 * (batch * rows * vertical.outputs * horizontal.outputs * channels * shape.taps()) as u64;
-        let threads = threads_for(flops);
+        let threads = threads_for(shape.flops().saturating_mul(batch as u64));
         let parts = threads.min(batch * cut.of_image()).max(1);
         let taps = shape.taps();
         PixelProduct {

@@ -3,12 +3,14 @@
 //! The plan sorts the pixels of the output into classes that read the same taps, and gives each
 //! class a table of addresses: the im2col matrix, without the copies.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use crate::blocking::Blocks;
 use crate::combine::Combine;
 use crate::conv::check_len;
-use crate::conv::geometry::{Axis, AxisRun, ConvShape};
+use crate::conv::geometry::{Axis, AxisRun, AxisSize, ConvShape};
 use crate::conv::panels::PanelProduct;
 use crate::level::Level;
 use crate::microkernel::Tap;
@@ -92,6 +94,8 @@ impl LaneProduct {
         let source_steps = [vertical.source_step * source_size[1] * lanes, horizontal.source_step * lanes];
         let out_steps = [vertical.out_step * out_size[1] * lanes, horizontal.out_step * lanes];
         let mut classes: Vec<Class> = Vec::new();
+        // The classes by what their tables hash to.
+        let (mut known, hasher) = (HashMap::<u64, Vec<usize>>::new(), RandomState::new());
         let mut bands: Vec<Band> = (0..out_size[0])
             .step_by(rows_per_band)
             .map(|first| Band { rows: first..(first + rows_per_band).min(out_size[0]), runs: Vec::new() })
@@ -106,7 +110,7 @@ impl LaneProduct {
                         for &(kx, x) in &along.taps {
                             let row = channel * shape.taps() + ky * shape.kernel[1] + kx;
                             let pixel = (y - top) * source_size[1] + (x - left);
-                            taps.push(Tap { row: row as u32, offset: (channel * source_plane + pixel * lanes) as u32 });
+                            taps.push(Tap::new(row, channel * source_plane + pixel * lanes));
                         }
                     }
                 }
@@ -117,13 +121,16 @@ impl LaneProduct {
                 let step = usize::from(!upright);
                 let counts = [down.count, along.count];
                 let (source_step, out_step) = (source_steps[step], out_steps[step]);
-                let same = |class: &Class| {
+                let alike = known.entry(hasher.hash_one((source_step, out_step, &taps))).or_default();
+                let same = |&class: &usize| {
+                    let class: &Class = &classes[class];
                     (class.source_step, class.out_step) == (source_step, out_step) && class.taps == taps
                 };
-                let class = classes.iter().position(same).unwrap_or_else(|| {
+                let class = alike.iter().copied().find(same).unwrap_or_else(|| {
                     let stride = stride(&taps);
                     let fresh = fresh(&taps, source_step);
                     classes.push(Class { taps, stride, fresh, source_step, out_step });
+                    alike.push(classes.len() - 1);
                     classes.len() - 1
                 });
                 let run = |y: usize, x: usize, count: usize| Run {
@@ -157,6 +164,15 @@ impl LaneProduct {
             classes,
             bands,
         }
+    }
+
+    /// At most so many bytes do the tables of a plan for axes of these sizes take, on `rows` rows of the output.
+    pub(crate) fn table_bytes([down, along]: [AxisSize; 2], source_channels: usize, rows: usize) -> usize {
+        let product = |factors: [usize; 3]| factors.into_iter().fold(1, usize::saturating_mul);
+        let taps = product([source_channels, down.taps, along.taps]);
+        let tables = taps.saturating_mul(size_of::<Tap>() + size_of::<u32>());
+        let classes = product([down.runs, along.runs, size_of::<Class>()]);
+        tables.saturating_add(classes).saturating_add(product([rows, along.runs, size_of::<Run>()]))
     }
 
     pub(crate) fn out_len(&self) -> usize {

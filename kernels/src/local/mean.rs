@@ -64,8 +64,10 @@ impl Kernel for Forward<'_> {
     fn run<S: Simd>(self, s: S) {
         let (input, output) = (self.input.as_ptr(), self.output.as_mut_ptr());
         for (out, first, window) in self.pool.windows.of_rows(self.rows) {
+            // A window on padding alone has no elements, and may point anywhere.
+            let input = input.wrapping_add(first);
             // SAFETY: windows lie inside the channel and outputs inside the result, whose lengths were checked.
-            unsafe { s.store(output.add(out), self.pool.mean(s, window, input.add(first))) };
+            unsafe { s.store(output.add(out), self.pool.mean(s, window, input)) };
         }
     }
 }
@@ -87,8 +89,9 @@ impl Kernel for Pull<'_> {
         self.out[self.input_rows].fill(0.0);
         let (gradient, pulled) = (self.gradient.as_ptr(), self.out.as_mut_ptr());
         for (out, first, window) in self.pool.windows.of_rows(self.rows) {
+            let pulled = pulled.wrapping_add(first);
             // SAFETY: windows lie inside the channel and outputs inside the result, whose lengths were checked.
-            unsafe { self.pool.spread(s, window, s.load(gradient.add(out)), pulled.add(first)) };
+            unsafe { self.pool.spread(s, window, s.load(gradient.add(out)), pulled) };
         }
     }
 }
@@ -117,12 +120,13 @@ impl Kernel for Relax<'_> {
         for (out, first, window) in self.pool.windows.of_rows(self.rows) {
             // A window on padding alone has no elements, and may point anywhere.
             let d = d.wrapping_add(first).wrapping_sub(begin);
+            let pulled = pulled.wrapping_add(first);
             // SAFETY: windows lie inside the channel, and inside the rows that `d` has; outputs inside the result.
             unsafe {
                 let difference = self.pool.mean(s, window, d);
                 let e = s.sub(difference, s.load(u.add(out)));
                 s.store(error.add(out), e);
-                self.pool.spread(s, window, e, pulled.add(first));
+                self.pool.spread(s, window, e, pulled);
             }
         }
     }

@@ -24,12 +24,12 @@ mod windows;
 use std::ops::Range;
 
 use crate::activation::{Activation, with_function, with_linear_pieces};
-use crate::conv::{ConvShape, check_tensor};
+use crate::conv::{Axis, ConvShape, check_tensor};
 use crate::level::Level;
 use crate::local::map::{Forward, Pull, Push, Relax};
 use crate::local::max::MaxPool;
 use crate::local::mean::MeanPool;
-use crate::local::windows::{Windows, adaptive_axes, axes};
+use crate::local::windows::{AxisWindows, Windows, adaptive_axes, adaptive_size, axes, table_bytes};
 use crate::parallel::{for_each_chunk, for_each_chunk_pair};
 use crate::simd::{dispatch, lanes};
 
@@ -110,7 +110,7 @@ impl Local {
         Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
         let axes = axes(shape);
         assert!(
-            axes.iter().flatten().all(|window| !window.is_empty()),
+            !axes.iter().any(AxisWindows::has_empty),
             "a max pooling window of {shape:?} lies on padding altogether"
         );
         let windows = Windows::new(level, shape.input, axes, shape.kernel[1]);
@@ -140,6 +140,24 @@ impl Local {
         Self::check_sizes(level, channels, [input, output]);
         let windows = Windows::new(level, input, adaptive_axes(input, output), 0);
         Self::pool(level, channels, input, output, Kind::Mean(MeanPool { windows, divisor: None }))
+    }
+
+    /// At most so many bytes does a plan keep of the windows of a max or average pooling: a table for each way in which
+    /// those of a row and of a column meet the border. Saturates.
+    ///
+    /// # Panics
+    /// If a window does not fit the padded input, or a kernel, stride or dilation is 0.
+    pub fn pool_table_bytes(shape: &ConvShape) -> usize {
+        match [0, 1].map(|axis| Axis::sizes(shape, axis, Axis::LONGEST)) {
+            [Some([down, _]), Some([along, _])] => table_bytes([down, along], shape.output()),
+            _ => usize::MAX,
+        }
+    }
+
+    /// At most so many bytes does a plan keep of the windows of an [`adaptive_avg_pool`](Self::adaptive_avg_pool).
+    /// Saturates.
+    pub fn adaptive_table_bytes(input: [usize; 2], output: [usize; 2]) -> usize {
+        table_bytes([0, 1].map(|axis| adaptive_size(input[axis], output[axis])), output)
     }
 
     fn check_sizes(level: Level, channels: usize, sizes: [[usize; 2]; 2]) {

@@ -127,7 +127,8 @@ fn the_page_is_guarded() {
             status
         };
         if guarded || (0..1000).contains(&offset) {
-            assert_eq!(libc::WIFSIGNALED(status), guarded, "offset {offset}");
+            // Killed, or ended by a sanitizer that tells of it.
+            assert_eq!(status != 0, guarded, "offset {offset}");
         }
     }
 }

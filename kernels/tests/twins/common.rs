@@ -113,6 +113,31 @@ pub fn random_shape(rng: &mut impl Rng, channels: usize, size: usize) -> ConvSha
     }
 }
 
+/// Windows that are further apart, or reach further, than the image does.
+pub fn far_windows() -> impl Iterator<Item = ConvShape> {
+    let windows = [
+        ([3, 5], [2, 3], [1 << 40, usize::MAX], [1, 1], [1, 1]),
+        ([64, 5], [1, 1], [64, 1 << 24], [0, 0], [1, 1]),
+        ([5, 64], [2, 1], [7, 100], [1, 0], [3, usize::MAX]),
+        ([2, 3], [3, 1], [1, 1], [1000, 0], [1000, 1]),
+        ([1, 1], [2, 2], [3, 1], [35, 40], [70, 60]),
+        ([1, 2], [3, 3], [2, 5], [50, 30], [1, 7]),
+        ([4, 7], [5, 2], [1, 2], [11, 8], [6, 17]),
+    ];
+    let channels = [[1, 1], [2, 5], [3, 40], [700, 2]];
+    windows.into_iter().flat_map(move |(input, kernel, stride, padding, dilation)| {
+        channels.map(|[in_channels, out_channels]| ConvShape {
+            in_channels,
+            out_channels,
+            input,
+            kernel,
+            stride,
+            padding,
+            dilation,
+        })
+    })
+}
+
 /// Every kernel size, stride, padding and dilation, the same along both axes but for the input.
 pub fn square_windows(in_channels: usize, out_channels: usize) -> Vec<ConvShape> {
     let mut shapes = vec![];

@@ -170,6 +170,16 @@ fn every_window() {
 }
 
 #[test]
+fn windows_beyond_the_image() {
+    let mut rng = generator(20);
+    for level in levels() {
+        for shape in far_windows() {
+            check(&mut rng, level, shape);
+        }
+    }
+}
+
+#[test]
 fn every_channel_count() {
     let mut rng = generator(11);
     for level in levels() {

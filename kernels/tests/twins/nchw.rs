@@ -34,6 +34,20 @@ fn few_images_of_any_window_and_number_of_channels() {
     }
 }
 
+#[test]
+fn windows_beyond_the_image() {
+    let mut rng = generator(79);
+    for level in levels() {
+        for (i, shape) in far_windows().enumerate() {
+            let batch = 1 + i % 3;
+            check_tensors(&mut rng, level, batch, shape);
+            let [inputs, outputs] = sizes(&shape, batch);
+            let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+            check_weights(level, shape, batch, &errors, &input);
+        }
+    }
+}
+
 /// Shapes whose rows are cut into strips, whose depth is cut into parts, whose planes collide in a
 /// cache, and whose results are larger than caches.
 #[test]

@@ -45,6 +45,22 @@ fn convolutions() {
             }
         }
     }
+    // Without a pixel or a channel there is nothing to address, however large the rest.
+    let none = [
+        ConvShape { in_channels: 0, ..small },
+        ConvShape { out_channels: 0, ..small },
+        ConvShape { input: [0, 64], kernel: [2, 1], padding: [1, 0], ..small },
+        ConvShape { input: [0, 64], kernel: [2, 1], padding: [1 << 59, 0], dilation: [(1 << 60) - 1, 1], ..small },
+        ConvShape { input: [64, 0], kernel: [1, 2], padding: [0, 1], ..small },
+        // One pixel of output under padding that no copy could hold.
+        ConvShape { input: [1, 64], kernel: [2, 1], padding: [1 << 59, 0], dilation: [1 << 60, 1], ..small },
+        ConvShape { kernel: [2, 2], padding: [1 << 20; 2], dilation: [1 << 21; 2], ..small },
+    ];
+    for shape in none {
+        refused(&format!("{shape:?}"), || LaneConv::new(level, shape));
+        refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1));
+        assert!(shape.refusal(lanes(level)).is_some(), "{shape:?}");
+    }
     for batch in [usize::MAX, usize::MAX / 2, 1 << 58, 1 << 57] {
         let shape = ConvShape { in_channels: 1 << 6, ..small };
         refused(&format!("{batch} images"), || NchwConv::new(level, shape, batch));

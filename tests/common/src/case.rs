@@ -90,7 +90,7 @@ impl Case {
 
     /// Every bit that one step of `session` gives.
     pub fn bits(&self, session: &mut Session) -> Vec<u64> {
-        session.record_energies(true);
+        session.record_energies(true).unwrap();
         let loss = match self.infer(session) {
             Ok(loss) => loss.to_bits().into(),
             Err(divergence) => divergence.to_string().bytes().map(u64::from).sum(),

@@ -73,7 +73,7 @@ impl Judge {
         for (session, options) in sessions {
             let samples = case.samples();
             let what = format!("{what}, {samples} samples, {:?}, {options:?}", case.method);
-            session.record_energies(true);
+            session.record_energies(true).unwrap();
             let result = case.infer(session);
             assert_outcome(result, session, &step, &what);
             assert_eq!(session.samples(), samples, "{what}");

@@ -200,13 +200,14 @@ impl Task<'_> {
                 let out = self.out.add(first * out_plane + row * product.out[1] + first_column);
                 let mut x = pixels.start;
                 while x < pixels.end {
-                    // The last block of a row overlaps the one before if it can.
-                    let at = x.min(pixels.end.saturating_sub(S::LANES));
+                    // The last block of a row overlaps the one before if it can: if that went by way of the caches.
+                    let past_caches = product.streams && aligned;
+                    let at = if past_caches { x } else { x.min(pixels.end.saturating_sub(S::LANES)) };
                     let pixels = S::LANES.min(pixels.end - at);
                     let from = sums.add(at * S::LANES);
                     if channels == S::LANES && pixels == S::LANES {
                         let to = out.add(at);
-                        if product.streams && aligned && to.align_offset(size_of::<S::V>()) == 0 {
+                        if past_caches && to.align_offset(size_of::<S::V>()) == 0 {
                             s.transpose_past_caches(from, S::LANES, to, out_plane);
                             x += S::LANES;
                             continue;

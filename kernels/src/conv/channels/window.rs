@@ -167,7 +167,7 @@ impl Window {
                             let row = channel * weights.taps + weights.place(ky * self.kernel_width + column.tap);
                             let shift = (column.shift - self.shifts[0]) as usize;
                             let offset = channel * plane + below * row_pitch + column.comb * comb_pitch + shift;
-                            table.push(Tap { row: row as u32, offset: offset as u32 });
+                            table.push(Tap::new(row, offset));
                         }
                     }
                 }

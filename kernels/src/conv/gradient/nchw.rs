@@ -60,7 +60,7 @@ impl NchwGradient {
         };
         let most = (PARTIAL / (shape.out_channels * frame.depth()).max(1)).min(pieces).clamp(1, MAX_PARTS);
         // A power of two is shared evenly among as many threads or fewer.
-        let parts = if shape.flops() * batch as u64 > WORTHWHILE { 1 << most.ilog2() } else { 1 };
+        let parts = if shape.flops().saturating_mul(batch as u64) > WORTHWHILE { 1 << most.ilog2() } else { 1 };
         NchwGradient { level, frame, parts, method }
     }
 

@@ -1,0 +1,178 @@
+//! Tiles that one task takes through a whole call: forward pass, relaxation, their share of the gradients.
+
+use std::ops::Range;
+
+use predictive_coding_kernels::{Buffer, Combine, elementwise, rows_to_lanes};
+
+use crate::error::Divergence;
+use crate::layer::{Gradients, Layers};
+use crate::loss::Targets;
+use crate::method::{Method, Options, Solver};
+use crate::output::Output;
+use crate::plan::Plan;
+use crate::relaxation::{Descent, Relaxation, Strict, backpropagate, fixed_prediction, strict, sweep};
+use crate::state::{Scratch, Tile};
+
+/// Where the belief of a layer starts in a strict relaxation.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// At v-hat.
+    Activation,
+    /// At v-hat plus these deviations, `[samples, layer shape]`.
+    Deviation(&'a [f32]),
+    /// At these beliefs, `[samples, layer shape]`. Their difference from v-hat is rounded once.
+    Belief(&'a [f32]),
+}
+
+/// A checked call, as the groups see it.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) layers: Layers<'a>,
+    pub(crate) output: Output,
+    pub(crate) x: &'a [f32],
+    pub(crate) targets: Targets<'a>,
+    pub(crate) start: &'a [Start<'a>],
+    pub(crate) samples: usize,
+}
+
+impl Call<'_> {
+    /// Puts the samples from `first` on into the lanes of a tile.
+    fn load(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
+        let plan = self.layers.plan;
+        let elements = plan.len(0) / plan.lanes;
+        let rows = rows_of(first, tile.samples, elements);
+        rows_to_lanes(plan.level, &self.x[rows], elements, &mut scratch.values[..plan.len(0)]);
+        self.output.load(self.targets, first, tile.samples, plan.lanes, &mut tile.targets);
+    }
+
+    /// Puts the caller's beliefs into the deviations of a tile that has gone through the forward pass.
+    fn load_start(&self, first: usize, tile: &mut Tile) {
+        let plan = self.layers.plan;
+        tile.deviations.fill(0.0);
+        for (layer, start) in self.start.iter().enumerate() {
+            let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
+            let elements = plan.elements(layer);
+            let out = &mut tile.deviations[plan.layers[layer].output.clone()];
+            rows_to_lanes(plan.level, &values[rows_of(first, tile.samples, elements)], elements, out);
+            if let Start::Belief(_) = start {
+                let activation = &tile.activations[plan.layers[layer].output.clone()];
+                let difference = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
+                elementwise::combine(plan.level, activation, difference, out);
+                // The lanes without a sample stay at 0.
+                out.chunks_exact_mut(plan.lanes).for_each(|lanes| lanes[tile.samples..].fill(0.0));
+            }
+        }
+    }
+}
+
+/// Consecutive tiles that share a partial gradient.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Index of the first tile.
+    first: usize,
+    pub(crate) tiles: Vec<Tile>,
+    pub(crate) descent: Descent,
+    /// The gradients of convolutions and biases.
+    pub(crate) gradients: Buffer,
+    pub(crate) divergence: Option<Divergence>,
+}
+
+impl Group {
+    /// The tiles of these indices; `deviations`: whether beliefs are iterated, rather than known from the errors.
+    pub(crate) fn new(plan: &Plan, tiles: Range<usize>, deviations: bool) -> Self {
+        Group {
+            first: tiles.start,
+            tiles: tiles.map(|_| Tile::new(plan, deviations)).collect(),
+            descent: Descent::new(plan.layers.len(), plan.lanes),
+            gradients: Buffer::zeros(plan.sizes.partial),
+            divergence: None,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.tiles.iter().map(Tile::bytes).sum::<usize>() + self.descent.bytes() + self.gradients.bytes()
+    }
+
+    /// Calls `work` for each tile that has samples, with the index of its first sample, after the
+    /// forward pass.
+    fn for_each_tile(
+        &mut self,
+        call: Call<'_>,
+        scratch: &mut Scratch,
+        mut work: impl FnMut(&mut Self, usize, &mut Tile, &mut Scratch),
+    ) {
+        let lanes = call.layers.plan.lanes;
+        let mut tiles = std::mem::take(&mut self.tiles);
+        for (index, tile) in tiles.iter_mut().enumerate() {
+            let first = (self.first + index) * lanes;
+            tile.samples = call.samples.saturating_sub(first).min(lanes);
+            if tile.samples > 0 {
+                call.load(first, tile, scratch);
+                call.layers.forward(tile, scratch);
+                work(self, first, tile, scratch);
+            }
+        }
+        self.tiles = tiles;
+    }
+
+    /// The forward pass and the loss.
+    pub(crate) fn forward(call: Call<'_>, group: &mut Group, scratch: &mut Scratch, _: &mut [f32]) {
+        group.for_each_tile(call, scratch, |_, _, tile, scratch| {
+            Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
+        });
+    }
+
+    /// A whole step, with the rows of the group's samples.
+    ///
+    /// `open`: where the estimate of the largest stable step starts, if it is asked for.
+    pub(crate) fn step(
+        &mut self,
+        call: Call<'_>,
+        method: Method,
+        options: Options,
+        open: Option<&[f32]>,
+        scratch: &mut Scratch,
+        rows: &mut [f32],
+    ) {
+        self.gradients.fill(0.0);
+        self.descent.energies.fill(0.0);
+        self.divergence = None;
+        let begin = self.first;
+        let plan = call.layers.plan;
+        self.for_each_tile(call, scratch, |group, first, tile, scratch| {
+            let started = !call.start.is_empty();
+            if started {
+                call.load_start(first, tile);
+            }
+            let Group { gradients, descent, .. } = group;
+            let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
+            let rows = &mut rows[(first - begin * plan.lanes) * plan.sizes.row..];
+            let gradients = &mut Gradients { partial: gradients, rows };
+            match method {
+                Method::FixedPrediction { eta, iterations } if options.literal => {
+                    fixed_prediction(relaxation, eta, iterations, gradients);
+                }
+                Method::Exact | Method::FixedPrediction { .. } => backpropagate(relaxation, gradients),
+                Method::Strict { eta, iterations } => {
+                    let settings = Strict { eta, iterations, open, tolerance: options.tolerance, started };
+                    match options.solver {
+                        // A network of one layer has nothing to sweep through.
+                        Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, settings, descent, gradients),
+                        _ => strict(relaxation, settings, descent, gradients),
+                    }
+                    let found = group.descent.divergence(first);
+                    let earliest = |a: Divergence, b: Divergence| if b.iteration < a.iteration { b } else { a };
+                    group.divergence = match (group.divergence, found) {
+                        (Some(a), Some(b)) => Some(earliest(a, b)),
+                        (a, b) => a.or(b),
+                    };
+                }
+            }
+        });
+    }
+}
+
+/// The place of some samples' rows.
+fn rows_of(first: usize, samples: usize, elements: usize) -> Range<usize> {
+    first * elements..(first + samples) * elements
+}
