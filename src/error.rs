@@ -34,7 +34,7 @@ impl Error {
         const LONGEST: usize = 1000;
         let told = message.to_string();
         let mut message: String = told.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
-        if message.len() < told.len() {
+        if told.chars().nth(LONGEST).is_some() {
             message.push_str(" ...");
         }
         Error::File { path: path.as_ref().to_path_buf(), message }

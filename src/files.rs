@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -61,11 +61,7 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
             return fs::OpenOptions::new().write(true).open(path)?.write_all(content);
         }
         Ok(_) => fs::canonicalize(path)?,
-        // A link to what is not there yet.
-        Err(_) => match fs::read_link(path) {
-            Ok(link) => path.parent().unwrap_or(Path::new("")).join(link),
-            Err(_) => path.to_path_buf(),
-        },
+        Err(_) => behind_links(path),
     };
     let directory = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -82,6 +78,18 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     #[cfg(unix)]
     File::open(directory)?.sync_all()?;
     Ok(())
+}
+
+/// What links lead to that is not there yet.
+fn behind_links(path: &Path) -> PathBuf {
+    // As many as systems follow.
+    const MOST: usize = 40;
+    let mut target = path.to_path_buf();
+    for _ in 0..MOST {
+        let Ok(link) = fs::read_link(&target) else { break };
+        target = target.parent().unwrap_or(Path::new("")).join(link);
+    }
+    target
 }
 
 #[cfg(test)]

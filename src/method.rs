@@ -160,7 +160,7 @@ pub enum StepSize {
     /// that results depend on the calls before, in the last digits of lambda_max.
     Automatic {
         /// Products with the Hessian that lambda_max is estimated by, each as costly as an iteration: 1 while
-        /// training, 16 for it to be right to about a percent.
+        /// training, 16 for it to be right to about a percent; at most 4096.
         products: usize,
     },
 }

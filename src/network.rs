@@ -16,8 +16,10 @@ const MAX_SAMPLE: usize = (1 << 28) - 1;
 const MAX_PARAMETERS: usize = 1 << 32;
 /// The most axes of an input.
 const MAX_AXES: usize = 8;
-/// The most layers: what fixed-prediction lets through grows with their square.
+/// The most layers: what fixed-prediction lets through takes time that grows with their square.
 const MAX_LAYERS: usize = 4096;
+/// The most operations.
+const MAX_OPERATIONS: usize = 1 << 16;
 
 /// v_l = f_l(v_{l-1}; theta_l) for l = 1..L, and the loss of v_L.
 ///
@@ -112,7 +114,7 @@ impl Network {
     /// Checks a description and derives every shape. `input` is the shape of one sample.
     ///
     /// Errors: [`Error::Network`] if the operations do not fit one another, or the network is larger than what is
-    /// addressed: 2^28 elements of a sample, 2^32 parameters, 8 axes of the input, 4096 layers, and 1 GiB of tables,
+    /// addressed: 2^28 elements of a sample, 2^32 parameters, 8 axes of the input, 4096 layers, 65536 operations, and 1 GiB of tables,
     /// of which windows that meet the border in thousands of ways have more. Little is allocated, however large the
     /// network.
     pub fn new(input: &[usize], loss: Loss, layers: Vec<Vec<Op>>) -> Result<Self> {
@@ -131,6 +133,12 @@ impl Network {
             let layers = layers.len();
             return Err(Error::Network(format!("the network has {layers} layers, expected at most {MAX_LAYERS}")));
         }
+        let operations: usize = layers.iter().map(Vec::len).sum();
+        if operations > MAX_OPERATIONS {
+            return Err(Error::Network(format!(
+                "the network has {operations} operations, expected at most {MAX_OPERATIONS}"
+            )));
+        }
         check_size("the input", input, MAX_SAMPLE)?;
         let mut shape = input.to_vec();
         let mut built: Vec<Layer> = Vec::with_capacity(layers.len());
@@ -148,10 +156,10 @@ impl Network {
                 tables = tables.saturating_add(op.table_bytes(before));
                 if tables > MAX_TABLES {
                     return Err(place(format!(
-                        "with the windows of {}, the tables of addresses take more than {} GiB; use a smaller kernel, \
-                         padding or dilation",
-                        op.name(),
-                        MAX_TABLES >> 30
+                        "the network's tables of addresses take more than {} GiB, those of this {} included; use \
+                         windows that meet the border in fewer ways, or smaller images",
+                        MAX_TABLES >> 30,
+                        op.name()
                     )));
                 }
                 shapes.push(after);

@@ -213,7 +213,10 @@ impl Op {
                     self.windows([height, width], conv.kernel_size, conv.stride, conv.padding, conv.dilation)?;
                 match conv.shape(input).refusal(MAX_LANES) {
                     None => Ok(vec![conv.out_channels, height, width]),
-                    Some(refusal) => Err(Error::Network(refusal)),
+                    Some(_) => Err(Error::Network(format!(
+                        "conv2d of {input:?} with {conv:?} is beyond what is addressed, expected weights and padded \
+                         images below 2^32 elements; use fewer channels, a smaller kernel or less padding"
+                    ))),
                 }
             }
             Op::Linear(linear) => {
@@ -231,9 +234,10 @@ impl Op {
                 let windows =
                     self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, pool.dilation)?;
                 let shape = pool.shape(input);
-                // Where the tables are too long, nor is every window looked at.
-                let looked = [0, 1].into_iter().filter(|_| Local::pool_table_bytes(&shape) <= MAX_TABLES);
-                if let Some((axis, window)) = looked.filter_map(|axis| Some((axis, shape.empty_window(axis)?))).next() {
+                // To look at the windows takes as long as to measure their tables.
+                let few = Local::pool_table_bytes(&shape) <= MAX_TABLES;
+                let empty = |axis: usize| Some((axis, shape.empty_window(axis)?));
+                if let Some((axis, window)) = [0, 1].into_iter().filter(|_| few).find_map(empty) {
                     return Err(Error::Network(format!(
                         "max_pool2d has a window (number {window} of an axis of {}) all of whose elements are padding, \
                          expected at least one inside; use a smaller padding or dilation",

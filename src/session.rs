@@ -78,8 +78,9 @@ impl Session {
     /// Plans a session for batches of up to `batch` samples at the SIMD level of this machine, or
     /// the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
     ///
-    /// Errors: [`Error::Argument`] if the batch is 0, the method is refused by
-    /// [`Method::validate`], the level does not exist here, or there is not enough memory.
+    /// Errors: [`Error::Argument`] if the batch is 0, the method is refused by [`Method::validate`] or, as a
+    /// fixed-prediction with a large eta, diverges in this network beyond all numbers, the level does not exist here,
+    /// or there is not enough memory.
     pub fn new(network: &Network, batch: usize, method: Method) -> Result<Self> {
         let level = Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?;
         Self::with_level(network, batch, method, level)

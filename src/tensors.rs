@@ -168,7 +168,9 @@ impl TensorFile {
         let mut bytes = Vec::new();
         if bytes.try_reserve_exact(to - from).is_err() {
             let size = (to - from) >> 30;
-            return Err(self.wrong(format!("holds a tensor of {size} GiB, more than this machine gives memory for")));
+            return Err(self.wrong(format!(
+                "holds a tensor of {size} GiB, more memory than this machine gives; use a smaller batch or network"
+            )));
         }
         bytes.resize(to - from, 0);
         self.read_at(from, &mut bytes)?;

@@ -55,6 +55,8 @@ fn step_sizes_and_iterations() {
     let endless = Method::Strict { eta: 0.1, iterations: usize::MAX };
     let mut session = Session::new(&network, 2, endless).unwrap();
     assert_refused(session.record_energies(true), &["memory", &usize::MAX.to_string()]);
+    let mut session = Session::new(&network, 2, Method::Strict { eta: 0.1, iterations: 1 << 58 }).unwrap();
+    assert_refused(session.record_energies(true), &["memory", &(1u64 << 58).to_string()]);
 }
 
 /// What would have tables beyond memory, or take for ever to count them.
@@ -75,13 +77,16 @@ fn windows_that_meet_the_border_in_too_many_ways() {
         ([1, 128, 128], conv([128, 128], [127, 127])),
     ] {
         let network = Network::new(&input, Loss::Mse, vec![vec![op]]);
-        assert_refused(network, &["tables", "1 GiB", "use a smaller kernel"]);
+        assert_refused(network, &["tables", "1 GiB", "fewer ways"]);
     }
     // Many of which each would do.
     let ops = vec![conv([31, 31], [15, 15]); 2000];
     assert_refused(Network::new(&[1, 64, 64], Loss::Mse, vec![ops]), &["layer 1, operation", "tables"]);
     let many = Op::Conv2d(Conv2d { padding: [128, 128], bias: false, ..Conv2d::new(1, [256, 256]) });
-    assert_refused(Network::new(&[1 << 16, 1, 1], Loss::Mse, vec![vec![many]]), &["weights", "too large"]);
+    assert_refused(
+        Network::new(&[1 << 16, 1, 1], Loss::Mse, vec![vec![many]]),
+        &["conv2d", "weights", "use fewer channels"],
+    );
     // What is large, but of few kinds.
     for (input, op) in [
         ([1, 1, 100_000], conv([1, 400], [0, 0])),
@@ -94,11 +99,12 @@ fn windows_that_meet_the_border_in_too_many_ways() {
 }
 
 #[test]
-fn axes_and_layers_without_end() {
+fn axes_layers_and_operations_without_end() {
     let relu = |layers: usize| vec![vec![Op::Relu]; layers];
     assert_refused(Network::new(&[1; 9], Loss::Mse, relu(1)), &["9 axes", "at most 8"]);
     assert_refused(Network::new(&[1], Loss::Mse, relu(4097)), &["4097 layers", "4096"]);
     Network::new(&[1; 8], Loss::Mse, relu(4096)).unwrap();
+    assert_refused(Network::new(&[1], Loss::Mse, vec![vec![Op::Relu; 70_000]]), &["70000 operations", "65536"]);
 }
 
 #[test]

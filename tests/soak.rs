@@ -1,6 +1,6 @@
 //! Random networks, batches, methods, levels and threads, and random products and convolutions, against the
 //! naive twins and against each other, with an eye on memory: twenty cases, or for as long as
-//! `PREDICTIVE_CODING_SOAK_MINUTES` says.
+//! `PREDICTIVE_CODING_SOAK_MINUTES` says, the first of them case `PREDICTIVE_CODING_SOAK_FROM`.
 
 use std::time::{Duration, Instant};
 
@@ -39,8 +39,10 @@ fn soak() {
     let levels = levels();
     let mut judge = Judge::default();
     let (mut products, mut convolutions, mut warm, mut told) = (0, 0, 0, Instant::now());
-    for seed in 0u64.. {
-        if end.map_or(seed >= CASES, |end| seed > WARM_UP && Instant::now() > end) {
+    let first = std::env::var("PREDICTIVE_CODING_SOAK_FROM").ok();
+    let first = first.map_or(0, |text| text.parse::<u64>().unwrap_or_else(|_| panic!("{text:?}, expected a case")));
+    for seed in first.. {
+        if end.map_or(seed >= first + CASES, |end| seed > first + WARM_UP && Instant::now() > end) {
             break;
         }
         // Other seeds than those of the tests.
@@ -48,18 +50,21 @@ fn soak() {
         network(&mut rng, &pools, &levels, &mut judge, seed);
         products += usize::from(product(&mut rng, &pools, &levels, seed));
         convolutions += usize::from(convolution(&mut rng, &pools, &levels, seed));
-        if seed == WARM_UP {
+        if seed == first + WARM_UP {
             warm = ALLOCATOR.live();
             ALLOCATOR.reset_peak();
         }
         let live = ALLOCATOR.live();
-        assert!(seed <= WARM_UP || live <= warm + SLACK, "case {seed}: {live} bytes are allocated, {warm} were");
+        assert!(
+            seed <= first + WARM_UP || live <= warm + SLACK,
+            "case {seed}: {live} bytes are allocated, {warm} were"
+        );
         if told.elapsed() > Duration::from_secs(60) {
             told = Instant::now();
             eprintln!(
                 "{} cases: {} tensors judged, {} skipped, {products} products, {convolutions} convolutions; {live} \
                  bytes allocated, {warm} after the first {WARM_UP} cases, {} at most",
-                seed + 1,
+                seed + 1 - first,
                 judge.judged,
                 judge.skipped,
                 ALLOCATOR.peak()

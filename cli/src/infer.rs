@@ -51,7 +51,7 @@ pub struct Infer {
     #[arg(long, value_name = "I")]
     initial: Option<PathBuf>,
     /// Directory for maps of activations, beliefs and errors: for every layer with pixels a PNG and an SVG, with a
-    /// row for each of the first 8 samples; norms over the channels, dark is 0
+    /// row for each of the first 8 samples; norms over the channels, dark is 0. Of up to 2048 pixels a side
     #[arg(long, value_name = "DIR")]
     maps: Option<PathBuf>,
     /// How often to do it, for the times

@@ -61,7 +61,7 @@ pub fn check_memory(network: &Network, batch: usize) -> Result<(), Failure> {
         .map(|shape| shape.iter().map(|&size| size as u128).product::<u128>())
         .sum();
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end as u128);
-    let needed = 4 * (2 * states * batch as u128 + 4 * parameters);
+    let needed = 4 * (2 * states * batch as u128 + 5 * parameters);
     check_bytes(needed, &format!("the network at a batch of {batch}"), "use a smaller batch or network")
 }
 

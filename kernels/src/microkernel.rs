@@ -107,8 +107,10 @@ impl Tap {
     /// # Panics
     /// If either does not fit 32 bits.
     pub(crate) fn new(row: usize, offset: usize) -> Self {
-        let narrow =
-            |n: usize| u32::try_from(n).unwrap_or_else(|_| panic!("weights or a block of {n} elements or more"));
+        let narrow = |n: usize| {
+            u32::try_from(n)
+                .unwrap_or_else(|_| panic!("weights or a padded block of {n} elements, expected less than 2^32"))
+        };
         Tap { row: narrow(row), offset: narrow(offset) }
     }
 }

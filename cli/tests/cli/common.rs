@@ -145,3 +145,8 @@ pub fn tensors(path: &Path) -> Vec<(String, Vec<usize>, Vec<f32>)> {
 pub fn csv(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
     csv::Reader::from_path(path).unwrap().deserialize().map(Result::unwrap).collect()
 }
+
+/// An idx file: magic number, sizes, bytes.
+pub fn idx(magic: u32, sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
+    [&[magic], sizes].concat().iter().flat_map(|word| word.to_be_bytes()).chain(bytes.iter().copied()).collect()
+}

@@ -1,6 +1,6 @@
 //! Whatever is wrong with usage or input is told in one line, with exit status 2.
 
-use crate::common::{Folder, MODEL, run};
+use crate::common::{Folder, MODEL, idx, run};
 use predictive_coding::write_tensors;
 
 #[test]
@@ -158,11 +158,6 @@ fn initial_beliefs_and_outputs() {
     folder.infer("fixed-prediction", &strict).refused(&["--initial", "strict"]);
     let missing = folder.name("missing/out.safetensors");
     folder.infer("exact", &["--output", &missing]).refused(&["missing/out.safetensors", "directory does not exist"]);
-}
-
-/// An idx file: magic number, sizes, bytes.
-fn idx(magic: u32, sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
-    [&[magic], sizes].concat().iter().flat_map(|word| word.to_be_bytes()).chain(bytes.iter().copied()).collect()
 }
 
 #[test]

@@ -67,6 +67,9 @@ fn an_input_is_not_written_over() {
         folder.infer("exact", &["--output", &output]).refused(&[file, option, "written over"]);
         assert_eq!(std::fs::read(folder.path(file)).unwrap(), before);
     }
+    let start = folder.name("start.safetensors");
+    std::os::unix::fs::symlink(folder.path("batch.safetensors"), &start).unwrap();
+    folder.infer("exact", &["--output", &start]).refused(&["start.safetensors", "--batch", "written over"]);
 }
 
 /// |a - b| / |b|.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::common::{Folder, csv, program, run, tensors};
+use crate::common::{Folder, csv, idx, program, run, tensors};
 
 #[test]
 fn the_main_job_reaches_its_accuracy_by_every_method() {
@@ -267,6 +267,23 @@ fn a_checkpoint_of_another_run_is_refused() {
     run(&strict(&out, &folder.name("none"), &["--resume"])).refused(&["none", "does not exist"]);
     let weights = folder.name("out/weights.safetensors");
     run(&strict(&out, &weights, &["--resume"])).refused(&["weights.safetensors", "is no checkpoint"]);
+}
+
+#[test]
+fn a_checkpoint_of_other_data_is_refused() {
+    let folder = Folder::new();
+    let [data, out, checkpoint] = ["", "out", "checkpoint"].map(|name| folder.name(name));
+    let images = |pixel: u8| idx(0x803, &[2, 28, 28], &[pixel; 2 * 784]);
+    for set in ["train", "t10k"] {
+        folder.write(&format!("{set}-images-idx3-ubyte"), images(7));
+        folder.write(&format!("{set}-labels-idx1-ubyte"), idx(0x801, &[2], &[3, 9]));
+    }
+    let arguments = ["train", "--dataset", "mnist", "--data", &data, "--method", "exact", "--out", &out];
+    let kept = [&arguments[..], &["--checkpoint", &checkpoint, "--epochs"]].concat();
+    run(&[&kept[..], &["1"]].concat()).succeeded();
+    run(&[&kept[..], &["2", "--resume"]].concat()).succeeded();
+    folder.write("train-images-idx3-ubyte", images(8));
+    run(&[&kept[..], &["3", "--resume"]].concat()).refused(&["is a checkpoint of", "checksum of the training samples"]);
 }
 
 #[test]

@@ -114,9 +114,12 @@ impl ConvShape {
         self.input[axis] + 2 * self.padding[axis]
     }
 
-    /// The same convolution, with a stride no longer than the padded input.
-    pub(crate) fn with_needed_stride(&self) -> Self {
-        ConvShape { stride: [0, 1].map(|axis| self.stride[axis].min(self.padded(axis))), ..*self }
+    /// The same convolution, with strides no longer than the padded input, and a dilation of 1 where there is nothing
+    /// to be apart.
+    pub(crate) fn with_needed_steps(&self) -> Self {
+        let stride = [0, 1].map(|axis| self.stride[axis].min(self.padded(axis)));
+        let dilation = [0, 1].map(|axis| if self.kernel[axis] == 1 { 1 } else { self.dilation[axis] });
+        ConvShape { stride, dilation, ..*self }
     }
 
     /// The first window along an axis (0 vertical, 1 horizontal) that lies on padding altogether.
@@ -198,10 +201,11 @@ struct Direction {
     /// Length of the source.
     sources: usize,
     transposed: bool,
-    /// Of the transpose: that taps on the source are so far apart, and what the distance from the first phase that
-    /// has any, in multiples of the greatest common divisor of stride and dilation, makes of the first.
+    /// Taps of one output are so far apart: those of the transpose whose distance the stride divides.
     tap_step: usize,
+    /// The greatest common divisor of stride and dilation.
     divisor: usize,
+    /// What times the dilation, both over the divisor, is 1 modulo `tap_step`.
     inverse: usize,
 }
 
@@ -272,9 +276,13 @@ impl Direction {
         }
     }
 
-    /// How many taps of a window are on the source.
-    fn count(&self, window: &Window) -> usize {
-        window.taps.len().div_ceil(self.tap_step)
+    /// How long tables of the runs are; none if there were more than `limit` runs or taps.
+    fn size(&self, limit: usize) -> Option<AxisSize> {
+        self.runs().try_fold(AxisSize { runs: 0, taps: 0 }, |size, (_, _, window)| {
+            let taps = size.taps + window.taps.len().div_ceil(self.tap_step);
+            let size = AxisSize { runs: size.runs + 1, taps };
+            (size.runs.max(size.taps) <= limit).then_some(size)
+        })
     }
 
     /// The outputs in runs that read the same taps: the first, how many, and its window. Along a phase both ends of
@@ -355,16 +363,14 @@ impl Axis {
         Axis { runs: direction.runs().map(run).collect(), out_step, source_step }
     }
 
-    /// The size of the axis of the convolution and of its transpose, without making them; none if a table had more
-    /// than `limit` runs or taps.
-    pub(crate) fn sizes(shape: &ConvShape, axis: usize, limit: usize) -> Option<[AxisSize; 2]> {
-        let size = |direction: Direction| {
-            direction.runs().try_fold(AxisSize { runs: 0, taps: 0 }, |size, (_, _, window)| {
-                let size = AxisSize { runs: size.runs + 1, taps: size.taps + direction.count(&window) };
-                (size.runs.max(size.taps) <= limit).then_some(size)
-            })
-        };
-        Some([size(Direction::forward(shape, axis))?, size(Direction::transposed(shape, axis))?])
+    /// The size of the axis of the convolution, without making it; none if it had more than `limit` runs or taps.
+    pub(crate) fn forward_size(shape: &ConvShape, axis: usize, limit: usize) -> Option<AxisSize> {
+        Direction::forward(shape, axis).size(limit)
+    }
+
+    /// Likewise, of the axis of the transpose.
+    pub(crate) fn transposed_size(shape: &ConvShape, axis: usize, limit: usize) -> Option<AxisSize> {
+        Direction::transposed(shape, axis).size(limit)
     }
 }
 
@@ -388,7 +394,11 @@ mod tests {
 
     #[test]
     fn an_axis_lists_what_the_definition_lists() {
-        for (size, kernel, stride, padding, dilation) in itertools(9, 4, 6, 7, 6) {
+        let long = [15, 16, 17, 31, 32, 33, 63, 64, 65].into_iter().flat_map(|size| {
+            itertools(1, 4, 3, 5, 3)
+                .map(move |(_, kernel, stride, padding, dilation)| (size, kernel, stride, padding, dilation))
+        });
+        for (size, kernel, stride, padding, dilation) in itertools(9, 4, 6, 7, 6).chain(long) {
             if (kernel - 1) * dilation + 1 > size + 2 * padding {
                 continue;
             }
@@ -417,10 +427,11 @@ mod tests {
             assert_eq!(pairs(&Axis::transposed(&shape, 1)), transposed, "transpose of {shape:?}");
             let sizes = [Axis::forward(&shape, 1), Axis::transposed(&shape, 1)]
                 .map(|axis| AxisSize { runs: axis.runs.len(), taps: axis.runs.iter().map(|run| run.taps.len()).sum() });
-            assert_eq!(Axis::sizes(&shape, 1, usize::MAX), Some(sizes), "{shape:?}");
-            let most = sizes.iter().map(|size| size.runs.max(size.taps)).max().unwrap();
-            assert_eq!(Axis::sizes(&shape, 1, most), Some(sizes), "{shape:?}");
-            assert_eq!(Axis::sizes(&shape, 1, most - 1), None, "{shape:?}");
+            for (size, found) in sizes.into_iter().zip([Axis::forward_size, Axis::transposed_size]) {
+                let most = size.runs.max(size.taps);
+                assert_eq!(found(&shape, 1, most), Some(size), "{shape:?}");
+                assert_eq!(found(&shape, 1, most - 1), None, "{shape:?}");
+            }
         }
     }
 

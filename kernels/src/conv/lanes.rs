@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::combine::Combine;
 use crate::conv::check_len;
-use crate::conv::geometry::{Axis, ConvShape};
+use crate::conv::geometry::{Axis, AxisSize, ConvShape};
 use crate::conv::gradient::LaneGradient;
 use crate::conv::product::LaneProduct;
 use crate::gemm::{GemmScratch, Lhs, product};
@@ -33,7 +33,7 @@ impl LaneConv {
     /// # Panics
     /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0;
     /// if a tensor of LANES images, or the weights of a channel of either side, have 2^32 elements or more, or a
-    /// padded tensor has 2^40.
+    /// padded tensor has 2^38.
     pub fn new(level: Level, shape: ConvShape) -> Self {
         Self::with_bands(level, shape, usize::MAX, usize::MAX)
     }
@@ -46,6 +46,7 @@ impl LaneConv {
     pub fn with_bands(level: Level, shape: ConvShape, output_rows: usize, input_rows: usize) -> Self {
         let lanes = lanes(level);
         shape.check_sizes(lanes);
+        let shape = shape.with_needed_steps();
         let taps = shape.taps();
         let axes = [0, 1].map(|axis| Axis::forward(&shape, axis));
         let forward = Source { row_stride: shape.in_channels * taps, outer_stride: taps, inner: taps, inner_stride: 1 };
@@ -87,18 +88,18 @@ impl LaneConv {
     /// # Panics
     /// If a window does not fit its padded input, or a kernel, stride or dilation is 0.
     pub fn table_bytes(shape: &ConvShape) -> usize {
-        let [Some(down), Some(along)] = [0, 1].map(|axis| Axis::sizes(shape, axis, Axis::LONGEST)) else {
-            return usize::MAX;
+        let (output, shape) = (shape.output(), shape.with_needed_steps());
+        let bytes = |size: fn(&ConvShape, usize, usize) -> Option<AxisSize>, channels: usize, rows: usize| match [0, 1]
+            .map(|axis| size(&shape, axis, Axis::LONGEST))
+        {
+            [Some(down), Some(along)] => LaneProduct::table_bytes([down, along], channels, rows),
+            _ => usize::MAX,
         };
-        let directions = [(shape.in_channels, shape.output()[0]), (shape.out_channels, shape.input[0])];
-        let bytes = |direction: usize| {
-            let (channels, rows) = directions[direction];
-            LaneProduct::table_bytes([down[direction], along[direction]], channels, rows)
-        };
-        bytes(0).saturating_add(bytes(1))
+        let forward = bytes(Axis::forward_size, shape.in_channels, output[0]);
+        forward.saturating_add(bytes(Axis::transposed_size, shape.out_channels, shape.input[0]))
     }
 
-    /// The sizes it was planned for.
+    /// The sizes it was planned for, with steps between windows and taps no longer than makes a difference.
     pub fn shape(&self) -> &ConvShape {
         &self.shape
     }

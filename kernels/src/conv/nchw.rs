@@ -53,11 +53,12 @@ impl NchwConv {
     /// Plans a convolution of `batch` images.
     ///
     /// # Panics
-    /// As [`LaneConv::new`], or if the batch is 0, or a tensor of the batch has more elements than memory has bytes.
+    /// As [`LaneConv::new`], or if the batch is 0, a tensor of the batch has more elements than memory has bytes, or
+    /// a block of a padded tensor has 2^32 elements or more.
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
         shape.check_sizes(crate::lanes(level));
-        let shape = shape.with_needed_stride();
+        let shape = shape.with_needed_steps();
         let conv = LaneConv::new(level, shape);
         let largest = conv.input_len().max(conv.output_len()) / crate::lanes(level);
         assert!(
@@ -249,38 +250,4 @@ fn images_pay(level: Level, conv: &LaneConv, batch: usize, cycles: usize) -> boo
     let tiles = full * (multiply + vectors * TRANSPOSE)
         + usize::from(left > 0) * (multiply + vectors * (TRANSPOSE + left * ELEMENT));
     elements * size_of::<f32>() <= TILE_BYTES && tiles < cycles
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is across the lanes forward and back.
-    fn planned(level: Level, batch: usize, channels: [usize; 2], size: usize) -> [&'static str; 2] {
-        let shape = ConvShape {
-            in_channels: channels[0],
-            out_channels: channels[1],
-            input: [size; 2],
-            kernel: [3; 2],
-            stride: [1; 2],
-            padding: [1; 2],
-            dilation: [1; 2],
-        };
-        let conv = NchwConv::new(level, shape, batch);
-        [&conv.forward, &conv.backward].map(|product| match product {
-            Product::Channels(_) => "channels",
-            Product::Pixels(_) => "pixels",
-            Product::Images => "images",
-        })
-    }
-
-    #[test]
-    fn lanes_hold_what_fills_them() {
-        for &level in Level::available() {
-            assert_eq!(planned(level, 1, [128, 128], 12), ["channels"; 2], "{level}");
-            assert_eq!(planned(level, 1, [3, 64], 64)[1], "pixels", "{level}");
-            assert_eq!(planned(level, 2, [3, 5], 32), ["pixels"; 2], "{level}");
-            assert_eq!(planned(level, 64, [5, 5], 7), ["images"; 2], "{level}");
-        }
-    }
 }

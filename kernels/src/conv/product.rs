@@ -152,6 +152,8 @@ impl LaneProduct {
                 }
             }
         }
+        classes.shrink_to_fit();
+        bands.iter_mut().for_each(|band| band.runs.shrink_to_fit());
         let longest = bands.iter().flat_map(|band| &band.runs).map(|run| run.count).max().unwrap_or(0);
         LaneProduct {
             source,
@@ -172,7 +174,10 @@ impl LaneProduct {
         let taps = product([source_channels, down.taps, along.taps]);
         let tables = taps.saturating_mul(size_of::<Tap>() + size_of::<u32>());
         let classes = product([down.runs, along.runs, size_of::<Class>()]);
-        tables.saturating_add(classes).saturating_add(product([rows, along.runs, size_of::<Run>()]))
+        // Bands of a row each, in which columns narrower than a row is wide are runs of their own.
+        let runs = product([rows, along.runs, NARROW_ROW * size_of::<Run>()]);
+        let bands = rows.saturating_mul(size_of::<Band>());
+        [classes, runs, bands].into_iter().fold(tables, usize::saturating_add)
     }
 
     pub(crate) fn out_len(&self) -> usize {

@@ -148,8 +148,8 @@ impl Local {
     /// # Panics
     /// If a window does not fit the padded input, or a kernel, stride or dilation is 0.
     pub fn pool_table_bytes(shape: &ConvShape) -> usize {
-        match [0, 1].map(|axis| Axis::sizes(shape, axis, Axis::LONGEST)) {
-            [Some([down, _]), Some([along, _])] => table_bytes([down, along], shape.output()),
+        match [0, 1].map(|axis| Axis::forward_size(shape, axis, Axis::LONGEST)) {
+            [Some(down), Some(along)] => table_bytes([down, along], shape.output()),
             _ => usize::MAX,
         }
     }

@@ -35,7 +35,7 @@ impl AxisWindows {
         let mut uses = vec![0; inputs];
         for span in self.spans.iter().filter(|span| span.count > 0) {
             uses[span.first] += 1;
-            if let Some(behind) = uses.get_mut(span.first + span.count * self.input_step) {
+            if let Some(behind) = uses.get_mut(span.first.saturating_add(span.count.saturating_mul(self.input_step))) {
                 *behind -= 1;
             }
         }
@@ -121,7 +121,9 @@ impl Windows {
                     let [y, x] = [y * axes[0].input_step, x * axes[1].input_step];
                     Entry { tap: (ky * taps_per_row + kx) as f32, at: (y * input[1] + x) * lanes }
                 };
-                tables.push((0..height).flat_map(|y| (0..width).map(move |x| entry(y, x))).collect());
+                let mut table = Vec::with_capacity(height * width);
+                (0..height).for_each(|y| table.extend((0..width).map(|x| entry(y, x))));
+                tables.push(table);
             }
         }
         Windows {
@@ -179,8 +181,10 @@ pub(super) fn axes(shape: &ConvShape) -> [AxisWindows; 2] {
             let start = out * shape.stride[axis];
             let tap = padding.saturating_sub(start).div_ceil(dilation);
             let end = (padding + shape.input[axis]).saturating_sub(start).div_ceil(dilation).min(shape.kernel[axis]);
-            let first = if tap < end { start + tap * dilation - padding } else { 0 };
-            Span { tap, first, count: end.saturating_sub(tap) }
+            match tap < end {
+                true => Span { tap, first: start + tap * dilation - padding, count: end - tap },
+                false => Span { tap: 0, first: 0, count: 0 },
+            }
         };
         AxisWindows { spans: (0..output[axis]).map(span).collect(), tap_step: 1, input_step: dilation }
     })

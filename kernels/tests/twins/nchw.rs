@@ -281,3 +281,31 @@ fn threads_do_not_change_a_bit() {
         }
     }
 }
+
+/// What is across the lanes of the convolution of `size` x `size` pixels and of its transpose, as the plan shows it.
+fn planned(level: Level, batch: usize, channels: [usize; 2], size: usize) -> [&'static str; 2] {
+    let shape = ConvShape {
+        in_channels: channels[0],
+        out_channels: channels[1],
+        input: [size; 2],
+        kernel: [3; 2],
+        stride: [1; 2],
+        padding: [1; 2],
+        dilation: [1; 2],
+    };
+    let plan = format!("{:?}", NchwConv::new(level, shape, batch));
+    ["forward", "backward"].map(|pass| {
+        let across = |lanes: &&str| plan.contains(&format!("{pass}: {lanes}"));
+        ["Channels", "Pixels", "Images"].into_iter().find(across).expect("one of them")
+    })
+}
+
+#[test]
+fn lanes_hold_what_fills_them() {
+    for level in levels() {
+        assert_eq!(planned(level, 1, [128, 128], 12), ["Channels"; 2], "{level}");
+        assert_eq!(planned(level, 1, [3, 64], 64)[1], "Pixels", "{level}");
+        assert_eq!(planned(level, 2, [3, 5], 32), ["Pixels"; 2], "{level}");
+        assert_eq!(planned(level, 64, [5, 5], 7), ["Images"; 2], "{level}");
+    }
+}

@@ -113,7 +113,7 @@ impl Case {
 
     /// What the reference computes.
     pub fn reference(&self) -> Step<f64> {
-        self.perturbed(|x| x)
+        self.perturbed(|x| x, false)
     }
 
     /// The tensors of [`reference`](Self::reference).
@@ -125,20 +125,27 @@ impl Case {
     /// goes in is perturbed by a few roundings of float32. Where a ReLU or a pool decides by less
     /// than that, or where a sum cancels, this is large, and float32 may rightly end elsewhere.
     pub fn conditioning(&self, want: &Tensors, rng: &mut ChaCha8Rng) -> Vec<f64> {
-        self.sensitivity(PERTURBED, want, rng)
+        self.sensitivity(PERTURBED, false, want, rng)
     }
 
-    /// As [`conditioning`](Self::conditioning), of more and larger perturbations.
+    /// As [`conditioning`](Self::conditioning), of more and larger perturbations, of the sums of products too: those of
+    /// neighbouring pixels may differ by less than their roundings, and by a share that no change of weights changes.
     pub fn scrutiny(&self, want: &Tensors, rng: &mut ChaCha8Rng) -> Vec<f64> {
-        self.sensitivity(PERTURBED_MORE, want, rng)
+        self.sensitivity(PERTURBED_MORE, true, want, rng)
     }
 
-    fn sensitivity(&self, (runs, deviation): (usize, f64), want: &Tensors, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    fn sensitivity(
+        &self,
+        (runs, deviation): (usize, f64),
+        sums: bool,
+        want: &Tensors,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<f64> {
         let mut worst = vec![0.0; want.len()];
         for _ in 0..runs {
             // Uniform with that standard deviation.
             let width = deviation * 3f64.sqrt();
-            let step = self.perturbed(|x| x * (1.0 + rng.random_range(-width..width)));
+            let step = self.perturbed(|x| x * (1.0 + rng.random_range(-width..width)), sums);
             for ((worst, (_, want)), (_, got)) in worst.iter_mut().zip(want).zip(self.tensors(&step)) {
                 *worst = f64::max(*worst, relative_error(&got, want));
             }
@@ -146,9 +153,10 @@ impl Case {
         worst
     }
 
-    fn perturbed(&self, mut change: impl FnMut(f64) -> f64) -> Step<f64> {
+    /// `sums`: whether the sums of products are changed as well.
+    fn perturbed(&self, mut change: impl FnMut(f64) -> f64, sums: bool) -> Step<f64> {
         let mut changed = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| change(x.into())).collect() };
-        let naive = Naive::with_values(&self.network, &changed(self.parameters.values()));
+        let mut naive = Naive::with_values(&self.network, &changed(self.parameters.values()));
         let x = changed(&self.x);
         let begin: Vec<_> = self
             .begin
@@ -160,7 +168,10 @@ impl Case {
             })
             .collect();
         let y: Vec<f64> = dense(self.y.view(), self.network.output_shape().iter().product());
-        let y: Vec<f64> = y.into_iter().map(change).collect();
+        let y: Vec<f64> = y.into_iter().map(&mut change).collect();
+        if sums {
+            naive.round(|| change(1.0) - 1.0);
+        }
         match (self.convention, self.method) {
             (Convention::Published2022, Method::Strict { eta, iterations }) => {
                 naive.published_2022(&x, &y, eta, iterations)

@@ -78,6 +78,12 @@ impl<T: Real> Naive<T> {
         }
     }
 
+    /// Gives each sum of products an error of its own, the same for every sample, as a multiple of the sum of their
+    /// sizes.
+    pub fn round(&mut self, mut error: impl FnMut() -> T) {
+        self.layers.iter_mut().flatten().for_each(|op| op.round(&mut error));
+    }
+
     /// L.
     pub fn depth(&self) -> usize {
         self.layers.len()

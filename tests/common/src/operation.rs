@@ -34,6 +34,8 @@ pub struct Operation<T> {
     /// Places of weight and bias in the network's flat buffer of parameters.
     weight_range: Range<usize>,
     bias_range: Range<usize>,
+    /// The error of each output of a product; none, if empty.
+    rounding: Vec<T>,
 }
 
 impl<T: Real> Operation<T> {
@@ -63,6 +65,14 @@ impl<T: Real> Operation<T> {
             bias: parameters[range(Role::Bias)].to_vec(),
             weight_range: range(Role::Weight),
             bias_range: range(Role::Bias),
+            rounding: vec![],
+        }
+    }
+
+    /// Gives each sum of products an error of its own, as a multiple of the sum of their sizes.
+    pub fn round(&mut self, mut error: impl FnMut() -> T) {
+        if !self.weight.is_empty() {
+            self.rounding = (0..self.outputs).map(|_| error()).collect();
         }
     }
 
@@ -71,7 +81,13 @@ impl<T: Real> Operation<T> {
         let mut y = vec![T::default(); self.outputs];
         match &self.op {
             Op::Conv2d(_) | Op::Linear(_) => {
-                self.products(|o, w, i| y[o] += self.weight[w] * x[i]);
+                self.products(|o, w, i| {
+                    let product = self.weight[w] * x[i];
+                    y[o] += product;
+                    if let Some(&error) = self.rounding.get(o) {
+                        y[o] += error * T::of(product.f64().abs());
+                    }
+                });
                 for (plane, &bias) in y.chunks_mut(self.outputs / self.channels[1]).zip(&self.bias) {
                     plane.iter_mut().for_each(|y| *y += bias);
                 }
