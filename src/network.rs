@@ -114,9 +114,9 @@ impl Network {
     /// Checks a description and derives every shape. `input` is the shape of one sample.
     ///
     /// Errors: [`Error::Network`] if the operations do not fit one another, or the network is larger than what is
-    /// addressed: 2^28 elements of a sample, 2^32 parameters, 8 axes of the input, 4096 layers, 65536 operations, and 1 GiB of tables,
-    /// of which windows that meet the border in thousands of ways have more. Little is allocated, however large the
-    /// network.
+    /// addressed: 2^28 elements of a sample, 2^32 parameters, 8 axes of the input, 4096 layers, 65536 operations, and
+    /// 1 GiB of tables of addresses, of which windows that meet the border in thousands of ways have more. Little is
+    /// allocated, however large the network.
     pub fn new(input: &[usize], loss: Loss, layers: Vec<Vec<Op>>) -> Result<Self> {
         if input.is_empty() || input.contains(&0) {
             return Err(Error::Network(format!(
