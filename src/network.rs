@@ -43,6 +43,8 @@ pub struct Network {
     loss: Loss,
     layers: Vec<Layer>,
     parameters: Arc<[ParameterSpec]>,
+    /// Bytes, at most, of the tables of addresses of a plan.
+    tables: usize,
 }
 
 /// One predictive-coding layer f_l: any number of operations, evaluated in order.
@@ -178,7 +180,7 @@ impl Network {
                 "cross_entropy takes a flat output, found {shape:?}; put a flatten at the end"
             )));
         }
-        Ok(Network { input: input.to_vec(), loss, layers: built, parameters: specs.specs.into() })
+        Ok(Network { input: input.to_vec(), loss, layers: built, parameters: specs.specs.into(), tables })
     }
 
     /// The shape of one sample of the input.
@@ -204,6 +206,11 @@ impl Network {
     /// Names, shapes and places of the parameters.
     pub fn parameters(&self) -> &Arc<[ParameterSpec]> {
         &self.parameters
+    }
+
+    /// At most so many bytes of tables of addresses will a plan of this network have.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.tables
     }
 
     /// Parameters drawn from PyTorch's default distributions: weights and biases uniform in

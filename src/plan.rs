@@ -174,12 +174,6 @@ impl Plan {
         Plan { level, lanes: builder.lanes, steps: builder.steps, layers, values, differences, sizes }
     }
 
-    /// At most so many bytes of tables of addresses will a plan of this network have.
-    pub(crate) fn table_bytes(network: &Network) -> usize {
-        let ops = network.layers().iter().flat_map(|layer| layer.ops().iter().zip(layer.shapes()));
-        ops.map(|(op, input)| op.table_bytes(input)).fold(0, usize::saturating_add)
-    }
-
     /// Elements of the values at boundary `b`.
     pub(crate) fn len(&self, b: usize) -> usize {
         match &self.values[b] {

@@ -53,8 +53,6 @@ pub struct Session {
     network: Network,
     batch: usize,
     packed: Buffer,
-    /// Bytes of the plan's tables of addresses.
-    tables: usize,
     groups: Vec<Group>,
     /// One for each task that runs at the same time.
     scratch: Vec<Mutex<Scratch>>,
@@ -106,8 +104,7 @@ impl Session {
         if batch == 0 {
             return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
         }
-        let tables = Plan::table_bytes(network);
-        check_memory(batch, tables.checked_div(size_of::<f32>()))?;
+        check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
         let plan = Plan::new(network, level, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
         let multiples = match method {
@@ -161,7 +158,6 @@ impl Session {
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
             open: automatic.then(|| Box::new(Open::new(&plan))),
             multiples,
-            tables,
             plan,
             method,
             options,
@@ -355,7 +351,7 @@ impl Session {
             + self.packed.bytes()
             + self.rows.bytes()
             + self.gemm_scratch.bytes()
-            + self.tables
+            + self.network.table_bytes()
             + size_of_val(self.gradients.values())
             + size_of_val(self.energies.as_slice())
     }

@@ -2,7 +2,6 @@
 //! Alone in its program, and in one test, as everything that is allocated is counted.
 
 #[path = "../fuzz/src/lib.rs"]
-#[allow(dead_code)]
 mod targets;
 
 use std::path::Path;

@@ -15,10 +15,7 @@ pub fn directory(path: &Path) -> Result<(), Failure> {
 /// Refuses a file that can not be made, or replaced, in its directory.
 pub fn file(path: &Path) -> Result<(), Failure> {
     let refused = |why: &str| Err(Failure::usage(format!("{}: can not be written: {why}", path.display())));
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = directory_of(path);
     match path.metadata() {
         _ if !parent.is_dir() => refused("its directory does not exist; create it or name another"),
         Ok(metadata) if metadata.is_dir() => refused("it is a directory, expected a file"),
@@ -30,12 +27,9 @@ pub fn file(path: &Path) -> Result<(), Failure> {
 
 /// Refuses a file to be written that is one of those with another use.
 pub fn apart<'a>(path: &Path, others: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Result<(), Failure> {
-    let place = |path: &Path| match (path.canonicalize(), path.parent(), path.file_name()) {
-        (Err(_), Some(parent), Some(name)) => {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            parent.canonicalize().map(|parent| parent.join(name))
-        }
-        (place, ..) => place,
+    let place = |path: &Path| match (path.canonicalize(), path.file_name()) {
+        (Err(_), Some(name)) => directory_of(path).canonicalize().map(|directory| directory.join(name)),
+        (place, _) => place,
     };
     let Ok(target) = place(path) else { return Ok(()) };
     let same = |&(_, other): &(&str, &Path)| place(other).is_ok_and(|other| other == target && !is_device(&other));
@@ -44,6 +38,14 @@ pub fn apart<'a>(path: &Path, others: impl IntoIterator<Item = (&'a str, &'a Pat
         Some((what, _)) => {
             Err(Failure::usage(format!("{}: would be written over, but is {what}; name another file", path.display())))
         }
+    }
+}
+
+/// The directory that a file is or would be in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 

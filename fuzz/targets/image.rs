@@ -2,10 +2,10 @@
 
 // The reader of images belongs to the program, which is no library.
 #[path = "../../cli/src/console.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the program prints")]
 mod console;
 #[path = "../../cli/src/reproduce/pictures.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the program asks for more of a picture")]
 mod pictures;
 
 use libfuzzer_sys::fuzz_target;

@@ -326,10 +326,9 @@ fn read_rows(path: &Path, layers: usize) -> Result<Vec<Row>, String> {
         if record.len() != cells {
             return Err(wrong(&format!("a row of {} cells, expected {cells}", record.len())));
         }
-        let number = |i: usize| record.get(i).unwrap_or_default().parse::<f64>().map_err(|e| wrong(&e));
+        let number = |i: usize| record[i].parse::<f64>().map_err(|e| wrong(&e));
         let numbers = |first: usize| -> Result<Vec<f64>, String> {
-            let filled = (first..first + layers).filter(|&i| record.get(i).is_some_and(|cell| !cell.is_empty()));
-            filled.map(number).collect()
+            (first..first + layers).filter(|&i| !record[i].is_empty()).map(number).collect()
         };
         let (errors, angles) = (numbers(5)?, numbers(5 + layers)?);
         if [&errors, &angles].iter().any(|values| ![0, layers].contains(&values.len())) {
