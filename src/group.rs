@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Buffer, Combine, elementwise, rows_to_lanes};
+use predictive_coding_kernels::Buffer;
 
 use crate::error::Divergence;
 use crate::layer::{Gradients, Layers};
 use crate::loss::Targets;
 use crate::method::{Method, Options, Solver};
 use crate::output::Output;
-use crate::plan::Plan;
+use crate::plan::{LayerPlan, Plan};
 use crate::relaxation::{Descent, Relaxation, Strict, backpropagate, fixed_prediction, strict, sweep};
 use crate::state::{Scratch, Tile};
 
@@ -36,13 +36,12 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Puts the samples from `first` on into the lanes of a tile.
+    /// Puts the samples from `first` on into a tile.
     fn load(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
         let plan = self.layers.plan;
-        let elements = plan.len(0) / plan.lanes;
-        let rows = rows_of(first, tile.samples, elements);
-        rows_to_lanes(plan.level, &self.x[rows], elements, &mut scratch.values[..plan.len(0)]);
-        self.output.load(self.targets, first, tile.samples, plan.lanes, &mut tile.targets);
+        let rows = rows_of(first, tile.samples, plan.input.iter().product());
+        plan.layout.load(plan.level, &self.x[rows], plan.input, &mut scratch.values[..plan.len(0)]);
+        self.output.load(self.targets, first, tile.samples, &mut tile.targets);
     }
 
     /// Puts the caller's beliefs into the deviations of a tile that has gone through the forward pass.
@@ -51,15 +50,15 @@ impl Call<'_> {
         tile.deviations.fill(0.0);
         for (layer, start) in self.start.iter().enumerate() {
             let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
-            let elements = plan.elements(layer);
-            let out = &mut tile.deviations[plan.layers[layer].output.clone()];
-            rows_to_lanes(plan.level, &values[rows_of(first, tile.samples, elements)], elements, out);
+            let LayerPlan { output, image, .. } = &plan.layers[layer];
+            let out = &mut tile.deviations[output.clone()];
+            let rows = rows_of(first, tile.samples, image.iter().product());
+            plan.layout.load(plan.level, &values[rows], *image, out);
             if let Start::Belief(_) = start {
-                let activation = &tile.activations[plan.layers[layer].output.clone()];
-                let difference = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
-                elementwise::combine(plan.level, activation, difference, out);
-                // The lanes without a sample stay at 0.
-                out.chunks_exact_mut(plan.lanes).for_each(|lanes| lanes[tile.samples..].fill(0.0));
+                let activation = &tile.activations[output.clone()];
+                for sample in 0..tile.samples {
+                    plan.layout.places(plan.level, *image, sample).for_each(|i| out[i] -= activation[i]);
+                }
             }
         }
     }
@@ -83,7 +82,7 @@ impl Group {
         Group {
             first: tiles.start,
             tiles: tiles.map(|_| Tile::new(plan, deviations)).collect(),
-            descent: Descent::new(plan.layers.len(), plan.lanes),
+            descent: Descent::new(plan.layers.len(), plan.images),
             gradients: Buffer::zeros(plan.sizes.partial),
             divergence: None,
         }
@@ -101,11 +100,11 @@ impl Group {
         scratch: &mut Scratch,
         mut work: impl FnMut(&mut Self, usize, &mut Tile, &mut Scratch),
     ) {
-        let lanes = call.layers.plan.lanes;
+        let images = call.layers.plan.images;
         let mut tiles = std::mem::take(&mut self.tiles);
         for (index, tile) in tiles.iter_mut().enumerate() {
-            let first = (self.first + index) * lanes;
-            tile.samples = call.samples.saturating_sub(first).min(lanes);
+            let first = (self.first + index) * images;
+            tile.samples = call.samples.saturating_sub(first).min(images);
             if tile.samples > 0 {
                 call.load(first, tile, scratch);
                 call.layers.forward(tile, scratch);
@@ -146,7 +145,7 @@ impl Group {
             }
             let Group { gradients, descent, .. } = group;
             let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
-            let rows = &mut rows[(first - begin * plan.lanes) * plan.sizes.row..];
+            let rows = &mut rows[(first - begin * plan.images) * plan.sizes.row..];
             let gradients = &mut Gradients { partial: gradients, rows };
             match method {
                 Method::FixedPrediction { eta, iterations } if options.literal => {

@@ -6,7 +6,7 @@
 //! soon as it is known, band by band behind the product that it comes from: what lies between two
 //! products takes no pass through memory of its own.
 
-use predictive_coding_kernels::{Combine, LaneConv, Local, Relaxing, elementwise, lanes_to_strided_rows};
+use predictive_coding_kernels::{Combine, Conv, Local, Relaxing, elementwise};
 
 use crate::plan::{Plan, Product, Step, WeightGradient};
 use crate::state::{Scratch, Tile, Values, Work, read_write, values_around};
@@ -52,7 +52,7 @@ impl Product {
 }
 
 /// The rows of a local operation's result that a band of the product below it makes.
-fn rows_of_band(conv: &LaneConv, local: &Local, band: usize) -> std::ops::Range<usize> {
+fn rows_of_band(conv: &Conv, local: &Local, band: usize) -> std::ops::Range<usize> {
     if conv.output_bands() == 1 {
         return 0..local.output_rows();
     }
@@ -152,9 +152,7 @@ impl Layers<'_> {
                 let packed = &self.packed[product.forward.clone()];
                 for band in 0..product.conv.output_bands() {
                     let rows = rows_of_band(&product.conv, local, band);
-                    let len =
-                        local.input_len() / product.conv.shape().output()[0] * product.conv.output_band(band).len();
-                    let difference = &mut difference[..len];
+                    let difference = &mut difference[..product.conv.output_band_len(band)];
                     product.conv.forward_alone(band, packed, d, difference, self.parallel);
                     f(difference, &mut pulled[plan.pulled.clone()], rows);
                 }
@@ -338,9 +336,11 @@ impl Layers<'_> {
         };
         match &product.gradient {
             WeightGradient::Rows { errors, inputs } => {
-                for (place, operand) in [(errors, gradient), (inputs, x)] {
-                    let rows = &mut gradients.rows[place.start..];
-                    lanes_to_strided_rows(level, operand, rows, place.len(), self.plan.sizes.row);
+                let Plan { layout, images, sizes, .. } = self.plan;
+                let shape = product.conv.shape();
+                let [error, image] = [[shape.out_channels, 1], [shape.in_channels, shape.taps()]];
+                for (place, operand, image) in [(errors, gradient, error), (inputs, x, image)] {
+                    layout.store(level, operand, image, &mut gradients.rows[place.start..], *images, sizes.row);
                 }
             }
             WeightGradient::Partial(place) => {

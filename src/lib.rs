@@ -37,6 +37,7 @@
 
 mod error;
 mod finite;
+mod layout;
 mod group;
 mod layer;
 mod loss;
@@ -69,12 +70,12 @@ mod weights;
 pub use error::{Divergence, Error, Result};
 pub use group::Start;
 pub use loss::{Loss, Targets};
-pub use method::{Convention, Method, Options, Solver, StepSize};
+pub use method::{Convention, LayoutChoice, Method, Options, Solver, StepSize};
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, Optimizer, Sgd, SgdOptions};
 pub use parameters::{ParameterSpec, Parameters, Role};
-pub use predictive_coding_kernels::Level;
+pub use predictive_coding_kernels::{Layout, Level};
 pub use session::{Quantity, Session};
 pub use state::Descending;
 

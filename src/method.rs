@@ -106,6 +106,8 @@ const MOST_PRODUCTS: usize = 1 << 12;
 pub struct Options {
     /// The SIMD level; the machine's own, or the one that the environment names, if none.
     pub level: Option<Level>,
+    /// What lies across the lanes of vectors.
+    pub layout: LayoutChoice,
     /// Fixed-prediction runs its iterations one by one, to the same result as without but for rounding:
     /// usually its errors are found from backpropagation's ([`Method::shares`]).
     pub literal: bool,
@@ -120,6 +122,18 @@ pub struct Options {
     pub solver: Solver,
     /// Which way the beliefs of strict relaxations move.
     pub convention: Convention,
+}
+
+/// What lies across the lanes of a session's vectors. Results differ between layouts by rounding alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayoutChoice {
+    /// The one that takes less time for the network and the batch, by a count of operations.
+    #[default]
+    Auto,
+    /// A sample in every lane: for few channels and full batches.
+    Images,
+    /// The channels of one sample: for many channels, and for batches smaller than a vector.
+    Channels,
 }
 
 /// The signs of strict, and where its gradients are taken.

@@ -1,6 +1,6 @@
 //! The operations that layers are made of, named and meant as in PyTorch, with its defaults.
 
-use predictive_coding_kernels::{ConvShape, LaneConv, Local};
+use predictive_coding_kernels::{Conv, ConvShape, Local};
 
 use crate::error::{Error, Result};
 
@@ -194,8 +194,8 @@ impl Op {
     /// At most so many bytes of tables of addresses does its plan have, given the shape of a sample before.
     pub(crate) fn table_bytes(&self, input: &[usize]) -> usize {
         match self {
-            Op::Conv2d(conv) => LaneConv::table_bytes(&conv.shape(input)),
-            Op::Linear(linear) => LaneConv::table_bytes(&ConvShape::linear(input[0], linear.out_features)),
+            Op::Conv2d(conv) => Conv::table_bytes(&conv.shape(input)),
+            Op::Linear(linear) => Conv::table_bytes(&ConvShape::linear(input[0], linear.out_features)),
             Op::MaxPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
             Op::AvgPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
             Op::AdaptiveAvgPool2d { output_size } => Local::adaptive_table_bytes([input[1], input[2]], *output_size),

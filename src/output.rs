@@ -1,53 +1,59 @@
 //! The loss at the output of a tile.
 
-use predictive_coding_kernels::{Level, loss as kernels};
+use predictive_coding_kernels::loss::Outputs;
 
 use crate::loss::{Loss, Targets};
+use crate::plan::Plan;
 
 /// How the outputs of a batch become losses and errors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
-    pub(crate) level: Level,
-    pub(crate) loss: Loss,
-    /// What the sum of the lanes' losses is multiplied by: one over the number of terms of the mean.
+    /// How they lie in a tile.
+    outputs: Outputs,
+    loss: Loss,
+    /// What the sum of the samples' losses is multiplied by: one over the number of terms of the mean.
     pub(crate) scale: f64,
     /// Whether epsilon_L is the derivative's negative, so that beliefs move up the loss.
     pub(crate) ascending: bool,
 }
 
 impl Output {
-    /// For a batch of `samples` with `outputs` each.
-    pub(crate) fn new(level: Level, loss: Loss, samples: usize, outputs: usize) -> Self {
+    /// For a batch of `samples`; `ascending` for [`Published2022`](crate::Convention::Published2022).
+    pub(crate) fn new(plan: &Plan, loss: Loss, samples: usize, ascending: bool) -> Self {
+        let last = plan.layers.len() - 1;
         let terms = match loss {
             Loss::CrossEntropy => samples,
-            Loss::Mse => samples * outputs,
+            Loss::Mse => samples * plan.elements(last),
         };
-        Output { level, loss, scale: 1.0 / terms as f64, ascending: false }
+        let outputs = Outputs { level: plan.level, layout: plan.layout, image: plan.layers[last].image };
+        Output { outputs, loss, scale: 1.0 / terms as f64, ascending }
     }
 
-    /// Spreads the targets of samples `first..first + samples` over the lanes of a tile.
-    pub(crate) fn load(&self, targets: Targets<'_>, first: usize, samples: usize, lanes: usize, out: &mut [f32]) {
-        let outputs = out.len() / lanes;
+    /// Puts the targets of samples `first..first + samples` into a tile: as the outputs lie, or for cross-entropy a
+    /// label for each sample.
+    pub(crate) fn load(&self, targets: Targets<'_>, first: usize, samples: usize, out: &mut [f32]) {
+        let Outputs { level, layout, image } = self.outputs;
         match (self.loss, targets) {
             (Loss::CrossEntropy, Targets::Labels(labels)) => {
                 let used = labels[first..first + samples].iter().map(|&label| label as f32);
                 let unused = std::iter::repeat(-1.0);
-                out[..lanes].iter_mut().zip(used.chain(unused)).for_each(|(out, label)| *out = label);
+                out[..layout.images(level)].iter_mut().zip(used.chain(unused)).for_each(|(out, label)| *out = label);
             }
             (_, Targets::Labels(labels)) => {
                 out.fill(0.0);
-                for (lane, &label) in labels[first..first + samples].iter().enumerate() {
-                    out[label as usize * lanes + lane] = 1.0;
+                for (sample, &label) in labels[first..first + samples].iter().enumerate() {
+                    let place = self.outputs.places(sample).nth(label as usize);
+                    out[place.expect("labels were checked against the outputs")] = 1.0;
                 }
             }
             (_, Targets::Values(values)) => {
-                let rows = &values[first * outputs..(first + samples) * outputs];
-                predictive_coding_kernels::rows_to_lanes(self.level, rows, outputs, out);
+                let elements: usize = image.iter().product();
+                layout.load(level, &values[first * elements..(first + samples) * elements], image, out);
             }
         }
     }
 
-    /// epsilon_L, dLoss/dy at y = v-hat_L + D_L or its negative, and the unscaled loss of each lane.
+    /// epsilon_L, dLoss/dy at y = v-hat_L + D_L or its negative, and the unscaled loss of each sample.
     pub(crate) fn error(
         &self,
         activation: &[f32],
@@ -61,35 +67,37 @@ impl Output {
         match self.loss {
             Loss::CrossEntropy => {
                 let labels = &targets[..losses.len()];
-                kernels::cross_entropy(self.level, activation, difference, labels, scale, error, losses);
+                self.outputs.cross_entropy(activation, difference, labels, scale, error, losses);
             }
             Loss::Mse => {
-                kernels::squared_error(self.level, activation, difference, targets, samples, scale, error, losses);
+                self.outputs.squared_error(activation, difference, targets, samples, scale, error, losses);
             }
         }
     }
 
-    /// The probabilities of the classes, from the error at an output; of use to cross-entropy alone.
-    pub(crate) fn probabilities(&self, error: &[f32], targets: &[f32], lanes: usize, out: &mut [f32]) {
+    /// The probabilities of the classes of `samples`, from the error at an output; of use to cross-entropy alone.
+    pub(crate) fn probabilities(&self, error: &[f32], targets: &[f32], samples: usize, out: &mut [f32]) {
         if self.loss == Loss::CrossEntropy {
             let scale = (1.0 / self.scale) as f32;
             out.iter_mut().zip(error).for_each(|(p, error)| *p = error * scale);
-            for (lane, &label) in targets[..lanes].iter().enumerate().filter(|(_, label)| **label >= 0.0) {
-                out[label as usize * lanes + lane] += 1.0;
+            for (sample, &label) in targets[..samples].iter().enumerate() {
+                let place = self.outputs.places(sample).nth(label as usize);
+                out[place.expect("labels were checked against the outputs")] += 1.0;
             }
         }
     }
 
     /// The loss's Hessian by the output, times a difference of the output.
-    pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], lanes: usize, error: &mut [f32]) {
+    pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], error: &mut [f32]) {
         let scale = self.scale as f32;
         match self.loss {
             Loss::Mse => error.iter_mut().zip(difference).for_each(|(error, d)| *error = 2.0 * scale * d),
             Loss::CrossEntropy => {
-                for lane in 0..lanes {
-                    let of_lane = (lane..error.len()).step_by(lanes);
-                    let mean: f32 = of_lane.clone().map(|i| probabilities[i] * difference[i]).sum();
-                    of_lane.for_each(|i| error[i] = scale * probabilities[i] * (difference[i] - mean));
+                error.fill(0.0);
+                for sample in 0..self.outputs.layout.images(self.outputs.level) {
+                    let places = self.outputs.places(sample);
+                    let mean: f32 = places.clone().map(|i| probabilities[i] * difference[i]).sum();
+                    places.for_each(|i| error[i] = scale * probabilities[i] * (difference[i] - mean));
                 }
             }
         }

@@ -1,12 +1,13 @@
-//! A network planned for a SIMD level: the steps to compute, and where everything lies.
+//! A network planned for a SIMD level and a layout: the steps to compute, and where everything lies.
 //!
-//! Operations that change nothing in the layout of lanes (flatten, identity) vanish. What is left
+//! Operations that change nothing in the layout (flatten, identity) vanish: with channels across lanes, a linear map
+//! behind a flatten is a convolution whose kernel is the whole image. What is left
 //! is one chain of steps through all layers; the values between two steps are a *boundary*, counted
 //! from 0 (the input) on, so that step b leads from boundary b to boundary b + 1.
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Activation, ConvShape, GemmScratch, LaneConv, Level, Local, lanes};
+use predictive_coding_kernels::{Activation, Conv, ConvShape, GemmScratch, Layout, Level, Local};
 
 use crate::network::{Network, elements};
 use crate::op::Op;
@@ -20,7 +21,11 @@ const BAND: usize = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) level: Level,
-    pub(crate) lanes: usize,
+    pub(crate) layout: Layout,
+    /// Samples of a tile.
+    pub(crate) images: usize,
+    /// Channels and pixels of the input.
+    pub(crate) input: [usize; 2],
     pub(crate) steps: Vec<Step>,
     pub(crate) layers: Vec<LayerPlan>,
     /// The place of the values at each boundary.
@@ -68,6 +73,8 @@ pub(crate) struct LayerPlan {
     pub(crate) steps: Range<usize>,
     /// The place of v-hat_l, and of everything of its shape, among all layers' outputs.
     pub(crate) output: Range<usize>,
+    /// Channels and pixels of v-hat_l.
+    pub(crate) image: [usize; 2],
     /// The first step with weights, if any.
     pub(crate) lowest_product: Option<usize>,
     /// The step up to whose input the layer is evaluated anew for the gradients after the beliefs have
@@ -89,7 +96,7 @@ pub(crate) enum Step {
 /// A convolution, or an affine map as a convolution of one pixel.
 #[derive(Debug)]
 pub(crate) struct Product {
-    pub(crate) conv: LaneConv,
+    pub(crate) conv: Conv,
     /// Places in the parameters.
     pub(crate) weight: Range<usize>,
     pub(crate) bias: Option<Range<usize>>,
@@ -115,8 +122,9 @@ impl Plan {
     /// For batches of up to `batch` samples.
     ///
     /// `fuse`: whether relaxations take their differences band by band, so that they are nowhere afterwards.
-    pub(crate) fn new(network: &Network, level: Level, batch: usize, fuse: bool) -> Self {
-        let mut builder = Builder::new(level, batch, network.parameters());
+    pub(crate) fn new(network: &Network, level: Level, layout: Layout, batch: usize, fuse: bool) -> Self {
+        let mut builder = Builder::new(level, layout, batch, network);
+        let input = builder.channels_and_pixels();
         let mut layers: Vec<LayerPlan> = Vec::new();
         let (mut output, mut pulled) = (0, 0);
         let last_layer = network.layers().len() - 1;
@@ -138,7 +146,8 @@ impl Plan {
                     && local_end
                     && steps.len() > 1
                     && is_product(&builder.steps[steps.end - 2]),
-                output: place(&mut output, elements(layer.output_shape()) * builder.lanes),
+                output: place(&mut output, layout.len(level, builder.channels_and_pixels())),
+                image: builder.channels_and_pixels(),
                 lowest_product,
                 pulled: place(&mut pulled, if local_end { builder.inputs[steps.end - 1] } else { 0 }),
                 steps,
@@ -171,7 +180,8 @@ impl Plan {
         }
         // Rows at a distance that is an odd number of cache lines spread over the sets of the caches.
         sizes.row = if builder.row > 0 { (builder.row.div_ceil(LINE) | 1) * LINE } else { 0 };
-        Plan { level, lanes: builder.lanes, steps: builder.steps, layers, values, differences, sizes }
+        let (images, steps) = (layout.images(level), builder.steps);
+        Plan { level, layout, images, input, steps, layers, values, differences, sizes }
     }
 
     /// Elements of the values at boundary `b`.
@@ -193,7 +203,7 @@ impl Plan {
 
     /// Elements of one sample of a layer's output.
     pub(crate) fn elements(&self, layer: usize) -> usize {
-        self.layers[layer].output.len() / self.lanes
+        self.layers[layer].image.iter().product()
     }
 }
 
@@ -215,9 +225,12 @@ enum Draft {
 
 struct Builder<'a> {
     level: Level,
-    lanes: usize,
+    layout: Layout,
     batch: usize,
     specs: &'a [ParameterSpec],
+    /// Channels, height and width of what the next operation reads. With channels across lanes, what is flat stays the
+    /// image that it was.
+    image: [usize; 3],
     steps: Vec<Step>,
     /// Elements of each step's input.
     inputs: Vec<usize>,
@@ -226,9 +239,15 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(level: Level, batch: usize, specs: &'a [ParameterSpec]) -> Self {
+    fn new(level: Level, layout: Layout, batch: usize, network: &'a Network) -> Self {
         let (steps, inputs, sizes) = (Vec::new(), Vec::new(), Sizes::default());
-        Builder { level, lanes: lanes(level), batch, specs, steps, inputs, sizes, row: 0 }
+        let image = image(network.input_shape());
+        Builder { level, layout, batch, specs: network.parameters(), image, steps, inputs, sizes, row: 0 }
+    }
+
+    fn channels_and_pixels(&self) -> [usize; 2] {
+        let [channels, height, width] = self.image;
+        [channels, height * width]
     }
 
     /// The steps of a layer; one without any is the identity.
@@ -254,29 +273,37 @@ impl<'a> Builder<'a> {
     }
 
     /// The operations of a layer, with each cheap activation joined to a max pooling behind it.
-    fn drafts(&self, ops: &[Op], shapes: &[Vec<usize>]) -> Vec<Draft> {
+    fn drafts(&mut self, ops: &[Op], shapes: &[Vec<usize>]) -> Vec<Draft> {
         let mut drafts = Vec::new();
         let mut waiting: Option<(Activation, [usize; 3])> = None;
+        let (level, layout) = (self.level, self.layout);
         let map = |(activation, [channels, height, width]): (Activation, [usize; 3])| {
-            Draft::Local(Local::activation(self.level, activation, channels, [height, width]))
+            Draft::Local(Local::activation(level, layout, activation, channels, [height, width]))
         };
         for (o, (op, input)) in ops.iter().zip(shapes).enumerate() {
+            let before = self.image;
+            match op {
+                Op::Flatten if layout == Layout::Channels => {}
+                Op::Flatten | Op::Linear(_) => self.image = image(&shapes[o + 1]),
+                _ if shapes[o + 1].len() == 3 => self.image = image(&shapes[o + 1]),
+                _ => {}
+            }
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
                 Op::Conv2d(conv) => Draft::Product(o, conv.shape(input)),
-                Op::Linear(linear) => Draft::Product(o, ConvShape::linear(input[0], linear.out_features)),
+                Op::Linear(linear) => Draft::Product(o, whole_image(before, linear.out_features)),
                 Op::MaxPool2d(pool) => {
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
                     let activation = joined.map_or(Activation::Identity, |(activation, _)| activation);
-                    Draft::Local(Local::max_pool(self.level, activation, &pool.shape(input)))
+                    Draft::Local(Local::max_pool(level, layout, activation, &pool.shape(input)))
                 }
-                Op::AvgPool2d(pool) => Draft::Local(Local::avg_pool(self.level, &pool.shape(input))),
+                Op::AvgPool2d(pool) => Draft::Local(Local::avg_pool(level, layout, &pool.shape(input))),
                 Op::AdaptiveAvgPool2d { output_size } => {
                     let (channels, size) = (input[0], [input[1], input[2]]);
-                    Draft::Local(Local::adaptive_avg_pool(self.level, channels, size, *output_size))
+                    Draft::Local(Local::adaptive_avg_pool(level, layout, channels, size, *output_size))
                 }
                 Op::Relu | Op::LeakyRelu { .. } | Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus => {
-                    drafts.extend(waiting.replace((activation(op), image(input))).map(map));
+                    drafts.extend(waiting.replace((activation(op), before)).map(map));
                     continue;
                 }
             };
@@ -285,7 +312,7 @@ impl<'a> Builder<'a> {
         }
         drafts.extend(waiting.map(map));
         if drafts.is_empty() {
-            drafts.push(map((Activation::Identity, image(&shapes[0]))));
+            drafts.push(map((Activation::Identity, self.image)));
         }
         drafts
     }
@@ -293,7 +320,7 @@ impl<'a> Builder<'a> {
     /// Rows of a product's output that are used by the operation behind it while they are near.
     fn rows_per_band(&self, shape: &ConvShape, local: &Local) -> usize {
         let [height, width] = shape.output();
-        let row = shape.out_channels * width * self.lanes;
+        let row = self.layout.len(self.level, [shape.out_channels, width]);
         match local.rows_per_row() {
             Some(step) if row * height > BAND => (BAND / row / step).max(1) * step,
             _ => usize::MAX,
@@ -301,7 +328,7 @@ impl<'a> Builder<'a> {
     }
 
     fn product(&mut self, layer: usize, op: usize, shape: ConvShape, rows_per_band: usize, hidden: bool) -> Step {
-        let conv = LaneConv::with_bands(self.level, shape, rows_per_band, usize::MAX);
+        let conv = Conv::with_bands(self.level, self.layout, shape, rows_per_band);
         // In the order of layers and operations.
         let own = self.specs.partition_point(|spec| (spec.layer, spec.op) < (layer, op))..;
         let tensor = |role: Role| {
@@ -315,19 +342,18 @@ impl<'a> Builder<'a> {
         let first = self.steps.is_empty();
         let backward = if first { 0..0 } else { self.packed(conv.packed_backward_len()) };
         if hidden {
-            let row = conv.output_len() / shape.output()[0];
-            self.sizes.band = self.sizes.band.max(row * conv.output_band(0).len());
+            self.sizes.band = self.sizes.band.max(conv.output_band_len(0));
         }
         self.inputs.push(conv.input_len());
         let gradient = if conv.is_matrix() {
-            let [inputs, outputs] = [shape.in_channels, shape.out_channels];
+            let [inputs, outputs] = [shape.in_channels * shape.taps(), shape.out_channels];
             let scratch = GemmScratch::new(self.level, outputs, self.batch, inputs).len();
             self.sizes.gemm_scratch = self.sizes.gemm_scratch.max(scratch);
             let errors = place(&mut self.row, outputs);
             WeightGradient::Rows { errors, inputs: place(&mut self.row, inputs) }
         } else {
             self.sizes.weights_scratch = self.sizes.weights_scratch.max(conv.weights_scratch_len());
-            WeightGradient::Partial(place(&mut self.sizes.partial, weight.len()))
+            WeightGradient::Partial(place(&mut self.sizes.partial, conv.gradient_len()))
         };
         let partial_bias = bias.as_ref().map(|bias| place(&mut self.sizes.partial, bias.len()));
         Step::Product(Box::new(Product { conv, weight, bias, forward, backward, partial_bias, gradient }))
@@ -353,6 +379,11 @@ fn activation(op: &Op) -> Activation {
         Op::Softplus => Activation::Softplus,
         _ => Activation::Identity,
     }
+}
+
+/// A linear map of all channels and pixels of an image, which may be flat.
+fn whole_image([channels, height, width]: [usize; 3], outputs: usize) -> ConvShape {
+    ConvShape { input: [height, width], kernel: [height, width], ..ConvShape::linear(channels, outputs) }
 }
 
 /// Channels, height and width of a shape; the features of a flat one are channels of one pixel.

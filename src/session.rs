@@ -1,15 +1,15 @@
 //! A session: everything one network, batch size and method need, planned once.
 
-use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use predictive_coding_kernels::{Buffer, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, lanes_to_rows};
+use predictive_coding_kernels::{Buffer, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::finite::check_samples;
 use crate::group::{Call, Group, Start};
 use crate::layer::Layers;
+use crate::layout::choose_layout;
 use crate::loss::Targets;
 use crate::method::{Convention, Method, Options, Solver, StepSize};
 use crate::network::Network;
@@ -21,6 +21,8 @@ use crate::state::{Descending, Extras, Scratch, Tile};
 
 /// Bytes that the groups' partial gradients may take together before tiles share them.
 const GROUP_BYTES: usize = 512 << 20;
+/// The most groups where a tile is one sample.
+const MOST_GROUPS: usize = 32;
 /// Values of the gradients that one task adds up.
 const REDUCTION_BLOCK: usize = 1 << 16;
 
@@ -40,10 +42,10 @@ pub enum Quantity {
 /// Planned once for a network, a batch size and a method; owns every buffer and allocates nothing
 /// afterwards (rayon's queue takes an entry now and then if the call comes from outside of a pool).
 ///
-/// A batch is cut into tiles of one vector's lanes, one image per lane. Samples relax
-/// independently, so a tile goes through forward pass, all iterations and its share of the
-/// gradients as one task of the current rayon pool. Tiles and the order in which gradients are
-/// added depend on the network, the batch and the SIMD level alone: results are the same to the
+/// A batch is cut into tiles: of one sample in each lane of a vector, or of one sample whose channels lie across the
+/// lanes ([`Layout`]). Samples relax independently, so a tile goes through forward pass, all iterations and its share
+/// of the gradients as one task of the current rayon pool. Tiles and the order in which gradients are
+/// added depend on the network, the batch, the layout and the SIMD level alone: results are the same to the
 /// last bit on any number of threads.
 #[derive(Debug)]
 pub struct Session {
@@ -105,7 +107,8 @@ impl Session {
             return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
-        let plan = Plan::new(network, level, batch, options.solver == Solver::Steps);
+        let layout = choose_layout(network, level, batch, options.layout)?;
+        let plan = Plan::new(network, level, layout, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
         let multiples = match method {
             Method::Exact => Some([vec![1.0; layers], vec![1.0; layers]]),
@@ -121,8 +124,9 @@ impl Session {
             }
             Method::Strict { .. } => None,
         };
-        let tiles = batch.div_ceil(plan.lanes);
+        let tiles = batch.div_ceil(plan.images);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
+        let most = if layout == Layout::Channels { most.min(MOST_GROUPS) } else { most };
         let tiles_per_group = tiles.div_ceil(most);
         let groups = tiles.div_ceil(tiles_per_group);
         let threads = rayon::current_num_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
@@ -137,10 +141,10 @@ impl Session {
         // A network of one layer has no beliefs to relax.
         let automatic = products > 0 && layers > 1;
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
-        let rows_len = tiles.checked_mul(plan.lanes).and_then(|rows| rows.checked_mul(plan.sizes.row));
+        let rows_len = tiles.checked_mul(plan.images).and_then(|rows| rows.checked_mul(plan.sizes.row));
         let open_len = if automatic { Open::len(&plan) } else { 0 };
         let fixed = open_len + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
-        let group_len = plan.sizes.partial + Descent::len(layers, plan.lanes);
+        let group_len = plan.sizes.partial + Descent::len(layers, plan.images);
         let total = tiles
             .checked_mul(Tile::len(&plan))
             .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(group_len)?))
@@ -154,7 +158,7 @@ impl Session {
             packed: Buffer::zeros(plan.sizes.packed),
             groups: (0..tiles).step_by(tiles_per_group).map(group).collect(),
             scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan, extras))).collect(),
-            rows: Buffer::zeros(tiles * plan.lanes * plan.sizes.row),
+            rows: Buffer::zeros(tiles * plan.images * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
             open: automatic.then(|| Box::new(Open::new(&plan))),
             multiples,
@@ -209,7 +213,7 @@ impl Session {
         self.open = open;
         self.reduce();
         self.inferred = true;
-        let used = self.samples.div_ceil(self.plan.lanes).div_ceil(self.groups[0].tiles.len());
+        let used = self.samples.div_ceil(self.plan.images).div_ceil(self.groups[0].tiles.len());
         match self.groups[..used].iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
             Some(divergence) => Err(Error::Diverged(divergence)),
             None => Ok(self.loss),
@@ -262,21 +266,23 @@ impl Session {
         let place = self.plan.layers[layer - 1].output.clone();
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         let multiple = |of: usize| self.multiples.as_ref().map(|multiples| multiples[of][layer - 1] as f32);
-        for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.lanes * elements).max(1))) {
+        for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.images * elements).max(1))) {
             let (source, factor) = match (quantity, multiple(1)) {
                 (Quantity::Activation, _) => (&tile.activations, 1.0),
                 (Quantity::Error, _) => (&tile.errors, multiple(0).unwrap_or(1.0)),
                 (Quantity::Deviation | Quantity::Belief, Some(multiple)) => (&tile.errors, -multiple),
                 (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
             };
-            lanes_to_rows(self.plan.level, &source[place.clone()], rows, elements);
+            let (Plan { level, layout, .. }, image) = (&self.plan, self.plan.layers[layer - 1].image);
+            let samples = rows.len() / elements;
+            layout.store(*level, &source[place.clone()], image, rows, samples, elements);
             if factor != 1.0 {
                 rows.iter_mut().for_each(|value| *value *= factor);
             }
             if quantity == Quantity::Belief {
                 for (sample, row) in rows.chunks_exact_mut(elements).enumerate() {
-                    let activations = tile.activations[place.clone()].chunks_exact(self.plan.lanes);
-                    row.iter_mut().zip(activations).for_each(|(v, lanes)| *v += lanes[sample]);
+                    let places = layout.places(*level, image, sample);
+                    row.iter_mut().zip(places).for_each(|(v, i)| *v += tile.activations[place.start + i]);
                 }
             }
         }
@@ -307,7 +313,7 @@ impl Session {
     pub fn descents(&self) -> impl Iterator<Item = &Descending> {
         let strict = self.inferred && matches!(self.method, Method::Strict { .. });
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
-        tiles.flat_map(|tile| &tile.steps.lanes).take(if strict { self.samples } else { 0 })
+        tiles.flat_map(|tile| &tile.steps.samples).take(if strict { self.samples } else { 0 })
     }
 
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
@@ -356,6 +362,11 @@ impl Session {
             + size_of_val(self.energies.as_slice())
     }
 
+    /// What lies across the lanes of its vectors.
+    pub fn layout(&self) -> Layout {
+        self.plan.layout
+    }
+
     /// The SIMD level that this session computes with.
     pub fn level(&self) -> Level {
         self.plan.level
@@ -369,7 +380,7 @@ impl Session {
                 "the parameters have other names or shapes than the session's network, expected its own".into(),
             ));
         }
-        let elements = self.plan.len(0) / self.plan.lanes;
+        let elements: usize = self.plan.input.iter().product();
         let samples = x.len() / elements;
         if samples * elements != x.len() || samples == 0 || samples > self.batch {
             return Err(Error::Input(format!(
@@ -433,9 +444,8 @@ impl Session {
     }
 
     fn output(&self, samples: usize) -> Output {
-        let outputs = self.plan.elements(self.plan.layers.len() - 1);
         let ascending = self.options.convention == Convention::Published2022;
-        Output { ascending, ..Output::new(self.plan.level, self.network.loss(), samples, outputs) }
+        Output::new(&self.plan, self.network.loss(), samples, ascending)
     }
 
     /// Runs `work` on every group, and adds up the losses.
@@ -449,7 +459,7 @@ impl Session {
         work: impl Fn(Call<'_>, &mut Group, &mut Scratch, &mut [f32]) + Sync,
     ) {
         let output = self.output(samples);
-        let tiles = samples.div_ceil(self.plan.lanes);
+        let tiles = samples.div_ceil(self.plan.images);
         let threads = concurrency();
         let tiles_per_group = self.groups[0].tiles.len();
         let used = tiles.div_ceil(tiles_per_group);
@@ -459,7 +469,7 @@ impl Session {
         let parallel = used < threads && self.scratch.len() >= used;
         let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel };
         let call = Call { layers, output, x, targets, start, samples };
-        let rows_len = (tiles_per_group * self.plan.lanes * self.plan.sizes.row).max(1);
+        let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
         let scratch = &self.scratch;
         let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
             work(call, group, &mut free_scratch(scratch, index), rows);
@@ -485,50 +495,51 @@ impl Session {
     /// Adds up what the groups found, in their order, and multiplies what is a product over the batch.
     fn reduce(&mut self) {
         let level = self.plan.level;
-        let used = self.samples.div_ceil(self.plan.lanes).div_ceil(self.groups[0].tiles.len());
-        let groups = &self.groups[..used];
+        let used = self.samples.div_ceil(self.plan.images).div_ceil(self.groups[0].tiles.len());
+        let (sums, others) = self.groups[..used].split_at_mut(1);
+        let sums = &mut sums[0].gradients;
+        for_each_block(sums, |start, sums| {
+            for group in &*others {
+                elementwise::accumulate(level, &group.gradients[start..start + sums.len()], sums);
+            }
+        });
         let values = self.gradients.values_mut();
         for (l, layer) in self.plan.layers.iter().enumerate() {
             let multiple = self.multiples.as_ref().map_or(1.0, |multiples| multiples[0][l] as f32);
             for step in &self.plan.steps[layer.steps.clone()] {
                 let Step::Product(product) = step else { continue };
-                let sum = |from: &Range<usize>, to: &mut [f32]| {
-                    let block = |(index, out): (usize, &mut [f32])| {
-                        let start = from.start + index * REDUCTION_BLOCK;
-                        let place = start..start + out.len();
-                        out.copy_from_slice(&groups[0].gradients[place.clone()]);
-                        for group in &groups[1..] {
-                            elementwise::accumulate(level, &group.gradients[place.clone()], out);
-                        }
-                        if multiple != 1.0 {
-                            out.iter_mut().for_each(|value| *value *= multiple);
-                        }
-                    };
-                    match to.len() > REDUCTION_BLOCK {
-                        true => to.par_chunks_mut(REDUCTION_BLOCK).enumerate().for_each(block),
-                        false => block((0, to)),
-                    }
-                };
+                let out = &mut values[product.weight.clone()];
                 match &product.gradient {
-                    WeightGradient::Partial(partial) => sum(partial, &mut values[product.weight.clone()]),
+                    WeightGradient::Partial(partial) => {
+                        product.conv.unpack_gradient(&sums[partial.clone()], multiple, out);
+                    }
                     WeightGradient::Rows { errors, inputs } => {
-                        let row = self.plan.sizes.row;
-                        let errors = MatRef::new(&self.rows[errors.start..], errors.len(), self.samples, 1, row);
-                        let inputs = &self.rows[inputs.start..];
-                        let inputs = MatRef::new(inputs, self.samples, product.conv.shape().in_channels, row, 1);
-                        let out = &mut values[product.weight.clone()];
-                        let out = MatMut::new(out, errors.rows(), inputs.columns(), inputs.columns(), 1);
-                        gemm(level, multiple, Lhs::Plain(errors), inputs, 0.0, out, &mut self.gemm_scratch);
+                        let row = self.plan.sizes.row as isize;
+                        let a = MatRef::new(&self.rows[errors.start..], errors.len(), self.samples, 1, row);
+                        let b = MatRef::new(&self.rows[inputs.start..], self.samples, inputs.len(), row, 1);
+                        let out = MatMut::row_major(out, errors.len(), inputs.len());
+                        gemm(level, multiple, Lhs::Plain(a), b, 0.0, out, &mut self.gemm_scratch);
                     }
                 }
                 if let (Some(partial), Some(bias)) = (&product.partial_bias, &product.bias) {
-                    sum(partial, &mut values[bias.clone()]);
+                    let out = values[bias.clone()].iter_mut();
+                    out.zip(&sums[partial.clone()]).for_each(|(out, sum)| *out = multiple * sum);
                 }
             }
         }
+        let groups = &self.groups[..used];
         for (iteration, energy) in self.energies.iter_mut().enumerate() {
             *energy = groups.iter().map(|group| group.descent.energies[iteration]).sum();
         }
+    }
+}
+
+/// Calls `f(start, block)` for the blocks of some values, on several threads if they are many.
+fn for_each_block(values: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+    let block = |(index, block): (usize, &mut [f32])| f(index * REDUCTION_BLOCK, block);
+    match values.len() > REDUCTION_BLOCK {
+        true => values.par_chunks_mut(REDUCTION_BLOCK).enumerate().for_each(block),
+        false => block((0, values)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The state of a tile, which is one vector's worth of samples, and the scratch to compute it with.
+//! The state of a tile, which is one vector's worth of samples or one sample, and the scratch to compute it with.
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use predictive_coding_kernels::Buffer;
 
 use crate::plan::{Place, Plan};
 
-/// What is kept of a tile, one image per lane.
+/// What is kept of a tile.
 #[derive(Debug)]
 pub(crate) struct Tile {
-    /// Samples in use; the lanes beyond hold zeros.
+    /// Samples in use; the lanes of others hold zeros.
     pub(crate) samples: usize,
     /// v-hat_l at every layer.
     pub(crate) activations: Buffer,
@@ -19,9 +19,9 @@ pub(crate) struct Tile {
     pub(crate) errors: Buffer,
     /// D_L = f_L(v_{L-1}) - v-hat_L.
     pub(crate) output_difference: Buffer,
-    /// The targets: `[outputs][lanes]`, or one label per lane.
+    /// The targets: as the outputs lie, or one label per sample.
     pub(crate) targets: Buffer,
-    /// Unscaled loss of the forward pass of each lane.
+    /// Unscaled loss of the forward pass of each sample.
     pub(crate) losses: Vec<f64>,
     pub(crate) steps: Steps,
 }
@@ -29,8 +29,8 @@ pub(crate) struct Tile {
 /// How the samples of a tile relax.
 #[derive(Debug)]
 pub(crate) struct Steps {
-    pub(crate) lanes: Vec<Descending>,
-    /// eta of each lane, as the kernels take it; 0 where a sample has settled.
+    pub(crate) samples: Vec<Descending>,
+    /// eta of each sample, as the kernels take it; 0 where a sample has settled.
     pub(crate) eta: Vec<f32>,
 }
 
@@ -59,8 +59,8 @@ impl Tile {
             errors: Buffer::zeros(outputs),
             output_difference: Buffer::zeros(last.len()),
             targets: Buffer::zeros(last.len()),
-            losses: vec![0.0; plan.lanes],
-            steps: Steps { lanes: vec![Descending::default(); plan.lanes], eta: vec![0.0; plan.lanes] },
+            losses: vec![0.0; plan.images],
+            steps: Steps { samples: vec![Descending::default(); plan.images], eta: vec![0.0; plan.images] },
         }
     }
 
@@ -73,7 +73,7 @@ impl Tile {
         let buffers = [&self.activations, &self.deviations, &self.errors, &self.output_difference, &self.targets];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
             + size_of_val(self.losses.as_slice())
-            + size_of_val(self.steps.lanes.as_slice())
+            + size_of_val(self.steps.samples.as_slice())
             + size_of_val(self.steps.eta.as_slice())
     }
 }
@@ -114,10 +114,10 @@ pub(crate) struct Sweeping {
     pub(crate) base: Buffer,
     pub(crate) base_residuals: Buffer,
     pub(crate) residuals: Buffer,
-    /// Per lane, the length of the step, which is 0 for one that has settled, and the energy before it.
+    /// Per sample, the length of the step, which is 0 for one that has settled, and the energy before it.
     pub(crate) lengths: Vec<f64>,
     pub(crate) energies: Vec<f64>,
-    /// Sums per lane.
+    /// Sums per sample.
     pub(crate) along: Vec<f64>,
     pub(crate) square: Vec<f64>,
 }
@@ -125,7 +125,7 @@ pub(crate) struct Sweeping {
 impl Sweeping {
     fn new(plan: &Plan) -> Self {
         let vector = || Buffer::zeros(plan.hidden_len());
-        let numbers = || vec![0.0; plan.lanes];
+        let numbers = || vec![0.0; plan.images];
         Sweeping {
             base: vector(),
             base_residuals: vector(),
@@ -153,7 +153,7 @@ pub(crate) struct Extras {
     pub(crate) sweeping: bool,
 }
 
-/// What Lanczos' method works with: three vectors of all beliefs, and `[products][lanes]` numbers.
+/// What Lanczos' method works with: three vectors of all beliefs, and `[products][samples]` numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Krylov {
     pub(crate) before: Buffer,
@@ -161,7 +161,7 @@ pub(crate) struct Krylov {
     pub(crate) image: Buffer,
     pub(crate) diagonal: Vec<f64>,
     pub(crate) off_diagonal: Vec<f64>,
-    /// Per lane.
+    /// Per sample.
     pub(crate) sums: Vec<f64>,
     pub(crate) factors: Vec<f32>,
     /// Of the classes at the output.
@@ -176,15 +176,15 @@ impl Krylov {
         }
         let outputs = plan.outputs_len() - plan.hidden_len();
         let vector = || Buffer::zeros(plan.hidden_len());
-        let numbers = || vec![0.0; products * plan.lanes];
+        let numbers = || vec![0.0; products * plan.images];
         Krylov {
             before: vector(),
             vector: vector(),
             image: vector(),
             diagonal: numbers(),
             off_diagonal: numbers(),
-            sums: vec![0.0; plan.lanes],
-            factors: vec![0.0; plan.lanes],
+            sums: vec![0.0; plan.images],
+            factors: vec![0.0; plan.images],
             probabilities: Buffer::zeros(outputs),
         }
     }
@@ -222,7 +222,7 @@ impl Scratch {
         let vectors =
             3 * usize::from(extras.products > 0) + usize::from(extras.settling) + 3 * usize::from(extras.sweeping);
         vectors * plan.outputs_len()
-            + 4 * extras.products * plan.lanes
+            + 4 * extras.products * plan.images
             + sizes.values
             + sizes.differences
             + sizes.band

@@ -2,7 +2,7 @@
 
 use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Session};
 use predictive_coding_reference::case::Case;
-use predictive_coding_reference::levels::{levels, ways};
+use predictive_coding_reference::levels::{forms, ways};
 use predictive_coding_reference::random;
 use rand::RngExt;
 use rayon::ThreadPoolBuilder;
@@ -13,9 +13,8 @@ fn assert_deterministic(network: &Network, seed: u64, samples: usize) {
         Method::FixedPrediction { eta: 0.1, iterations: 4 },
         Method::Strict { eta: 0.1, iterations: 4 },
     ];
-    for level in levels() {
-        for (method, options) in
-            methods.into_iter().flat_map(|method| ways(level, method).map(move |way| (method, way)))
+    for form in forms() {
+        for (method, options) in methods.into_iter().flat_map(|method| ways(form, method).map(move |way| (method, way)))
         {
             let case = Case::random(&mut random::generator(seed), network, method, samples);
             let run = |threads: usize, repeats: usize| {

@@ -4,7 +4,7 @@
 use predictive_coding::{Conv2d, Convention, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Session, Start};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
-use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::levels::forms;
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::operation::{activation, slope};
 use predictive_coding_reference::random::{self, OwnedTargets};
@@ -40,12 +40,12 @@ fn float32_in_differences_keeps_the_digits_that_the_direct_form_loses() {
     let case = images();
     let step = case.reference();
     let want = case.tensors(&step);
-    for level in levels() {
-        let mut session = Session::with_level(&case.network, 300, case.method, level).unwrap();
+    for form in forms() {
+        let mut session = form.session(&case.network, 300, case.method);
         case.infer(&mut session).unwrap();
         let (error, tensor) = compare::worst(&case.results(&session), &want);
-        println!("{level}: {error:.1e} at {tensor}");
-        assert!(error <= BOUND, "{level}: {error:.1e} at {tensor}");
+        println!("{form}: {error:.1e} at {tensor}");
+        assert!(error <= BOUND, "{form}: {error:.1e} at {tensor}");
     }
     let direct = Naive::<f32>::new(&case.network, &case.parameters);
     let direct = direct.step(case.method, &case.x, &dense(case.y.view(), 10), &[]);
@@ -96,9 +96,9 @@ fn elementwise_differences_neither_cancel_nor_overflow() {
         let want: Vec<f64> = z.iter().zip(&d).map(|(&z, &d)| difference(&op, z.into(), d.into())).collect();
         let network = Network::new(&[z.len()], Loss::Mse, vec![vec![], vec![op.clone()], vec![]]).unwrap();
         let y = vec![0f32; z.len()];
-        for level in levels() {
+        for form in forms() {
             let method = Method::Strict { eta: 0.1, iterations: 1 };
-            let mut session = Session::with_level(&network, 1, method, level).unwrap();
+            let mut session = form.session(&network, 1, method);
             session.infer_from(&network.initialize(0), &z, &y, &[Start::Deviation(&d)]).unwrap();
             let got = session.get(Quantity::Error, 2);
             for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
@@ -107,7 +107,7 @@ fn elementwise_differences_neither_cancel_nor_overflow() {
                 let off = (f64::from(got) - want).abs();
                 assert!(
                     off <= tolerance(want, z * (after - before), d * after),
-                    "{level} {op:?}, z = {z}, D = {d}: {got:e}, expected {want:e}"
+                    "{form} {op:?}, z = {z}, D = {d}: {got:e}, expected {want:e}"
                 );
             }
         }
@@ -118,10 +118,10 @@ fn elementwise_differences_neither_cancel_nor_overflow() {
 #[test]
 fn elementwise_slopes_do_not_cancel() {
     let (z, _) = grid();
-    for level in levels() {
+    for form in forms() {
         for op in elementwise() {
             let network = Network::new(&[z.len()], Loss::Mse, vec![vec![], vec![op.clone()]]).unwrap();
-            let mut session = Session::with_level(&network, 1, Method::Exact, level).unwrap();
+            let mut session = form.session(&network, 1, Method::Exact);
             let y = vec![100f32; z.len()];
             session.infer(&network.initialize(0), &z, &y).unwrap();
             let (pulled, eps) = (session.get(Quantity::Error, 1), session.get(Quantity::Error, 2));
@@ -133,7 +133,7 @@ fn elementwise_slopes_do_not_cancel() {
                 let off = (pulled - want).abs();
                 assert!(
                     off <= tolerance(want, curvature * eps, 0.0),
-                    "{level} {op:?}, z = {z}: {pulled:e}, expected {want:e}"
+                    "{form} {op:?}, z = {z}: {pulled:e}, expected {want:e}"
                 );
             }
         }
@@ -145,10 +145,10 @@ fn elementwise_slopes_do_not_cancel() {
 #[test]
 fn errors_of_certain_predictions_keep_their_digits() {
     let network = Network::new(&[4], Loss::CrossEntropy, vec![vec![]]).unwrap();
-    for level in levels() {
+    for form in forms() {
         for certainty in [0.0, 5.0, 12.0, 25.0, 60.0] {
             let x = [0.3, certainty, -0.5, 0.1, certainty + 0.2, -0.7, 0.25, 0.0].map(|x: f64| x as f32);
-            let mut session = Session::with_level(&network, 2, Method::Exact, level).unwrap();
+            let mut session = form.session(&network, 2, Method::Exact);
             let loss = session.infer(&network.initialize(0), &x, &vec![1i64, 0]).unwrap();
             let got = session.get(Quantity::Error, 1);
             let (mut losses, mut want) = (0.0, vec![]);
@@ -158,10 +158,10 @@ fn errors_of_certain_predictions_keep_their_digits() {
                 losses += f64::ln_1p(others) / 2.0;
                 want.extend((0..4).map(|o| if o == label { -others } else { odds[o] } / (1.0 + others) / 2.0));
             }
-            assert!(relative_error(&[loss.into()], &[losses]) <= BOUND, "{level}: {loss:e}, expected {losses:e}");
+            assert!(relative_error(&[loss.into()], &[losses]) <= BOUND, "{form}: {loss:e}, expected {losses:e}");
             for (got, want) in got.iter().zip(&want) {
                 let off = (f64::from(*got) - want).abs();
-                assert!(off <= tolerance(*want, 0.0, 0.0), "{level}: {got:e}, expected {want:e}");
+                assert!(off <= tolerance(*want, 0.0, 0.0), "{form}: {got:e}, expected {want:e}");
             }
         }
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use predictive_coding::{Method, Network, Parameters, Session};
 use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
-use predictive_coding_reference::levels::{levels, ways};
+use predictive_coding_reference::levels::{forms, ways};
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::OwnedTargets;
 use safetensors::SafeTensors;
@@ -103,16 +103,16 @@ fn the_reference_reproduces_every_golden_run() {
 
 #[test]
 fn the_library_reproduces_every_golden_run() {
-    for level in levels() {
+    for form in forms() {
         let (mut runs, mut literal_runs) = (0, 0);
         for case in CASES.map(load) {
             let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();
             for run in &case.runs {
-                let results = ways(level, run.method).map(|options| {
+                let results = ways(form, run.method).map(|options| {
                     let mut session = Session::with_options(&case.network, samples, run.method, options).unwrap();
                     session.infer(&case.parameters, &case.x, case.y.view()).unwrap();
                     let got = compare::of_session(&session, &case.network);
-                    let what = format!("{level} {}/{}, literal {}", case.name, run.name, options.literal);
+                    let what = format!("{form} {}/{}, literal {}", case.name, run.name, options.literal);
                     let (error, tensor) = compare::worst(&got, &run.expected);
                     println!("{what}: {error:.1e} at {tensor}");
                     assert!(error <= BOUND, "{what}: {error:.1e} at {tensor}");
@@ -122,7 +122,7 @@ fn the_library_reproduces_every_golden_run() {
                 runs += 1;
                 if let [usual, literal] = &results[..] {
                     let (error, tensor) = compare::worst(literal, usual);
-                    let what = format!("{level} {}/{}, literal against usual", case.name, run.name);
+                    let what = format!("{form} {}/{}, literal against usual", case.name, run.name);
                     println!("{what}: {error:.1e} at {tensor}");
                     assert!(error <= BOUND, "{what}: {error:.1e} at {tensor}");
                     literal_runs += 1;

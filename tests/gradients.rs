@@ -5,7 +5,7 @@ use predictive_coding::{
     AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Session,
 };
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
-use predictive_coding_reference::levels::{levels, ways};
+use predictive_coding_reference::levels::{forms, ways};
 use predictive_coding_reference::naive::{Begin, Naive, dense, minus};
 use predictive_coding_reference::random::{self, OwnedTargets};
 
@@ -168,17 +168,17 @@ fn the_references_fixed_prediction_ends_at_backpropagation() {
 
 #[test]
 fn the_librarys_exact_gradients_and_errors_are_the_references() {
-    for level in levels() {
+    for form in forms() {
         for (name, network) in networks() {
             for samples in [1, 17] {
                 let data = Data::random(&network, samples, 1);
                 let naive = Naive::new(&network, &data.parameters);
                 let step = naive.step(Method::Exact, &widen(&data.x), &data.dense(&network), &[]);
-                let mut session = Session::with_level(&network, samples, Method::Exact, level).unwrap();
+                let mut session = form.session(&network, samples, Method::Exact);
                 session.infer(&data.parameters, &data.x, data.y.view()).unwrap();
                 let got = compare::of_session(&session, &network);
                 let (error, tensor) = compare::worst(&got, &compare::of_step(&step, &network));
-                assert!(error <= BOUND, "{level} {name}, {samples} samples: {error:.1e} at {tensor}");
+                assert!(error <= BOUND, "{form} {name}, {samples} samples: {error:.1e} at {tensor}");
             }
         }
     }
@@ -186,7 +186,7 @@ fn the_librarys_exact_gradients_and_errors_are_the_references() {
 
 #[test]
 fn the_librarys_fixed_prediction_ends_at_its_backpropagation() {
-    for level in levels() {
+    for form in forms() {
         for (name, network) in networks() {
             let data = Data::random(&network, 5, 4);
             let last = network.layers().len();
@@ -195,10 +195,10 @@ fn the_librarys_fixed_prediction_ends_at_its_backpropagation() {
                 session.infer(&data.parameters, &data.x, data.y.view()).unwrap();
                 session
             };
-            let exact = run(Method::Exact, Options { level: Some(level), ..Options::default() });
+            let exact = run(Method::Exact, form.options());
             let methods = [last, last + 3].map(|iterations| Method::FixedPrediction { eta: 1.0, iterations });
             for (method, options) in
-                methods.into_iter().flat_map(|method| ways(level, method).map(move |way| (method, way)))
+                methods.into_iter().flat_map(|method| ways(form, method).map(move |way| (method, way)))
             {
                 let relaxed = run(method, options);
                 let gradients = [&relaxed, &exact].map(|session| widen(session.gradients().values()));

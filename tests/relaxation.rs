@@ -6,7 +6,7 @@ use predictive_coding::{
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::judge::{CONDITIONING, Judge, assert_outcome, energies, sessions};
-use predictive_coding_reference::levels::{levels, ways};
+use predictive_coding_reference::levels::{forms, ways};
 use predictive_coding_reference::naive::Begin;
 use predictive_coding_reference::random::{self, OwnedTargets};
 use rand::RngExt;
@@ -17,7 +17,7 @@ const CASES: u64 = 1000;
 #[test]
 fn random_networks_give_what_the_reference_gives() {
     let mut judge = Judge::default();
-    let levels = levels();
+    let forms = forms();
     for seed in 0..CASES {
         let mut rng = random::generator(seed);
         let network = random::network(&mut rng);
@@ -26,7 +26,7 @@ fn random_networks_give_what_the_reference_gives() {
         let full = Case::random(&mut rng, &network, method, batch);
         let smaller = rng.random_range(1..=batch);
         let last = full.with_batch(&mut rng, smaller).with_random_begin(&mut rng);
-        let mut sessions = sessions(&network, batch, method, &levels);
+        let mut sessions = sessions(&network, batch, method, &forms);
         // The full batch again, so that nothing is left over from the smaller one.
         for case in [&full, &last, &full] {
             judge.step(case, &mut sessions, &mut rng, &format!("case {seed}"));
@@ -56,7 +56,7 @@ fn convolutions_to_one_pixel() {
         let mut rng = random::generator(size as u64);
         for method in [Method::Exact, Method::Strict { eta: 0.1, iterations: 4 }] {
             let case = Case::random(&mut rng, &network, method, 19);
-            let mut sessions = sessions(&network, 19, method, &levels());
+            let mut sessions = sessions(&network, 19, method, &forms());
             judge.step(&case, &mut sessions, &mut rng, &format!("{size} pixels, stride {stride}, padding {padding}"));
         }
     }
@@ -77,8 +77,8 @@ fn the_convention_of_2022_is_its_formulas() {
         let case = Case { convention, ..Case::random(&mut rng, &network, method, samples) };
         let want = case.tensors(&case.reference());
         let conditioning = case.conditioning(&want, &mut rng);
-        for level in levels() {
-            let options = Options { level: Some(level), convention, ..Options::default() };
+        for form in forms() {
+            let options = Options { convention, ..form.options() };
             let mut session = Session::with_options(&network, samples, method, options).unwrap();
             case.infer(&mut session).unwrap();
             for (((name, got), (_, want)), conditioning) in case.results(&session).iter().zip(&want).zip(&conditioning)
@@ -89,7 +89,7 @@ fn the_convention_of_2022_is_its_formulas() {
                 }
                 judged += 1;
                 let error = relative_error(got, want);
-                assert!(error <= BOUND, "{level} case {seed}, {method:?}: {error:.1e} in {name}, {network:?}");
+                assert!(error <= BOUND, "{form} case {seed}, {method:?}: {error:.1e} in {name}, {network:?}");
             }
         }
     }
@@ -109,8 +109,8 @@ fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
         let method = Method::FixedPrediction { eta, iterations };
         let samples = rng.random_range(1..=40);
         let case = Case::random(&mut rng, &network, method, samples);
-        for level in levels() {
-            let results = ways(level, method).map(|options| {
+        for form in forms() {
+            let results = ways(form, method).map(|options| {
                 let mut session = Session::with_options(&network, samples, method, options).unwrap();
                 case.infer(&mut session).unwrap();
                 case.results(&session)
@@ -127,7 +127,7 @@ fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
             }
             let conditioning = case.conditioning(&case.tensors(&case.reference()), &mut rng);
             for ((error, name), conditioning) in off.iter().zip(conditioning).filter(|((error, _), _)| *error > BOUND) {
-                let what = format!("{level} case {seed}, {method:?}: {error:.1e} in {name}");
+                let what = format!("{form} case {seed}, {method:?}: {error:.1e} in {name}");
                 assert!(conditioning > CONDITIONING, "{what}, conditioning {conditioning:.1e}, {network:?}");
                 skipped += 1;
             }
@@ -143,7 +143,7 @@ fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
 fn ties_and_kinks_are_decided_as_in_the_reference() {
     let pool = MaxPool2d { stride: [1, 2], padding: [1, 1], ..MaxPool2d::new([3, 2]) };
     let elementwise = [Op::Relu, Op::LeakyRelu { negative_slope: 0.5 }, Op::LeakyRelu { negative_slope: -2.0 }];
-    for level in levels() {
+    for form in forms() {
         for samples in [1, 5, 33] {
             for op in elementwise.iter().chain([&Op::MaxPool2d(pool.clone())]) {
                 for method in [Method::Exact, Method::Strict { eta: 0.25, iterations: 3 }] {
@@ -161,9 +161,9 @@ fn ties_and_kinks_are_decided_as_in_the_reference() {
                         network,
                         method,
                     };
-                    let what = format!("{level} {op:?}, {method:?}, {samples} samples");
+                    let what = format!("{form} {op:?}, {method:?}, {samples} samples");
                     let step = case.reference();
-                    let mut session = Session::with_level(&case.network, samples, method, level).unwrap();
+                    let mut session = form.session(&case.network, samples, method);
                     let result = case.infer(&mut session);
                     assert_outcome(result, &session, &step, &what);
                     let (error, tensor) = compare::worst(&case.results(&session), &case.tensors(&step));
@@ -183,18 +183,18 @@ fn climbing() -> Case {
 
 #[test]
 fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
-    for level in levels() {
+    for form in forms() {
         let case = climbing();
         let step = case.reference();
-        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+        let mut session = form.session(&case.network, 6, case.method);
         session.record_energies(true).unwrap();
-        let Err(Error::Diverged(divergence)) = case.infer(&mut session) else { panic!("{level}: no divergence") };
+        let Err(Error::Diverged(divergence)) = case.infer(&mut session) else { panic!("{form}: no divergence") };
         let (iteration, sample) = (divergence.iteration, divergence.sample);
         let climbed = |i: usize, sample: usize| step.energies[i - 1][sample] / step.energies[0][sample];
-        assert!(climbed(iteration, sample) > 1.0, "{level}: {divergence:?}");
+        assert!(climbed(iteration, sample) > 1.0, "{form}: {divergence:?}");
         for earlier in 1..iteration {
             for sample in 0..6 {
-                assert!(climbed(earlier, sample) < 1.001, "{level}: {divergence:?}, but sample {sample} at {earlier}");
+                assert!(climbed(earlier, sample) < 1.001, "{form}: {divergence:?}, but sample {sample} at {earlier}");
             }
         }
         let there = Case { method: Method::Strict { eta: 2.2, iterations: iteration }, ..case.clone() }.reference();
@@ -203,11 +203,11 @@ fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
             there.errors[*l][sample * size..][..size].iter().map(|e| e * e).sum::<f64>()
         };
         let largest = (1..=4).max_by(|a, b| norm(a).total_cmp(&norm(b))).unwrap();
-        assert_eq!(divergence.layer, largest, "{level}");
+        assert_eq!(divergence.layer, largest, "{form}");
         let got = case.results(&session);
         let (error, tensor) = compare::worst(&got, &case.tensors(&step));
-        assert!(error <= BOUND, "{level}: {error:.1e} at {tensor}");
-        assert!(relative_error(session.energies(), &energies(&step)) <= BOUND, "{level}: {:?}", session.energies());
+        assert!(error <= BOUND, "{form}: {error:.1e} at {tensor}");
+        assert!(relative_error(session.energies(), &energies(&step)) <= BOUND, "{form}: {:?}", session.energies());
         // The session goes on with the next batch.
         let calm = case.with_batch(&mut random::generator(2), 3);
         let _ = calm.infer(&mut session);
@@ -217,43 +217,43 @@ fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
 
 #[test]
 fn a_relaxation_that_overflows_is_a_divergence() {
-    for level in levels() {
+    for form in forms() {
         let case = Case { method: Method::Strict { eta: 1e30, iterations: 8 }, ..climbing() };
-        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+        let mut session = form.session(&case.network, 6, case.method);
         let result = case.infer(&mut session);
-        assert!(matches!(result, Err(Error::Diverged(_))), "{level}: {result:?}");
-        assert!(session.get(Quantity::Activation, 4).iter().all(|v| v.is_finite()), "{level}");
-        assert!(session.get(Quantity::Belief, 3).iter().any(|v| !v.is_finite()), "{level}");
+        assert!(matches!(result, Err(Error::Diverged(_))), "{form}: {result:?}");
+        assert!(session.get(Quantity::Activation, 4).iter().all(|v| v.is_finite()), "{form}");
+        assert!(session.get(Quantity::Belief, 3).iter().any(|v| !v.is_finite()), "{form}");
     }
 }
 
 #[test]
 fn a_stable_relaxation_has_not_diverged() {
-    for level in levels() {
+    for form in forms() {
         let case = Case { method: Method::Strict { eta: 0.1, iterations: 3000 }, ..climbing() };
-        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+        let mut session = form.session(&case.network, 6, case.method);
         session.record_energies(true).unwrap();
-        case.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
+        case.infer(&mut session).unwrap_or_else(|error| panic!("{form}: {error}"));
         let energies = session.energies().to_vec();
         assert_eq!(energies.len(), 3000);
-        assert!(energies[2999] < energies[0], "{level}: {} to {}", energies[0], energies[2999]);
-        assert!(energies.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{level}: {energies:?}");
+        assert!(energies[2999] < energies[0], "{form}: {} to {}", energies[0], energies[2999]);
+        assert!(energies.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{form}: {energies:?}");
         // From where it ended there is nothing left but rounding.
         let beliefs: Vec<_> = (1..4).map(|l| Begin::Belief(session.get(Quantity::Belief, l))).collect();
         let settled = Case { begin: beliefs, ..case.clone() };
-        settled.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
+        settled.infer(&mut session).unwrap_or_else(|error| panic!("{form}: {error}"));
         // Nor is there where the prediction is the target.
         let output = session.get(Quantity::Activation, 4);
         let satisfied = Case { y: OwnedTargets::Values(output), ..case };
-        satisfied.infer(&mut session).unwrap_or_else(|error| panic!("{level}: {error}"));
+        satisfied.infer(&mut session).unwrap_or_else(|error| panic!("{form}: {error}"));
     }
 }
 
 #[test]
 fn energies_are_recorded_only_on_request() {
     let case = climbing();
-    for level in levels() {
-        let mut session = Session::with_level(&case.network, 6, case.method, level).unwrap();
+    for form in forms() {
+        let mut session = form.session(&case.network, 6, case.method);
         let _ = case.infer(&mut session);
         assert!(session.energies().is_empty());
         session.record_energies(true).unwrap();
@@ -269,13 +269,13 @@ fn energies_are_recorded_only_on_request() {
 fn the_forward_pass_alone_gives_loss_and_activations() {
     let case = climbing();
     let step = case.reference();
-    for level in levels() {
-        let mut session = Session::with_level(&case.network, 6, Method::Exact, level).unwrap();
+    for form in forms() {
+        let mut session = form.session(&case.network, 6, Method::Exact);
         let loss = session.forward(&case.parameters, &case.x, case.y.view()).unwrap();
-        assert!(relative_error(&[loss.into()], &[step.loss]) <= BOUND, "{level}: {loss}");
+        assert!(relative_error(&[loss.into()], &[step.loss]) <= BOUND, "{form}: {loss}");
         for l in 1..=4 {
             let got = widen(&session.get(Quantity::Activation, l));
-            assert!(relative_error(&got, &step.activations[l]) <= BOUND, "{level}, layer {l}");
+            assert!(relative_error(&got, &step.activations[l]) <= BOUND, "{form}, layer {l}");
         }
     }
 }
@@ -284,7 +284,7 @@ fn the_forward_pass_alone_gives_loss_and_activations() {
 /// others, even such as overflow, it has the same bits.
 #[test]
 fn samples_are_independent() {
-    for level in levels() {
+    for form in forms() {
         for seed in 0..30 {
             let mut rng = random::generator(seed);
             let network = random::network(&mut rng);
@@ -296,12 +296,12 @@ fn samples_are_independent() {
                 Method::Strict { eta: 0.1, iterations: 6 },
             ];
             let method = methods[seed as usize % 3];
-            let options = ways(level, method).last().unwrap();
+            let options = ways(form, method).last().unwrap();
             let case = Case::random(&mut rng, &network, method, samples);
             let bits_of = |case: &Case, sample: usize| {
                 let mut session = Session::with_options(&network, samples, method, options).unwrap();
                 let result = case.infer(&mut session);
-                assert!(matches!(result, Ok(_) | Err(Error::Diverged(_))), "{level} case {seed}: {result:?}");
+                assert!(matches!(result, Ok(_) | Err(Error::Diverged(_))), "{form} case {seed}: {result:?}");
                 let last = network.layers().len();
                 let quantities = [Quantity::Activation, Quantity::Error, Quantity::Deviation, Quantity::Belief];
                 let mut bits: Vec<u32> = vec![];
@@ -323,7 +323,7 @@ fn samples_are_independent() {
                     }
                 }
                 let got = bits_of(&other, kept);
-                assert!(got == want, "{level} case {seed}: sample {kept} beside {neighbour}, {network:#?}");
+                assert!(got == want, "{form} case {seed}: sample {kept} beside {neighbour}, {network:#?}");
             }
             for place in [0, samples / 2, samples - 1] {
                 let mut other = case.clone();
@@ -336,7 +336,7 @@ fn samples_are_independent() {
                     }
                 }
                 let got = bits_of(&other, place);
-                assert!(got == want, "{level} case {seed}: sample {kept} of {samples} at {place}, {network:#?}");
+                assert!(got == want, "{form} case {seed}: sample {kept} of {samples} at {place}, {network:#?}");
             }
         }
     }

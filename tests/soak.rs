@@ -12,7 +12,7 @@ use predictive_coding_kernels::{
 };
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::judge::{Judge, sessions};
-use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::levels::{forms_of, levels};
 use predictive_coding_reference::memory::Counting;
 use predictive_coding_reference::random;
 use rand::RngExt;
@@ -87,13 +87,13 @@ fn network(rng: &mut ChaCha8Rng, pools: &[ThreadPool], levels: &[Level], judge: 
     let [one, other] = [pools.choose(rng), pools.choose(rng)].map(|pool| pool.expect("there are pools"));
     let what = format!("case {seed}, {} threads", one.current_num_threads());
     one.install(|| {
-        let mut sessions = sessions(&network, batch, method, levels);
+        let mut sessions = sessions(&network, batch, method, &forms_of(levels));
         for case in [&full, &last] {
             judge.step(case, &mut sessions, rng, &what);
         }
     });
-    for &level in levels {
-        let usual = Options { level: Some(level), ..Options::default() };
+    for form in forms_of(levels) {
+        let usual = form.options();
         let mut ways = vec![usual];
         if matches!(method, Method::Strict { .. }) {
             ways.extend([
@@ -163,7 +163,7 @@ fn product(rng: &mut ChaCha8Rng, pools: &[ThreadPool], levels: &[Level], seed: u
     let [(a, a_strides), (b, b_strides), (c, c_strides)] = [matrix(m, k), matrix(k, n), matrix(m, n)];
     let beta = [0.0, 1.0, -0.5][rng.random_range(0..3)];
     let want = reference::gemm([m, n, k], 0.5, (&a, a_strides), (&b, b_strides), beta, (&c, c_strides));
-    let view = MatRef::new(&a, m, k, a_strides[0], a_strides[1]);
+    let view = MatRef::new(&a, m, k, a_strides[0] as isize, a_strides[1] as isize);
     for &level in levels {
         let packed = PackedLhs::pack(level, view);
         for lhs in [Lhs::Plain(view), Lhs::Packed(&packed)] {
@@ -172,14 +172,14 @@ fn product(rng: &mut ChaCha8Rng, pools: &[ThreadPool], levels: &[Level], seed: u
                 let threads = pool.current_num_threads();
                 let mut scratch = Buffer::zeros(threads * GemmScratch::new(level, m, k, n).len());
                 pool.install(|| {
-                    let b = MatRef::new(&b, k, n, b_strides[0], b_strides[1]);
+                    let b = MatRef::new(&b, k, n, b_strides[0] as isize, b_strides[1] as isize);
                     gemm(
                         level,
                         0.5,
                         lhs,
                         b,
                         beta,
-                        MatMut::new(&mut out, m, n, c_strides[0], c_strides[1]),
+                        MatMut::new(&mut out, m, n, c_strides[0] as isize, c_strides[1] as isize),
                         &mut scratch,
                     );
                 });

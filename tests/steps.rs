@@ -4,7 +4,7 @@ use predictive_coding::{
     Conv2d, Descending, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Session,
     Solver, StepSize,
 };
-use predictive_coding_reference::levels::levels;
+use predictive_coding_reference::levels::forms;
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::{self, OwnedTargets};
 
@@ -120,8 +120,8 @@ fn automatic_steps_are_those_of_the_dense_hessian() {
             let parameters = parameters(&network, seed, gain);
             let (x, y) = random::batch(&mut rng, &network, SAMPLES);
             let want = largest_eigenvalues(&network, &parameters, &x, &y);
-            for level in levels() {
-                let options = Options { level: Some(level), ..automatic(16) };
+            for form in forms() {
+                let options = Options { step: automatic(16).step, ..form.options() };
                 let method = Method::Strict { eta: 0.1, iterations: 3 };
                 let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
                 let _ = session.infer(&parameters, &x, y.view());
@@ -131,7 +131,7 @@ fn automatic_steps_are_those_of_the_dense_hessian() {
                     let found = descent.lambda_max.unwrap();
                     let off = found / want - 1.0;
                     worst = worst.max(off.abs());
-                    assert!(off.abs() < 0.02, "{level}, network {seed}, gain {gain}, {sample}: {found}, not {want}");
+                    assert!(off.abs() < 0.02, "{form}, network {seed}, gain {gain}, {sample}: {found}, not {want}");
                     assert!(descent.eta * found <= 1.8 * (1.0 + 1e-12), "eta {} for {found}", descent.eta);
                 }
             }

@@ -10,7 +10,7 @@
 //! Layers are counted from 0, which is the network's second; `u[i]` is what layer i reads.
 
 use predictive_coding_kernels::{
-    Activation, Buffer, Combine, ConvShape, LaneConv, Level, Local, Relaxing, lanes, loss, reduce,
+    Activation, Buffer, Combine, Conv, ConvShape, Layout, Level, Local, Relaxing, lanes, loss::Outputs, reduce,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +25,7 @@ const ETA: f32 = 0.1;
 pub(crate) type Sizes = (ConvShape, Option<usize>);
 
 pub(crate) struct Layer {
-    conv: LaneConv,
+    conv: Conv,
     behind: Option<Local>,
     /// The weights as the product wants them, and as its transpose does.
     packed: [Buffer; 2],
@@ -41,8 +41,8 @@ pub(crate) struct Layer {
 impl Layer {
     fn new(level: Level, (shape, pooling): Sizes, input: &[f32], random: &mut ChaCha8Rng) -> Self {
         let behind = pooling.map(|size| match size {
-            1 => Local::activation(level, Activation::Relu, shape.out_channels, shape.output()),
-            _ => Local::max_pool(level, Activation::Relu, &squares(&shape, size)),
+            1 => Local::activation(level, Layout::Images, Activation::Relu, shape.out_channels, shape.output()),
+            _ => Local::max_pool(level, Layout::Images, Activation::Relu, &squares(&shape, size)),
         });
         let [height, width] = shape.output();
         let row = shape.out_channels * width * lanes(level);
@@ -50,7 +50,7 @@ impl Layer {
             Some(size) if row * height > BAND => (BAND / row / size).max(1) * size,
             _ => usize::MAX,
         };
-        let conv = LaneConv::with_bands(level, shape, rows, usize::MAX);
+        let conv = Conv::with_bands(level, Layout::Images, shape, rows);
         let depth = shape.in_channels * shape.taps();
         let weight = noise(shape.out_channels * depth, (depth as f32).powf(-0.5), random);
         let mut packed = [conv.packed_forward_len(), conv.packed_backward_len()].map(Buffer::zeros);
@@ -63,7 +63,7 @@ impl Layer {
             value = Buffer::zeros(local.output_len());
             local.forward(&z, &mut value, 0..local.output_rows(), false);
         }
-        let difference = Buffer::zeros(row * conv.output_band(0).len());
+        let difference = Buffer::zeros(conv.output_band_len(0));
         let pulled = Buffer::zeros(behind.as_ref().map_or(0, Local::input_len));
         Layer { conv, behind, packed, z, value, difference, pulled }
     }
@@ -137,7 +137,8 @@ impl Tile {
         let Some(local) = behind else {
             conv.forward(packed, u, Combine::default(), difference, false);
             let (level, lanes, losses) = (self.level, self.eta.len(), &mut self.losses);
-            return loss::squared_error(level, z, difference, &self.targets, lanes, 0.5, error, losses);
+            let outputs = Outputs { level, layout: Layout::Images, image: [z.len() / lanes, 1] };
+            return outputs.squared_error(z, difference, &self.targets, lanes, 0.5, error, losses);
         };
         let step = local.rows_per_row().expect("the windows do not overlap");
         for band in 0..conv.output_bands() {
@@ -151,7 +152,7 @@ impl Tile {
     pub(crate) fn square(&mut self, i: usize) {
         let error = if i == 0 { &self.u[0] } else { &self.errors[i - 1] };
         self.squares[i].fill(0.0);
-        reduce::add_lane_squares(self.level, error, &mut self.squares[i]);
+        reduce::add_squares(self.level, error, &mut self.squares[i]);
     }
 
     pub(crate) fn pull(&mut self, i: usize) {

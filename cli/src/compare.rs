@@ -50,8 +50,7 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
     for task in tasks {
         bar.set_prefix(task.method.name());
         let mut training = setup.start(task)?;
-        let level = training.session().level().name();
-        description = report::describe(&task, setup.dataset, &training.optimizer().description(), level);
+        description = report::describe(&task, setup.dataset, &training.optimizer().description(), training.session());
         let exact = Session::new(task.network, task.batch, Method::Exact)?;
         let mut comparison = Comparison { bar, exact, sums: Vec::new(), from: task.steps() - compared };
         let flow = training.run(&mut comparison);

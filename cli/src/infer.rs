@@ -164,6 +164,7 @@ impl Infer {
                 "batch": batch.samples,
                 "threads": rayon::current_num_threads(),
                 "level": session.level().name(),
+                "layout": session.layout().name(),
                 "loss": loss,
                 "iterations_used": descents.map(|descents| descents.iterations),
                 "diverged": descents.map(|descents| descents.diverged),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{Method, Options, Solver, StepSize};
+use predictive_coding::{LayoutChoice, Method, Options, Solver, StepSize};
 use serde_json::{Value, json};
 
 use crate::console::Failure;
@@ -26,6 +26,27 @@ pub enum SolverName {
     Steps,
     /// At most n sweeps straight to the equilibrium, which need no step size and never climb
     Sweeps,
+}
+
+/// What lies across the lanes of vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayoutName {
+    /// The one that takes less time, by a count of operations
+    Auto,
+    /// A sample in every lane: for few channels and full batches
+    Images,
+    /// The channels of one sample: for many channels, and for small batches
+    Channels,
+}
+
+impl LayoutName {
+    fn choice(self) -> LayoutChoice {
+        match self {
+            LayoutName::Auto => LayoutChoice::Auto,
+            LayoutName::Images => LayoutChoice::Images,
+            LayoutName::Channels => LayoutChoice::Channels,
+        }
+    }
 }
 
 /// A step size as it is given.
@@ -90,6 +111,9 @@ pub struct Relaxing {
     /// How strict goes down its energy
     #[arg(long, value_enum, default_value = "steps")]
     pub solver: SolverName,
+    /// What lies across the lanes of vectors; results differ by rounding alone
+    #[arg(long, value_enum, default_value = "auto")]
+    pub layout: LayoutName,
 }
 
 impl Relaxing {
@@ -156,6 +180,7 @@ impl Relaxing {
         };
         let iterations = self.iterations();
         let options = Options {
+            layout: self.layout.choice(),
             literal: self.literal && method == MethodName::FixedPrediction,
             step,
             tolerance: self.tolerance.filter(|_| strict),

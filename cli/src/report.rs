@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use predictive_coding::{Record, RecordKind, write_atomically};
+use predictive_coding::{Record, RecordKind, Session, write_atomically};
 use serde_json::{Value, json};
 
 use crate::console::Failure;
@@ -64,7 +64,7 @@ pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
 }
 
 /// Everything that makes a run what it is.
-pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Value {
+pub fn describe(task: &Task, dataset: &str, optimizer: &str, session: &Session) -> Value {
     let command: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -83,7 +83,8 @@ pub fn describe(task: &Task, dataset: &str, optimizer: &str, level: &str) -> Val
         "optimizer": optimizer,
         "seed": task.seed,
         "threads": rayon::current_num_threads(),
-        "level": level,
+        "level": session.level().name(),
+        "layout": session.layout().name(),
         "machine": machine::describe(),
     })
 }

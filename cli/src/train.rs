@@ -212,12 +212,8 @@ impl Train {
             Ok(Flow::Continue) => Some((training.evaluate(task.train)?, training.evaluate(task.test)?)),
             _ => None,
         };
-        let mut run = report::describe(
-            &task,
-            setup.dataset,
-            &training.optimizer().description(),
-            training.session().level().name(),
-        );
+        let optimizer = training.optimizer().description();
+        let mut run = report::describe(&task, setup.dataset, &optimizer, training.session());
         run["status"] = json!(status);
         run["steps"] = json!(training.progress().step);
         run["seconds"] = json!(training.seconds());

@@ -63,38 +63,17 @@ impl<F: Function, P: Pass> Kernel for With<F, P> {
     }
 }
 
-/// Where a pass is compiled for its function.
-pub(crate) trait Entrance {
-    fn enter<K: Kernel<Output = ()>>(self, kernel: K);
-}
-
-impl Entrance for Level {
-    fn enter<K: Kernel<Output = ()>>(self, kernel: K) {
-        dispatch(self, kernel);
-    }
-}
-
-/// Inside of a kernel.
-struct Inside<S>(S);
-
-impl<S: Simd> Entrance for Inside<S> {
-    #[inline(always)]
-    fn enter<K: Kernel<Output = ()>>(self, kernel: K) {
-        self.0.outlined(kernel);
-    }
-}
-
-#[inline(always)]
-pub(crate) fn with_function<P: Pass>(activation: Activation, entrance: impl Entrance, pass: P) {
+/// Runs a pass at a level, compiled for its function.
+pub(crate) fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
     match activation {
-        Activation::Identity => entrance.enter(With(Identity, pass)),
-        Activation::Relu => entrance.enter(With(Relu, pass)),
-        Activation::LeakyRelu { negative_slope } => entrance.enter(With(LeakyRelu(negative_slope), pass)),
-        Activation::Tanh => entrance.enter(With(Tanh, pass)),
-        Activation::Sigmoid => entrance.enter(With(Sigmoid, pass)),
-        Activation::Gelu => entrance.enter(With(Gelu, pass)),
-        Activation::Silu => entrance.enter(With(Silu, pass)),
-        Activation::Softplus => entrance.enter(With(Softplus, pass)),
+        Activation::Identity => dispatch(level, With(Identity, pass)),
+        Activation::Relu => dispatch(level, With(Relu, pass)),
+        Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
+        Activation::Tanh => dispatch(level, With(Tanh, pass)),
+        Activation::Sigmoid => dispatch(level, With(Sigmoid, pass)),
+        Activation::Gelu => dispatch(level, With(Gelu, pass)),
+        Activation::Silu => dispatch(level, With(Silu, pass)),
+        Activation::Softplus => dispatch(level, With(Softplus, pass)),
     }
 }
 
@@ -103,63 +82,12 @@ pub(crate) fn with_function<P: Pass>(activation: Activation, entrance: impl Entr
 ///
 /// # Panics
 /// If the activation is another.
-#[inline(always)]
-pub(crate) fn with_linear_pieces<P: Pass>(activation: Activation, entrance: impl Entrance, pass: P) {
+pub(crate) fn with_linear_pieces<P: Pass>(activation: Activation, level: Level, pass: P) {
     match activation {
-        Activation::Identity => entrance.enter(With(Identity, pass)),
-        Activation::Relu => entrance.enter(With(Relu, pass)),
-        Activation::LeakyRelu { negative_slope } => entrance.enter(With(LeakyRelu(negative_slope), pass)),
+        Activation::Identity => dispatch(level, With(Identity, pass)),
+        Activation::Relu => dispatch(level, With(Relu, pass)),
+        Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
         _ => unreachable!("{activation:?} is not made of linear pieces"),
-    }
-}
-
-/// f of the elements of a matrix, each plus a bias if there is one, in place.
-///
-/// `out` and the bias are given with the distances of their rows and of their columns.
-///
-/// # Safety
-/// The elements of `counts` rows and columns must be valid, and be nobody else's.
-#[inline(always)]
-pub(crate) unsafe fn activate_matrix<S: Simd>(
-    s: S,
-    activation: Activation,
-    bias: Option<(*const f32, [usize; 2])>,
-    out: *mut f32,
-    strides: [usize; 2],
-    counts: [usize; 2],
-) {
-    with_function(activation, Inside(s), Matrix { bias, out, strides, counts });
-}
-
-struct Matrix {
-    bias: Option<(*const f32, [usize; 2])>,
-    out: *mut f32,
-    strides: [usize; 2],
-    counts: [usize; 2],
-}
-
-impl Pass for Matrix {
-    #[inline(always)]
-    fn run<S: Simd, F: Function>(self, s: S, f: F) {
-        let Matrix { bias, out, strides: [row_stride, column_stride], counts: [rows, columns] } = self;
-        let (bias, [row_bias, column_bias]) = bias.unwrap_or((std::ptr::null(), [0, 0]));
-        // Elements that lie apart are vectors of one.
-        let step = if column_stride == 1 { S::LANES } else { 1 };
-        for row in 0..rows {
-            for column in (0..columns).step_by(step) {
-                let n = step.min(columns - column);
-                // SAFETY: the row and n columns are inside by the contract of `activate_matrix`.
-                unsafe {
-                    let out = out.add(row * row_stride + column * column_stride);
-                    let mut z = load(s, out, n);
-                    if !bias.is_null() {
-                        let bias = bias.add(row * row_bias + column * column_bias);
-                        z = s.add(z, if column_bias == 0 { s.splat(*bias) } else { load(s, bias, n) });
-                    }
-                    store(s, out, f.value(s, z), n);
-                }
-            }
-        }
     }
 }
 

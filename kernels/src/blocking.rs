@@ -44,11 +44,6 @@ impl Blocks {
         (0..self.count).map(move |index| self.get(index).len()).filter(|&size| size > 0)
     }
 
-    /// The length that was cut.
-    pub(crate) fn length(self) -> usize {
-        self.count * self.size + self.larger
-    }
-
     /// The blocks of a range, cut where their size changes, without empty ones.
     #[inline(always)]
     pub(crate) fn equal(self, blocks: Range<usize>) -> impl Iterator<Item = EqualBlocks> {
@@ -61,14 +56,13 @@ impl Blocks {
         )
     }
 
-    /// The first `count` blocks, and the others counted from 0.
-    pub(crate) fn split(self, count: usize) -> (Self, Self) {
-        let larger = self.larger.min(count);
-        (Blocks { count, larger, ..self }, Blocks { count: self.count - count, larger: self.larger - larger, ..self })
+    /// All blocks, cut where their size changes, without empty ones.
+    pub(crate) fn all_equal(self) -> impl Iterator<Item = EqualBlocks> {
+        self.equal(0..self.count)
     }
 
     #[inline(always)]
-    pub(crate) fn iter(self) -> impl Iterator<Item = Range<usize>> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = Range<usize>> + Clone {
         (0..self.count).map(move |index| self.get(index))
     }
 }
@@ -86,24 +80,15 @@ mod tests {
     use super::Blocks;
 
     #[test]
-    fn equal_blocks_and_halves_are_the_blocks_in_order() {
-        for length in 0..30 {
-            for count in 1..8 {
-                let blocks = Blocks::cut(length, count);
-                assert_eq!(blocks.length(), length);
-                for cut in 0..=count {
-                    let (low, high) = blocks.split(cut);
-                    let high = high.iter().map(|block| block.start + low.length()..block.end + low.length());
-                    assert_eq!(low.iter().chain(high).collect::<Vec<_>>(), blocks.iter().collect::<Vec<_>>());
-                    for range in [0..cut, cut..count] {
-                        let equal = blocks.equal(range.clone()).flat_map(|equal| {
-                            (0..equal.count)
-                                .map(move |i| equal.start + i * equal.size..equal.start + (i + 1) * equal.size)
-                        });
-                        let expected = range.map(|i| blocks.get(i)).filter(|block| !block.is_empty());
-                        assert_eq!(equal.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
-                    }
-                }
+    fn equal_blocks_are_the_blocks_in_order() {
+        for (length, count) in (0..30).flat_map(|length| (1..8).map(move |count| (length, count))) {
+            let blocks = Blocks::cut(length, count);
+            for range in (0..=count).flat_map(|cut| [0..cut, cut..count]) {
+                let equal = blocks.equal(range.clone()).flat_map(|equal| {
+                    (0..equal.count).map(move |i| equal.start + i * equal.size..equal.start + (i + 1) * equal.size)
+                });
+                let expected = range.map(|i| blocks.get(i)).filter(|block| !block.is_empty());
+                assert_eq!(equal.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
             }
         }
     }

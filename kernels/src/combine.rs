@@ -16,7 +16,7 @@ pub struct Combine<'a> {
     pub other: &'a [f32],
     /// One value per output channel, if any.
     pub bias: Option<&'a [f32]>,
-    /// One factor for each lane, if any: then the combination is a step, and `out += factor combination`.
+    /// One factor for each image of the tile, if any: then the combination is a step, and `out += factor combination`.
     pub step: Option<&'a [f32]>,
 }
 

@@ -2,46 +2,21 @@
 
 use crate::combine::Combine;
 use crate::level::Level;
-use crate::microkernel::LinearEpilogue;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch, lanes};
 
-/// `out[i] = f(a[i], b[i])`.
-trait Binary: Copy {
-    fn apply<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V;
-}
-
-struct Pass<'a, F> {
-    f: F,
-    a: &'a [f32],
-    b: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl<F: Binary> Kernel for Pass<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let len = self.out.len();
-        let (a, b, out) = (self.a.as_ptr(), self.b.as_ptr(), self.out.as_mut_ptr());
-        let mut i = 0;
-        // SAFETY: i + LANES <= len, respectively n = len - i < LANES elements, of three slices of one length.
-        unsafe {
-            while i + S::LANES <= len {
-                let v = self.f.apply(s, s.load(a.add(i)), s.load(b.add(i)));
-                s.store(out.add(i), v);
-                i += S::LANES;
-            }
-            let n = len - i;
-            if n > 0 {
-                let v = self.f.apply(s, s.load_first(a.add(i), n), s.load_first(b.add(i), n));
-                s.store_first(out.add(i), v, n);
-            }
+/// `out = a + b`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(level: Level, a: &[f32], b: &[f32], out: &mut [f32]) {
+    struct Add<'a>(&'a [f32], &'a [f32], &'a mut [f32]);
+    impl Kernel for Add<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) {
+            self.2.iter_mut().zip(self.0).zip(self.1).for_each(|((out, a), b)| *out = a + b);
         }
     }
-}
-
-fn pass<F: Binary>(level: Level, f: F, a: &[f32], b: &[f32], out: &mut [f32]) {
     assert!(
         a.len() == out.len() && b.len() == out.len(),
         "lengths differ: {}, {}, output {}",
@@ -49,58 +24,48 @@ fn pass<F: Binary>(level: Level, f: F, a: &[f32], b: &[f32], out: &mut [f32]) {
         b.len(),
         out.len()
     );
-    dispatch(level, Pass { f, a, b, out });
+    dispatch(level, Add(a, b, out));
 }
 
-/// `out = a + b`.
+/// `out = alpha sum + beta out + gamma other` over a tile, or a step by that.
 ///
 /// # Panics
-/// If the lengths differ.
-pub fn add(level: Level, a: &[f32], b: &[f32], out: &mut [f32]) {
-    #[derive(Clone, Copy)]
-    struct Add;
-    impl Binary for Add {
-        #[inline(always)]
-        fn apply<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
-            s.add(a, b)
-        }
-    }
-    pass(level, Add, a, b, out);
-}
-
-/// `out = a b`.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn multiply(level: Level, a: &[f32], b: &[f32], out: &mut [f32]) {
-    #[derive(Clone, Copy)]
-    struct Multiply;
-    impl Binary for Multiply {
-        #[inline(always)]
-        fn apply<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
-            s.mul(a, b)
-        }
-    }
-    pass(level, Multiply, a, b, out);
-}
-
-/// `out = alpha sum + beta out + gamma other` over a tensor of lanes, or a step by that.
-///
-/// # Panics
-/// If the lengths differ or are not whole vectors, there is a bias, or a step without a factor for each lane.
+/// If the lengths differ or are not whole vectors, there is a bias, or a step with another number of factors than a
+/// tile of some layout has images.
 pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32]) {
     struct Combination<'a> {
         sum: &'a [f32],
-        epilogue: LinearEpilogue,
+        combine: Combine<'a>,
+        out: &'a mut [f32],
     }
     impl Kernel for Combination<'_> {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            assert!(self.sum.len().is_multiple_of(S::LANES), "{} elements for {} lanes", self.sum.len(), S::LANES);
+            let Combination { sum, combine: Combine { alpha, beta, gamma, other, step, .. }, out } = self;
+            assert!(sum.len().is_multiple_of(S::LANES), "{} elements for {} lanes", sum.len(), S::LANES);
+            let step = step.map(|step| match step {
+                &[step] => s.splat(step),
+                // SAFETY: a step has one factor or LANES.
+                step => unsafe { s.load(step.as_ptr()) },
+            });
+            let [alpha, beta_lanes, gamma_lanes] = [alpha, beta, gamma].map(|factor| s.splat(factor));
+            let (sum, other, out) = (sum.as_ptr(), other.as_ptr(), out.as_mut_ptr());
             for at in (0..self.sum.len()).step_by(S::LANES) {
                 // SAFETY: a whole vector from `at` is inside every operand: their lengths are equal or they are not read.
-                unsafe { self.epilogue.combine(s, 0, at, s.load(self.sum.as_ptr().add(at))) };
+                unsafe {
+                    let mut v = s.mul(alpha, s.load(sum.add(at)));
+                    if gamma != 0.0 {
+                        v = s.fma(gamma_lanes, s.load(other.add(at)), v);
+                    }
+                    if beta != 0.0 {
+                        v = s.fma(beta_lanes, s.load(out.add(at)), v);
+                    }
+                    if let Some(step) = step {
+                        v = s.fma(step, v, s.load(out.add(at)));
+                    }
+                    s.store(out.add(at), v);
+                }
             }
         }
     }
@@ -113,12 +78,12 @@ pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32])
     );
     assert!(combine.bias.is_none(), "elements have no channel to take a bias from");
     assert!(
-        combine.step.is_none_or(|step| step.len() == crate::simd::lanes(level)),
+        combine.step.is_none_or(|step| [1, lanes(level)].contains(&step.len())),
         "{} factors for {} lanes",
         combine.step.map_or(0, <[f32]>::len),
-        crate::simd::lanes(level)
+        lanes(level)
     );
-    dispatch(level, Combination { sum, epilogue: LinearEpilogue::new(&combine, out, 0) });
+    dispatch(level, Combination { sum, combine, out });
 }
 
 /// `out += a`, element by element.

@@ -1,112 +1,264 @@
-//! Between rows of samples and images across lanes, by transposing blocks in registers.
+//! How the images of a batch lie in vectors, and the way to and from rows of samples.
 
 use crate::level::Level;
 use crate::simd::{Kernel, Simd, dispatch, lanes};
 
-/// Puts `samples` rows of `elements` each, one after the other in `rows`, into the lanes of
-/// `[elements][LANES]`; lanes beyond the last sample are 0.
-///
-/// # Panics
-/// If a length does not fit, or there are more samples than lanes.
-pub fn rows_to_lanes(level: Level, rows: &[f32], elements: usize, lanes: &mut [f32]) {
-    struct ToLanes<'a> {
-        rows: &'a [f32],
-        elements: usize,
-        lanes: &'a mut [f32],
-    }
-    impl Kernel for ToLanes<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            let samples = self.rows.len().checked_div(self.elements).unwrap_or(0);
-            // Blocks need a vector's worth of samples to read.
-            let blocks = if samples == S::LANES { self.elements / S::LANES } else { 0 };
-            for first in (0..blocks).map(|block| block * S::LANES) {
-                // SAFETY: LANES rows of `elements` elements hold the block at column `first`; so do LANES vectors of
-                // `lanes` from `first` on.
-                unsafe {
-                    let to = self.lanes.as_mut_ptr().add(first * S::LANES);
-                    s.transpose(self.rows.as_ptr().add(first), self.elements, to, S::LANES);
-                }
-            }
-            let done = blocks * S::LANES;
-            for (i, lanes) in self.lanes.chunks_exact_mut(S::LANES).enumerate().skip(done) {
-                for (sample, lane) in lanes[..samples].iter_mut().enumerate() {
-                    *lane = self.rows[sample * self.elements + i];
-                }
-                lanes[samples..].fill(0.0);
-            }
+/// What the lanes of a vector are. A *tile* is the smallest piece of a batch that a layout holds: as many images as
+/// a vector has lanes, or one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// An image in every lane, `[channels][height][width][LANES]`: for few channels and full batches.
+    Images,
+    /// LANES channels of one image in a vector, `[channels / LANES][height][width][LANES]`: for many channels and
+    /// any batch. Lanes beyond the last channel hold nothing of use.
+    Channels,
+}
+
+impl Layout {
+    /// `images` or `channels`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Images => "images",
+            Layout::Channels => "channels",
         }
     }
-    check(level, rows.len(), elements, lanes.len());
-    dispatch(level, ToLanes { rows, elements, lanes });
+
+    /// Images of a tile.
+    pub fn images(self, level: Level) -> usize {
+        match self {
+            Layout::Images => lanes(level),
+            Layout::Channels => 1,
+        }
+    }
+
+    /// Planes `[height][width][LANES]` of a tile with so many channels.
+    pub fn planes(self, level: Level, channels: usize) -> usize {
+        match self {
+            Layout::Images => channels,
+            Layout::Channels => channels.div_ceil(lanes(level)),
+        }
+    }
+
+    /// Elements of a tile of images of so many channels and pixels. Saturates.
+    pub fn len(self, level: Level, [channels, pixels]: [usize; 2]) -> usize {
+        self.planes(level, channels).saturating_mul(pixels).saturating_mul(lanes(level))
+    }
+
+    /// Where the elements of an image of a tile lie, in the order of its channels and pixels.
+    ///
+    /// # Panics
+    /// If the tile has no such image.
+    pub fn places(
+        self,
+        level: Level,
+        [channels, pixels]: [usize; 2],
+        image: usize,
+    ) -> impl Iterator<Item = usize> + Clone {
+        assert!(image < self.images(level), "image {image} of a tile of {}", self.images(level));
+        let lanes = lanes(level);
+        (0..channels).flat_map(move |channel| {
+            let (plane, lane) = match self {
+                Layout::Images => (channel, image),
+                Layout::Channels => (channel / lanes, channel % lanes),
+            };
+            (0..pixels).map(move |pixel| (plane * pixels + pixel) * lanes + lane)
+        })
+    }
+
+    /// Puts images, each a row `[channels][pixels]`, one after the other, into a tile; all other lanes are 0.
+    ///
+    /// # Panics
+    /// If a length does not fit, or there are more images than the tile holds.
+    pub fn load(self, level: Level, rows: &[f32], [channels, pixels]: [usize; 2], tile: &mut [f32]) {
+        let elements = channels * pixels;
+        let images = rows.len().checked_div(elements).unwrap_or(0);
+        assert!(
+            images <= self.images(level)
+                && images * elements == rows.len()
+                && tile.len() == self.len(level, [channels, pixels]),
+            "{} elements of images of {channels} x {pixels} do not fit a tile of {}",
+            rows.len(),
+            tile.len()
+        );
+        let squares = match self {
+            Layout::Images => Squares { lines: images, line: elements, planes: 1 },
+            Layout::Channels if images == 0 => return tile.fill(0.0),
+            Layout::Channels => {
+                Squares { lines: channels, line: pixels, planes: tile.len() / (pixels * lanes(level)).max(1) }
+            }
+        };
+        dispatch(level, Load { rows, tile, squares });
+    }
+
+    /// The reverse of [`load`](Self::load) for the first `images` of a tile, to rows that begin `stride` elements
+    /// apart; what lies between them stays as it is.
+    ///
+    /// # Panics
+    /// If a length does not fit, rows overlap, or there are more images than the tile holds.
+    pub fn store(
+        self,
+        level: Level,
+        tile: &[f32],
+        [channels, pixels]: [usize; 2],
+        rows: &mut [f32],
+        images: usize,
+        stride: usize,
+    ) {
+        let elements = channels * pixels;
+        let end = images.saturating_sub(1).checked_mul(stride).and_then(|last| last.checked_add(elements));
+        assert!(
+            images <= self.images(level)
+                && (images < 2 || elements <= stride)
+                && tile.len() == self.len(level, [channels, pixels])
+                && (images == 0 || end.is_some_and(|end| end <= rows.len())),
+            "{images} images of {channels} x {pixels} of a tile of {} do not fit {} elements of rows {stride} apart",
+            tile.len(),
+            rows.len()
+        );
+        let squares = match self {
+            Layout::Images => Squares { lines: images, line: elements, planes: 1 },
+            Layout::Channels if images == 0 => return,
+            Layout::Channels => {
+                Squares { lines: channels, line: pixels, planes: tile.len() / (pixels * lanes(level)).max(1) }
+            }
+        };
+        let stride = if self == Layout::Images { stride } else { pixels };
+        dispatch(level, Store { tile, rows: rows.as_mut_ptr(), squares, stride });
+    }
 }
 
-/// The reverse of [`rows_to_lanes`], for as many samples as `rows` holds.
-///
-/// # Panics
-/// If a length does not fit, or there are more samples than lanes.
-pub fn lanes_to_rows(level: Level, lanes: &[f32], rows: &mut [f32], elements: usize) {
-    check(level, rows.len(), elements, lanes.len());
-    let samples = rows.len().checked_div(elements).unwrap_or(0);
-    dispatch(level, ToRows { lanes, rows, samples, elements, stride: elements });
+/// Lines that become the lanes of planes: LANES lines of each plane, fewer of the last.
+#[derive(Clone, Copy)]
+struct Squares {
+    lines: usize,
+    line: usize,
+    planes: usize,
 }
 
-/// As [`lanes_to_rows`] for every lane, to rows that begin `stride` elements apart, of which the elements
-/// behind the first `elements` stay as they are.
-///
-/// # Panics
-/// If a length does not fit, or rows overlap.
-pub fn lanes_to_strided_rows(level: Level, lanes: &[f32], rows: &mut [f32], elements: usize, stride: usize) {
-    let samples = crate::simd::lanes(level);
-    let end = (samples - 1).checked_mul(stride).and_then(|last| last.checked_add(elements));
-    assert!(
-        elements <= stride
-            && samples.checked_mul(elements) == Some(lanes.len())
-            && end.is_some_and(|end| end <= rows.len()),
-        "{} elements of {samples} lanes do not fit {} elements of rows of {elements}, {stride} apart",
-        lanes.len(),
-        rows.len()
-    );
-    dispatch(level, ToRows { lanes, rows, samples, elements, stride });
+impl Squares {
+    /// The first line of each plane, and how many it has.
+    #[inline(always)]
+    fn each(self, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.planes).map(move |plane| (plane * lanes, lanes.min(self.lines - plane * lanes)))
+    }
 }
 
-struct ToRows<'a> {
-    lanes: &'a [f32],
-    rows: &'a mut [f32],
-    samples: usize,
-    elements: usize,
-    stride: usize,
+struct Load<'a> {
+    rows: &'a [f32],
+    tile: &'a mut [f32],
+    squares: Squares,
 }
 
-impl Kernel for ToRows<'_> {
+impl Kernel for Load<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let ToRows { lanes, rows, samples, elements, stride } = self;
-        let blocks = if samples == S::LANES { elements / S::LANES } else { 0 };
-        for first in (0..blocks).map(|block| block * S::LANES) {
-            // SAFETY: LANES vectors of `lanes` from `first` on hold the block; so do LANES rows at column `first`.
-            unsafe {
-                let from = lanes.as_ptr().add(first * S::LANES);
-                s.transpose(from, S::LANES, rows.as_mut_ptr().add(first), stride);
-            }
+        let Squares { line, .. } = self.squares;
+        for (first, lines) in self.squares.each(S::LANES) {
+            let rows = &self.rows[first * line..(first + lines) * line];
+            let tile = &mut self.tile[first * line..][..line * S::LANES];
+            // SAFETY: `lines` rows of `line` elements are readable, and `line` vectors writable.
+            unsafe { transpose_lines(s, rows.as_ptr(), line, [lines, line], tile.as_mut_ptr(), S::LANES) };
         }
-        let done = blocks * S::LANES;
-        for (i, lanes) in lanes.chunks_exact(S::LANES).enumerate().skip(done) {
-            for (sample, lane) in lanes[..samples].iter().enumerate() {
-                rows[sample * stride + i] = *lane;
+    }
+}
+
+struct Store<'a> {
+    tile: &'a [f32],
+    rows: *mut f32,
+    squares: Squares,
+    stride: usize,
+}
+
+impl Kernel for Store<'_> {
+    type Output = ();
+
+    /// The rows must be valid for the lines.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Store { tile, rows, squares, stride } = self;
+        for (first, lines) in squares.each(S::LANES) {
+            let tile = &tile[first * squares.line..][..squares.line * S::LANES];
+            // SAFETY: `line` vectors are readable, and `line` elements of the rows writable.
+            unsafe {
+                let rows = rows.add(first * stride);
+                transpose_vectors(s, tile.as_ptr(), S::LANES, [squares.line, lines], rows, stride);
             }
         }
     }
 }
 
-fn check(level: Level, rows: usize, elements: usize, len: usize) {
-    let width = lanes(level);
-    let samples = rows.checked_div(elements).unwrap_or(0);
-    assert!(
-        samples <= width && samples * elements == rows && elements.checked_mul(width) == Some(len),
-        "{rows} elements of samples of {elements} do not fit {len} elements of {width} lanes"
-    );
+/// Turns `lines` <= LANES lines of `len` elements, `stride` apart, into the lanes of vectors `width` apart, with 0 in
+/// the lanes beyond.
+///
+/// # Safety
+/// The lines must be readable, and `to` valid for `len` vectors.
+#[inline(always)]
+pub(crate) unsafe fn transpose_lines<S: Simd>(
+    s: S,
+    from: *const f32,
+    stride: usize,
+    [lines, len]: [usize; 2],
+    to: *mut f32,
+    width: usize,
+) {
+    let lanes = S::LANES;
+    for at in (0..len).step_by(lanes) {
+        // SAFETY: the lines from `at` on are readable, and as many vectors writable, by contract.
+        unsafe {
+            if lines == lanes && len >= lanes {
+                // The last block ends with the lines, and makes some vectors again.
+                let at = at.min(len - lanes);
+                s.transpose(from.add(at), stride, to.add(at * width), width);
+            } else {
+                let columns = lanes.min(len - at);
+                s.transpose_part(from.add(at), stride, [lines, columns], to.add(at * width), width, lanes);
+            }
+        }
+    }
+}
+
+/// Turns `len` vectors, `width` apart, into `lines` <= LANES lines, `stride` apart.
+///
+/// # Safety
+/// The vectors must be readable, and `to` valid for the lines.
+#[inline(always)]
+pub(crate) unsafe fn transpose_vectors<S: Simd>(
+    s: S,
+    from: *const f32,
+    width: usize,
+    [len, lines]: [usize; 2],
+    to: *mut f32,
+    stride: usize,
+) {
+    let lanes = S::LANES;
+    for at in (0..len).step_by(lanes) {
+        // SAFETY: the vectors from `at` on are readable, and as many elements of the lines writable, by contract.
+        unsafe {
+            if lines == lanes && len >= lanes {
+                // The last block ends with the vectors, and makes some elements again.
+                let at = at.min(len - lanes);
+                s.transpose(from.add(at * width), width, to.add(at), stride);
+            } else {
+                let columns = lanes.min(len - at);
+                s.transpose_part(from.add(at * width), width, [columns, lines], to.add(at), stride, columns);
+            }
+        }
+    }
+}
+
+/// Turns planes with channels across lanes into plain rows of `len` pixels, one for each channel, `stride` apart.
+///
+/// # Safety
+/// `to` must be valid for the rows.
+pub(crate) unsafe fn store_channels(
+    level: Level,
+    tile: &[f32],
+    [channels, len]: [usize; 2],
+    rows: *mut f32,
+    stride: usize,
+) {
+    let squares = Squares { lines: channels, line: len, planes: channels.div_ceil(lanes(level)) };
+    dispatch(level, Store { tile, rows, squares, stride });
 }

@@ -1,51 +1,85 @@
 //! The kernels of the `predictive-coding` library: products, convolutions, pooling, activations and
 //! losses on the CPU, hand-vectorised at three levels that are chosen at run time.
 //!
-//! Tensors of a batch lie with one image in every lane of a vector,
-//! `[channels][height][width][LANES]`, LANES being 16 with AVX-512, 8 with AVX2 and 4 elsewhere
-//! ([`lanes`]). Matrices are views with any strides.
+//! Matrices are views with any strides ([`MatRef`], [`gemm`]). Images lie in *tiles*, in one of two [`Layout`]s: an
+//! image in every lane of a vector, or 16 channels of one image in a vector (LANES of them: 16 with AVX-512, 8 with
+//! AVX2 and 4 elsewhere, [`lanes`]). [`Conv`] and [`Local`] work on either; [`NchwConv`] takes plain
+//! `[batch, channels, height, width]`.
 //!
 //! Every function is safe, checks its lengths and panics with both numbers if they do not fit.
 //! None allocates while it computes: plans, packed operands and scratch are made beforehand. Results
 //! are the same to the last bit on any number of threads. NaN and infinity travel like any other value.
+//!
+//! ```
+//! use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level};
+//!
+//! // A 3 x 3 convolution of one image of 16 channels, which lie across the lanes.
+//! let (level, layout) = (Level::detect(), Layout::Channels);
+//! let shape = ConvShape {
+//!     in_channels: 16,
+//!     out_channels: 8,
+//!     input: [5, 5],
+//!     kernel: [3, 3],
+//!     stride: [1, 1],
+//!     padding: [1, 1],
+//!     dilation: [1, 1],
+//! };
+//! let conv = Conv::new(level, layout, shape);
+//! let weight = vec![0.1; 8 * 16 * 9];
+//! let mut packed = vec![0.0; conv.packed_forward_len()];
+//! conv.pack_forward(&weight, &mut packed, false);
+//! let mut input = vec![0.0; conv.input_len()];
+//! layout.load(level, &[1.0; 16 * 25], [16, 25], &mut input);
+//! let mut output = vec![0.0; conv.output_len()];
+//! conv.forward(&packed, &input, Combine::default(), &mut output, false);
+//! let mut rows = vec![0.0; 8 * 25];
+//! layout.store(level, &output, [8, 25], &mut rows, 1, 8 * 25);
+//! assert!((rows[12] - 16.0 * 9.0 * 0.1).abs() < 1e-4);
+//! ```
+//!
+//! # Features
+//!
+//! `rayon` (on by default): products are shared among the threads of the current pool. `ndarray`: views of its
+//! two-dimensional arrays as matrices, and back.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("sizes of tensors are reckoned in 64 bits, expected a target whose pointers are as wide");
 
-mod activation;
-mod blocking;
-mod buffer;
-mod combine;
-mod conv;
-pub mod elementwise;
-mod gemm;
-mod layout;
-mod level;
-mod local;
-pub mod loss;
-mod math;
-mod microkernel;
-mod pack;
-mod parallel;
-mod peak;
-pub mod reduce;
-pub mod reference;
-mod simd;
+// From what a caller holds, through the plans, down to the instructions.
 mod view;
+mod layout;
+mod combine;
+mod buffer;
+mod gemm;
+mod conv;
+mod local;
+mod activation;
+pub mod loss;
+pub mod elementwise;
+pub mod reduce;
+mod pack;
+mod blocking;
+mod parallel;
+mod leaf;
+mod math;
+mod simd;
+mod level;
+mod peak;
+pub mod reference;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
 pub use combine::Combine;
-pub use conv::{ConvShape, LaneConv, NchwConv};
-pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm, gemm_activated};
-pub use layout::{lanes_to_rows, lanes_to_strided_rows, rows_to_lanes};
+pub use conv::{Conv, ConvShape, NchwConv};
+pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
+pub use layout::Layout;
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
 pub use local::{Local, Relaxing};
 pub use parallel::concurrency;
 pub use peak::fma_peak;
 pub use view::{MatMut, MatRef};
 
-/// Elements of a vector at a level: the number of images that a tensor of lanes holds.
+/// Elements of a vector at a level.
 pub fn lanes(level: Level) -> usize {
     simd::lanes(level)
 }

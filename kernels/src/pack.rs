@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use crate::layout::transpose_lines;
+use crate::level::Level;
 use crate::parallel::for_each_chunk;
-use crate::simd::Simd;
+use crate::simd::{self, Kernel, MAX_LANES, Simd, dispatch};
 use crate::view::MatRef;
 
 /// Rows of memory that are asked for ahead of time: each is too short for the caches to foresee the next.
@@ -15,94 +17,104 @@ const AHEAD: usize = 12;
 /// # Panics
 /// If the rows or the depth are not in the matrix, there are more rows than `width`, or `packed` is too
 /// short.
-#[inline(always)]
-pub(crate) fn pack_panel<S: Simd>(
-    s: S,
+pub(crate) fn pack_panel(
+    level: Level,
     from: MatRef<'_>,
     rows: Range<usize>,
     depth: Range<usize>,
     [width, stride]: [usize; 2],
     packed: &mut [f32],
 ) {
-    assert!(rows.end <= from.rows() && depth.end <= from.columns() && rows.len() <= width && width <= stride);
-    if rows.is_empty() || depth.is_empty() {
+    let from = from.submatrix(rows, depth);
+    assert!(from.rows() <= width && width <= stride, "{} rows for panels of {width}", from.rows());
+    if from.rows() == 0 || from.columns() == 0 {
         return;
     }
-    let packed = &mut packed[..(depth.len() - 1) * stride + width];
-    let (row_stride, depth_stride) = (from.row_stride(), from.column_stride());
-    let start = rows.start * row_stride + depth.start * depth_stride;
-    if row_stride != 1 && depth_stride != 1 {
-        for (k, packed) in packed.chunks_mut(stride).enumerate() {
-            for (i, packed) in packed[..rows.len()].iter_mut().enumerate() {
-                *packed = from.data()[start + i * row_stride + k * depth_stride];
-            }
-            packed[rows.len()..width].fill(0.0);
+    let packed = &mut packed[..(from.columns() - 1) * stride + width];
+    let [row_stride, depth_stride] = [from.row_stride(), from.column_stride()];
+    if (row_stride == 1 && depth_stride >= 0) || (depth_stride == 1 && row_stride >= 0) {
+        return dispatch(level, Panel { from, width, stride, packed });
+    }
+    for (k, packed) in packed.chunks_mut(stride).enumerate() {
+        for (i, packed) in packed[..from.rows()].iter_mut().enumerate() {
+            *packed = from.at(i, k);
         }
-        return;
+        packed[from.rows()..width].fill(0.0);
     }
-    let from = from.data()[start..].as_ptr();
-    // Whole vectors of rows, then what is left of the width.
-    let whole = rows.len() / S::LANES * S::LANES;
-    let (filled, wide) = (rows.len() - whole, width - whole);
-    for k in (0..depth.len()).step_by(S::LANES) {
-        let deep = S::LANES.min(depth.len() - k);
-        // SAFETY: the rows and the depth are in the matrix, of whose elements a `MatRef` has all; `packed` has
-        // `width` elements for each k.
-        unsafe {
-            let to = packed.as_mut_ptr().add(k * stride);
-            if row_stride == 1 {
-                for k_of_block in 0..deep {
-                    let from = from.add((k + k_of_block) * depth_stride);
-                    let to = to.add(k_of_block * stride);
+}
+
+/// A panel of a matrix whose rows, or whose columns, lie in vectors.
+struct Panel<'a> {
+    from: MatRef<'a>,
+    width: usize,
+    stride: usize,
+    packed: &'a mut [f32],
+}
+
+impl Kernel for Panel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Panel { from, width, stride, packed } = self;
+        let (rows, depth) = (from.rows(), from.columns());
+        let [row_stride, depth_stride] = [from.row_stride() as usize, from.column_stride() as usize];
+        let from = from.pointer(0, 0);
+        // Whole vectors of rows, then what is left of the width.
+        let whole = rows / S::LANES * S::LANES;
+        let (filled, wide) = (rows - whole, width - whole);
+        for k in (0..depth).step_by(S::LANES) {
+            let deep = S::LANES.min(depth - k);
+            // SAFETY: the rows and the depth are those of the matrix; `packed` has `width` elements for each k.
+            unsafe {
+                let to = packed.as_mut_ptr().add(k * stride);
+                if row_stride == 1 {
+                    for k_of_block in 0..deep {
+                        let from = from.add((k + k_of_block) * depth_stride);
+                        let to = to.add(k_of_block * stride);
+                        for i in (0..whole).step_by(S::LANES) {
+                            s.prefetch(from.wrapping_add(AHEAD.wrapping_mul(depth_stride)).wrapping_add(i));
+                            s.store(to.add(i), s.load(from.add(i)));
+                        }
+                        for i in (0..wide).step_by(S::LANES) {
+                            let v = s.load_first(from.wrapping_add(whole + i), filled.saturating_sub(i));
+                            s.store_first(to.add(whole + i), v, S::LANES.min(wide - i));
+                        }
+                    }
+                } else {
+                    let from = from.add(k);
                     for i in (0..whole).step_by(S::LANES) {
-                        s.prefetch(from.wrapping_add(AHEAD.wrapping_mul(depth_stride)).wrapping_add(i));
-                        s.store(to.add(i), s.load(from.add(i)));
+                        let from = from.add(i * row_stride);
+                        if deep == S::LANES {
+                            s.transpose(from, row_stride, to.add(i), stride);
+                        } else {
+                            s.transpose_part(from, row_stride, [S::LANES, deep], to.add(i), stride, S::LANES);
+                        }
                     }
                     for i in (0..wide).step_by(S::LANES) {
-                        let v = s.load_first(from.wrapping_add(whole + i), filled.saturating_sub(i));
-                        s.store_first(to.add(whole + i), v, S::LANES.min(wide - i));
+                        let from = from.wrapping_add((whole + i) * row_stride);
+                        let rows = filled.saturating_sub(i);
+                        let to = to.add(whole + i);
+                        s.transpose_part(from, row_stride, [rows, deep], to, stride, S::LANES.min(wide - i));
                     }
-                }
-            } else {
-                let from = from.add(k);
-                for i in (0..whole).step_by(S::LANES) {
-                    let from = from.add(i * row_stride);
-                    if deep == S::LANES {
-                        s.transpose(from, row_stride, to.add(i), stride);
-                    } else {
-                        s.transpose_part(from, row_stride, [S::LANES, deep], to.add(i), stride, S::LANES);
-                    }
-                }
-                for i in (0..wide).step_by(S::LANES) {
-                    let from = from.wrapping_add((whole + i) * row_stride);
-                    let rows = filled.saturating_sub(i);
-                    let to = to.add(whole + i);
-                    s.transpose_part(from, row_stride, [rows, deep], to, stride, S::LANES.min(wide - i));
                 }
             }
         }
     }
 }
 
-/// Where element (row, k) of the operand lies: `row * row_stride + (k / inner) * outer_stride + k % inner * inner_stride`.
+/// Where the weight of (row, channel, tap) lies: `row * row_stride + channel * channel_stride + tap`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source {
     pub(crate) row_stride: usize,
-    pub(crate) outer_stride: usize,
-    pub(crate) inner: usize,
-    pub(crate) inner_stride: usize,
+    pub(crate) channel_stride: usize,
+    pub(crate) taps: usize,
 }
 
-/// Elements of `rows` x `depth` packed into panels of `height` rows.
-pub(crate) fn packed_len(rows: usize, depth: usize, height: usize) -> usize {
-    rows.next_multiple_of(height) * depth
-}
-
-/// Packs `rows` x `depth` elements into panels `[row / height][k][row % height]`; rows beyond the
-/// last are 0.
+/// Packs `rows` x `depth` weights into panels `[row / height][channel][tap][row % height]`, of whole panels.
 ///
 /// # Panics
-/// If an operand is outside `from`, or `packed` is shorter than [`packed_len`].
+/// If an operand is outside `from`, or `packed` is shorter than `rows * depth`.
 pub(crate) fn pack(
     from: &[f32],
     source: Source,
@@ -112,21 +124,146 @@ pub(crate) fn pack(
     packed: &mut [f32],
     parallel: bool,
 ) {
-    let packed = &mut packed[..packed_len(rows, depth, height)];
-    for_each_chunk(parallel, (rows * depth) as u64, packed, depth * height, |panel_index, panel| {
-        let first = panel_index * height;
-        let filled = height.min(rows - first);
-        let mut k = 0;
-        for outer in 0..depth.div_ceil(source.inner.max(1)) {
-            for inner in 0..source.inner.min(depth - k) {
-                let base = first * source.row_stride + outer * source.outer_stride + inner * source.inner_stride;
-                let to = &mut panel[k * height..(k + 1) * height];
-                for (m, to) in to[..filled].iter_mut().enumerate() {
-                    *to = from[base + m * source.row_stride];
-                }
-                to[filled..].fill(0.0);
-                k += 1;
+    for_each_chunk(parallel, (rows * depth) as u64, &mut packed[..rows * depth], depth * height, |panel, packed| {
+        for (k, to) in packed.chunks_exact_mut(height).enumerate() {
+            let base = panel * height * source.row_stride + k / source.taps * source.channel_stride + k % source.taps;
+            for (m, to) in to.iter_mut().enumerate() {
+                *to = from[base + m * source.row_stride];
             }
         }
+    });
+}
+
+/// Elements of weights packed by [`pack_vectors`].
+pub(crate) fn packed_vectors_len(lanes: usize, rows: usize, depth: usize) -> usize {
+    rows.next_multiple_of(lanes) * depth
+}
+
+/// The place in the depth of a channel's first tap, and the distance of its taps, where channels lie in groups:
+/// `[channel / group][tap][channel % group]`, the last of which may be smaller.
+pub(crate) fn place_in_depth(channel: usize, channels: usize, group: usize, taps: usize) -> (usize, usize) {
+    let first = channel / group * group;
+    (first * taps + channel - first, group.min(channels - first))
+}
+
+/// Packs weights into vectors of rows, `[row / LANES][channel / group][tap][channel % group][LANES]`; lanes beyond the
+/// last row are 0. `channels` are those of the depth and the rows.
+///
+/// # Panics
+/// If a weight is outside `from`, or `packed` has another length than [`packed_vectors_len`].
+pub(crate) fn pack_vectors(
+    level: Level,
+    from: &[f32],
+    source: Source,
+    channels: [usize; 2],
+    group: usize,
+    packed: &mut [f32],
+    parallel: bool,
+) {
+    struct Pack<'a> {
+        from: &'a [f32],
+        source: Source,
+        rows: usize,
+        channels: usize,
+        group: usize,
+        packed: &'a mut [f32],
+    }
+    impl Kernel for Pack<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Pack { from, source: Source { row_stride, channel_stride, taps }, rows, channels, group, packed } =
+                self;
+            assert!(
+                from.len() > (rows - 1) * row_stride + (channels - 1) * channel_stride + taps - 1
+                    && packed.len() == channels * taps * S::LANES,
+                "{} weights do not fill vectors of {} elements",
+                from.len(),
+                packed.len()
+            );
+            let (from, to) = (from.as_ptr(), packed.as_mut_ptr());
+            // SAFETY: all weights of the rows are in `from`, and `packed` has a vector for each channel and tap.
+            unsafe {
+                if channel_stride == 1 {
+                    return transpose_lines(s, from, row_stride, [rows, channels], to, S::LANES);
+                }
+                let mut square = [0.0; MAX_LANES * MAX_LANES];
+                for channel in 0..channels {
+                    let (place, step) = place_in_depth(channel, channels, group, taps);
+                    for first in (0..taps).step_by(S::LANES) {
+                        let width = S::LANES.min(taps - first);
+                        let from = from.add(channel * channel_stride + first);
+                        let vectors = square.as_mut_ptr();
+                        s.transpose_part(from, row_stride, [rows, width], vectors, S::LANES, S::LANES);
+                        for tap in 0..width {
+                            let to = to.add((place + (first + tap) * step) * S::LANES);
+                            s.store(to, s.load(vectors.add(tap * S::LANES)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let lanes = simd::lanes(level);
+    let [channels, rows] = channels;
+    let depth = channels * source.taps;
+    for_each_chunk(parallel, (rows * depth) as u64, packed, depth * lanes, |vector, packed| {
+        let first = vector * lanes;
+        let from = &from[first * source.row_stride..];
+        dispatch(level, Pack { from, source, rows: lanes.min(rows - first), channels, group, packed });
+    });
+}
+
+/// The reverse of [`pack_vectors`] for weights `[rows][channels][taps]`, times a factor.
+pub(crate) fn unpack_vectors(
+    level: Level,
+    packed: &[f32],
+    [channels, rows]: [usize; 2],
+    taps: usize,
+    group: usize,
+    factor: f32,
+    to: &mut [f32],
+) {
+    struct Unpack<'a> {
+        packed: &'a [f32],
+        channels: usize,
+        taps: usize,
+        group: usize,
+        factor: f32,
+        to: &'a mut [f32],
+    }
+    impl Kernel for Unpack<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Unpack { packed, channels, taps, group, factor, to } = self;
+            let depth = channels * taps;
+            let rows = to.len() / depth;
+            assert!(packed.len() == depth * S::LANES && rows <= S::LANES, "{} sums of {rows} rows", packed.len());
+            let mut square = [0.0; MAX_LANES * MAX_LANES];
+            let factor = s.splat(factor);
+            for channel in 0..channels {
+                let (place, step) = place_in_depth(channel, channels, group, taps);
+                for first in (0..taps).step_by(S::LANES) {
+                    let width = S::LANES.min(taps - first);
+                    // SAFETY: `packed` has a vector for each channel and tap, and `to` a row of `depth` for each lane
+                    // that is used.
+                    unsafe {
+                        for tap in 0..width {
+                            let v = s.load(packed.as_ptr().add((place + (first + tap) * step) * S::LANES));
+                            s.store(square.as_mut_ptr().add(tap * S::LANES), s.mul(factor, v));
+                        }
+                        let to = to.as_mut_ptr().add(channel * taps + first);
+                        s.transpose_part(square.as_ptr(), S::LANES, [width, rows], to, depth, width);
+                    }
+                }
+            }
+        }
+    }
+    let lanes = simd::lanes(level);
+    let depth = channels * taps;
+    for_each_chunk(true, (rows * depth) as u64, to, depth * lanes, |vector, to| {
+        let packed = &packed[vector * lanes * depth..][..lanes * depth];
+        dispatch(level, Unpack { packed, channels, taps, group, factor, to });
     });
 }

@@ -1,19 +1,26 @@
-//! Sharing work among the threads of the current rayon pool.
+//! Sharing work among the threads of the current rayon pool; without the feature `rayon`, there is one thread.
 
-use std::sync::OnceLock;
-
+#[cfg(feature = "rayon")]
 use rayon::prelude::*;
 
 /// Fewer multiplications and additions than this are not worth waking a thread, which takes some
 /// microseconds.
-pub(crate) const WORTHWHILE: u64 = 1_000_000;
+const WORTHWHILE: u64 = 1_000_000;
+
+/// Threads of the current pool.
+fn pool_threads() -> usize {
+    #[cfg(feature = "rayon")]
+    return rayon::current_num_threads();
+    #[cfg(not(feature = "rayon"))]
+    1
+}
 
 /// How many threads of the current rayon pool the machine runs at a time. Work is cut for these: of a larger pool,
 /// each thread that is woken for a small part takes time from those that have begun.
 pub fn concurrency() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
+    static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(usize::MAX, usize::from));
-    rayon::current_num_threads().min(cores)
+    pool_threads().min(cores)
 }
 
 /// How many threads share so many multiplications and additions. One that is to be woken out of more than the
@@ -21,14 +28,25 @@ pub fn concurrency() -> usize {
 pub(crate) fn threads_for(work: u64) -> usize {
     const CROWDED: u64 = 16;
     let threads = concurrency();
-    let least = if rayon::current_num_threads() > threads { CROWDED * WORTHWHILE } else { WORTHWHILE };
+    let least = if pool_threads() > threads { CROWDED * WORTHWHILE } else { WORTHWHILE };
     if work > least { threads } else { 1 }
 }
 
 /// The fewest of so many pieces of work that one task takes, so that no more tasks are made than balance the load.
-pub(crate) fn pieces_per_task(pieces: usize) -> usize {
+#[cfg(feature = "rayon")]
+fn pieces_per_task(pieces: usize) -> usize {
     const TASKS_PER_THREAD: usize = 4;
     pieces.div_ceil(TASKS_PER_THREAD * concurrency()).max(1)
+}
+
+/// Calls `f` for the tasks of these numbers, on several threads if `parallel`.
+pub(crate) fn for_each_task(parallel: bool, tasks: usize, f: impl Fn(usize) + Sync) {
+    #[cfg(feature = "rayon")]
+    if parallel && tasks > 1 {
+        return (0..tasks).into_par_iter().with_min_len(pieces_per_task(tasks)).for_each(&f);
+    }
+    let _ = parallel;
+    (0..tasks).for_each(f);
 }
 
 /// Calls `f(index, chunk)` for consecutive chunks of `data`, on several threads if `parallel` and
@@ -40,13 +58,15 @@ pub(crate) fn for_each_chunk<T: Send>(
     chunk: usize,
     f: impl Fn(usize, &mut [T]) + Sync,
 ) {
+    let chunk = chunk.max(1);
+    #[cfg(feature = "rayon")]
     if parallel && data.len() > chunk && threads_for(work) > 1 {
-        let chunks = data.par_chunks_mut(chunk.max(1));
+        let chunks = data.par_chunks_mut(chunk);
         let least = pieces_per_task(chunks.len());
-        chunks.enumerate().with_min_len(least).for_each(|(i, chunk)| f(i, chunk));
-    } else {
-        data.chunks_mut(chunk.max(1)).enumerate().for_each(|(i, chunk)| f(i, chunk));
+        return chunks.enumerate().with_min_len(least).for_each(|(i, chunk)| f(i, chunk));
     }
+    let _ = (parallel, work);
+    data.chunks_mut(chunk).enumerate().for_each(|(i, chunk)| f(i, chunk));
 }
 
 /// As [`for_each_chunk`] for two slices, each with its own length of chunks.
@@ -57,18 +77,53 @@ pub(crate) fn for_each_chunk_pair<T: Send>(
     [a_chunk, b_chunk]: [usize; 2],
     f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
 ) {
-    let (a_len, a_chunk, b_chunk) = (a.len(), a_chunk.max(1), b_chunk.max(1));
-    if parallel && a_len > a_chunk && threads_for(work) > 1 {
+    let (a_chunk, b_chunk) = (a_chunk.max(1), b_chunk.max(1));
+    #[cfg(feature = "rayon")]
+    if parallel && a.len() > a_chunk && threads_for(work) > 1 {
         let pairs = a.par_chunks_mut(a_chunk).zip(b.par_chunks_mut(b_chunk));
         let least = pieces_per_task(pairs.len());
-        pairs.enumerate().with_min_len(least).for_each(|(i, (a, b))| f(i, a, b));
-    } else {
-        let pairs = a.chunks_mut(a_chunk).zip(b.chunks_mut(b_chunk));
-        pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
+        return pairs.enumerate().with_min_len(least).for_each(|(i, (a, b))| f(i, a, b));
     }
+    let _ = (parallel, work);
+    let pairs = a.chunks_mut(a_chunk).zip(b.chunks_mut(b_chunk));
+    pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
 }
 
-/// A pointer to what several threads write disjoint parts of.
+/// Cuts `data` into `parts` equal chunks and calls `f(index, chunk)` for each, all at a time.
+pub(crate) fn for_each_part<T: Send>(parts: usize, data: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
+    let chunk = (data.len() / parts).max(1);
+    #[cfg(feature = "rayon")]
+    if parts > 1 {
+        return data.par_chunks_exact_mut(chunk).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    }
+    data.chunks_exact_mut(chunk).enumerate().for_each(|(i, chunk)| f(i, chunk));
+}
+
+/// What `f(index, chunk)` finds in the first of consecutive chunks in which it finds something.
+pub(crate) fn find_map_first<T: Sync, R: Send>(
+    data: &[T],
+    chunk: usize,
+    f: impl Fn(usize, &[T]) -> Option<R> + Sync,
+) -> Option<R> {
+    #[cfg(feature = "rayon")]
+    {
+        let chunks = data.par_chunks(chunk);
+        let least = pieces_per_task(chunks.len());
+        chunks.enumerate().with_min_len(least).find_map_first(|(i, chunk)| f(i, chunk))
+    }
+    #[cfg(not(feature = "rayon"))]
+    data.chunks(chunk).enumerate().find_map(|(i, chunk)| f(i, chunk))
+}
+
+/// Runs `f` on every thread of the pool at a time; the sum of what it returns.
+pub(crate) fn sum_over_threads(f: impl Fn() -> f64 + Sync) -> f64 {
+    #[cfg(feature = "rayon")]
+    return rayon::broadcast(|_| f()).iter().sum();
+    #[cfg(not(feature = "rayon"))]
+    f()
+}
+
+/// A pointer to what several tasks write disjoint parts of.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(pub(crate) *mut f32);
 

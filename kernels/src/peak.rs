@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use crate::level::Level;
+use crate::parallel::sum_over_threads;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Independent sums: enough for two units of four cycles' latency.
@@ -19,7 +20,7 @@ pub fn fma_peak(level: Level) -> f64 {
         .map(|_| {
             let start = Instant::now();
             // Every thread its own run: a thread that steals would make two of them one after the other.
-            let flops: f64 = rayon::broadcast(|_| dispatch(level, Peak)).iter().sum();
+            let flops = sum_over_threads(|| dispatch(level, Peak));
             flops / start.elapsed().as_secs_f64() * 1e-9
         })
         .fold(0.0, f64::max)

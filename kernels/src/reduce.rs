@@ -1,9 +1,7 @@
 //! Sums, and a search that is one.
 
-use rayon::prelude::*;
-
 use crate::level::Level;
-use crate::parallel::pieces_per_task;
+use crate::parallel::find_map_first;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// Vectors that are summed in f32 before the sum goes on in f64.
@@ -38,6 +36,36 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
     dispatch(level, Sum(values)) as f32
 }
 
+/// Adds the sums of the lanes of the vectors of a plane to as many of them as `to` has elements. Blocks are summed in
+/// f32 and added up in f64.
+///
+/// # Panics
+/// If there are more of those than lanes.
+pub(crate) fn add_plane(level: Level, plane: &[f32], to: &mut [f32]) {
+    struct Plane<'a>(&'a [f32]);
+    impl Kernel for Plane<'_> {
+        type Output = [f64; MAX_LANES];
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [f64; MAX_LANES] {
+            let mut totals = [0.0; MAX_LANES];
+            for block in self.0.chunks(BLOCK * S::LANES) {
+                let mut open = [s.splat(0.0); OPEN];
+                for (i, v) in block.chunks_exact(S::LANES).enumerate() {
+                    // SAFETY: `v` has LANES elements.
+                    open[i % OPEN] = s.add(open[i % OPEN], unsafe { s.load(v.as_ptr()) });
+                }
+                let mut lanes = [0.0; MAX_LANES];
+                // SAFETY: `lanes` has MAX_LANES >= LANES elements.
+                unsafe { s.store(lanes.as_mut_ptr(), gather(s, open)) };
+                totals.iter_mut().zip(lanes).for_each(|(total, lane)| *total += f64::from(lane));
+            }
+            totals
+        }
+    }
+    let totals = dispatch(level, Plane(plane));
+    to.iter_mut().zip(&totals[..crate::lanes(level)]).for_each(|(to, total)| *to = (f64::from(*to) + total) as f32);
+}
+
 /// The index of the first element that is infinite or NaN, if there is one.
 pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     struct Search<'a>(&'a [f32]);
@@ -62,40 +90,35 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
             None
         }
     }
-    let search = |values| dispatch(level, Search(values));
+    let search = |values: &[f32]| dispatch(level, Search(values));
     if values.len() <= SEARCHED_ALONE {
         return search(values);
     }
-    let parts = values.par_chunks(SEARCHED_ALONE);
-    let least = pieces_per_task(parts.len());
-    parts
-        .enumerate()
-        .with_min_len(least)
-        .find_map_first(|(part, values)| search(values).map(|at| part * SEARCHED_ALONE + at))
+    find_map_first(values, SEARCHED_ALONE, |part, values| search(values).map(|at| part * SEARCHED_ALONE + at))
 }
 
-/// Adds to `sums[lane]` the squares of the elements of that lane of `[elements][lanes]`, a vector
-/// of the level having as many lanes as `sums` has elements.
+/// Adds to each image's sum the squares of its elements in a tile: of an image in every lane if there are LANES sums,
+/// of one image in all lanes if there is one.
 ///
 /// # Panics
-/// If `sums` has another number of elements, or `values` is not a multiple of it.
-pub fn add_lane_squares(level: Level, values: &[f32], sums: &mut [f64]) {
+/// If there is another number of sums, or `values` are not whole vectors.
+pub fn add_squares(level: Level, values: &[f32], sums: &mut [f64]) {
     dispatch(level, Lanes { a: values, b: values, sums, term: Products });
 }
 
-/// As [`add_lane_squares`], of products of the elements of two tensors.
+/// As [`add_squares`], of products of the elements of two tensors.
 ///
 /// # Panics
-/// As [`add_lane_squares`], or if the lengths differ.
-pub fn add_lane_products(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
+/// As [`add_squares`], or if the lengths differ.
+pub fn add_products(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
     dispatch(level, Lanes { a, b, sums, term: Products });
 }
 
-/// As [`add_lane_squares`], of squares of the differences of the elements of two tensors.
+/// As [`add_squares`], of squares of the differences of the elements of two tensors.
 ///
 /// # Panics
-/// As [`add_lane_squares`], or if the lengths differ.
-pub fn add_lane_distances(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
+/// As [`add_squares`], or if the lengths differ.
+pub fn add_distances(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
     dispatch(level, Lanes { a, b, sums, term: Distances });
 }
 
@@ -140,7 +163,7 @@ impl<T: Term> Kernel for Lanes<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let Lanes { a, b, sums, term } = self;
         assert!(
-            sums.len() == S::LANES && a.len().is_multiple_of(S::LANES) && a.len() == b.len(),
+            [1, S::LANES].contains(&sums.len()) && a.len().is_multiple_of(S::LANES) && a.len() == b.len(),
             "{} and {} elements and {} sums for {} lanes",
             a.len(),
             b.len(),
@@ -166,8 +189,9 @@ impl<T: Term> Kernel for Lanes<'_, T> {
             let mut lanes = [0.0; MAX_LANES];
             // SAFETY: `lanes` has MAX_LANES >= LANES elements.
             unsafe { s.store(lanes.as_mut_ptr(), gather(s, open)) };
-            for (total, lane) in sums.iter_mut().zip(lanes) {
-                *total += f64::from(lane);
+            match sums {
+                [total] => *total += lanes[..S::LANES].iter().map(|&lane| f64::from(lane)).sum::<f64>(),
+                _ => sums.iter_mut().zip(lanes).for_each(|(total, lane)| *total += f64::from(lane)),
             }
         }
     }

@@ -1,46 +1,88 @@
 //! Checked views of matrices with any strides.
 
 use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
 
-/// A matrix in somebody's slice: element (i, j) lies at `i * row_stride + j * column_stride`.
+/// A matrix in somebody's memory: element (i, j) lies `i * row_stride + j * column_stride` elements behind the
+/// first, both of which may be negative.
+///
+/// ```
+/// use predictive_coding_kernels::MatRef;
+///
+/// let data = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+/// let a = MatRef::row_major(&data, 2, 3);
+/// assert_eq!(a.at(1, 0), 4.0);
+/// assert_eq!(a.transposed().at(2, 1), 6.0);
+/// assert_eq!(a.reversed_rows().at(0, 0), 4.0);
+/// assert_eq!(a.submatrix(0..2, 1..3).at(1, 1), 6.0);
+/// ```
 #[derive(Clone, Copy)]
 pub struct MatRef<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    first: *const f32,
+    shape: Strided,
+    data: PhantomData<&'a [f32]>,
 }
 
 /// As [`MatRef`], to be written to.
+///
+/// ```
+/// use predictive_coding_kernels::MatMut;
+///
+/// let mut data = [0.0; 6];
+/// let (mut top, mut bottom) = MatMut::row_major(&mut data, 2, 3).split_rows(1);
+/// *top.at_mut(0, 1) = 1.0;
+/// *bottom.reborrow().transposed().at_mut(2, 0) = 2.0;
+/// assert_eq!(data, [0.0, 1.0, 0.0, 0.0, 0.0, 2.0]);
+/// ```
 pub struct MatMut<'a> {
-    data: &'a mut [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    first: *mut f32,
+    shape: Strided,
+    data: PhantomData<&'a mut [f32]>,
 }
 
-impl<'a> MatRef<'a> {
-    /// # Panics
-    /// If the last element is outside `data`.
-    pub fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
-        let [row_stride, column_stride] = check(data.len(), [rows, columns], [row_stride, column_stride]);
-        MatRef { data, rows, columns, row_stride, column_stride }
-    }
+// SAFETY: a view is a borrow of f32.
+unsafe impl Send for MatRef<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for MatRef<'_> {}
+// SAFETY: a view is a borrow of f32, and of these elements the only one.
+unsafe impl Send for MatMut<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for MatMut<'_> {}
 
-    /// A matrix without gaps, row after row.
+/// Sizes and strides.
+#[derive(Clone, Copy)]
+struct Strided {
+    rows: usize,
+    columns: usize,
+    row_stride: isize,
+    column_stride: isize,
+}
+
+impl Strided {
+    /// Of a matrix whose elements are all in a slice of `len`, the lowest of them first; and the index of its first
+    /// element. A matrix without elements has no strides either, so that no place outside of the slice is computed.
     ///
     /// # Panics
-    /// If `data` is too short.
-    pub fn row_major(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        MatRef::new(data, rows, columns, columns, 1)
+    /// If an element is outside of the slice.
+    fn within(len: usize, rows: usize, columns: usize, row_stride: isize, column_stride: isize) -> (Self, usize) {
+        if rows == 0 || columns == 0 {
+            return (Strided { rows, columns, row_stride: 0, column_stride: 0 }, 0);
+        }
+        let reach = |count: usize, stride: isize| (count - 1).checked_mul(stride.unsigned_abs());
+        let reaches = reach(rows, row_stride).zip(reach(columns, column_stride));
+        let fits = reaches.and_then(|(a, b)| a.checked_add(b)).is_some_and(|last| last < len);
+        assert!(
+            fits,
+            "a {rows} x {columns} matrix of strides ({row_stride}, {column_stride}) does not fit a slice of {len} elements"
+        );
+        let before = |reach: usize, stride: isize| if stride < 0 { reach } else { 0 };
+        let first = reaches.map_or(0, |(a, b)| before(a, row_stride) + before(b, column_stride));
+        (Strided { rows, columns, row_stride, column_stride }, first)
     }
 
-    /// The same elements with rows and columns exchanged.
-    pub fn transposed(self) -> Self {
-        MatRef {
-            data: self.data,
+    fn transposed(self) -> Self {
+        Strided {
             rows: self.columns,
             columns: self.rows,
             row_stride: self.column_stride,
@@ -48,29 +90,112 @@ impl<'a> MatRef<'a> {
         }
     }
 
+    /// The distance of an element from the first.
+    ///
+    /// # Panics
+    /// If it is outside of the matrix.
+    fn place(self, i: usize, j: usize) -> isize {
+        assert!(i < self.rows && j < self.columns, "element ({i}, {j}) is outside of a {self:?}");
+        i as isize * self.row_stride + j as isize * self.column_stride
+    }
+
+    /// A part of the matrix, and how far its first element is from the first of all.
+    ///
+    /// # Panics
+    /// If the rows or columns are not all in the matrix.
+    fn part(self, rows: Range<usize>, columns: Range<usize>) -> (Self, isize) {
+        assert!(
+            rows.start <= rows.end
+                && rows.end <= self.rows
+                && columns.start <= columns.end
+                && columns.end <= self.columns,
+            "rows {rows:?} and columns {columns:?} are not in a {self:?}"
+        );
+        let part = Strided { rows: rows.len(), columns: columns.len(), ..self };
+        let first = match rows.is_empty() || columns.is_empty() {
+            true => 0,
+            false => self.place(rows.start, columns.start),
+        };
+        (part, first)
+    }
+
+    /// Whether no two elements share a place: lines lie one behind the other, along one of the sides.
+    fn is_apart(self) -> bool {
+        let lines = |count: usize, stride: isize, length: usize, step: isize| {
+            let (stride, step) = (stride.unsigned_abs(), step.unsigned_abs());
+            (length == 1 || step > 0) && (count == 1 || stride > (length - 1) * step)
+        };
+        let Strided { rows, columns, row_stride, column_stride } = self;
+        rows == 0
+            || columns == 0
+            || lines(rows, row_stride, columns, column_stride)
+            || lines(columns, column_stride, rows, row_stride)
+    }
+}
+
+impl<'a> MatRef<'a> {
+    /// The lowest element of the matrix is the first of `data`: with a negative stride, that is in the last row or
+    /// column.
+    ///
+    /// # Panics
+    /// If an element is outside of `data`.
+    pub fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: isize, column_stride: isize) -> Self {
+        let (shape, first) = Strided::within(data.len(), rows, columns, row_stride, column_stride);
+        MatRef { first: data[first..].as_ptr(), shape, data: PhantomData }
+    }
+
+    /// A matrix without gaps, row after row.
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    pub fn row_major(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        MatRef::new(data, rows, columns, columns as isize, 1)
+    }
+
+    /// The same elements with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        MatRef { shape: self.shape.transposed(), ..self }
+    }
+
+    /// The same elements with the last row first.
+    pub fn reversed_rows(self) -> Self {
+        let Strided { rows, row_stride, .. } = self.shape;
+        let first = self.first.wrapping_offset(rows.saturating_sub(1) as isize * row_stride);
+        MatRef { first, shape: Strided { row_stride: row_stride.wrapping_neg(), ..self.shape }, ..self }
+    }
+
+    /// The same elements with the last column first.
+    pub fn reversed_columns(self) -> Self {
+        self.transposed().reversed_rows().transposed()
+    }
+
+    /// Some rows and columns.
+    ///
+    /// # Panics
+    /// If they are not all in the matrix.
+    pub fn submatrix(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        let (shape, first) = self.shape.part(rows, columns);
+        MatRef { first: self.first.wrapping_offset(first), shape, ..self }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.shape.rows
     }
 
     /// Number of columns.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.shape.columns
     }
 
     /// Distance of rows, in elements.
-    pub fn row_stride(&self) -> usize {
-        self.row_stride
+    pub fn row_stride(&self) -> isize {
+        self.shape.row_stride
     }
 
     /// Distance of columns, in elements.
-    pub fn column_stride(&self) -> usize {
-        self.column_stride
-    }
-
-    /// The slice that holds the matrix.
-    pub fn data(&self) -> &'a [f32] {
-        self.data
+    pub fn column_stride(&self) -> isize {
+        self.shape.column_stride
     }
 
     /// Element (i, j).
@@ -78,25 +203,28 @@ impl<'a> MatRef<'a> {
     /// # Panics
     /// If it is outside of the matrix.
     pub fn at(&self, i: usize, j: usize) -> f32 {
-        assert!(i < self.rows && j < self.columns, "element ({i}, {j}) is outside of {self:?}");
-        self.data[i * self.row_stride + j * self.column_stride]
+        let place = self.shape.place(i, j);
+        // SAFETY: every element of the matrix is in the borrowed memory.
+        unsafe { *self.first.offset(place) }
+    }
+
+    /// Where element (i, j) lies, which need not be in the matrix.
+    pub(crate) fn pointer(&self, i: usize, j: usize) -> *const f32 {
+        self.first.wrapping_offset(i as isize * self.shape.row_stride + j as isize * self.shape.column_stride)
     }
 }
 
 impl<'a> MatMut<'a> {
+    /// The lowest element of the matrix is the first of `data`: with a negative stride, that is in the last row or
+    /// column.
+    ///
     /// # Panics
-    /// If the last element is outside `data`, or if neither the rows nor the columns lie one behind the
+    /// If an element is outside of `data`, or if neither the rows nor the columns lie one behind the
     /// other: elements that share a place could be written to by several threads at once.
-    pub fn new(data: &'a mut [f32], rows: usize, columns: usize, row_stride: usize, column_stride: usize) -> Self {
-        let [row_stride, column_stride] = check(data.len(), [rows, columns], [row_stride, column_stride]);
-        assert!(
-            rows == 0
-                || columns == 0
-                || apart(rows, row_stride, columns, column_stride)
-                || apart(columns, column_stride, rows, row_stride),
-            "elements of a {rows} x {columns} matrix of strides ({row_stride}, {column_stride}) overlap"
-        );
-        MatMut { data, rows, columns, row_stride, column_stride }
+    pub fn new(data: &'a mut [f32], rows: usize, columns: usize, row_stride: isize, column_stride: isize) -> Self {
+        let (shape, first) = Strided::within(data.len(), rows, columns, row_stride, column_stride);
+        assert!(shape.is_apart(), "elements of a {shape:?} overlap");
+        MatMut { first: data[first..].as_mut_ptr(), shape, data: PhantomData }
     }
 
     /// A matrix without gaps, row after row.
@@ -104,65 +232,161 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If `data` is too short.
     pub fn row_major(data: &'a mut [f32], rows: usize, columns: usize) -> Self {
-        MatMut::new(data, rows, columns, columns, 1)
+        MatMut::new(data, rows, columns, columns as isize, 1)
+    }
+
+    /// The same view for a while.
+    pub fn reborrow(&mut self) -> MatMut<'_> {
+        MatMut { first: self.first, shape: self.shape, data: PhantomData }
+    }
+
+    /// The same view, to be read.
+    pub fn as_ref(&self) -> MatRef<'_> {
+        MatRef { first: self.first, shape: self.shape, data: PhantomData }
+    }
+
+    /// The same elements with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        MatMut { shape: self.shape.transposed(), ..self }
+    }
+
+    /// The rows before one, and those from it on.
+    ///
+    /// # Panics
+    /// If there are fewer rows.
+    pub fn split_rows(self, row: usize) -> (Self, Self) {
+        let Strided { rows, columns, .. } = self.shape;
+        let [(above, _), (below, first)] = [0..row, row..rows.max(row)].map(|rows| self.shape.part(rows, 0..columns));
+        let below = MatMut { first: self.first.wrapping_offset(first), shape: below, data: PhantomData };
+        (MatMut { shape: above, ..self }, below)
+    }
+
+    /// The columns before one, and those from it on.
+    ///
+    /// # Panics
+    /// If there are fewer columns.
+    pub fn split_columns(self, column: usize) -> (Self, Self) {
+        let (left, right) = self.transposed().split_rows(column);
+        (left.transposed(), right.transposed())
+    }
+
+    /// Some rows and columns.
+    ///
+    /// # Panics
+    /// If they are not all in the matrix.
+    pub fn submatrix(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        let (shape, first) = self.shape.part(rows, columns);
+        MatMut { first: self.first.wrapping_offset(first), shape, ..self }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.shape.rows
     }
 
     /// Number of columns.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.shape.columns
     }
 
     /// Distance of rows, in elements.
-    pub fn row_stride(&self) -> usize {
-        self.row_stride
+    pub fn row_stride(&self) -> isize {
+        self.shape.row_stride
     }
 
     /// Distance of columns, in elements.
-    pub fn column_stride(&self) -> usize {
-        self.column_stride
+    pub fn column_stride(&self) -> isize {
+        self.shape.column_stride
     }
 
-    /// The slice that holds the matrix.
-    pub fn data_mut(&mut self) -> &mut [f32] {
-        self.data
+    /// Element (i, j).
+    ///
+    /// # Panics
+    /// If it is outside of the matrix.
+    pub fn at_mut(&mut self, i: usize, j: usize) -> &mut f32 {
+        let place = self.shape.place(i, j);
+        // SAFETY: every element of the matrix is in the memory that is borrowed mutably.
+        unsafe { &mut *self.first.offset(place) }
+    }
+
+    pub(crate) fn pointer(&mut self) -> *mut f32 {
+        self.first
     }
 }
 
-/// Whether `count` lines of `length` > 0 elements lie one behind the other; the matrix fits a slice.
-fn apart(count: usize, stride: usize, length: usize, step: usize) -> bool {
-    (length == 1 || step > 0) && (count == 1 || stride > (length - 1) * step)
-}
-
-/// The strides of a matrix whose elements are all in a slice of `len`. One without elements has none either, so
-/// that no place outside of the slice is ever computed.
-fn check(len: usize, [rows, columns]: [usize; 2], [row_stride, column_stride]: [usize; 2]) -> [usize; 2] {
-    if rows == 0 || columns == 0 {
-        return [0, 0];
+impl fmt::Debug for Strided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {} matrix of strides ({}, {})", self.rows, self.columns, self.row_stride, self.column_stride)
     }
-    let last = (rows - 1)
-        .checked_mul(row_stride)
-        .and_then(|a| a.checked_add((columns - 1).checked_mul(column_stride)?))
-        .filter(|&last| last < len);
-    assert!(
-        last.is_some(),
-        "a {rows} x {columns} matrix of strides ({row_stride}, {column_stride}) does not fit a slice of {len} elements"
-    );
-    [row_stride, column_stride]
 }
 
 impl fmt::Debug for MatRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} x {} matrix of strides ({}, {})", self.rows, self.columns, self.row_stride, self.column_stride)
+        self.shape.fmt(f)
     }
 }
 
 impl fmt::Debug for MatMut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} x {} matrix of strides ({}, {})", self.rows, self.columns, self.row_stride, self.column_stride)
+        self.shape.fmt(f)
+    }
+}
+
+/// Views of two-dimensional arrays of the crate `ndarray`, and back.
+#[cfg(feature = "ndarray")]
+mod arrays {
+    use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+
+    use super::*;
+
+    impl<'a> From<ArrayView2<'a, f32>> for MatRef<'a> {
+        fn from(array: ArrayView2<'a, f32>) -> Self {
+            let (rows, columns) = array.dim();
+            let [row_stride, column_stride] = [array.strides()[0], array.strides()[1]];
+            MatRef {
+                first: array.as_ptr(),
+                shape: Strided { rows, columns, row_stride, column_stride },
+                data: PhantomData,
+            }
+        }
+    }
+
+    impl<'a> From<ArrayViewMut2<'a, f32>> for MatMut<'a> {
+        fn from(mut array: ArrayViewMut2<'a, f32>) -> Self {
+            let (rows, columns) = array.dim();
+            let [row_stride, column_stride] = [array.strides()[0], array.strides()[1]];
+            let shape = Strided { rows, columns, row_stride, column_stride };
+            MatMut { first: array.as_mut_ptr(), shape, data: PhantomData }
+        }
+    }
+
+    /// The strides that `ndarray` takes, and where the first element lies: negative ones are reversed afterwards.
+    fn lowest(shape: Strided) -> (isize, [usize; 2], [bool; 2]) {
+        let strides = [shape.row_stride, shape.column_stride];
+        let counts = [shape.rows, shape.columns].map(|count| count.saturating_sub(1) as isize);
+        let first = (0..2).map(|axis| if strides[axis] < 0 { counts[axis] * strides[axis] } else { 0 }).sum();
+        (first, strides.map(isize::unsigned_abs), strides.map(|stride| stride < 0))
+    }
+
+    impl<'a> From<MatRef<'a>> for ArrayView2<'a, f32> {
+        fn from(view: MatRef<'a>) -> Self {
+            let (first, strides, reversed) = lowest(view.shape);
+            let shape = (view.shape.rows, view.shape.columns).strides((strides[0], strides[1]));
+            // SAFETY: the elements are in memory that is borrowed as long as the view, the lowest of them at `first`.
+            let mut array = unsafe { ArrayView2::from_shape_ptr(shape, view.first.wrapping_offset(first)) };
+            (0..2).filter(|&axis| reversed[axis]).for_each(|axis| array.invert_axis(ndarray::Axis(axis)));
+            array
+        }
+    }
+
+    impl<'a> From<MatMut<'a>> for ArrayViewMut2<'a, f32> {
+        fn from(view: MatMut<'a>) -> Self {
+            let (first, strides, reversed) = lowest(view.shape);
+            let shape = (view.shape.rows, view.shape.columns).strides((strides[0], strides[1]));
+            // SAFETY: as above; the borrow is exclusive, and no two elements share a place.
+            let mut array = unsafe { ArrayViewMut2::from_shape_ptr(shape, view.first.wrapping_offset(first)) };
+            (0..2).filter(|&axis| reversed[axis]).for_each(|axis| array.invert_axis(ndarray::Axis(axis)));
+            array
+        }
     }
 }

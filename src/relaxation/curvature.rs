@@ -21,7 +21,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::Relaxation;
 use crate::layer::{Input, Layers};
 use crate::output::Output;
-use crate::plan::{Plan, Step};
+use crate::plan::{LayerPlan, Plan, Step};
 use crate::state::{Extras, Krylov, Scratch, Tile, Values, values_around};
 
 /// Norm of the vectors that H is multiplied with: pushed as deviations from v-hat, they must not reach the next
@@ -47,7 +47,7 @@ const EXTRAS: Extras = Extras { products: 1, settling: false, sweeping: false };
 pub(crate) struct Open {
     tile: Tile,
     scratch: Scratch,
-    /// The same in every lane, of norm [`NORM`].
+    /// The same for every sample, of norm [`NORM`].
     vector: Buffer,
 }
 
@@ -62,9 +62,14 @@ impl Open {
             }
         }
         let mut vector = Buffer::zeros(tile.deviations.len());
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        vector.chunks_exact_mut(plan.lanes).for_each(|lanes| lanes.fill(rng.random_range(-1.0..1.0)));
-        let norm = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / plan.lanes as f64;
+        for sample in 0..plan.images {
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            for LayerPlan { output, image, .. } in &plan.layers[..plan.layers.len() - 1] {
+                let places = plan.layout.places(plan.level, *image, sample);
+                places.for_each(|i| vector[output.start + i] = rng.random_range(-1.0..1.0));
+            }
+        }
+        let norm = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / plan.images as f64;
         vector.iter_mut().for_each(|v| *v *= (NORM / norm.sqrt()) as f32);
         Open { tile, scratch, vector }
     }
@@ -80,7 +85,7 @@ impl Open {
 
     /// Follows the weights by power iterations; returns the vector.
     pub(crate) fn follow(&mut self, layers: Layers<'_>, output: Output) -> &[f32] {
-        let lanes = layers.plan.lanes;
+        let lanes = layers.plan.images;
         let mut image = std::mem::take(&mut self.scratch.work.krylov.image);
         let mut before = 0.0;
         for iteration in 1..=MOST {
@@ -134,22 +139,22 @@ impl Relaxation<'_> {
     /// Estimates lambda_max of each lane by so many steps of Lanczos' method from `start` as the tile's
     /// Krylov space has room for, and chooses the lanes' eta by it. Errors are lost.
     pub(super) fn choose_steps(&mut self, start: &[f32]) {
-        let (level, lanes) = (self.layers.plan.level, self.layers.plan.lanes);
+        let (level, lanes) = (self.layers.plan.level, self.layers.plan.images);
         let output = self.output;
         let mut krylov = std::mem::take(&mut self.scratch.work.krylov);
         let Krylov { before, vector, image, diagonal, off_diagonal, sums, factors, probabilities } = &mut krylov;
         self.output_error();
         let error = &self.tile.errors[self.place(self.len() - 1)];
-        output.probabilities(error, &self.tile.targets, lanes, probabilities);
+        output.probabilities(error, &self.tile.targets, self.tile.samples, probabilities);
         vector.copy_from_slice(start);
         let products = diagonal.len() / lanes;
         for product in 0..products {
             self.hessian(vector, image, |difference, error| {
-                output.curvature(probabilities, difference, lanes, error);
+                output.curvature(probabilities, difference, error);
             });
             let now = product * lanes..(product + 1) * lanes;
             sums.fill(0.0);
-            reduce::add_lane_products(level, image, vector, sums);
+            reduce::add_products(level, image, vector, sums);
             diagonal[now.clone()].iter_mut().zip(&*sums).for_each(|(a, sum)| *a = sum / NORM.powi(2));
             let (known, new) = off_diagonal.split_at_mut(now.start);
             let mut step = |sum: &[f32], out: &mut [f32], factor: &dyn Fn(usize) -> f64| {
@@ -162,7 +167,7 @@ impl Relaxation<'_> {
                 step(before, image, &|lane| -known[now.start - lanes + lane]);
             }
             sums.fill(0.0);
-            reduce::add_lane_squares(level, image, sums);
+            reduce::add_squares(level, image, sums);
             for ((b, a), sum) in new.iter_mut().zip(&diagonal[now]).zip(&*sums) {
                 *b = sum.sqrt() / NORM;
                 // What is left of an exhausted space is rounding.
@@ -177,7 +182,7 @@ impl Relaxation<'_> {
             vector.fill(0.0);
             step(image, vector, &|lane| if new[lane] > 0.0 { 1.0 / new[lane] } else { 0.0 });
         }
-        for (lane, steps) in self.tile.steps.lanes.iter_mut().enumerate().take(self.tile.samples) {
+        for (lane, steps) in self.tile.steps.samples.iter_mut().enumerate().take(self.tile.samples) {
             let of_lane = |values: &[f64], i: usize| values[i * lanes + lane];
             let lambda = largest_eigenvalue(products, |i| of_lane(diagonal, i), |i| of_lane(off_diagonal, i));
             steps.lambda_max = Some(lambda);

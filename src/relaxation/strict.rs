@@ -126,7 +126,7 @@ impl Descent {
             let (before, patient) = self.before[lane];
             self.before[lane].0 = now;
             self.back[lane] = false;
-            if let Some(Steps { lanes, eta }) = &mut steps
+            if let Some(Steps { samples: lanes, eta }) = &mut steps
                 && (now > before * (1.0 + RISE) || !now.is_finite())
                 && (iteration >= patient || !descends)
                 && let Some(lambda_max) = lanes[lane].lambda_max
@@ -210,12 +210,12 @@ pub(crate) fn strict(
     let Strict { eta, iterations, open, tolerance, started } = strict;
     let layers = tile.len();
     descent.ascending = tile.output.ascending;
-    tile.tile.steps.lanes.fill(Descending { eta, iterations, ..Descending::default() });
+    tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
     if let Some(open) = open.filter(|_| layers > 1) {
         tile.choose_steps(open);
     }
     let Tile { steps, deviations, .. } = &mut *tile.tile;
-    steps.eta.iter_mut().zip(&steps.lanes).for_each(|(eta, lane)| *eta = lane.eta as f32);
+    steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
     if !started {
         deviations.fill(0.0);
     }
@@ -254,7 +254,7 @@ pub(crate) fn strict(
     }
     tile.tile
         .steps
-        .lanes
+        .samples
         .iter_mut()
         .zip(&descent.diverged)
         .for_each(|(lane, diverged)| lane.diverged = diverged.is_some());
@@ -341,7 +341,7 @@ impl Relaxation<'_> {
                 terms.iter_mut().zip(losses.iter()).for_each(|(term, loss)| *term = loss * self.output.scale);
             } else {
                 let from = if layer < pushed { &self.tile.deviations } else { &self.tile.errors };
-                reduce::add_lane_squares(self.layers.plan.level, &from[self.place(layer)], terms);
+                reduce::add_squares(self.layers.plan.level, &from[self.place(layer)], terms);
                 terms.iter_mut().for_each(|term| *term *= 0.5);
             }
         }
@@ -355,13 +355,13 @@ impl Relaxation<'_> {
         let Descent { moved, reached, .. } = descent;
         moved.fill(0.0);
         reached.fill(0.0);
-        reduce::add_lane_distances(level, deviations, &self.scratch.work.previous, moved);
-        reduce::add_lane_squares(level, deviations, reached);
+        reduce::add_distances(level, deviations, &self.scratch.work.previous, moved);
+        reduce::add_squares(level, deviations, reached);
         let mut all = true;
         for lane in 0..*samples {
             if steps.eta[lane] != 0.0 && moved[lane] <= tolerance.powi(2) * reached[lane] {
                 steps.eta[lane] = 0.0;
-                steps.lanes[lane].iterations = iteration;
+                steps.samples[lane].iterations = iteration;
             }
             all &= steps.eta[lane] == 0.0;
         }

@@ -33,7 +33,7 @@ pub(crate) fn sweep(
     gradients: &mut Gradients<'_>,
 ) {
     let Strict { iterations, tolerance, .. } = strict;
-    tile.tile.steps.lanes.fill(Descending { eta: 1.0, iterations, ..Descending::default() });
+    tile.tile.steps.samples.fill(Descending { eta: 1.0, iterations, ..Descending::default() });
     tile.tile.errors.fill(0.0);
     let mut sweeping = std::mem::take(&mut tile.scratch.work.sweeping);
     for iteration in 1..=iterations {
@@ -51,7 +51,7 @@ pub(crate) fn sweep(
         tile.push_errors(0, descent);
     }
     tile.scratch.work.sweeping = sweeping;
-    let lanes = tile.tile.steps.lanes.iter_mut();
+    let lanes = tile.tile.steps.samples.iter_mut();
     lanes.zip(descent.diverged()).for_each(|(lane, diverged)| lane.diverged = diverged);
     tile.gradients_at_beliefs(gradients);
 }
@@ -115,13 +115,13 @@ impl Relaxation<'_> {
     /// step climbed go back and take a shorter one.
     fn choose_lengths(&mut self, iteration: usize, descent: &Descent, sweeping: &mut Sweeping) {
         let level = self.layers.plan.level;
-        let lanes = self.layers.plan.lanes;
+        let lanes = self.layers.plan.images;
         let Sweeping { base, base_residuals, residuals, lengths, energies, along, square } = sweeping;
         if iteration > 1 {
             along.fill(0.0);
             square.fill(0.0);
-            reduce::add_lane_products(level, base_residuals, residuals, along);
-            reduce::add_lane_squares(level, base_residuals, square);
+            reduce::add_products(level, base_residuals, residuals, along);
+            reduce::add_squares(level, base_residuals, square);
         }
         for lane in 0..self.tile.samples {
             let (start, now) = descent.energies_of(lane);
@@ -154,13 +154,13 @@ impl Relaxation<'_> {
         let Sweeping { residuals, lengths, along, square, .. } = sweeping;
         along.fill(0.0);
         square.fill(0.0);
-        reduce::add_lane_squares(level, residuals, along);
-        reduce::add_lane_squares(level, &self.tile.errors[..residuals.len()], square);
+        reduce::add_squares(level, residuals, along);
+        reduce::add_squares(level, &self.tile.errors[..residuals.len()], square);
         let mut all = true;
         for lane in 0..self.tile.samples {
             if lengths[lane] > 0.0 && lengths[lane].powi(2) * along[lane] <= tolerance.powi(2) * square[lane] {
                 lengths[lane] = 0.0;
-                self.tile.steps.lanes[lane].iterations = iteration;
+                self.tile.steps.samples[lane].iterations = iteration;
             }
             all &= lengths[lane] == 0.0;
         }
@@ -177,7 +177,7 @@ impl Relaxation<'_> {
         for (lane, length) in lengths.iter().enumerate() {
             steps.eta[lane] = *length as f32;
             if *length > 0.0 {
-                steps.lanes[lane].eta = *length;
+                steps.samples[lane].eta = *length;
             }
         }
         let step = Combine { step: Some(&steps.eta), ..Combine::default() };
@@ -187,7 +187,7 @@ impl Relaxation<'_> {
     /// Takes the samples back whose last step climbed; returns whether there were any.
     fn take_back(&mut self, descent: &Descent, sweeping: &Sweeping) -> bool {
         let Sweeping { base, lengths, energies, .. } = sweeping;
-        let lanes = self.layers.plan.lanes;
+        let lanes = self.layers.plan.images;
         let mut any = false;
         for lane in 0..self.tile.samples {
             let (start, now) = descent.energies_of(lane);

@@ -49,8 +49,27 @@ const BATCHES: [&str; 5] = [
     "b256_c128_16x16_o256_k3_s1_p1",
 ];
 
-/// Layers whose batch does not, which makes sense from plain NCHW only.
-const SMALL_BATCHES: [&str; 2] = ["b2_c64_224x224_o64_k3_s1_p1", "b2_c512_14x14_o512_k3_s1_p1"];
+/// Layers of one image, whose channels fill the lanes.
+const SINGLE: [&str; 4] = [
+    "b1_c64_32x32_o128_k3_s1_p1",
+    "b1_c128_16x16_o256_k3_s1_p1",
+    "b1_c512_14x14_o512_k3_s1_p1",
+    "b1_c64_224x224_o64_k3_s1_p1",
+];
+
+/// Layers whose batch does not fill the lanes, large windows, strides, and products of pixels alone.
+const SMALL_BATCHES: [&str; 10] = [
+    "b2_c64_224x224_o64_k3_s1_p1",
+    "b2_c512_14x14_o512_k3_s1_p1",
+    "b8_c512_7x7_o512_k3_s1_p1",
+    "b64_c32_28x28_o32_k1_s1_p0",
+    "b1_c256_56x56_o64_k1_s1_p0",
+    "b8_c256_56x56_o64_k1_s1_p0",
+    "b8_c256_56x56_o64_k1_s2_p0",
+    "b1_c3_224x224_o64_k7_s2_p3",
+    "b8_c3_224x224_o64_k7_s2_p3",
+    "b8_c64_28x28_o128_k5_s2_p2",
+];
 
 /// The names of the suite of convolutions.
 pub fn conv_suite() -> Vec<String> {
@@ -60,7 +79,13 @@ pub fn conv_suite() -> Vec<String> {
             .flat_map(|shape| Pass::ALL.map(|pass| format!("{}/{}/{shape}", layout.name(), pass.name())))
             .collect()
     };
-    [names(Layout::Lanes, &BATCHES), names(Layout::Nchw, &BATCHES), names(Layout::Nchw, &SMALL_BATCHES)].concat()
+    [
+        names(Layout::Images, &BATCHES),
+        names(Layout::Channels, &SINGLE),
+        names(Layout::Nchw, &BATCHES),
+        names(Layout::Nchw, &SMALL_BATCHES),
+    ]
+    .concat()
 }
 
 impl Case {
@@ -84,11 +109,12 @@ impl FromStr for Case {
         let (kind, rest) = name.split_once('/').unwrap_or((name, ""));
         let work = match kind {
             "gemm" => Work::Gemm(gemm(rest)?),
-            "conv" => Work::Conv(conv(Layout::Lanes, rest)?),
+            "conv" => Work::Conv(conv(Layout::Images, rest)?),
+            "conv-channels" => Work::Conv(conv(Layout::Channels, rest)?),
             "conv-nchw" => Work::Conv(conv(Layout::Nchw, rest)?),
             _ => {
                 return Err(format!(
-                    "unknown kind {kind:?}, expected gemm/MxKxN, conv/PASS/SHAPE or conv-nchw/PASS/SHAPE"
+                    "unknown kind {kind:?}, expected gemm/MxKxN, or conv, conv-channels or conv-nchw with /PASS/SHAPE"
                 ));
             }
         };
@@ -222,7 +248,7 @@ mod tests {
             padding: [0, 0],
             dilation: [1, 1],
         };
-        let conv = Conv { layout: Layout::Lanes, pass: Pass::Forward, batch: 300, shape };
+        let conv = Conv { layout: Layout::Images, pass: Pass::Forward, batch: 300, shape };
         assert_eq!(parsed("conv/forward/b300_c1_28x30_o10_k3_s1_p0"), Work::Conv(conv.clone()));
         let pairs = ConvShape { kernel: [3, 1], stride: [2, 4], padding: [1, 0], dilation: [2, 5], ..conv.shape };
         assert_eq!(

@@ -1,9 +1,7 @@
-//! The three passes of a convolution, from images across lanes and from plain NCHW.
+//! The three passes of a convolution, from either layout of tiles and from plain NCHW.
 
 use predictive_coding_kernels::elementwise::accumulate;
-use predictive_coding_kernels::{
-    Buffer, Combine, ConvShape, LaneConv, Level, NchwConv, lanes, lanes_to_rows, rows_to_lanes,
-};
+use predictive_coding_kernels::{self as kernels, Buffer, Combine, ConvShape, Level, NchwConv, lanes};
 use rayon::prelude::*;
 
 use crate::bench::check::{self, values};
@@ -14,7 +12,9 @@ use crate::timing::time;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Layout {
     /// Tiles of as many images as a vector has lanes, `[channels][height][width][LANES]`.
-    Lanes,
+    Images,
+    /// Tiles of one image, `[channels / LANES][height][width][LANES]`.
+    Channels,
     /// `[batch][channels][height][width]`.
     Nchw,
 }
@@ -38,7 +38,8 @@ pub struct Conv {
 impl Layout {
     pub fn name(self) -> &'static str {
         match self {
-            Layout::Lanes => "conv",
+            Layout::Images => "conv",
+            Layout::Channels => "conv-channels",
             Layout::Nchw => "conv-nchw",
         }
     }
@@ -110,10 +111,15 @@ impl Conv {
         let [first, second, result] = self.lengths().map(|length| length as usize);
         let operands = [values(1, first), values(2, second)];
         let operands = [&operands[0][..], &operands[1][..]];
-        match (self.layout, self.pass) {
-            (Layout::Lanes, Pass::BackwardWeights) => self.lane_weights(level, operands, seconds),
-            (Layout::Lanes, _) => self.lane_tensor(level, operands, result, seconds),
-            (Layout::Nchw, _) => self.nchw(level, operands, result, seconds),
+        let layout = match self.layout {
+            Layout::Nchw => return self.nchw(level, operands, result, seconds),
+            Layout::Images => kernels::Layout::Images,
+            Layout::Channels => kernels::Layout::Channels,
+        };
+        let tiles = Tiles { level, layout, batch: self.batch };
+        match self.pass {
+            Pass::BackwardWeights => self.tile_weights(tiles, operands, seconds),
+            _ => self.tile_tensor(tiles, operands, result, seconds),
         }
     }
 
@@ -134,109 +140,126 @@ impl Conv {
     }
 
     /// Forward, or backward to data: every tile of images makes a tile of results.
-    fn lane_tensor(
+    fn tile_tensor(
         &self,
-        level: Level,
+        tiles: Tiles,
         operands: [&[f32]; 2],
         result: usize,
         seconds: f64,
     ) -> Result<Measured, String> {
-        let conv = LaneConv::new(level, self.shape);
+        let conv = kernels::Conv::new(tiles.level, tiles.layout, self.shape);
         let [first, weight] = operands;
-        let (from_len, to_len, packed_len) = match self.pass {
-            Pass::Forward => (conv.input_len(), conv.output_len(), conv.packed_forward_len()),
-            _ => (conv.output_len(), conv.input_len(), conv.packed_backward_len()),
+        let (lens, packed_len) = match self.pass {
+            Pass::Forward => ([conv.input_len(), conv.output_len()], conv.packed_forward_len()),
+            _ => ([conv.output_len(), conv.input_len()], conv.packed_backward_len()),
         };
+        let [from_len, to_len] = lens;
+        let [input, output] = self.images();
+        let [from_image, to_image] = if self.pass == Pass::Forward { [input, output] } else { [output, input] };
         let mut packed = Buffer::zeros(packed_len);
         match self.pass {
             Pass::Forward => conv.pack_forward(weight, &mut packed, false),
             _ => conv.pack_backward(weight, &mut packed, false),
         }
-        let tiles = Tiles::new(level, self.batch);
-        let from = tiles.tiled(first, from_len);
-        let mut to = poisoned(tiles.count * to_len);
+        let from = tiles.tiled(first, from_image);
+        let mut to = poisoned(tiles.count() * to_len);
         let run = |to: &mut [f32]| {
             to.par_chunks_exact_mut(to_len).zip(from.par_chunks_exact(from_len)).for_each(|(to, from)| {
                 let combine = Combine::default();
                 match self.pass {
-                    Pass::Forward => conv.forward(&packed, from, combine, to, tiles.share_channels()),
-                    _ => conv.backward_data(&packed, from, combine, to, tiles.share_channels()),
+                    Pass::Forward => conv.forward(&packed, from, combine, to, tiles.share()),
+                    _ => conv.backward_data(&packed, from, combine, to, tiles.share()),
                 }
             });
         };
         run(&mut to);
-        check::conv(self, operands, &tiles.untiled(&to, result))?;
+        check::conv(self, operands, &tiles.untiled(&to, to_image, result))?;
         Ok(Measured { times: time(seconds, || run(&mut to)), scratch_bytes: 0 })
     }
 
     /// Backward to weights: every thread sums the gradients of consecutive tiles, and the sums of all
     /// are added in order.
-    fn lane_weights(&self, level: Level, operands: [&[f32]; 2], seconds: f64) -> Result<Measured, String> {
-        let conv = LaneConv::new(level, self.shape);
-        let tiles = Tiles::new(level, self.batch);
+    fn tile_weights(&self, tiles: Tiles, operands: [&[f32]; 2], seconds: f64) -> Result<Measured, String> {
+        let conv = kernels::Conv::new(tiles.level, tiles.layout, self.shape);
         let (e_len, x_len) = (conv.output_len(), conv.input_len());
-        let (e, x) = (tiles.tiled(operands[0], e_len), tiles.tiled(operands[1], x_len));
-        let parts = tiles.count.min(rayon::current_num_threads());
-        let weights = self.shape.out_channels * self.shape.in_channels * self.shape.taps();
+        let [input, output] = self.images();
+        let (e, x) = (tiles.tiled(operands[0], output), tiles.tiled(operands[1], input));
+        let parts = tiles.count().min(rayon::current_num_threads());
+        let sums = conv.gradient_len();
+        let mut weights = poisoned(self.shape.out_channels * self.shape.in_channels * self.shape.taps());
         let scratch_len = conv.weights_scratch_len();
         // One element at least, for there are chunks only of something.
         let mut scratch = poisoned(parts * scratch_len.max(1));
-        let mut gradients = poisoned(parts * weights);
-        let mut run = |gradients: &mut [f32]| {
+        let mut gradients = poisoned(parts * sums);
+        let mut run = |gradients: &mut [f32], weights: &mut [f32]| {
             let scratch = scratch.par_chunks_exact_mut(scratch_len.max(1));
-            gradients.par_chunks_exact_mut(weights).zip(scratch).enumerate().for_each(|(part, (gradient, scratch))| {
+            gradients.par_chunks_exact_mut(sums).zip(scratch).enumerate().for_each(|(part, (gradient, scratch))| {
                 gradient.fill(0.0);
-                for tile in part * tiles.count / parts..(part + 1) * tiles.count / parts {
+                for tile in part * tiles.count() / parts..(part + 1) * tiles.count() / parts {
                     let (e, x) = (&e[tile * e_len..][..e_len], &x[tile * x_len..][..x_len]);
-                    conv.backward_weights(e, x, gradient, &mut scratch[..scratch_len], tiles.share_channels());
+                    conv.backward_weights(e, x, gradient, &mut scratch[..scratch_len], tiles.share());
                 }
             });
-            let (sum, rest) = gradients.split_at_mut(weights);
-            for gradient in rest.chunks_exact(weights) {
-                accumulate(level, gradient, sum);
+            let (sum, rest) = gradients.split_at_mut(sums);
+            for gradient in rest.chunks_exact(sums) {
+                accumulate(tiles.level, gradient, sum);
             }
+            conv.unpack_gradient(sum, 1.0, weights);
         };
-        run(&mut gradients);
-        check::conv(self, operands, &gradients[..weights])?;
-        let times = time(seconds, || run(&mut gradients));
-        Ok(Measured { times, scratch_bytes: size_of::<f32>() * (parts * scratch_len + (parts - 1) * weights) })
+        run(&mut gradients, &mut weights);
+        check::conv(self, operands, &weights)?;
+        let times = time(seconds, || run(&mut gradients, &mut weights));
+        Ok(Measured { times, scratch_bytes: size_of::<f32>() * parts * (scratch_len + sums) })
+    }
+
+    /// Channels and pixels of an image of the input and of the output.
+    fn images(&self) -> [[usize; 2]; 2] {
+        let ConvShape { in_channels, out_channels, input, .. } = self.shape;
+        let output = self.shape.output();
+        [[in_channels, input[0] * input[1]], [out_channels, output[0] * output[1]]]
     }
 }
 
-/// A batch cut into tiles of LANES images, the last of which may have lanes without an image.
+/// A batch cut into tiles, the last of which may have lanes without an image.
+#[derive(Clone, Copy)]
 struct Tiles {
     level: Level,
+    layout: kernels::Layout,
     batch: usize,
-    count: usize,
 }
 
 impl Tiles {
-    fn new(level: Level, batch: usize) -> Self {
-        Tiles { level, batch, count: batch.div_ceil(lanes(level)) }
+    fn images(&self) -> usize {
+        self.layout.images(self.level)
     }
 
-    /// Whether threads share the channels of a tile, for want of tiles to share.
-    fn share_channels(&self) -> bool {
-        self.count == 1 && rayon::current_num_threads() > 1
+    fn count(&self) -> usize {
+        self.batch.div_ceil(self.images())
     }
 
-    /// Images of a batch, put into tiles of `tile_len` elements.
-    fn tiled(&self, rows: &[f32], tile_len: usize) -> Buffer {
-        let mut tiles = Buffer::zeros(self.count * tile_len);
-        let elements = rows.len() / self.batch;
-        for (rows, tile) in rows.chunks(elements * lanes(self.level)).zip(tiles.chunks_exact_mut(tile_len)) {
-            rows_to_lanes(self.level, rows, elements, tile);
+    /// Whether threads share a tile, for want of tiles to share.
+    fn share(&self) -> bool {
+        self.count() == 1 && rayon::current_num_threads() > 1
+    }
+
+    /// The images of a batch, of so many channels and pixels, put into tiles.
+    fn tiled(&self, rows: &[f32], image: [usize; 2]) -> Buffer {
+        let len = self.layout.len(self.level, image);
+        let mut tiles = Buffer::zeros(self.count() * len);
+        let elements = image[0] * image[1];
+        for (rows, tile) in rows.chunks(elements * self.images()).zip(tiles.chunks_exact_mut(len)) {
+            self.layout.load(self.level, rows, image, tile);
         }
         tiles
     }
 
     /// The reverse, for `len` elements in all.
-    fn untiled(&self, tiles: &[f32], len: usize) -> Vec<f32> {
+    fn untiled(&self, tiles: &[f32], image: [usize; 2], len: usize) -> Vec<f32> {
         let mut rows = vec![0.0; len];
-        let elements = len / self.batch;
-        let tile_len = tiles.len() / self.count;
-        for (rows, tile) in rows.chunks_mut(elements * lanes(self.level)).zip(tiles.chunks_exact(tile_len)) {
-            lanes_to_rows(self.level, tile, rows, elements);
+        let elements = image[0] * image[1];
+        let tile_len = self.layout.len(self.level, image);
+        for (rows, tile) in rows.chunks_mut(elements * self.images()).zip(tiles.chunks_exact(tile_len)) {
+            self.layout.store(self.level, tile, image, rows, rows.len() / elements, elements);
         }
         rows
     }

@@ -25,7 +25,8 @@ use crate::timing::Times;
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
     /// A case, any number of times: gemm/MxKxN with /ta, /tb, /packed behind (A or B stored transposed, A packed
-    /// beforehand), conv/PASS/SHAPE from images across lanes, conv-nchw/PASS/SHAPE from plain NCHW. PASS is forward,
+    /// beforehand), conv/PASS/SHAPE with an image in every lane, conv-channels/PASS/SHAPE with the channels of an image across
+    /// lanes, conv-nchw/PASS/SHAPE from plain NCHW. PASS is forward,
     /// backward-data or backward-weights, SHAPE as in b300_c1_28x28_o10_k3_s1_p0 with _d2 behind for a dilation;
     /// k, s, p, d may be pairs as in k3x1
     #[arg(long = "case", value_name = "NAME")]

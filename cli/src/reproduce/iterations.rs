@@ -217,9 +217,8 @@ impl Question<'_> {
         let cells: Vec<Vec<String>> = std::iter::once(header).chain(cells).collect();
         report::write_csv(&self.asked.file().with_extension("csv"), &cells)?;
         figure::write_in_rows(&self.asked.file(), &self.panels(rows), ETAS.len())?;
-        let level = self.exact.level().name();
         let optimizer = training.optimizer().description();
-        let mut description = report::describe(training.task(), self.setting.title, &optimizer, level);
+        let mut description = report::describe(training.task(), self.setting.title, &optimizer, &self.exact);
         description["figure"] = json!(self.asked.figure);
         description["quick"] = json!(self.asked.quick);
         description["convention"] = json!(self.asked.convention.name());

@@ -171,8 +171,7 @@ fn learn(asked: &Reproduce, setting: &Setting, run: &mut Run, mut bar: Progress)
     };
     let flow = training.run(&mut recorder);
     run.seconds = training.seconds();
-    let level = training.session().level().name();
-    let description = report::describe(&task, setting.title, &training.optimizer().description(), level);
+    let description = report::describe(&task, setting.title, &training.optimizer().description(), training.session());
     match flow {
         Ok(Flow::Stop) => {
             recorder.bar.finish();

@@ -87,9 +87,8 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         bar.set_prefix(way.name);
         let parameters = setting.network.initialize(setting.seed);
         let mut training = Training::new(task(way), parameters, setting.optimizer()?, RunProgress::default())?;
-        let level = training.session().level().name();
         let optimizer = training.optimizer().description();
-        description = report::describe(training.task(), setting.title, &optimizer, level);
+        description = report::describe(training.task(), setting.title, &optimizer, training.session());
         if i < times.len() {
             bar.advance(work(way));
             continue;

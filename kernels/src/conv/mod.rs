@@ -1,22 +1,287 @@
 //! 2-D convolution: forward, and backward to data and weights.
 
-mod channels;
-mod copy;
-mod geometry;
 mod gradient;
-mod lanes;
 mod nchw;
-mod panels;
-mod pixels;
 mod product;
+mod shape;
 
-pub use geometry::ConvShape;
-pub(crate) use geometry::{Axis, AxisSize, check_tensor};
-pub use lanes::LaneConv;
+use std::ops::Range;
+
+use crate::combine::Combine;
+use crate::conv::gradient::Gradient;
+use crate::conv::product::{Direction, Pixels, TapProduct};
+use crate::gemm::{GemmScratch, Lhs, product as matrix_product};
+use crate::layout::Layout;
+use crate::level::Level;
+use crate::pack::unpack_vectors;
+use crate::reduce::{add_plane, sum};
+use crate::simd::lanes;
+use crate::view::{MatMut, MatRef};
+
 pub use nchw::NchwConv;
+pub use shape::ConvShape;
+pub(crate) use shape::{Axis, AxisSize, check_tensor};
 
 /// # Panics
 /// If a length is not the planned one.
 fn check_len(what: &str, found: usize, expected: usize) {
     assert!(found == expected, "{what} has {found} elements, planned for {expected}");
+}
+
+/// A convolution of a tile of images, planned for a level and a [`Layout`]: its three products, and the packed
+/// weights that they want.
+///
+/// Every load is a whole vector, whatever the channel count, kernel, stride or dilation. A matrix product of a batch
+/// is the case of one pixel.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    shape: ConvShape,
+    level: Level,
+    layout: Layout,
+    forward: TapProduct,
+    backward: TapProduct,
+    gradient: Gradient,
+}
+
+impl Conv {
+    /// Plans a convolution.
+    ///
+    /// # Panics
+    /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0;
+    /// if a tensor of LANES images, or the weights of a channel of either side, have 2^32 elements or more, or a
+    /// padded tensor has 2^38.
+    pub fn new(level: Level, layout: Layout, shape: ConvShape) -> Self {
+        Self::with_bands(level, layout, shape, usize::MAX)
+    }
+
+    /// Plans a convolution whose output can be computed in bands of so many rows.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new), or if the number is 0.
+    pub fn with_bands(level: Level, layout: Layout, shape: ConvShape, rows: usize) -> Self {
+        let lanes = lanes(level);
+        shape.check_sizes(lanes);
+        let shape = shape.with_needed_steps();
+        let pixels = Pixels::of(layout, lanes);
+        Conv {
+            shape,
+            level,
+            layout,
+            forward: TapProduct::new(level, layout, pixels, &shape, Direction::Forward, rows),
+            backward: TapProduct::new(level, layout, pixels, &shape, Direction::Backward, usize::MAX),
+            gradient: Gradient::new(level, layout, pixels, shape),
+        }
+    }
+
+    /// At most so many bytes of tables of addresses does a plan have: one for each way in which the
+    /// windows of a row and of a column meet the border, in both directions. Saturates.
+    ///
+    /// # Panics
+    /// If a window does not fit its padded input, or a kernel, stride or dilation is 0.
+    pub fn table_bytes(shape: &ConvShape) -> usize {
+        let (output, shape) = (shape.output(), shape.with_needed_steps());
+        let bytes = |size: fn(&ConvShape, usize, usize) -> Option<AxisSize>, channels: usize, rows: usize| match [0, 1]
+            .map(|axis| size(&shape, axis, Axis::LONGEST))
+        {
+            [Some(down), Some(along)] => TapProduct::table_bytes([down, along], channels, rows),
+            _ => usize::MAX,
+        };
+        let forward = bytes(Axis::forward_size, shape.in_channels, output[0]);
+        forward.saturating_add(bytes(Axis::transposed_size, shape.out_channels, shape.input[0]))
+    }
+
+    /// The sizes it was planned for, with steps between windows and taps no longer than makes a difference.
+    pub fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// Elements of the input of a tile.
+    pub fn input_len(&self) -> usize {
+        self.backward.out_len()
+    }
+
+    /// Elements of the output of a tile.
+    pub fn output_len(&self) -> usize {
+        self.forward.out_len()
+    }
+
+    /// Elements of the weights packed for the forward product.
+    pub fn packed_forward_len(&self) -> usize {
+        self.forward.packed_len()
+    }
+
+    /// Elements of the weights packed for the transposed product.
+    pub fn packed_backward_len(&self) -> usize {
+        self.backward.packed_len()
+    }
+
+    /// Packs weights `[out_channels, in_channels, height, width]` for [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn pack_forward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
+        self.forward.pack(weight, packed, parallel);
+    }
+
+    /// Packs weights `[out_channels, in_channels, height, width]` for
+    /// [`backward_data`](Self::backward_data).
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn pack_backward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
+        self.backward.pack(weight, packed, parallel);
+    }
+
+    /// The convolution of a tile. With `parallel`, the threads of the current rayon pool share it; the result is the
+    /// same to the last bit.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn forward(&self, packed: &[f32], input: &[f32], combine: Combine<'_>, output: &mut [f32], parallel: bool) {
+        self.forward.run(0..self.output_bands(), packed, input, combine, output, parallel);
+    }
+
+    /// Bands that the rows of the output are cut into.
+    pub fn output_bands(&self) -> usize {
+        self.forward.bands()
+    }
+
+    /// The rows of a band of the output.
+    pub fn output_band(&self, band: usize) -> Range<usize> {
+        self.forward.band_rows(band)
+    }
+
+    /// Elements of a band of the output.
+    pub fn output_band_len(&self, band: usize) -> usize {
+        self.forward.band_len(band)
+    }
+
+    /// As [`forward`](Self::forward), for one band of the output, the rest of which stays as it is.
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward), or if there is no such band.
+    pub fn forward_band(
+        &self,
+        band: usize,
+        packed: &[f32],
+        input: &[f32],
+        combine: Combine<'_>,
+        output: &mut [f32],
+        parallel: bool,
+    ) {
+        self.forward.run(band..band + 1, packed, input, combine, output, parallel);
+    }
+
+    /// One band of the output without bias, `[planes][rows of the band][width][LANES]`.
+    ///
+    /// # Panics
+    /// As [`forward_band`](Self::forward_band).
+    pub fn forward_alone(&self, band: usize, packed: &[f32], input: &[f32], output: &mut [f32], parallel: bool) {
+        self.forward.run_alone(band, packed, input, None, output, parallel);
+    }
+
+    /// The product with the transposed convolution: from the output's gradient to the input's.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_data(
+        &self,
+        packed: &[f32],
+        output_gradient: &[f32],
+        combine: Combine<'_>,
+        input_gradient: &mut [f32],
+        parallel: bool,
+    ) {
+        self.backward.run(0..1, packed, output_gradient, combine, input_gradient, parallel);
+    }
+
+    /// Elements of the gradient of the weights, as [`backward_weights`](Self::backward_weights) sums it.
+    pub fn gradient_len(&self) -> usize {
+        self.gradient.len()
+    }
+
+    /// Adds the gradient of the weights, summed over pixels and images, to `gradient`, which
+    /// [`unpack_gradient`](Self::unpack_gradient) turns into that of the weights. `scratch` has
+    /// [`weights_scratch_len`](Self::weights_scratch_len) elements of any value.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_weights(
+        &self,
+        output_gradient: &[f32],
+        input: &[f32],
+        gradient: &mut [f32],
+        scratch: &mut [f32],
+        parallel: bool,
+    ) {
+        check_len("output gradient", output_gradient.len(), self.output_len());
+        check_len("input", input.len(), self.input_len());
+        check_len("weight gradient", gradient.len(), self.gradient_len());
+        if self.is_matrix_of_images() {
+            // One pixel leaves nothing to sum but the lanes: a matrix product over images.
+            let lanes = lanes(self.level);
+            let (outputs, depth) = (self.shape.out_channels, input.len() / lanes);
+            let errors = MatRef::row_major(output_gradient, outputs, lanes);
+            let inputs = MatRef::row_major(input, depth, lanes).transposed();
+            let gradient = MatMut::row_major(gradient, outputs, depth);
+            return matrix_product(self.level, 1.0, Lhs::Plain(errors), inputs, 1.0, gradient, scratch, parallel);
+        }
+        self.gradient.add(output_gradient, input, gradient, scratch, parallel);
+    }
+
+    /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn unpack_gradient(&self, gradient: &[f32], factor: f32, to: &mut [f32]) {
+        let ConvShape { in_channels, out_channels, .. } = self.shape;
+        let taps = self.shape.taps();
+        check_len("weight gradient", gradient.len(), self.gradient_len());
+        check_len("unpacked weight gradient", to.len(), out_channels * in_channels * taps);
+        match self.layout {
+            Layout::Images => to.iter_mut().zip(gradient).for_each(|(to, gradient)| *to = factor * gradient),
+            Layout::Channels => {
+                let group = lanes(self.level);
+                unpack_vectors(self.level, gradient, [in_channels, out_channels], taps, group, factor, to);
+            }
+        }
+    }
+
+    /// Elements of scratch that [`backward_weights`](Self::backward_weights) needs.
+    pub fn weights_scratch_len(&self) -> usize {
+        match self.is_matrix_of_images() {
+            true => {
+                let depth = self.shape.in_channels * self.shape.taps();
+                GemmScratch::new(self.level, self.shape.out_channels, lanes(self.level), depth).len()
+            }
+            false => self.gradient.scratch_len(),
+        }
+    }
+
+    /// Adds the sums over pixels and images of each output channel to `gradient`.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn backward_bias(&self, output_gradient: &[f32], gradient: &mut [f32]) {
+        check_len("output gradient", output_gradient.len(), self.output_len());
+        check_len("bias gradient", gradient.len(), self.shape.out_channels);
+        let planes = output_gradient.chunks_exact(self.forward.out_plane());
+        match self.layout {
+            Layout::Images => gradient.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(self.level, plane)),
+            Layout::Channels => {
+                let vectors = gradient.chunks_mut(lanes(self.level));
+                vectors.zip(planes).for_each(|(to, plane)| add_plane(self.level, plane, to));
+            }
+        }
+    }
+
+    /// Whether it is a matrix product of a whole image: of one window, which is all of the input.
+    pub fn is_matrix(&self) -> bool {
+        let ConvShape { input, kernel, padding, dilation, .. } = self.shape;
+        input == kernel && padding == [0, 0] && dilation == [1, 1]
+    }
+
+    fn is_matrix_of_images(&self) -> bool {
+        self.layout == Layout::Images && self.is_matrix()
+    }
 }

@@ -1,98 +1,137 @@
-//! Convolution of plain NCHW tensors, with channels, pixels or images across the lanes.
+//! Convolution of plain NCHW tensors, by way of one of the layouts.
 //!
-//! Where the channels of the result fill the lanes, or else its rows do, it is computed from the tensors
-//! as they are. Where neither do, and there are images enough, a tile of LANES images is transposed into
-//! lanes, convolved there, and transposed back; tiles are shared among threads. A last tile that is not
-//! full carries zeros in its other lanes.
+//! Where channels fill vectors, pixels are broadcast from where they lie, and only what is across lanes is transposed:
+//! a band of rows of the result, or a block of the output's gradient. Where they do not, and there are images enough,
+//! a tile of LANES images is transposed into lanes, convolved there, and transposed back. One tap that moves nothing
+//! is a matrix product for each image.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use crate::blocking::Blocks;
 use crate::combine::Combine;
-use crate::conv::channels::ChannelProduct;
-use crate::conv::check_len;
-use crate::conv::geometry::ConvShape;
-use crate::conv::gradient::NchwGradient;
-use crate::conv::lanes::LaneConv;
-use crate::conv::pixels::PixelProduct;
-use crate::layout::{lanes_to_rows, rows_to_lanes};
+use crate::conv::gradient::Gradient;
+use crate::conv::product::{Direction, Pixels, TapProduct};
+use crate::conv::shape::ConvShape;
+use crate::conv::{Conv, check_len};
+use crate::elementwise::accumulate;
+use crate::gemm::{GemmScratch, Lhs, gemm, product as matrix_product};
+use crate::layout::{Layout, store_channels};
 use crate::level::Level;
-use crate::parallel::concurrency;
-
-/// A convolution of `[batch, channels, height, width]` planned for a level.
-///
-/// Every call packs the weights and converts the tensors itself. It runs on the current rayon pool,
-/// on as many threads as the scratch has parts; results are the same to the last bit on any number.
-///
-/// Padding is zeros that need not be multiplied: it is left out or multiplied as zeros, whichever is faster. So a weight that is infinite or NaN may or may not show in
-/// results whose window meets the padding; everywhere else it does.
-#[derive(Clone, Debug)]
-pub struct NchwConv {
-    conv: LaneConv,
-    level: Level,
-    batch: usize,
-    forward: Product,
-    backward: Product,
-    /// Tiles of images that are in lanes at a time.
-    parts: usize,
-    gradient: NchwGradient,
-}
-
-/// What is across the lanes of a pass.
-#[derive(Clone, Debug)]
-enum Product {
-    Channels(ChannelProduct),
-    Pixels(PixelProduct),
-    Images,
-}
+use crate::parallel::{Shared, concurrency, for_each_task, threads_for};
+use crate::simd::lanes;
+use crate::view::{MatMut, MatRef};
 
 /// The most parts that a batch is cut into.
 const MAX_PARTS: usize = 16;
+/// Elements of a band of a result with channels across lanes, which is transposed while it is in the second cache.
+const BAND: usize = 1 << 17;
+/// The most elements that the gradients of all parts have: 2 MiB.
+const PARTIAL: usize = 512 * 1024;
+/// Bytes of the inputs and outputs of LANES images that may be in lanes for each thread: a share of a third cache.
+const TILE_BYTES: usize = 8 << 20;
+
+/// A convolution of `[batch, channels, height, width]` planned for a level.
+///
+/// Every call packs the weights and converts the tensors itself. It runs on the current rayon pool; results are the
+/// same to the last bit on any number of threads. Padding is left out: a weight that is infinite or NaN shows only
+/// where its tap meets the input.
+#[derive(Clone, Debug)]
+pub struct NchwConv {
+    level: Level,
+    shape: ConvShape,
+    batch: usize,
+    /// Parts of the scratch: as many tasks run at a time.
+    parts: usize,
+    /// The convolution of a tile of images, if any pass takes that way.
+    tiles: Option<Conv>,
+    forward: Way,
+    backward: Way,
+    gradient: GradientWay,
+}
+
+/// How the gradient of the weights is computed.
+#[derive(Clone, Debug)]
+enum GradientWay {
+    /// From plain planes.
+    Planes(Gradient),
+    /// Tiles of images across lanes.
+    Images,
+    /// A matrix product for each image.
+    Matrix,
+}
+
+/// How a pass is computed.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Channels of the result across lanes, from a plain source.
+    Channels(TapProduct),
+    /// Tiles of images across lanes.
+    Images,
+    /// A matrix product for each image.
+    Matrix,
+}
 
 impl NchwConv {
     /// Plans a convolution of `batch` images.
     ///
     /// # Panics
-    /// As [`LaneConv::new`], or if the batch is 0, a tensor of the batch has more elements than memory has bytes, or
-    /// a block of a padded tensor has 2^32 elements or more.
+    /// As [`Conv::new`], or if the batch is 0 or a tensor of the batch has more elements than memory has bytes.
     pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
-        shape.check_sizes(crate::lanes(level));
+        shape.check_sizes(lanes(level));
         let shape = shape.with_needed_steps();
-        let conv = LaneConv::new(level, shape);
-        let largest = conv.input_len().max(conv.output_len()) / crate::lanes(level);
+        let largest = elements(&shape).into_iter().max().unwrap_or(0);
         assert!(
             batch.checked_mul(largest).is_some_and(|elements| elements <= isize::MAX as usize),
             "a batch of {batch} images of up to {largest} elements is too large"
         );
-        let choose = |channels: ChannelProduct, pixels: PixelProduct| {
-            let cycles = batch.saturating_mul(channels.cycles().min(pixels.cycles()));
-            match pixels.cycles() < channels.cycles() {
-                _ if images_pay(level, &conv, batch, cycles) => Product::Images,
-                true => Product::Pixels(pixels),
-                false => Product::Channels(channels),
+        let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && shape.padding == [0, 0];
+        let way = |channels: usize, pixels: [usize; 2], direction: Direction| match () {
+            () if matrix => Way::Matrix,
+            () if images_pay(level, &shape, batch, channels) => Way::Images,
+            () => {
+                let row = channels.next_multiple_of(lanes(level)) * pixels[1];
+                // Bands enough that threads share them.
+                let rows = (BAND / row).min(pixels[0].div_ceil(8usize.div_ceil(batch))).max(1);
+                Way::Channels(TapProduct::new(level, Layout::Channels, Pixels::PLAIN, &shape, direction, rows))
             }
         };
-        let channels = ChannelProduct::forward(level, &shape, batch);
-        let forward = choose(channels, PixelProduct::forward(level, &shape, batch));
-        let channels = ChannelProduct::transposed(level, &shape, batch);
-        let backward = choose(channels, PixelProduct::transposed(level, &shape, batch));
-        let parts = batch.div_ceil(crate::lanes(level)).min(MAX_PARTS).min(concurrency());
-        let gradient = NchwGradient::new(level, shape, batch);
-        NchwConv { conv, level, batch, forward, backward, parts, gradient }
+        let forward = way(shape.out_channels, shape.output(), Direction::Forward);
+        let backward = way(shape.in_channels, shape.input, Direction::Backward);
+        let gradient = match &forward {
+            Way::Matrix => GradientWay::Matrix,
+            Way::Images => GradientWay::Images,
+            Way::Channels(_) => GradientWay::Planes(Gradient::new(level, Layout::Images, Pixels::PLAIN, shape)),
+        };
+        let images = [&forward, &backward].iter().any(|way| matches!(way, Way::Images));
+        NchwConv {
+            level,
+            shape,
+            batch,
+            parts: concurrency().min(MAX_PARTS),
+            tiles: images.then(|| Conv::new(level, Layout::Images, shape)),
+            forward,
+            backward,
+            gradient,
+        }
     }
 
-    /// Elements of scratch that each call needs: packed weights and, for each thread of the pool that the
-    /// convolution was planned in, the sums of a block and the pixels that it reads, or a tile of LANES
-    /// inputs and outputs; or what the gradient of the weights needs, if that is more.
+    /// Elements of scratch that each call needs.
     pub fn scratch_len(&self) -> usize {
-        let images = self.packed_len() + self.parts * (self.conv.input_len() + self.conv.output_len());
-        let of = |product: &Product| match product {
-            Product::Channels(product) => product.scratch_len(),
-            Product::Pixels(product) => product.scratch_len(),
-            Product::Images => images,
+        let way = |way: &Way| match way {
+            Way::Channels(product) => product.packed_len() + self.parts * product.band_len(0),
+            Way::Images => {
+                let tiles = self.tiles();
+                let packed = tiles.packed_forward_len().max(tiles.packed_backward_len());
+                packed + self.parts * (tiles.input_len() + tiles.output_len())
+            }
+            Way::Matrix => self.matrix_scratch(),
         };
-        self.gradient.scratch_len().max(of(&self.forward)).max(of(&self.backward))
+        let gradient = match &self.gradient {
+            GradientWay::Matrix => self.matrix_scratch(),
+            _ => self.gradient_parts() * self.gradient_part_len(),
+        };
+        gradient.max(way(&self.forward)).max(way(&self.backward))
     }
 
     /// `output = convolution of input + bias`, overwriting what `output` held.
@@ -107,20 +146,34 @@ impl NchwConv {
         output: &mut [f32],
         scratch: &mut [f32],
     ) {
-        self.check("input", input.len(), self.input());
-        self.check("output", output.len(), self.output());
-        match &self.forward {
-            Product::Channels(product) => return product.run(weight, bias, input, output, scratch),
-            Product::Pixels(product) => return product.run(weight, bias, input, output, scratch),
-            Product::Images => {}
+        let [inputs, outputs] = elements(&self.shape);
+        self.check("input", input.len(), inputs);
+        self.check("output", output.len(), outputs);
+        check_len("weight", weight.len(), self.weights());
+        if let Some(bias) = bias {
+            check_len("bias", bias.len(), self.shape.out_channels);
         }
-        let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
-        let packed = &mut packed[..self.conv.packed_forward_len()];
-        self.conv.pack_forward(weight, packed, true);
-        let combine = Combine { bias, ..Combine::default() };
-        self.convert(input, self.input(), output, self.output(), parts, |input, output| {
-            self.conv.forward(packed, input, combine, output, self.parts == 1);
-        });
+        match &self.forward {
+            Way::Channels(product) => self.channels(product, weight, bias, input, output, scratch),
+            Way::Images => {
+                let (conv, combine) = (self.tiles(), Combine { bias, ..Combine::default() });
+                let (packed, scratch) = scratch.split_at_mut(conv.packed_forward_len());
+                conv.pack_forward(weight, packed, true);
+                self.by_tiles([input, &[]], [inputs, outputs], output, scratch, |source, result| {
+                    conv.forward(packed, source, combine, result, false);
+                });
+            }
+            Way::Matrix => {
+                let weight = MatRef::row_major(weight, self.shape.out_channels, self.shape.in_channels);
+                self.matrices(weight, input, output, scratch);
+                for (plane, bias) in output
+                    .chunks_exact_mut(outputs / self.shape.out_channels)
+                    .zip(bias.iter().cycle().flat_map(|bias| bias.iter()))
+                {
+                    plane.iter_mut().for_each(|value| *value += bias);
+                }
+            }
+        }
     }
 
     /// `input_gradient = transposed convolution of output_gradient`, overwriting what it held.
@@ -134,19 +187,26 @@ impl NchwConv {
         input_gradient: &mut [f32],
         scratch: &mut [f32],
     ) {
-        self.check("output gradient", output_gradient.len(), self.output());
-        self.check("input gradient", input_gradient.len(), self.input());
+        let [inputs, outputs] = elements(&self.shape);
+        self.check("output gradient", output_gradient.len(), outputs);
+        self.check("input gradient", input_gradient.len(), inputs);
+        check_len("weight", weight.len(), self.weights());
         match &self.backward {
-            Product::Channels(product) => return product.run(weight, None, output_gradient, input_gradient, scratch),
-            Product::Pixels(product) => return product.run(weight, None, output_gradient, input_gradient, scratch),
-            Product::Images => {}
+            Way::Channels(product) => self.channels(product, weight, None, output_gradient, input_gradient, scratch),
+            Way::Images => {
+                let conv = self.tiles();
+                let (packed, scratch) = scratch.split_at_mut(conv.packed_backward_len());
+                conv.pack_backward(weight, packed, true);
+                let source = [output_gradient, &[]];
+                self.by_tiles(source, [outputs, inputs], input_gradient, scratch, |source, result| {
+                    conv.backward_data(packed, source, Combine::default(), result, false);
+                });
+            }
+            Way::Matrix => {
+                let weight = MatRef::row_major(weight, self.shape.out_channels, self.shape.in_channels);
+                self.matrices(weight.transposed(), output_gradient, input_gradient, scratch);
+            }
         }
-        let (packed, parts) = scratch[..self.scratch_len()].split_at_mut(self.packed_len());
-        let packed = &mut packed[..self.conv.packed_backward_len()];
-        self.conv.pack_backward(weight, packed, true);
-        self.convert(output_gradient, self.output(), input_gradient, self.input(), parts, |from, to| {
-            self.conv.backward_data(packed, from, Combine::default(), to, self.parts == 1);
-        });
     }
 
     /// `gradient = sum over images and pixels`, `[out_channels, in_channels, height, width]`,
@@ -155,64 +215,204 @@ impl NchwConv {
     /// # Panics
     /// If a length is not the planned one.
     pub fn backward_weights(&self, output_gradient: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
-        self.check("output gradient", output_gradient.len(), self.output());
-        self.check("input", input.len(), self.input());
+        let [inputs, outputs] = elements(&self.shape);
+        self.check("output gradient", output_gradient.len(), outputs);
+        self.check("input", input.len(), inputs);
         check_len("weight gradient", gradient.len(), self.weights());
-        self.gradient.write(output_gradient, input, gradient, scratch);
+        let ConvShape { in_channels, out_channels, .. } = self.shape;
+        if let GradientWay::Matrix = self.gradient {
+            for (image, (errors, input)) in
+                output_gradient.chunks_exact(outputs).zip(input.chunks_exact(inputs)).enumerate()
+            {
+                let errors = MatRef::row_major(errors, out_channels, outputs / out_channels);
+                let input = MatRef::row_major(input, in_channels, inputs / in_channels).transposed();
+                let gradient = MatMut::row_major(gradient, out_channels, in_channels);
+                let beta = if image == 0 { 0.0 } else { 1.0 };
+                gemm(self.level, 1.0, Lhs::Plain(errors), input, beta, gradient, scratch);
+            }
+            return;
+        }
+        let (parts, len) = (self.gradient_parts(), self.gradient_part_len());
+        let scratch = &mut scratch[..parts * len];
+        let shared = Shared(scratch.as_mut_ptr());
+        let tile = if let GradientWay::Images = self.gradient { lanes(self.level) } else { 1 };
+        let shares = Blocks::cut(self.batch.div_ceil(tile), parts);
+        for_each_task(threads_for(self.work()) > 1, parts, |part| {
+            // SAFETY: a part has scratch of its own.
+            let scratch = unsafe { std::slice::from_raw_parts_mut(shared.get().add(part * len), len) };
+            let (sums, scratch) = scratch.split_at_mut(self.weights());
+            sums.fill(0.0);
+            let share = shares.get(part);
+            let images = share.start * tile..self.batch.min(share.end * tile);
+            if let GradientWay::Planes(plan) = &self.gradient {
+                let errors = &output_gradient[images.start * outputs..images.end * outputs];
+                return plan.add(errors, &input[images.start * inputs..images.end * inputs], sums, scratch, true);
+            }
+            let conv = self.tiles();
+            let (x, scratch) = scratch.split_at_mut(conv.input_len());
+            let (e, scratch) = scratch.split_at_mut(conv.output_len());
+            for first in images.step_by(tile) {
+                let images = first..self.batch.min(first + tile);
+                self.load(input, inputs, images.clone(), x);
+                self.load(output_gradient, outputs, images, e);
+                conv.backward_weights(e, x, sums, scratch, false);
+            }
+        });
+        gradient.copy_from_slice(&scratch[..gradient.len()]);
+        for part in scratch.chunks_exact(len).skip(1) {
+            accumulate(self.level, &part[..gradient.len()], gradient);
+        }
     }
 
-    /// Calls `f` with each tile of `from` in lanes and puts what it makes into `to`.
-    fn convert(
+    /// A product with channels of the result across lanes, image by image and band by band.
+    fn channels(
         &self,
+        product: &TapProduct,
+        weight: &[f32],
+        bias: Option<&[f32]>,
         from: &[f32],
-        from_elements: usize,
         to: &mut [f32],
-        to_elements: usize,
+        scratch: &mut [f32],
+    ) {
+        let (packed, scratch) = scratch.split_at_mut(product.packed_len());
+        product.pack(weight, packed, true);
+        let (source, result) = (from.len() / self.batch, to.len() / self.batch);
+        let bands = product.bands();
+        let rows = product.band_rows(bands - 1).end;
+        let width = product.out_plane() / lanes(self.level) / rows;
+        let channels = result / (rows * width);
+        let (to, parts, len) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()), product.band_len(0));
+        self.in_parts(self.batch * bands, |part, tasks| {
+            for task in tasks {
+                let (image, band) = (task / bands, task % bands);
+                // SAFETY: a part has scratch of its own.
+                let transposed =
+                    unsafe { std::slice::from_raw_parts_mut(parts.get().add(part * len), product.band_len(band)) };
+                let from = &from[image * source..][..source];
+                product.run_alone(band, packed, from, bias, transposed, false);
+                let band = product.band_rows(band);
+                let plane = rows * width;
+                let to = to.get().wrapping_add(image * result + band.start * width);
+                // SAFETY: the rows of the band, of all channels of the image, are this task's own.
+                unsafe { store_channels(self.level, transposed, [channels, band.len() * width], to, plane) };
+            }
+        });
+    }
+
+    /// Calls `f(source, result)` with each tile of images in lanes, and puts what it makes into `to`.
+    fn by_tiles(
+        &self,
+        from: [&[f32]; 2],
+        [source_elements, result_elements]: [usize; 2],
+        to: &mut [f32],
         scratch: &mut [f32],
         f: impl Fn(&[f32], &mut [f32]) + Sync,
     ) {
-        let lanes = crate::lanes(self.level);
-        let part_len = (from_elements + to_elements) * lanes;
-        let mut rest = to;
-        let mut parts: [&mut [f32]; MAX_PARTS] = Default::default();
-        for (index, part) in parts.iter_mut().enumerate().take(self.parts) {
-            let samples: usize = self.tiles(index).map(|(_, samples)| samples).sum();
-            (*part, rest) = std::mem::take(&mut rest).split_at_mut(samples * to_elements);
-        }
-        let part = |((index, to), scratch): ((usize, &mut &mut [f32]), &mut [f32])| {
-            let (source, result) = scratch.split_at_mut(from_elements * lanes);
-            for (tile, to) in self.tiles(index).zip(to.chunks_mut(to_elements * lanes)) {
-                rows_to_lanes(self.level, rows(from, tile, from_elements), from_elements, source);
+        let lanes = lanes(self.level);
+        let len = (source_elements + result_elements) * lanes;
+        let (to, parts) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+        self.in_parts(self.batch.div_ceil(lanes), |part, tiles| {
+            // SAFETY: a part has scratch of its own.
+            let scratch = unsafe { std::slice::from_raw_parts_mut(parts.get().add(part * len), len) };
+            let (source, result) = scratch.split_at_mut(source_elements * lanes);
+            for tile in tiles {
+                let images = tile * lanes..self.batch.min((tile + 1) * lanes);
+                self.load(from[0], source_elements, images.clone(), source);
                 f(source, result);
-                lanes_to_rows(self.level, result, to, to_elements);
+                // SAFETY: the rows of a tile's images are this task's own.
+                let rows = unsafe {
+                    let first = to.get().add(images.start * result_elements);
+                    std::slice::from_raw_parts_mut(first, images.len() * result_elements)
+                };
+                Layout::Images.store(self.level, result, [1, result_elements], rows, images.len(), result_elements);
+            }
+        });
+    }
+
+    fn load(&self, from: &[f32], elements: usize, images: Range<usize>, tile: &mut [f32]) {
+        let rows = &from[images.start * elements..images.end * elements];
+        Layout::Images.load(self.level, rows, [1, elements], tile);
+    }
+
+    /// `to = a from` for the matrix of each image.
+    fn matrices(&self, a: MatRef<'_>, from: &[f32], to: &mut [f32], scratch: &mut [f32]) {
+        let (source, result) = (from.len() / self.batch, to.len() / self.batch);
+        let pixels = source / a.columns();
+        let len = self.image_matrix_scratch();
+        if self.batch < self.parts {
+            for (from, to) in from.chunks_exact(source).zip(to.chunks_exact_mut(result)) {
+                let (b, c) = (MatRef::row_major(from, a.columns(), pixels), MatMut::row_major(to, a.rows(), pixels));
+                gemm(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch);
+            }
+            return;
+        }
+        let (to, parts) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+        self.in_parts(self.batch, |part, images| {
+            for image in images {
+                // SAFETY: a part has scratch of its own, and a task an image of its own.
+                let (to, scratch) = unsafe {
+                    let to = std::slice::from_raw_parts_mut(to.get().add(image * result), result);
+                    (to, std::slice::from_raw_parts_mut(parts.get().add(part * len), len))
+                };
+                let b = MatRef::row_major(&from[image * source..][..source], a.columns(), pixels);
+                let c = MatMut::row_major(to, a.rows(), pixels);
+                matrix_product(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch, false);
+            }
+        });
+    }
+
+    /// Calls `f` with each part of the scratch and its share of so many pieces.
+    fn in_parts(&self, pieces: usize, f: impl Fn(usize, Range<usize>) + Sync) {
+        let parts = if threads_for(self.work()) > 1 { self.parts.min(pieces) } else { 1 };
+        let shares = Blocks::cut(pieces, parts);
+        for_each_task(parts > 1, parts, |part| f(part, shares.get(part)));
+    }
+
+    fn work(&self) -> u64 {
+        self.shape.flops().saturating_mul(self.batch as u64)
+    }
+
+    fn tiles(&self) -> &Conv {
+        self.tiles.as_ref().expect("a pass by tiles has a plan for them")
+    }
+
+    /// Parts of the batch, each of which sums a gradient of its own: they depend on the sizes alone, and a power of two
+    /// is shared evenly among as many threads or fewer.
+    fn gradient_parts(&self) -> usize {
+        let pieces = if let GradientWay::Images = self.gradient { lanes(self.level) } else { 1 };
+        let most = (PARTIAL / self.weights()).min(self.batch.div_ceil(pieces)).clamp(1, MAX_PARTS);
+        1 << most.ilog2()
+    }
+
+    fn gradient_part_len(&self) -> usize {
+        let method = match &self.gradient {
+            GradientWay::Planes(plan) => plan.scratch_len(),
+            _ => {
+                let conv = self.tiles();
+                conv.input_len() + conv.output_len() + conv.weights_scratch_len()
             }
         };
-        parts[..self.parts].par_iter_mut().enumerate().zip(scratch.par_chunks_exact_mut(part_len)).for_each(part);
+        self.weights() + method
     }
 
-    /// (first image, images) of the tiles of a part.
-    fn tiles(&self, part: usize) -> impl Iterator<Item = (usize, usize)> {
-        let lanes = crate::lanes(self.level);
-        let batch = self.batch;
-        let tiles = Blocks::cut(batch.div_ceil(lanes), self.parts).get(part);
-        tiles.map(move |tile| (tile * lanes, lanes.min(batch - tile * lanes)))
+    /// Scratch of the product of one image's matrix, on one thread.
+    fn image_matrix_scratch(&self) -> usize {
+        let ConvShape { in_channels, out_channels, input, .. } = self.shape;
+        let pixels = input[0] * input[1];
+        let sizes = [
+            [out_channels, in_channels, pixels],
+            [in_channels, out_channels, pixels],
+            [out_channels, pixels, in_channels],
+        ];
+        sizes.map(|[m, k, n]| GemmScratch::new(self.level, m, k, n).len()).into_iter().max().unwrap_or(0)
     }
 
-    fn input(&self) -> usize {
-        self.conv.input_len() / crate::lanes(self.level)
-    }
-
-    fn output(&self) -> usize {
-        self.conv.output_len() / crate::lanes(self.level)
+    fn matrix_scratch(&self) -> usize {
+        self.parts * self.image_matrix_scratch()
     }
 
     fn weights(&self) -> usize {
-        let shape = self.conv.shape();
-        shape.out_channels * shape.in_channels * shape.taps()
-    }
-
-    fn packed_len(&self) -> usize {
-        self.conv.packed_forward_len().max(self.conv.packed_backward_len())
+        self.shape.out_channels * self.shape.in_channels * self.shape.taps()
     }
 
     fn check(&self, what: &str, len: usize, elements: usize) {
@@ -224,30 +424,22 @@ impl NchwConv {
     }
 }
 
-/// The rows of a tile's images.
-fn rows(all: &[f32], (first, samples): (usize, usize), elements: usize) -> &[f32] {
-    &all[first * elements..(first + samples) * elements]
+/// Elements of one image of the input and of the output.
+fn elements(shape: &ConvShape) -> [usize; 2] {
+    let [height, width] = shape.output();
+    [shape.in_channels * shape.input[0] * shape.input[1], shape.out_channels * height * width]
 }
 
-/// Bytes of the inputs and outputs of LANES images that may be in lanes for each thread: a share of a
-/// third-level cache.
-const TILE_BYTES: usize = 8 << 20;
-
-/// Whether a pass takes fewer cycles with images across the lanes than `cycles`, by an estimate.
-///
-/// Images use every lane of a full tile, whatever the number of channels, but both tensors must be
-/// transposed.
-fn images_pay(level: Level, conv: &LaneConv, batch: usize, cycles: usize) -> bool {
-    // To transpose a vector, there or back, and to do the same element by element in a tile that is not full.
-    const TRANSPOSE: usize = 8;
-    const ELEMENT: usize = 2;
-    let lanes = crate::lanes(level);
-    let elements = conv.input_len() + conv.output_len();
-    let vectors = elements / lanes;
-    let (full, left) = (batch / lanes, batch % lanes);
-    // Two products at once, of which the border and short sums leave about four fifths.
-    let multiply = conv.shape().flops() as usize / 4 * 5 / 4;
-    let tiles = full * (multiply + vectors * TRANSPOSE)
-        + usize::from(left > 0) * (multiply + vectors * (TRANSPOSE + left * ELEMENT));
-    elements * size_of::<f32>() <= TILE_BYTES && tiles < cycles
+/// Whether a pass takes less time with images across the lanes than with `channels` of them, by an estimate: images
+/// use every lane of a full tile, whatever the number of channels, but both tensors must be transposed.
+fn images_pay(level: Level, shape: &ConvShape, batch: usize, channels: usize) -> bool {
+    // Cycles to turn a vector, there or back, as a share of a product of vectors.
+    const TURN: f64 = 8.0;
+    let lanes = lanes(level);
+    let elements = elements(shape).into_iter().sum::<usize>();
+    let products = shape.flops() as f64 / 2.0;
+    let tiles = batch.div_ceil(lanes) as f64 * (products + TURN * elements as f64);
+    let padded = channels.next_multiple_of(lanes) as f64 / channels as f64;
+    let images = batch as f64 * (products * padded / lanes as f64 * 1.1 + TURN * elements as f64 / lanes as f64);
+    elements * lanes * size_of::<f32>() <= TILE_BYTES && tiles < images
 }

@@ -1,7 +1,12 @@
-//! The product behind a convolution and its transpose: packed weights times a tensor of lanes.
+//! The product behind a convolution and its transpose: packed weights times a tile of images.
 //!
-//! The plan sorts the pixels of the output into classes that read the same taps, and gives each
-//! class a table of addresses: the im2col matrix, without the copies.
+//! The plan sorts the pixels of the output into classes that read the same taps, and gives each class a table of
+//! addresses: the im2col matrix, without the copies. The layout decides what is broadcast:
+//!
+//! ```text
+//! images     out[channel m][pixel n][image] = sum of  weight[m][tap]  x  source[tap, pixel n][image]
+//! channels   out[pixel m][channels n][lane] = sum of  source[tap, pixel m]  x  weight[tap][channels n][lane]
+//! ```
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,31 +15,68 @@ use std::ops::Range;
 use crate::blocking::Blocks;
 use crate::combine::Combine;
 use crate::conv::check_len;
-use crate::conv::geometry::{Axis, AxisRun, AxisSize, ConvShape};
-use crate::conv::panels::PanelProduct;
+use crate::conv::shape::{Axis, AxisRun, AxisSize, ConvShape};
+use crate::layout::Layout;
+use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
-use crate::microkernel::Tap;
-use crate::pack::{Source, pack};
-use crate::parallel::threads_for;
-use crate::simd::{MAX_ROWS, dispatch, lanes};
+use crate::pack::{Source, pack, pack_vectors, packed_vectors_len};
+use crate::parallel::{Shared, for_each_task, threads_for};
+use crate::simd::MAX_LANES;
 
-/// Rows of the tallest tile of several pixels.
+/// Rows of the tallest tile of weights by several pixels: with four vectors, enough sums for two units.
 const LOW_ROWS: usize = 6;
 
-/// So many ascending streams of addresses does the hardware follow by itself.
-const STREAMS: usize = 32;
+/// Rows narrower than this are left for columns, if those are longer: a tile of few pixels does not hide the latency
+/// of its sums, and a border has a column of them.
+const NARROW_ROW: usize = 4;
 
-/// A product of packed weights with a tensor of lanes, for either direction.
+/// Bytes of the packed weights that pass over the pixels together: half of a second cache of 1 MiB.
+const WEIGHT_BYTES: usize = 512 << 10;
+
+/// Which product of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    /// From the gradient of the output to that of the input.
+    Backward,
+}
+
+/// How the source of a product lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pixels {
+    /// Elements of a pixel, which is the distance of neighbours in a row.
+    pub(crate) elements: usize,
+    /// Channels of a pixel, one behind the other.
+    pub(crate) channels: usize,
+}
+
+impl Pixels {
+    pub(crate) fn of(layout: Layout, lanes: usize) -> Self {
+        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 } }
+    }
+
+    /// Of plain `[channels][height][width]`.
+    pub(crate) const PLAIN: Pixels = Pixels { elements: 1, channels: 1 };
+}
+
+/// A product of packed weights with a tile, for either direction.
 #[derive(Clone, Debug)]
-pub(crate) struct LaneProduct {
-    source: Source,
+pub(crate) struct TapProduct {
+    leaves: &'static Leaves,
+    level: Level,
+    layout: Layout,
+    weights: Source,
+    /// Channels of the source and of the output.
+    channels: [usize; 2],
+    /// Rows of the output cut into panels of weights, where those are broadcast.
     panels: Blocks,
-    pub(crate) depth: usize,
-    /// Elements of one channel of the source and of the output.
+    /// Products that an element sums.
+    depth: usize,
+    pixels: Pixels,
+    /// Elements of one plane of the source and of the output.
     source_plane: usize,
-    pub(crate) out_plane: usize,
-    source_channels: usize,
-    pub(crate) classes: Vec<Class>,
+    out_plane: usize,
+    classes: Vec<Class>,
     bands: Vec<Band>,
 }
 
@@ -47,52 +89,82 @@ struct Band {
 
 /// The taps of the pixels that share a table of addresses.
 #[derive(Clone, Debug)]
-pub(crate) struct Class {
-    pub(crate) taps: Vec<Tap>,
-    /// Distance of the addresses if they are one step apart and the panel is read in order.
-    pub(crate) stride: Option<usize>,
-    /// Offsets of the taps that are no other tap's one vector further, where a tile meets what the one before it
-    /// did not; none if they are so few that the hardware fetches them ahead by itself.
-    pub(crate) fresh: Vec<u32>,
-    /// Distance of consecutive vectors of a run, in elements.
-    pub(crate) source_step: usize,
-    pub(crate) out_step: usize,
+struct Class {
+    taps: Vec<Tap>,
+    /// Taps of whole groups of channels; those behind have the channels that are left.
+    whole: usize,
+    /// Products that follow each tap, and what each adds to the row of the weights and to the offset in the source:
+    /// the channels of a group, or the taps of a row of the kernel.
+    run: usize,
+    row_step: isize,
+    source_run: isize,
+    /// Distance of consecutive pixels of a run, in elements.
+    source_step: usize,
+    out_step: usize,
 }
 
 /// Pixels one step apart, along a row or down a column.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
+struct Run {
     /// Index of its class.
-    pub(crate) class: usize,
-    /// Offset of the first output vector in its channel.
-    pub(crate) out: usize,
+    class: usize,
+    /// Offset of the first output vector in its plane.
+    out: usize,
     /// Offset of the first operand in the source.
-    pub(crate) source: usize,
-    pub(crate) count: usize,
+    source: usize,
+    count: usize,
 }
 
-/// Rows narrower than this are left for columns, if those are longer: a tile of few vectors does not
-/// hide the latency of its sums, and a border has a column of them.
-const NARROW_ROW: usize = 4;
+/// The operands of one product.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    packed: &'a [f32],
+    from: &'a [f32],
+    combine: Combine<'a>,
+    out: Shared,
+    /// The element of the planned output's planes that those of `out` begin with, and their elements.
+    first: usize,
+    plane: usize,
+}
 
-impl LaneProduct {
-    #[allow(clippy::too_many_arguments)]
+impl TapProduct {
     pub(crate) fn new(
-        lanes: usize,
-        source: Source,
-        axes: [Axis; 2],
-        [source_channels, rows]: [usize; 2],
-        source_size: [usize; 2],
-        out_size: [usize; 2],
+        level: Level,
+        layout: Layout,
+        pixels: Pixels,
         shape: &ConvShape,
+        direction: Direction,
         rows_per_band: usize,
     ) -> Self {
-        let source_plane = source_size[0] * source_size[1] * lanes;
+        let leaves = Leaves::of(level);
+        let lanes = leaves.lanes;
+        let (axes, channels, [source_size, out_size]) = match direction {
+            Direction::Forward => (
+                [0, 1].map(|axis| Axis::forward(shape, axis)),
+                [shape.in_channels, shape.out_channels],
+                [shape.input, shape.output()],
+            ),
+            Direction::Backward => (
+                [0, 1].map(|axis| Axis::transposed(shape, axis)),
+                [shape.out_channels, shape.in_channels],
+                [shape.output(), shape.input],
+            ),
+        };
+        let taps = shape.taps();
+        let strides = [shape.in_channels * taps, taps];
+        let [row_stride, channel_stride] = match direction {
+            Direction::Forward => strides,
+            Direction::Backward => [strides[1], strides[0]],
+        };
+        let weights = Source { row_stride, channel_stride, taps };
+        let source_plane = source_size[0] * source_size[1] * pixels.elements;
         let out_plane = out_size[0] * out_size[1] * lanes;
         let [vertical, horizontal] = &axes;
         // What a step down and a step along adds to an offset in the source, and in the output.
-        let source_steps = [vertical.source_step * source_size[1] * lanes, horizontal.source_step * lanes];
-        let out_steps = [vertical.out_step * out_size[1] * lanes, horizontal.out_step * lanes];
+        let source_steps =
+            [vertical.source_step * source_size[1], horizontal.source_step].map(|pixel| pixel * pixels.elements);
+        let out_steps = [vertical.out_step * out_size[1], horizontal.out_step].map(|pixel| pixel * lanes);
+        let groups = channels[0].div_ceil(pixels.channels);
         let mut classes: Vec<Class> = Vec::new();
         // The classes by what their tables hash to.
         let (mut known, hasher) = (HashMap::<u64, Vec<usize>>::new(), RandomState::new());
@@ -104,39 +176,57 @@ impl LaneProduct {
             for along in &horizontal.runs {
                 let first = |run: &AxisRun| run.taps.iter().map(|&(_, i)| i).min().unwrap_or(0);
                 let (top, left) = (first(down), first(along));
-                let mut taps = Vec::with_capacity(source_channels * down.taps.len() * along.taps.len());
-                for channel in 0..source_channels {
+                // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
+                let mut across = along.taps.clone();
+                across.sort_unstable_by_key(|&(_, x)| x);
+                let (mut run, mut row_step, mut source_run) = (pixels.channels, 1, 1);
+                if layout == Layout::Images {
+                    // Taps of a row are evenly spaced.
+                    run = across.len();
+                    if let [(first, left), (second, right), ..] = across[..] {
+                        row_step = second as isize - first as isize;
+                        source_run = ((right - left) * pixels.elements) as isize;
+                    }
+                    across.truncate(1);
+                }
+                let mut table = Vec::with_capacity(groups * down.taps.len() * across.len());
+                for group in 0..groups {
+                    let channel = group * pixels.channels;
+                    let in_group = pixels.channels.min(channels[0] - channel);
                     for &(ky, y) in &down.taps {
-                        for &(kx, x) in &along.taps {
-                            let row = channel * shape.taps() + ky * shape.kernel[1] + kx;
+                        for &(kx, x) in &across {
+                            let row = channel * taps + (ky * shape.kernel[1] + kx) * in_group;
                             let pixel = (y - top) * source_size[1] + (x - left);
-                            taps.push(Tap::new(row, channel * source_plane + pixel * lanes));
+                            table.push([row, group * source_plane + pixel * pixels.elements]);
                         }
                     }
                 }
-                // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better: a fifth of
-                // the time of 128 channels.
-                taps.sort_unstable_by_key(|tap| tap.offset);
+                table.sort_unstable_by_key(|&[_, offset]| offset);
+                let tap = |[row, offset]: [usize; 2]| match layout {
+                    Layout::Images => Tap::new(row, offset),
+                    Layout::Channels => Tap::new(offset, row),
+                };
+                let table: Vec<_> = table.into_iter().map(tap).collect();
                 let upright = along.count < NARROW_ROW.min(down.count);
                 let step = usize::from(!upright);
                 let counts = [down.count, along.count];
                 let (source_step, out_step) = (source_steps[step], out_steps[step]);
-                let alike = known.entry(hasher.hash_one((source_step, out_step, &taps))).or_default();
+                let alike = known.entry(hasher.hash_one((source_step, out_step, run, row_step, &table))).or_default();
                 let same = |&class: &usize| {
                     let class: &Class = &classes[class];
-                    (class.source_step, class.out_step) == (source_step, out_step) && class.taps == taps
+                    let steps = (class.source_step, class.out_step, class.run, class.row_step);
+                    steps == (source_step, out_step, run, row_step) && class.taps == table
                 };
                 let class = alike.iter().copied().find(same).unwrap_or_else(|| {
-                    let stride = stride(&taps);
-                    let fresh = fresh(&taps, source_step);
-                    classes.push(Class { taps, stride, fresh, source_step, out_step });
+                    let whole = table.len() / groups * (channels[0] / pixels.channels);
+                    classes.push(Class { taps: table, whole, run, row_step, source_run, source_step, out_step });
                     alike.push(classes.len() - 1);
                     classes.len() - 1
                 });
                 let run = |y: usize, x: usize, count: usize| Run {
                     class,
                     out: (down.first * out_size[1] + along.first) * lanes + y * out_steps[0] + x * out_steps[1],
-                    source: (top * source_size[1] + left) * lanes + y * source_steps[0] + x * source_steps[1],
+                    source: (top * source_size[1] + left) * pixels.elements + y * source_steps[0] + x * source_steps[1],
                     count,
                 };
                 for band in &mut bands {
@@ -155,14 +245,18 @@ impl LaneProduct {
         classes.shrink_to_fit();
         bands.iter_mut().for_each(|band| band.runs.shrink_to_fit());
         let longest = bands.iter().flat_map(|band| &band.runs).map(|run| run.count).max().unwrap_or(0);
-        LaneProduct {
-            source,
+        TapProduct {
+            leaves,
+            level,
+            layout,
+            weights,
+            channels,
             // One vector has to hide the latency by its height alone.
-            panels: Blocks::new(rows, if longest > 1 { LOW_ROWS } else { MAX_ROWS }),
-            depth: source_channels * shape.taps(),
+            panels: Blocks::new(channels[1], if longest > 1 { LOW_ROWS } else { leaves.tallest(1) }),
+            depth: channels[0] * taps,
+            pixels,
             source_plane,
             out_plane,
-            source_channels,
             classes,
             bands,
         }
@@ -172,7 +266,7 @@ impl LaneProduct {
     pub(crate) fn table_bytes([down, along]: [AxisSize; 2], source_channels: usize, rows: usize) -> usize {
         let product = |factors: [usize; 3]| factors.into_iter().fold(1, usize::saturating_mul);
         let taps = product([source_channels, down.taps, along.taps]);
-        let tables = taps.saturating_mul(size_of::<Tap>() + size_of::<u32>());
+        let tables = taps.saturating_mul(size_of::<Tap>());
         let classes = product([down.runs, along.runs, size_of::<Class>()]);
         // Bands of a row each, in which columns narrower than a row is wide are runs of their own.
         let runs = product([rows, along.runs, NARROW_ROW * size_of::<Run>()]);
@@ -180,22 +274,47 @@ impl LaneProduct {
         [classes, runs, bands].into_iter().fold(tables, usize::saturating_add)
     }
 
+    fn out_planes(&self) -> usize {
+        self.layout.planes(self.level, self.channels[1])
+    }
+
     pub(crate) fn out_len(&self) -> usize {
-        self.panels.length() * self.out_plane
+        self.out_planes() * self.out_plane
+    }
+
+    /// Elements of one plane of the output.
+    pub(crate) fn out_plane(&self) -> usize {
+        self.out_plane
+    }
+
+    fn source_len(&self) -> usize {
+        self.channels[0].div_ceil(self.pixels.channels) * self.source_plane
     }
 
     pub(crate) fn packed_len(&self) -> usize {
-        self.panels.length() * self.depth
+        match self.layout {
+            Layout::Images => self.channels[1] * self.depth,
+            Layout::Channels => packed_vectors_len(self.leaves.lanes, self.channels[1], self.depth),
+        }
     }
 
+    /// Packs the weights `[out_channels, in_channels, height, width]` of the convolution.
     pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        check_len("weight", weight.len(), self.packed_len());
+        check_len("weight", weight.len(), self.channels[1] * self.depth);
         check_len("packed weight", packed.len(), self.packed_len());
-        for part in self.panels.equal(0..self.panels.count()) {
-            let rows = part.count * part.size;
-            let weight = &weight[(part.start * self.source.row_stride).min(weight.len())..];
-            let packed = &mut packed[part.start * self.depth..][..rows * self.depth];
-            pack(weight, self.source, rows, self.depth, part.size, packed, parallel);
+        match self.layout {
+            Layout::Channels => {
+                let group = self.pixels.channels;
+                pack_vectors(self.level, weight, self.weights, self.channels, group, packed, parallel);
+            }
+            Layout::Images => {
+                for part in self.panels.equal(0..self.panels.count()) {
+                    let rows = part.count * part.size;
+                    let weight = &weight[(part.start * self.weights.row_stride).min(weight.len())..];
+                    let packed = &mut packed[part.start * self.depth..][..rows * self.depth];
+                    pack(weight, self.weights, rows, self.depth, part.size, packed, parallel);
+                }
+            }
         }
     }
 
@@ -210,10 +329,8 @@ impl LaneProduct {
     }
 
     /// The rows of some bands, in their place in the output.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn run(
         &self,
-        level: Level,
         bands: Range<usize>,
         packed: &[f32],
         from: &[f32],
@@ -226,81 +343,169 @@ impl LaneProduct {
             check_len("third operand", combine.other.len(), self.out_len());
         }
         if let Some(bias) = combine.bias {
-            check_len("bias", bias.len(), self.panels.length());
+            check_len("bias", bias.len(), self.channels[1]);
         }
         if let Some(step) = combine.step {
-            check_len("step", step.len(), lanes(level));
+            check_len("step", step.len(), self.layout.images(self.level));
         }
+        let out = Shared(out.as_mut_ptr());
         for band in &self.bands[bands] {
-            let place = (0, self.out_plane);
-            self.run_band(level, band, place, packed, from, combine, &mut *out, parallel);
+            self.run_band(band, Call { packed, from, combine, out, first: 0, plane: self.out_plane }, parallel);
         }
     }
 
     /// The rows of a band, without gaps where other rows would be.
     pub(crate) fn run_alone(
         &self,
-        level: Level,
         band: usize,
         packed: &[f32],
         from: &[f32],
+        bias: Option<&[f32]>,
         out: &mut [f32],
         parallel: bool,
     ) {
         let band = &self.bands[band];
-        let row = self.out_plane / self.bands.last().map_or(1, |band| band.rows.end);
-        let plane = band.rows.len() * row;
-        check_len("output", out.len(), self.panels.length() * plane);
-        let place = (band.rows.start * row, plane);
-        self.run_band(level, band, place, packed, from, Combine::default(), out, parallel);
+        let plane = self.band_plane(band);
+        check_len("output", out.len(), self.out_planes() * plane);
+        let first = self.out_plane / self.bands.last().map_or(1, |band| band.rows.end) * band.rows.start;
+        let combine = Combine { bias, ..Combine::default() };
+        self.run_band(band, Call { packed, from, combine, out: Shared(out.as_mut_ptr()), first, plane }, parallel);
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn run_band(
-        &self,
-        level: Level,
-        band: &Band,
-        (first, plane): (usize, usize),
-        packed: &[f32],
-        from: &[f32],
-        combine: Combine<'_>,
-        out: &mut [f32],
-        parallel: bool,
-    ) {
-        check_len("packed weight", packed.len(), self.packed_len());
-        check_len("source", from.len(), self.source_channels * self.source_plane);
-        let runs = band.runs.as_slice();
-        let product =
-            PanelProduct { product: self, panels: self.panels, runs, packed, from, combine, out, first, plane };
-        let work = 2 * (self.panels.length() * plane * self.depth) as u64;
-        // One piece for all panels keeps the source in the nearest cache; several share the work.
-        let pieces = match threads_for(work) {
-            threads if parallel && threads > 1 => 4 * threads,
-            _ => 1,
+    /// Elements of a plane of a band.
+    fn band_plane(&self, band: &Band) -> usize {
+        self.out_plane / self.bands.last().map_or(1, |band| band.rows.end) * band.rows.len()
+    }
+
+    /// Elements of the rows of a band.
+    pub(crate) fn band_len(&self, band: usize) -> usize {
+        self.out_planes() * self.band_plane(&self.bands[band])
+    }
+
+    fn run_band(&self, band: &Band, call: Call<'_>, parallel: bool) {
+        check_len("packed weight", call.packed.len(), self.packed_len());
+        check_len("source", call.from.len(), self.source_len());
+        let work = 2 * (self.out_planes() * call.plane * self.depth) as u64;
+        let threads = if parallel { threads_for(work) } else { 1 };
+        match self.layout {
+            Layout::Images => self.run_images(&band.runs, call, threads),
+            Layout::Channels => self.run_channels(&band.runs, call, threads),
+        }
+    }
+
+    /// Weights are broadcast: panels of output channels by tiles of pixels. One piece for all panels keeps the source in
+    /// the nearest cache; several share the work.
+    fn run_images(&self, runs: &[Run], call: Call<'_>, threads: usize) {
+        let pieces = if threads > 1 {
+            Blocks::new(self.panels.count(), self.panels.count().div_ceil(4 * threads))
+        } else {
+            Blocks::cut(self.panels.count(), 1)
         };
-        share(level, product, pieces);
+        for_each_task(threads > 1, pieces.count(), |piece| {
+            for run in runs {
+                let class = &self.classes[run.class];
+                let segments = [Segment { taps: &class.taps, run: class.run }];
+                for panels in self.panels.equal(pieces.get(piece)) {
+                    let height = panels.size;
+                    for tiles in Blocks::new(run.count, self.leaves.widest(height)).all_equal() {
+                        let out = run.out - call.first + tiles.start * class.out_step + panels.start * call.plane;
+                        let epilogue = self.epilogue(&call, out, [call.plane, class.out_step]);
+                        let row_bias = call.combine.bias.map_or(std::ptr::null(), |bias| bias[panels.start..].as_ptr());
+                        let weights = call.packed[panels.start * self.depth..].as_ptr();
+                        // A run on padding alone has no operands, and may point beyond the source.
+                        let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
+                        let b = Operand { run: class.source_run, ..Operand::new(source, class.source_step, 0) };
+                        let product = Product {
+                            segments: &segments,
+                            a: Operand { at: weights, step: 1, run: class.row_step * height as isize, scale: height },
+                            b,
+                            down: Repeat::new(panels.count, height * self.depth, height * call.plane),
+                            across: Repeat::new(
+                                tiles.count,
+                                tiles.size * class.source_step,
+                                tiles.size * class.out_step,
+                            ),
+                            epilogue: Epilogue { row_bias, ..epilogue },
+                        };
+                        // SAFETY: the panels and the operands of the run are inside slices whose lengths were checked
+                        // against the plan; so are the output rows of those panels, which are this piece's own.
+                        unsafe { self.leaves.product([height, tiles.size], &product) };
+                    }
+                }
+            }
+        });
     }
-}
 
-/// Cuts a product into `pieces` of whole panels for the threads of the current rayon pool.
-fn share(level: Level, product: PanelProduct<'_>, pieces: usize) {
-    if pieces <= 1 || product.panels.count() <= 1 {
-        return dispatch(level, product);
+    /// Pixels are broadcast: tiles of pixels by vectors of output channels. The weights of some vectors pass over all
+    /// pixels before the next ones do.
+    fn run_channels(&self, runs: &[Run], call: Call<'_>, threads: usize) {
+        let lanes = self.leaves.lanes;
+        let vectors = self.out_planes();
+        let longest = runs.iter().map(|run| run.count).max().unwrap_or(1);
+        // As many vectors as fit the cache; a single pixel meets each of them once.
+        let fit = (WEIGHT_BYTES / (self.depth * lanes * size_of::<f32>()).max(1)).max(2);
+        let chunks = Blocks::new(vectors, if longest > 1 { fit } else { self.leaves.widest(1) });
+        // Threads share the vectors, and where those are few the pixels as well.
+        let parts = if threads > 1 { (4 * threads).div_ceil(chunks.count()).min(runs.len().max(1)) } else { 1 };
+        let parts = Blocks::cut(runs.len(), parts);
+        let packed_vector = self.depth * lanes;
+        let step = call.combine.step.map(|step| [step[0]; MAX_LANES]);
+        for_each_task(threads > 1, chunks.count() * parts.count(), |task| {
+            let chunk = chunks.get(task / parts.count());
+            let mut padded = [0.0; MAX_LANES * WIDEST];
+            for run in &runs[parts.get(task % parts.count())] {
+                let class = &self.classes[run.class];
+                let left = self.channels[0] % self.pixels.channels;
+                let segments = [
+                    Segment { taps: &class.taps[..class.whole], run: class.run },
+                    Segment { taps: &class.taps[class.whole..], run: left },
+                ];
+                let segments = if left == 0 { &segments[..1] } else { &segments[..] };
+                let (_, width) = self.tile(run.count, chunk.len());
+                for columns in Blocks::new(chunk.len(), width).iter() {
+                    let vector = chunk.start + columns.start;
+                    let width = columns.len();
+                    let mut vector_bias = std::ptr::null();
+                    if let Some(bias) = call.combine.bias {
+                        let bias = &bias[vector * lanes..bias.len().min((vector + width) * lanes)];
+                        padded[..bias.len()].copy_from_slice(bias);
+                        padded[bias.len()..].fill(0.0);
+                        vector_bias = padded.as_ptr();
+                    }
+                    for tiles in Blocks::new(run.count, self.leaves.tallest(width)).all_equal() {
+                        let out = run.out - call.first + tiles.start * class.out_step + vector * call.plane;
+                        let epilogue = self.epilogue(&call, out, [class.out_step, call.plane]);
+                        let step = step.as_ref().map_or(std::ptr::null(), |step| step.as_ptr());
+                        let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
+                        let weights = call.packed[vector * packed_vector..].as_ptr();
+                        let product = Product {
+                            segments,
+                            a: Operand::new(source, class.source_step, 1),
+                            b: Operand { scale: lanes, ..Operand::new(weights, packed_vector, lanes) },
+                            down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
+                            across: Repeat::ONCE,
+                            epilogue: Epilogue { vector_bias, step, ..epilogue },
+                        };
+                        // SAFETY: as in `run_images`; the vectors of these runs are this task's own.
+                        unsafe { self.leaves.product([tiles.size, width], &product) };
+                    }
+                }
+            }
+        });
     }
-    let (low, high) = product.halves();
-    rayon::join(|| share(level, low, pieces / 2), || share(level, high, pieces - pieces / 2));
-}
 
-/// See [`Class::fresh`].
-fn fresh(taps: &[Tap], step: usize) -> Vec<u32> {
-    let found = |offset: usize| taps.binary_search_by_key(&offset, |tap| tap.offset as usize).is_ok();
-    let fresh = taps.iter().map(|tap| tap.offset).filter(|&offset| !found(offset as usize + step));
-    Some(fresh.collect()).filter(|fresh: &Vec<u32>| fresh.len() > STREAMS).unwrap_or_default()
-}
+    /// Pixels and vectors of the tiles that a run of `count` pixels is cut into, by up to `vectors` vectors.
+    fn tile(&self, count: usize, vectors: usize) -> (usize, usize) {
+        let height = Blocks::new(count, self.leaves.tallest(2.min(vectors))).longest().max(1);
+        (height, Blocks::new(vectors, self.leaves.widest(height)).longest().max(1))
+    }
 
-/// The common distance of the addresses of a table that reads its panel in order from the start.
-fn stride(taps: &[Tap]) -> Option<usize> {
-    let step = taps.get(1).map_or(0, |tap| tap.offset.wrapping_sub(taps[0].offset));
-    let regular = taps.iter().zip(0u32..).all(|(tap, k)| tap.row == k && Some(tap.offset) == k.checked_mul(step));
-    regular.then_some(step as usize)
+    /// [`Combine`] as the leaves use it, at an element of the output.
+    fn epilogue(&self, call: &Call<'_>, at: usize, [row, vector]: [usize; 2]) -> Epilogue {
+        let Combine { alpha, beta, gamma, other, step, .. } = call.combine;
+        let out = call.out.get().wrapping_add(at);
+        let other = if gamma == 0.0 { std::ptr::null() } else { other.as_ptr().wrapping_add(at) };
+        let step = step.map_or(std::ptr::null(), <[f32]>::as_ptr);
+        Epilogue { alpha, beta, gamma, other, step, ..Epilogue::store(out, row, vector) }
+    }
 }

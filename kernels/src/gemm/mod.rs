@@ -1,33 +1,25 @@
 //! General matrix product: C = alpha A B + beta C, with any strides.
 //!
-//! Five loops around the register tile, after Goto and van de Geijn ("Anatomy of high-performance
-//! matrix multiplication", 2008) with the letters of BLIS: C is m x n, k is summed; a panel of KC by
-//! one tile of B stays in the first cache, a block of MC by KC of A in the second. Unlike there, all
-//! blocks of a side are of equal size, so that no sliver is left, A is read where it lies unless its rows
-//! collide in the caches (other copies of its blocks were measured and never paid), and B is packed only
-//! if it is read often enough to pay for the copy, or does not lie in vectors.
+//! The loops of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008) around the register
+//! tile, with the letters of BLIS: C is m x n, k is summed; a panel of KC by one tile of B stays in the first cache, a
+//! block of MC by KC of A in the second. Unlike there, all blocks of a side are of equal size, so that no sliver is
+//! left, A is read where it lies unless its rows collide in the caches, and B is packed only if it is read often
+//! enough to pay for the copy, or does not lie in vectors.
 //!
 //! A vector of C that is only partly inside the matrix is summed over zero-padded panels, or, if few of its
-//! elements are inside, each as a dot product ([`dots`]).
+//! elements are inside, each as a dot product.
 
-mod dots;
 mod lhs;
-mod tiles;
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use crate::activation::Activation;
 use crate::blocking::Blocks;
 use crate::buffer::{LINE, collide};
-use crate::gemm::dots::{Dots, MAX_DOTS, dots};
-use crate::gemm::lhs::{DepthBlock, LhsBlock, ROW, is_deep, pack_rows};
-use crate::gemm::tiles::{Next, Output, Then, Tiles, multiply_tiles};
+use crate::gemm::lhs::{ROW, Rows, is_deep, pack_rows};
+use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
 use crate::level::Level;
-use crate::microkernel::*;
 use crate::pack::pack_panel;
-use crate::parallel::threads_for;
+use crate::parallel::{for_each_part, threads_for};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
@@ -44,9 +36,12 @@ const NC: usize = 3200;
 const PACK_B_FROM_PANELS: usize = 3;
 /// A B of at most so many elements stays in the first cache as it lies.
 const PACK_B_FROM_LEN: usize = 4096;
-
 /// With fewer columns than this, each element of A is used too seldom to be worth copying.
 const COPY_A_FROM_COLUMNS: usize = 256;
+/// The most columns that are summed as dot products.
+const MAX_DOTS: usize = 8;
+/// Elements of the largest tile: fewer vectors than registers.
+const MAX_TILE: usize = 32 * MAX_LANES;
 
 /// The scratch that a product needs: a block of each operand, never a whole large one.
 #[derive(Clone, Copy, Debug)]
@@ -55,25 +50,22 @@ pub struct GemmScratch {
     b: usize,
 }
 
+#[expect(clippy::len_without_is_empty, reason = "no product needs none")]
 impl GemmScratch {
     /// For a product of m x k by k x n.
     pub fn new(level: Level, m: usize, k: usize, n: usize) -> Self {
         // A product may be transposed, and a panel of B may be wider than n.
-        let width = crate::simd::lanes(level) * WIDEST;
+        let width = crate::lanes(level) * WIDEST;
         let long = m.max(n);
         let kc = k.min(KC);
         let a = if is_deep(k) { long.min(MC) * ROW } else { 0 };
         GemmScratch { a, b: (kc + MAX_LANES) * (long.min(NC) + width) }
     }
 
-    /// Elements for one thread, of which panels start on a cache line wherever they do; as many times that let as many threads share the product.
+    /// Elements for one thread; a multiple of them lets as many threads share the product. Panels begin on a cache
+    /// line wherever the scratch does.
     pub fn len(&self) -> usize {
         self.a + self.b + LINE
-    }
-
-    /// Whether nothing is needed.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -82,39 +74,22 @@ impl GemmScratch {
 /// `scratch` holds [`GemmScratch::len`] elements of any value, or a multiple: then as many threads
 /// of the current rayon pool share the product, with the same result to the last bit.
 ///
+/// ```
+/// use predictive_coding_kernels::{GemmScratch, Level, Lhs, MatMut, MatRef, gemm};
+///
+/// let (level, m, k, n) = (Level::detect(), 2, 3, 2);
+/// let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+/// let b = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
+/// let mut c = [0.0; 4];
+/// let mut scratch = vec![0.0; GemmScratch::new(level, m, k, n).len()];
+/// let lhs = Lhs::Plain(MatRef::row_major(&a, m, k));
+/// gemm(level, 1.0, lhs, MatRef::row_major(&b, k, n), 0.0, MatMut::row_major(&mut c, m, n), &mut scratch);
+/// assert_eq!(c, [4.0, 5.0, 10.0, 11.0]);
+/// ```
+///
 /// # Panics
 /// If the shapes do not fit, the scratch is too short, or A was packed for another level.
 pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: MatMut<'_>, scratch: &mut [f32]) {
-    check(level, a, b, &c);
-    product(level, alpha, a, b, beta, c, scratch, true);
-}
-
-/// C = f(A B + bias), the forward pass of a linear layer with weights A and a sample in every column of B:
-/// each tile of C gets its bias and is activated while it is in the first cache. `bias` has one element
-/// for each row of C.
-///
-/// Otherwise as [`gemm`]; C is not read.
-///
-/// # Panics
-/// As [`gemm`], or if there is not one bias for each row.
-pub fn gemm_activated(
-    level: Level,
-    a: Lhs<'_>,
-    b: MatRef<'_>,
-    bias: Option<&[f32]>,
-    activation: Activation,
-    c: MatMut<'_>,
-    scratch: &mut [f32],
-) {
-    check(level, a, b, &c);
-    if let Some(bias) = bias {
-        assert!(bias.len() == c.rows(), "{} biases for {} rows", bias.len(), c.rows());
-    }
-    let then = Then { bias: bias.map_or(std::ptr::null(), <[f32]>::as_ptr), strides: [1, 0], activation };
-    run(level, [1.0, 0.0], a, b, c, Some(then), scratch, true);
-}
-
-fn check(level: Level, a: Lhs<'_>, b: MatRef<'_>, c: &MatMut<'_>) {
     let (m, k) = a.size();
     assert!(
         k == b.rows() && m == c.rows() && b.columns() == c.columns(),
@@ -123,9 +98,10 @@ fn check(level: Level, a: Lhs<'_>, b: MatRef<'_>, c: &MatMut<'_>) {
     if let Lhs::Packed(a) = a {
         assert!(a.level() == level, "A is packed for level {}, not for {level}", a.level());
     }
+    product(level, alpha, a, b, beta, c, scratch, true);
 }
 
-/// As [`gemm`], on several threads only if `parallel`.
+/// As [`gemm`] of shapes that fit, on several threads only if `parallel`.
 #[expect(clippy::too_many_arguments, reason = "the operands of a BLAS product, and where it runs")]
 pub(crate) fn product(
     level: Level,
@@ -133,21 +109,7 @@ pub(crate) fn product(
     a: Lhs<'_>,
     b: MatRef<'_>,
     beta: f32,
-    c: MatMut<'_>,
-    scratch: &mut [f32],
-    parallel: bool,
-) {
-    run(level, [alpha, beta], a, b, c, None, scratch, parallel);
-}
-
-#[expect(clippy::too_many_arguments, reason = "the operands of a product, what becomes of it, and where it runs")]
-fn run(
-    level: Level,
-    [alpha, beta]: [f32; 2],
-    a: Lhs<'_>,
-    b: MatRef<'_>,
     mut c: MatMut<'_>,
-    then: Option<Then>,
     scratch: &mut [f32],
     parallel: bool,
 ) {
@@ -157,67 +119,102 @@ fn run(
     }
     let sizes = GemmScratch::new(level, m, k, n);
     assert!(scratch.len() >= sizes.len(), "{} elements of scratch, {} are needed", scratch.len(), sizes.len());
+    // Vectors run along columns: let those be the contiguous direction of C.
+    let (a, b, mut c) = match a {
+        Lhs::Plain(a) if c.column_stride() != 1 && c.row_stride() == 1 => {
+            (Lhs::Plain(b.transposed()), a.transposed(), c.transposed())
+        }
+        _ => (a, b, c.reborrow()),
+    };
     let output = Output {
         alpha,
         beta,
         row_stride: c.row_stride(),
         column_stride: c.column_stride(),
-        columns: n,
-        out: c.data_mut().as_mut_ptr(),
-        then,
-    };
-    let (a, b, output) = match a {
-        // Vectors run along columns: let those be the contiguous direction of C.
-        Lhs::Plain(a) if output.column_stride != 1 && output.row_stride == 1 => {
-            (Lhs::Plain(b.transposed()), a.transposed(), output.transposed(m))
-        }
-        _ => (a, b, output),
+        columns: c.columns(),
+        out: c.pointer(),
     };
     let flops = [n, k].into_iter().fold(2 * m as u64, |flops, factor| flops.saturating_mul(factor as u64));
     let threads = match parallel {
         true => threads_for(flops).min(scratch.len() / sizes.len()).max(1),
         false => 1,
     };
-    let share = |part: usize, parts: usize, scratch: &mut [f32]| {
+    for_each_part(threads, &mut scratch[..threads * sizes.len()], |part, scratch| {
         let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         let (pack_a, pack_b) = scratch[aligned..aligned + sizes.a + sizes.b].split_at_mut(sizes.a);
-        dispatch(level, Part { a, b, output, part, parts, pack_a, pack_b });
-    };
-    match threads {
-        1 => share(0, 1, &mut scratch[..sizes.len()]),
-        _ => scratch
-            .par_chunks_exact_mut(sizes.len())
-            .take(threads)
-            .enumerate()
-            .for_each(|(part, scratch)| share(part, threads, scratch)),
+        Part { level, leaves: Leaves::of(level), a, b, output, part, parts: threads }.run(pack_a, pack_b);
+    });
+}
+
+/// Where and how sums are stored.
+#[derive(Clone, Copy)]
+struct Output {
+    alpha: f32,
+    beta: f32,
+    row_stride: isize,
+    column_stride: isize,
+    columns: usize,
+    out: *mut f32,
+}
+
+// SAFETY: parts of a product write disjoint rows or columns of the one C that is borrowed mutably.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn at(&self, row: usize, column: usize) -> *mut f32 {
+        self.out.wrapping_offset(row as isize * self.row_stride + column as isize * self.column_stride)
+    }
+
+    /// Stores some sums, `width` elements apart.
+    ///
+    /// # Safety
+    /// The rows and columns must be those of C.
+    unsafe fn store(&self, sums: &[f32], width: usize, [row, column]: [usize; 2], [rows, columns]: [usize; 2]) {
+        for (m, sums) in sums.chunks_exact(width).enumerate().take(rows) {
+            for (n, &sum) in sums[..columns].iter().enumerate() {
+                let out = self.at(row + m, column + n);
+                // SAFETY: an element of C by contract.
+                unsafe { *out = if self.beta == 0.0 { self.alpha * sum } else { self.beta * *out + self.alpha * sum } };
+            }
+        }
     }
 }
 
 /// One of several parts of C, computed by one thread: some panels of rows, or some panels of columns.
 struct Part<'a> {
+    level: Level,
+    leaves: &'static Leaves,
     a: Lhs<'a>,
     b: MatRef<'a>,
     output: Output,
     part: usize,
     parts: usize,
-    pack_a: &'a mut [f32],
-    pack_b: &'a mut [f32],
 }
 
-impl Kernel for Part<'_> {
-    type Output = ();
+/// The vectors of B of a panel: element (k, column) lies at `first + k * row + column`.
+#[derive(Clone, Copy)]
+struct Columns {
+    first: *const f32,
+    row: isize,
+    /// Distance of the next panel.
+    next: usize,
+}
 
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let ((m, k), n) = (self.a.size(), self.output.columns);
+impl Part<'_> {
+    fn run(&self, pack_a: &mut [f32], pack_b: &mut [f32]) {
+        let Part { level, leaves, a, b, .. } = *self;
+        let lanes = leaves.lanes;
+        let ((m, k), n) = (a.size(), self.output.columns);
         // Where rows of C collide, and few products are summed for each of its elements, tiles are flatter.
-        let flat = collide(self.output.row_stride) && !is_deep(k);
-        let height = tallest_tile(s) / if flat { 2 } else { 1 };
+        let flat = collide(self.output.row_stride.unsigned_abs()) && !is_deep(k);
+        let height = leaves.tallest(2) / if flat { 2 } else { 1 };
         let rows = Blocks::new(m, height);
-        let width = tile_width(S::REGISTERS, rows.longest()) * S::LANES;
+        let width = leaves.widest(rows.longest()) * lanes;
         // The last columns, if they are too few to be worth a vector.
-        let left = match n % S::LANES {
-            left if left <= MAX_DOTS.min(S::LANES / 2) && self.a.rows_are_vectors(k) => left,
+        let left = match n % lanes {
+            left if left <= MAX_DOTS.min(lanes / 2) && a.rows_are_vectors(k) => left,
             _ => 0,
         };
         let in_panels = n - left;
@@ -230,15 +227,17 @@ impl Kernel for Part<'_> {
                 (0..rows.count(), Blocks::cut(columns, self.parts).get(self.part), if last { left } else { 0 })
             }
         };
+        if panels.is_empty() {
+            return;
+        }
         let large = k * n > PACK_B_FROM_LEN && panels.len() >= PACK_B_FROM_PANELS;
-        let copy_b = k == 0 || self.b.column_stride() != 1 || large;
-        let (packs_next, last_panel) = (copy_b && self.b.column_stride() == 1, panels.end);
-        let stride_of_b = self.b.row_stride();
-        let copied_a = self.a.colliding().filter(|_| is_deep(k) && n >= COPY_A_FROM_COLUMNS);
-        for block in DepthBlock::all(k) {
-            let (depth, lhs) = (block.range(), self.a.block(block));
-            let output = self.output.of_block(depth.start == 0, depth.end == k);
+        let copy_b = k == 0 || b.column_stride() != 1 || large;
+        let copied_a = a.colliding().filter(|_| is_deep(k) && n >= COPY_A_FROM_COLUMNS);
+        let blocks = Blocks::new(k, KC);
+        for (index, depth) in blocks.iter().enumerate() {
             let kc = depth.len();
+            // After the first block of the depth, C holds the sum so far.
+            let output = Output { beta: if index == 0 { self.output.beta } else { 1.0 }, ..self.output };
             for columns in Blocks::new(columns.len(), NC / width).iter().map(|block| shifted(block, columns.start)) {
                 // Whole panels are copied if that pays; the last, narrower one always is, so that
                 // its vectors end in zeros and not in somebody else's memory.
@@ -246,70 +245,47 @@ impl Kernel for Part<'_> {
                 let row_blocks = Blocks::new(panels.len(), MC / height);
                 // A panel that one block of A meets is used while it is near, and its place is the next one's.
                 let passing = row_blocks.count() == 1 && panels.len() > 1;
+                let pack = |panel: usize, packed: &mut [f32]| {
+                    let columns = panel * width..in_panels.min((panel + 1) * width);
+                    let padded = columns.len().next_multiple_of(lanes);
+                    pack_panel(level, b.transposed(), columns, depth.clone(), [padded; 2], packed);
+                };
                 if !passing {
-                    for panel in direct..columns.end {
-                        let columns = panel * width..in_panels.min((panel + 1) * width);
-                        pack_columns(
-                            s,
-                            self.b,
-                            columns,
-                            depth.clone(),
-                            &mut self.pack_b[(panel - direct) * width * kc..],
-                        );
-                    }
+                    (direct..columns.end).for_each(|panel| pack(panel, &mut pack_b[(panel - direct) * width * kc..]));
                 }
                 for panels in row_blocks.iter().map(|block| shifted(block, panels.start)) {
-                    let lhs = match copied_a {
+                    let (lhs, first_row) = match copied_a {
                         Some(a) => {
                             let first = rows.get(panels.start).start;
-                            let end = rows.get(panels.end - 1).end;
-                            pack_rows(s, a, first..end, depth.clone(), self.pack_a);
-                            LhsBlock::Rows(&*self.pack_a, first)
+                            pack_rows(level, a, first..rows.get(panels.end - 1).end, depth.clone(), pack_a);
+                            (Rows { first: pack_a.as_ptr(), row: ROW as isize, depth: 1 }, first)
                         }
-                        None => lhs,
+                        None => (a.rows(blocks, index), 0),
                     };
                     let mut column = columns.start;
                     while column < columns.end {
                         let at = column * width;
-                        let vectors = width.min(in_panels - at).div_ceil(S::LANES);
-                        let (b, stride, b_step) = if column < direct {
-                            (self.b.data()[depth.start * stride_of_b + at..].as_ptr(), stride_of_b, width)
+                        let vectors = width.min(in_panels - at).div_ceil(lanes);
+                        let from = if column < direct {
+                            Columns { first: b.pointer(depth.start, at), row: b.row_stride(), next: width }
                         } else {
                             let place = if passing { 0 } else { column - direct };
                             if passing {
-                                pack_columns(s, self.b, at..in_panels.min(at + width), depth.clone(), self.pack_b);
+                                pack(column, pack_b);
                             }
-                            (self.pack_b[place * width * kc..].as_ptr(), vectors * S::LANES, width * kc)
+                            let first = pack_b[place * width * kc..].as_ptr();
+                            Columns { first, row: (vectors * lanes) as isize, next: width * kc }
                         };
                         // Columns of one tile each do not wait for the next call.
                         let whole = if column < direct { direct } else { columns.end.min(in_panels / width) };
                         let across = if panels.len() == 1 && column < whole { whole - column } else { 1 };
-                        let next = match passing {
-                            true => (column + 1 < columns.end).then_some((depth.start, at + width, kc)),
-                            false => (panels.end == last_panel && depth.end < k).then_some((
-                                depth.end,
-                                at,
-                                kc.min(k - depth.end),
-                            )),
-                        };
-                        let next = next.filter(|_| packs_next).map(|(k, column, rows)| Next {
-                            from: self.b.data().as_ptr().wrapping_add(k * stride_of_b + column),
-                            rows,
-                            stride: stride_of_b,
-                        });
                         for panels in rows.equal(panels.clone()) {
-                            let tiles = Tiles {
-                                b,
-                                b_step,
-                                depth: Strided { len: kc, stride },
-                                row: panels.start,
-                                down: panels.count,
-                                column: at,
-                                across,
-                                output,
-                                next,
+                            let lhs = Rows {
+                                first: lhs.first.wrapping_offset((panels.start - first_row) as isize * lhs.row),
+                                ..lhs
                             };
-                            multiply_tiles(s, lhs, [panels.size, vectors], &tiles);
+                            let place = [panels.start, at];
+                            self.tiles(&output, lhs, from, kc, [panels.size, vectors], [panels.count, across], place);
                         }
                         column += across;
                     }
@@ -317,18 +293,162 @@ impl Kernel for Part<'_> {
             }
             if left > 0 {
                 let rows = rows.get(panels.start).start..rows.get(panels.end - 1).end;
-                let columns = in_panels..n;
-                dots(s, Dots { lhs: self.a.vectors(block), b: self.b, rows, depth, columns, output }, self.pack_b);
+                self.dots(&output, a.rows(blocks, index), rows, depth, in_panels..n, pack_b);
+            }
+        }
+    }
+
+    /// Tiles of rows by vectors, `down` of them one below the other and `across` such columns of them.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and its place")]
+    fn tiles(
+        &self,
+        output: &Output,
+        a: Rows,
+        b: Columns,
+        kc: usize,
+        [height, vectors]: [usize; 2],
+        [down, across]: [usize; 2],
+        [row, column]: [usize; 2],
+    ) {
+        let lanes = self.leaves.lanes;
+        let width = vectors * lanes;
+        let segments = [Segment { taps: &[Tap::ORIGIN], run: kc }];
+        let a_step = height as isize * a.row;
+        let product = Product {
+            segments: &segments,
+            a: Operand { at: a.first, step: a.row, run: a.depth, scale: 1 },
+            b: Operand { at: b.first, step: lanes as isize, run: b.row, scale: 1 },
+            down: Repeat { count: down, operand: a_step, out: height as isize * output.row_stride },
+            across: Repeat { count: across, operand: b.next as isize, out: width as isize },
+            epilogue: Epilogue {
+                alpha: output.alpha,
+                beta: output.beta,
+                row: output.row_stride,
+                ..Epilogue::store(output.at(row, column), 0, lanes)
+            },
+        };
+        // SAFETY: A has the rows, B (packed or as it lies) the vectors for each k, and C the rows and columns, but where a
+        // vector is only partly inside of it or does not lie in one: then sums go by way of a buffer.
+        unsafe {
+            if output.column_stride == 1 && column + across * width <= output.columns {
+                return self.leaves.product([height, vectors], &product);
+            }
+            let mut tile = [0.0; MAX_TILE];
+            for across in 0..across {
+                let column = column + across * width;
+                let columns = (output.columns - column).min(width);
+                for down in 0..down {
+                    let product = Product {
+                        a: Operand { at: a.first.wrapping_offset(down as isize * a_step), ..product.a },
+                        b: Operand { at: b.first.wrapping_add(across * b.next), ..product.b },
+                        down: Repeat::ONCE,
+                        across: Repeat::ONCE,
+                        epilogue: Epilogue::store(tile.as_mut_ptr(), width, lanes),
+                        ..product
+                    };
+                    self.leaves.product([height, vectors], &product);
+                    output.store(&tile, width, [row + down * height, column], [height, columns]);
+                }
+            }
+        }
+    }
+
+    /// The last columns of some rows, each element of which is a dot product of a row of A and a copied column of B
+    /// along the vectors of the depth.
+    fn dots(
+        &self,
+        output: &Output,
+        a: Rows,
+        rows: Range<usize>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        scratch: &mut [f32],
+    ) {
+        let lanes = self.leaves.lanes;
+        let (kc, count) = (depth.len(), columns.len());
+        let whole = kc / lanes * lanes;
+        let stride = kc.next_multiple_of(lanes);
+        let copy = &mut scratch[..count * stride];
+        pack_panel(self.level, self.b, depth, columns.clone(), [stride; 2], copy);
+        let [tallest, widest] = self.leaves.dot_tile();
+        for tile_rows in Blocks::new(rows.len(), tallest).iter().map(|block| shifted(block, rows.start)) {
+            for tile_columns in Blocks::new(count, widest).iter() {
+                let (height, width) = (tile_rows.len(), tile_columns.len());
+                let mut sums = [0.0; MAX_TILE];
+                let mut offsets = [[0; 2]; WIDEST];
+                for (n, offset) in offsets[..width].iter_mut().enumerate() {
+                    *offset = [(tile_columns.start + n) * stride, n * lanes];
+                }
+                let dot = Dot {
+                    a: a.first.wrapping_offset(tile_rows.start as isize * a.row),
+                    step: a.row as usize,
+                    b: copy.as_ptr(),
+                    offsets: &offsets[..width],
+                    rows: Walk { count: 1, a: 0, b: 0 },
+                    vectors: Walk { count: whole / lanes, a: lanes, b: lanes },
+                    sums: sums.as_mut_ptr(),
+                    sums_step: width * lanes,
+                };
+                // SAFETY: the rows of A have the whole vectors of the depth, which lie one behind the other, and so do
+                // the copied columns; there are sums for all.
+                unsafe { self.leaves.dot(height, &dot) };
+                let rest = Rest {
+                    a: dot.a.wrapping_add(whole),
+                    step: dot.step,
+                    count: kc - whole,
+                    b: &copy[whole..],
+                    offsets: dot.offsets,
+                };
+                let mut tile = [0.0; MAX_TILE];
+                dispatch(self.level, SumLanes { sums: &sums, rest, tile: &mut tile[..height * width] });
+                let place = [tile_rows.start, columns.start + tile_columns.start];
+                // SAFETY: the rows and columns are those of C.
+                unsafe { output.store(&tile, width, place, [height, width]) };
             }
         }
     }
 }
 
-/// Makes vectors of some columns of B, the last of which may end in zeros.
-#[inline(always)]
-fn pack_columns<S: Simd>(s: S, b: MatRef<'_>, columns: Range<usize>, depth: Range<usize>, packed: &mut [f32]) {
-    let padded = columns.len().next_multiple_of(S::LANES);
-    pack_panel(s, b.transposed(), columns, depth, [padded; 2], packed);
+/// What is left of the rows of A and the columns of B behind whole vectors.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    a: *const f32,
+    /// Distance of the rows of A.
+    step: usize,
+    /// Elements of a row.
+    count: usize,
+    b: &'a [f32],
+    offsets: &'a [[usize; 2]],
+}
+
+/// The sums of the lanes of vectors, `[rows][columns][LANES]`, with the products of what is left.
+struct SumLanes<'a> {
+    sums: &'a [f32],
+    rest: Rest<'a>,
+    tile: &'a mut [f32],
+}
+
+impl Kernel for SumLanes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let SumLanes { sums, rest: Rest { a, step, count, b, offsets }, tile } = self;
+        assert!(tile.len() * S::LANES <= sums.len(), "{} sums for {} elements", sums.len(), tile.len());
+        for (i, out) in tile.iter_mut().enumerate() {
+            let (row, [column, _]) = (i / offsets.len(), offsets[i % offsets.len()]);
+            // SAFETY: there is a vector for each element; the rows of A have `count` elements more, and the columns of B
+            // are padded to whole vectors.
+            unsafe {
+                let mut sum = s.load(sums.as_ptr().add(i * S::LANES));
+                if count > 0 {
+                    let row = s.load_first(a.add(row * step), count);
+                    sum = s.fma(row, s.load(b.as_ptr().add(column)), sum);
+                }
+                *out = s.sum(sum);
+            }
+        }
+    }
 }
 
 fn shifted(range: Range<usize>, by: usize) -> Range<usize> {

@@ -1,5 +1,6 @@
 //! What stands between the products of a network: an activation, a pooling, or a max pooling of an
-//! activation of linear pieces, on tensors `[channels][height][width][LANES]` with an image in every lane.
+//! activation of linear pieces, on tiles of images in either
+//! [`Layout`].
 //!
 //! With z the input of f in the forward pass and d a deviation from it, four things are asked of f:
 //!
@@ -17,18 +18,17 @@
 //! g) while its rows are still in a near cache.
 
 mod map;
-mod max;
-mod mean;
+mod pool;
 mod windows;
 
 use std::ops::Range;
 
 use crate::activation::{Activation, with_function, with_linear_pieces};
 use crate::conv::{Axis, ConvShape, check_tensor};
+use crate::layout::Layout;
 use crate::level::Level;
 use crate::local::map::{Forward, Pull, Push, Relax};
-use crate::local::max::MaxPool;
-use crate::local::mean::MeanPool;
+use crate::local::pool::{Asked, Mean, Means, Plane as PoolPlane};
 use crate::local::windows::{AxisWindows, Windows, adaptive_axes, adaptive_size, axes, table_bytes};
 use crate::parallel::{for_each_chunk, for_each_chunk_pair};
 use crate::simd::{dispatch, lanes};
@@ -40,7 +40,7 @@ const CHUNK: usize = 1 << 14;
 #[derive(Clone, Debug)]
 pub struct Local {
     level: Level,
-    channels: usize,
+    planes: usize,
     /// Elements of a row and rows of a channel, of the input and of the result.
     input: Plane,
     output: Plane,
@@ -50,8 +50,14 @@ pub struct Local {
 #[derive(Clone, Debug)]
 enum Kind {
     Map(Activation),
-    Max { activation: Activation, pool: MaxPool },
-    Mean(MeanPool),
+    Pool(Pool, Windows),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pool {
+    /// Of an activation of linear pieces.
+    Max(Activation),
+    Mean(Mean),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +98,11 @@ impl Local {
     ///
     /// # Panics
     /// If a tensor of LANES images has 2^32 elements or more.
-    pub fn activation(level: Level, activation: Activation, channels: usize, size: [usize; 2]) -> Self {
+    pub fn activation(level: Level, layout: Layout, activation: Activation, channels: usize, size: [usize; 2]) -> Self {
         check_tensor(lanes(level), channels, size);
         let plane = Plane { row: size[1] * lanes(level), rows: size[0] };
-        Local { level, channels, input: plane, output: plane, kind: Kind::Map(activation) }
+        let planes = layout.planes(level, channels);
+        Local { level, planes, input: plane, output: plane, kind: Kind::Map(activation) }
     }
 
     /// The largest of f over each window; `shape` gives the windows, its `in_channels` are pooled each by
@@ -105,7 +112,7 @@ impl Local {
     /// If a window does not fit the padded input, or lies on padding altogether, if a kernel, stride or dilation is
     /// 0, if a tensor of LANES images has 2^32 elements or more, or if the activation is not
     /// [piecewise linear](Activation::is_piecewise_linear).
-    pub fn max_pool(level: Level, activation: Activation, shape: &ConvShape) -> Self {
+    pub fn max_pool(level: Level, layout: Layout, activation: Activation, shape: &ConvShape) -> Self {
         assert!(activation.is_piecewise_linear(), "{activation:?} is not made of linear pieces");
         Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
         let axes = axes(shape);
@@ -114,8 +121,8 @@ impl Local {
             "a max pooling window of {shape:?} lies on padding altogether"
         );
         let windows = Windows::new(level, shape.input, axes, shape.kernel[1]);
-        let kind = Kind::Max { activation, pool: MaxPool { windows } };
-        Self::pool(level, shape.in_channels, shape.input, shape.output(), kind)
+        let kind = Kind::Pool(Pool::Max(activation), windows);
+        Self::pool(level, layout.planes(level, shape.in_channels), shape.input, shape.output(), kind)
     }
 
     /// Means of windows of a fixed size, padding counted: every window is divided by the size of the
@@ -124,11 +131,11 @@ impl Local {
     /// # Panics
     /// If a window does not fit the padded input, a kernel, stride or dilation is 0, or a tensor of LANES images has
     /// 2^32 elements or more.
-    pub fn avg_pool(level: Level, shape: &ConvShape) -> Self {
+    pub fn avg_pool(level: Level, layout: Layout, shape: &ConvShape) -> Self {
         Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
         let windows = Windows::new(level, shape.input, axes(shape), 0);
-        let kind = Kind::Mean(MeanPool { windows, divisor: Some(shape.taps()) });
-        Self::pool(level, shape.in_channels, shape.input, shape.output(), kind)
+        let kind = Kind::Pool(Pool::Mean(Mean { divisor: Some(shape.taps()) }), windows);
+        Self::pool(level, layout.planes(level, shape.in_channels), shape.input, shape.output(), kind)
     }
 
     /// Means of windows chosen so that the result has a given size, as PyTorch's adaptive pooling: output
@@ -136,10 +143,17 @@ impl Local {
     ///
     /// # Panics
     /// If a tensor of LANES images has 2^32 elements or more.
-    pub fn adaptive_avg_pool(level: Level, channels: usize, input: [usize; 2], output: [usize; 2]) -> Self {
+    pub fn adaptive_avg_pool(
+        level: Level,
+        layout: Layout,
+        channels: usize,
+        input: [usize; 2],
+        output: [usize; 2],
+    ) -> Self {
         Self::check_sizes(level, channels, [input, output]);
         let windows = Windows::new(level, input, adaptive_axes(input, output), 0);
-        Self::pool(level, channels, input, output, Kind::Mean(MeanPool { windows, divisor: None }))
+        let kind = Kind::Pool(Pool::Mean(Mean { divisor: None }), windows);
+        Self::pool(level, layout.planes(level, channels), input, output, kind)
     }
 
     /// At most so many bytes does a plan keep of the windows of a max or average pooling: a table for each way in which
@@ -164,24 +178,24 @@ impl Local {
         sizes.into_iter().for_each(|size| check_tensor(lanes(level), channels, size));
     }
 
-    fn pool(level: Level, channels: usize, input: [usize; 2], output: [usize; 2], kind: Kind) -> Self {
+    fn pool(level: Level, planes: usize, input: [usize; 2], output: [usize; 2], kind: Kind) -> Self {
         let [input, output] = [input, output].map(|[rows, width]| Plane { row: width * lanes(level), rows });
-        Local { level, channels, input, output, kind }
+        Local { level, planes, input, output, kind }
     }
 
-    /// Elements of the input of LANES images.
+    /// Elements of the input of a tile.
     pub fn input_len(&self) -> usize {
-        self.channels * self.input.len()
+        self.planes * self.input.len()
     }
 
-    /// Elements of the result of LANES images.
+    /// Elements of the result of a tile.
     pub fn output_len(&self) -> usize {
-        self.channels * self.output.len()
+        self.planes * self.output.len()
     }
 
     /// Whether f is linear, so that J does not depend on where it is taken.
     pub fn is_linear(&self) -> bool {
-        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Mean(_))
+        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Pool(Pool::Mean(_), _))
     }
 
     /// Rows of a channel of the result.
@@ -193,7 +207,7 @@ impl Local {
     pub fn rows_per_row(&self) -> Option<usize> {
         match &self.kind {
             Kind::Map(_) => Some(1),
-            Kind::Max { pool: MaxPool { windows }, .. } | Kind::Mean(MeanPool { windows, .. }) => windows.row_step(),
+            Kind::Pool(_, windows) => windows.row_step(),
         }
     }
 
@@ -228,13 +242,9 @@ impl Local {
                 };
                 self.each_stretch(value, &rows, parallel, |place, value| map(&z[place], value));
             }
-            Kind::Max { activation, pool } => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
+            Kind::Pool(pool, windows) => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
                 let z = &z[c * input.len()..][..input.len()];
-                with_linear_pieces(*activation, self.level, max::Forward { pool, rows: rows.clone(), z, value });
-            }),
-            Kind::Mean(pool) => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
-                let input = &z[c * input.len()..][..input.len()];
-                dispatch(self.level, mean::Forward { pool, rows: rows.clone(), input, output: value });
+                self.pool_plane(*pool, windows, &rows, z, Asked::Forward { value });
             }),
         }
     }
@@ -255,14 +265,13 @@ impl Local {
             Kind::Map(activation) => self.each_stretch(difference, &rows, parallel, |place, difference| {
                 with_function(*activation, self.level, Push { z: &z[place.clone()], d: &d[place], difference });
             }),
-            Kind::Max { activation, pool } => {
+            Kind::Pool(pool, windows) => {
                 for_each_chunk(parallel, self.work(), difference, output.len(), |c, difference| {
                     let [z, d] = [z, d].map(|from| &from[c * input.len()..][..input.len()]);
                     let value = &value[c * output.len()..][..output.len()];
-                    with_linear_pieces(*activation, self.level, max::Push { pool, z, value, d, difference });
+                    self.pool_plane(*pool, windows, &rows, z, Asked::Push { value, d, difference });
                 });
             }
-            Kind::Mean(_) => self.forward(d, difference, rows, parallel),
         }
     }
 
@@ -300,18 +309,11 @@ impl Local {
                     Pull { z: &z[place.clone()], d, gradient: &gradient[place], out },
                 );
             }),
-            Kind::Max { activation, pool } => for_each_chunk(parallel, self.work(), out, input.len(), |c, out| {
+            Kind::Pool(pool, windows) => for_each_chunk(parallel, self.work(), out, input.len(), |c, out| {
                 let z = &z[c * input.len()..][..input.len()];
                 let d = d.map(|d| &d[c * band.len()..][..band.len()]);
                 let [value, gradient] = [value, gradient].map(|from| &from[c * output.len()..][..output.len()]);
-                let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
-                let pull = max::Pull { pool, rows, input_rows, z, value, d, gradient, out };
-                with_linear_pieces(*activation, self.level, pull);
-            }),
-            Kind::Mean(pool) => for_each_chunk(parallel, self.work(), out, input.len(), |c, out| {
-                let gradient = &gradient[c * output.len()..][..output.len()];
-                let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
-                dispatch(self.level, mean::Pull { pool, rows, input_rows, gradient, out });
+                self.pool_plane(*pool, windows, &rows, z, Asked::Pull { value, d, gradient, out });
             }),
         }
     }
@@ -344,32 +346,31 @@ impl Local {
                     with_function(*activation, self.level, relax);
                 });
             }
-            Kind::Max { activation, pool } => {
+            Kind::Pool(pool, windows) => {
                 let planes = [output.len(), input.len()];
                 for_each_chunk_pair(parallel, work, [error, pulled], planes, |c, error, pulled| {
                     let z = &z[c * input.len()..][..input.len()];
                     let d = &d[c * band.len()..][..band.len()];
                     let [value, u] = [value, u].map(|from| &from[c * output.len()..][..output.len()]);
-                    let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
-                    let relax = max::Relax { pool, rows, input_rows, z, value, d, u, error, pulled };
-                    with_linear_pieces(*activation, self.level, relax);
-                });
-            }
-            Kind::Mean(pool) => {
-                let planes = [output.len(), input.len()];
-                for_each_chunk_pair(parallel, work, [error, pulled], planes, |c, error, pulled| {
-                    let d = &d[c * band.len()..][..band.len()];
-                    let u = &u[c * output.len()..][..output.len()];
-                    let (rows, input_rows) = (rows.clone(), input.range(&self.input_rows(&rows)));
-                    dispatch(self.level, mean::Relax { pool, rows, input_rows, d, u, error, pulled });
+                    self.pool_plane(*pool, windows, &rows, z, Asked::Relax { value, d, u, error, pulled });
                 });
             }
         }
     }
 
+    /// A pass over some rows of a plane of windows.
+    fn pool_plane(&self, pool: Pool, windows: &Windows, rows: &Range<usize>, z: &[f32], asked: Asked<'_>) {
+        let input = self.input.range(&self.input_rows(rows));
+        let plane = PoolPlane { windows, rows: rows.clone(), input, z, asked };
+        match pool {
+            Pool::Max(activation) => with_linear_pieces(activation, self.level, plane),
+            Pool::Mean(mean) => dispatch(self.level, Means(mean, plane)),
+        }
+    }
+
     /// About the multiplications and additions of a pass.
     fn work(&self) -> u64 {
-        (self.channels * (self.input.len() + self.output.len())) as u64
+        (self.planes * (self.input.len() + self.output.len())) as u64
     }
 
     /// The part of the input that belongs to some rows of the result.
@@ -413,9 +414,9 @@ impl Local {
 
     fn check(&self, what: &str, len: usize, plane: Plane) {
         assert!(
-            len == self.channels * plane.len(),
+            len == self.planes * plane.len(),
             "{what} has {len} elements, planned for {}",
-            self.channels * plane.len()
+            self.planes * plane.len()
         );
     }
 }

@@ -1,14 +1,14 @@
 //! AVX2 with FMA: vectors of eight, 16 registers.
 //!
-//! Every intrinsic here is sound because an [`Avx2`] is made by `dispatch` alone, after the CPU was
-//! found to have AVX2 and FMA.
+//! Every intrinsic here is sound because an [`Avx2`] is made by `dispatch` and the table of leaves alone, after the
+//! CPU was found to have AVX2 and FMA.
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, MAX_ROWS, Simd};
+use super::Simd;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(pub(super) ());
+pub(crate) struct Avx2(pub(crate) ());
 
 /// Calls an intrinsic that has no other requirement than its CPU feature.
 macro_rules! avx2 {
@@ -18,23 +18,21 @@ macro_rules! avx2 {
     };
 }
 
+/// Operations of two vectors that an intrinsic does.
+macro_rules! binary {
+    ($($name:ident: $intrinsic:ident),*) => {
+        $(#[inline(always)]
+        fn $name(self, a: __m256, b: __m256) -> __m256 {
+            avx2!($intrinsic(a, b))
+        })*
+    };
+}
+
 impl Simd for Avx2 {
     const LANES: usize = 8;
-    const REGISTERS: usize = 16;
-    const WIDTHS: [usize; MAX_ROWS] = [12, 4, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1];
     type V = __m256;
     type Mask = __m256;
 
-    #[inline(always)]
-    fn outlined<K: Kernel<Output = ()>>(self, kernel: K) {
-        #[inline(never)]
-        #[target_feature(enable = "avx2,fma")]
-        fn outlined<K: Kernel<Output = ()>>(simd: Avx2, kernel: K) {
-            kernel.run(simd);
-        }
-        // SAFETY: the CPU has AVX2 and FMA.
-        unsafe { outlined(self, kernel) }
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         avx2!(_mm256_set1_ps(x))
@@ -53,41 +51,14 @@ impl Simd for Avx2 {
         // SAFETY: eight elements are valid by contract, and the CPU has AVX2.
         unsafe { _mm256_storeu_ps(to, v) }
     }
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_add_ps(a, b))
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_sub_ps(a, b))
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_mul_ps(a, b))
-    }
-    #[inline(always)]
-    fn div(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_div_ps(a, b))
-    }
+    binary! { add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps, max: _mm256_max_ps, min: _mm256_min_ps }
     #[inline(always)]
     fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         avx2!(_mm256_fmadd_ps(a, b, c))
     }
     #[inline(always)]
-    fn prefetch_to_second(self, at: *const f32) {
-        avx2!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
-    }
-    #[inline(always)]
     fn lost_by_square(self, a: __m256, square: __m256) -> __m256 {
         avx2!(_mm256_fmsub_ps(a, a, square))
-    }
-    #[inline(always)]
-    fn max(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_max_ps(a, b))
-    }
-    #[inline(always)]
-    fn min(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_min_ps(a, b))
     }
     #[inline(always)]
     fn abs(self, a: __m256) -> __m256 {
@@ -115,20 +86,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn select(self, mask: __m256, yes: __m256, no: __m256) -> __m256 {
         avx2!(_mm256_blendv_ps(no, yes, mask))
-    }
-    #[inline(always)]
-    fn split_pairs(self, a: __m256, b: __m256) -> (__m256, __m256) {
-        avx2!({
-            let (low, high) = (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
-            (_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high))
-        })
-    }
-    #[inline(always)]
-    fn join_pairs(self, even: __m256, odd: __m256) -> (__m256, __m256) {
-        avx2!({
-            let (low, high) = (_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd));
-            (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
-        })
     }
     /// Halves of pairs, of fours, then of the vector: what is exchanged doubles its distance each time.
     #[inline(always)]

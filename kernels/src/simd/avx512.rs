@@ -1,14 +1,14 @@
 //! AVX-512F: vectors of sixteen, 32 registers.
 //!
-//! Every intrinsic here is sound because an [`Avx512`] is made by `dispatch` alone, after the CPU was
-//! found to have AVX-512F.
+//! Every intrinsic here is sound because an [`Avx512`] is made by `dispatch` and the table of leaves alone, after the
+//! CPU was found to have AVX-512F.
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, MAX_ROWS, Simd};
+use super::Simd;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(pub(super) ());
+pub(crate) struct Avx512(pub(crate) ());
 
 /// Calls an intrinsic that has no other requirement than its CPU feature.
 macro_rules! avx512 {
@@ -18,23 +18,21 @@ macro_rules! avx512 {
     };
 }
 
+/// Operations of two vectors that an intrinsic does.
+macro_rules! binary {
+    ($($name:ident: $intrinsic:ident),*) => {
+        $(#[inline(always)]
+        fn $name(self, a: __m512, b: __m512) -> __m512 {
+            avx512!($intrinsic(a, b))
+        })*
+    };
+}
+
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    const REGISTERS: usize = 32;
-    const WIDTHS: [usize; MAX_ROWS] = [16, 8, 8, 6, 5, 4, 1, 1, 1, 1, 1, 1];
     type V = __m512;
     type Mask = __mmask16;
 
-    #[inline(always)]
-    fn outlined<K: Kernel<Output = ()>>(self, kernel: K) {
-        #[inline(never)]
-        #[target_feature(enable = "avx512f,avx2,fma")]
-        fn outlined<K: Kernel<Output = ()>>(simd: Avx512, kernel: K) {
-            kernel.run(simd);
-        }
-        // SAFETY: the CPU has AVX-512F.
-        unsafe { outlined(self, kernel) }
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         avx512!(_mm512_set1_ps(x))
@@ -53,41 +51,14 @@ impl Simd for Avx512 {
         // SAFETY: sixteen elements are valid by contract, and the CPU has AVX-512F.
         unsafe { _mm512_storeu_ps(to, v) }
     }
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        avx512!(_mm512_add_ps(a, b))
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        avx512!(_mm512_sub_ps(a, b))
-    }
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        avx512!(_mm512_mul_ps(a, b))
-    }
-    #[inline(always)]
-    fn div(self, a: __m512, b: __m512) -> __m512 {
-        avx512!(_mm512_div_ps(a, b))
-    }
+    binary! { add: _mm512_add_ps, sub: _mm512_sub_ps, mul: _mm512_mul_ps, div: _mm512_div_ps, max: _mm512_max_ps, min: _mm512_min_ps }
     #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         avx512!(_mm512_fmadd_ps(a, b, c))
     }
     #[inline(always)]
-    fn prefetch_to_second(self, at: *const f32) {
-        avx512!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
-    }
-    #[inline(always)]
     fn lost_by_square(self, a: __m512, square: __m512) -> __m512 {
         avx512!(_mm512_fmsub_ps(a, a, square))
-    }
-    #[inline(always)]
-    fn max(self, a: __m512, b: __m512) -> __m512 {
-        avx512!(_mm512_max_ps(a, b))
-    }
-    #[inline(always)]
-    fn min(self, a: __m512, b: __m512) -> __m512 {
-        avx512!(_mm512_min_ps(a, b))
     }
     #[inline(always)]
     fn abs(self, a: __m512) -> __m512 {
@@ -138,42 +109,13 @@ impl Simd for Avx512 {
             let mut block = [_mm512_setzero_ps(); 16];
             for (i, row) in block.iter_mut().enumerate() {
                 let mask = if i < rows { first(columns) } else { 0 };
-                *row = _mm512_maskz_loadu_ps(mask, from.wrapping_add(i * from_stride));
+                *row = _mm512_maskz_loadu_ps(mask, from.wrapping_add(i.wrapping_mul(from_stride)));
             }
             for (j, column) in transposed(block).into_iter().enumerate() {
                 let mask = if j < columns { first(width) } else { 0 };
                 _mm512_mask_storeu_ps(to.wrapping_add(j * to_stride), mask, column);
             }
         }
-    }
-    #[inline(always)]
-    unsafe fn transpose_past_caches(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        // SAFETY: as in `transpose`; rows of `to` are aligned by contract.
-        unsafe {
-            for (j, column) in transposed(block(from, from_stride)).into_iter().enumerate() {
-                _mm512_stream_ps(to.add(j * to_stride), column);
-            }
-        }
-    }
-    #[inline(always)]
-    fn split_pairs(self, a: __m512, b: __m512) -> (__m512, __m512) {
-        avx512!({
-            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-            (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
-        })
-    }
-    #[inline(always)]
-    fn join_pairs(self, even: __m512, odd: __m512) -> (__m512, __m512) {
-        avx512!({
-            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-            (_mm512_permutex2var_ps(even, low, odd), _mm512_permutex2var_ps(even, high, odd))
-        })
-    }
-    #[inline(always)]
-    fn fence(self) {
-        avx512!(_mm_sfence())
     }
     #[inline(always)]
     fn sum(self, v: __m512) -> f32 {

@@ -1,6 +1,6 @@
 //! From a level to code compiled for its instructions.
 
-use super::{MAX_ROWS, Simd, portable::Portable};
+use super::{Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 use crate::level::{Isa, Level};
@@ -31,38 +31,17 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
 
 /// Elements of a vector at a level.
 pub(crate) fn lanes(level: Level) -> usize {
-    dispatch(level, Sizes)[0]
+    dispatch(level, Lanes)
 }
 
-/// Vectors that the registers hold at a level.
-pub(crate) fn registers(level: Level) -> usize {
-    dispatch(level, Sizes)[1]
-}
+struct Lanes;
 
-/// Vectors in the widest register tile of 1, 2, ... rows at a level.
-pub(crate) fn widths(level: Level) -> [usize; MAX_ROWS] {
-    dispatch(level, Widths)
-}
-
-struct Widths;
-
-impl Kernel for Widths {
-    type Output = [usize; MAX_ROWS];
+impl Kernel for Lanes {
+    type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> [usize; MAX_ROWS] {
-        S::WIDTHS
-    }
-}
-
-struct Sizes;
-
-impl Kernel for Sizes {
-    type Output = [usize; 2];
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> [usize; 2] {
-        [S::LANES, S::REGISTERS]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::LANES
     }
 }
 

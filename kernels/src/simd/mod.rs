@@ -1,40 +1,30 @@
 //! The vector type that every kernel is written over, and the way in.
 //!
 //! A kernel is a struct with one generic method ([`Kernel::run`]); [`dispatch`] enters it once,
-//! compiled for the instructions of a [`Level`](crate::Level). Nothing outside of this module
-//! knows an instruction set.
+//! compiled for the instructions of a [`Level`](crate::Level). Nothing outside of this module and the
+//! table of leaves knows an instruction set.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 mod dispatch;
-mod portable;
+pub(crate) mod portable;
 
-pub(crate) use dispatch::{Kernel, dispatch, lanes, registers, widths};
+pub(crate) use dispatch::{Kernel, dispatch, lanes};
 
 /// Vectors of f32 and the operations that the kernels need. A value is the proof that the CPU has
-/// the instructions: it is made by [`dispatch`] alone.
+/// the instructions: it is made by [`dispatch`] and the table of leaves alone.
 ///
 /// Loads and stores are unsafe because they take pointers; everything else is plain arithmetic.
 pub(crate) trait Simd: Copy {
     /// Elements of a vector.
     const LANES: usize;
-    /// Vectors that the registers hold.
-    const REGISTERS: usize;
-
-    /// Vectors in the widest register tile of 1, 2, ... rows of a product of lanes: enough sums to hide
-    /// the latency of the units, as few loads for each as the registers allow.
-    const WIDTHS: [usize; MAX_ROWS];
-
     /// A vector.
     type V: Copy;
     /// The outcome of a comparison.
     type Mask: Copy;
 
-    /// Runs a kernel in a function of its own, for the loops around a register tile: inlined among its
-    /// sisters it would have to share the registers with them.
-    fn outlined<K: Kernel<Output = ()>>(self, kernel: K);
     fn splat(self, x: f32) -> Self::V;
     /// Asks for the cache line of an address, which may be any, to be brought into the first cache.
     #[inline(always)]
@@ -106,58 +96,6 @@ pub(crate) trait Simd: Copy {
         }
     }
 
-    /// The elements at even places of both, one after the other, and those at odd places.
-    #[inline(always)]
-    fn split_pairs(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {
-        let mut pairs = [0.0f32; 2 * MAX_LANES];
-        let (mut even, mut odd) = ([0.0f32; MAX_LANES], [0.0f32; MAX_LANES]);
-        // SAFETY: the arrays hold two and one vector of any level.
-        unsafe {
-            self.store(pairs.as_mut_ptr(), a);
-            self.store(pairs.as_mut_ptr().add(Self::LANES), b);
-            for i in 0..Self::LANES {
-                even[i] = pairs[2 * i];
-                odd[i] = pairs[2 * i + 1];
-            }
-            (self.load(even.as_ptr()), self.load(odd.as_ptr()))
-        }
-    }
-
-    /// The elements of both in turn, as two vectors: undoes [`split_pairs`](Self::split_pairs).
-    #[inline(always)]
-    fn join_pairs(self, even: Self::V, odd: Self::V) -> (Self::V, Self::V) {
-        let mut pairs = [0.0f32; 2 * MAX_LANES];
-        let (mut evens, mut odds) = ([0.0f32; MAX_LANES], [0.0f32; MAX_LANES]);
-        // SAFETY: the arrays hold two and one vector of any level.
-        unsafe {
-            self.store(evens.as_mut_ptr(), even);
-            self.store(odds.as_mut_ptr(), odd);
-            for i in 0..Self::LANES {
-                pairs[2 * i] = evens[i];
-                pairs[2 * i + 1] = odds[i];
-            }
-            (self.load(pairs.as_ptr()), self.load(pairs.as_ptr().add(Self::LANES)))
-        }
-    }
-
-    /// As [`transpose`](Self::transpose), past the caches where the CPU can: for more than they hold.
-    /// [`fence`](Self::fence) must follow before anybody reads the block.
-    ///
-    /// Rows of `to` must begin at multiples of a vector's size.
-    #[inline(always)]
-    unsafe fn transpose_past_caches(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        // SAFETY: the same contract.
-        unsafe { self.transpose(from, from_stride, to, to_stride) }
-    }
-
-    /// Orders what was written past the caches before all that is written afterwards.
-    #[inline(always)]
-    fn fence(self) {}
-
-    /// Asks for the cache line of an address, valid or not, to be brought to the second-level cache.
-    #[inline(always)]
-    fn prefetch_to_second(self, _: *const f32) {}
-
     /// a^2 - square, where `square` is the rounded a^2: from halves of a whose products are exact, since
     /// not every CPU fuses.
     #[inline(always)]
@@ -194,6 +132,3 @@ pub(crate) trait Simd: Copy {
 
 /// Elements of the widest vector of any level.
 pub(crate) const MAX_LANES: usize = 16;
-
-/// Rows of the tallest register tile.
-pub(crate) const MAX_ROWS: usize = 12;

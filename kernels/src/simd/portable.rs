@@ -2,7 +2,7 @@
 
 use wide::{f32x4, i32x4};
 
-use super::{Kernel, MAX_ROWS, Simd};
+use super::Simd;
 
 /// Vectors of four: tiles fit the 16 registers of SSE2.
 #[derive(Clone, Copy)]
@@ -10,15 +10,9 @@ pub(crate) struct Portable;
 
 impl Simd for Portable {
     const LANES: usize = 4;
-    const REGISTERS: usize = 16;
-    const WIDTHS: [usize; MAX_ROWS] = [8, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1];
     type V = f32x4;
     type Mask = f32x4;
 
-    #[inline(never)]
-    fn outlined<K: Kernel<Output = ()>>(self, kernel: K) {
-        kernel.run(self);
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> f32x4 {
         f32x4::splat(x)

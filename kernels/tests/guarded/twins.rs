@@ -32,3 +32,6 @@ mod pool;
 
 #[path = "../twins/refused.rs"]
 mod refused;
+
+#[path = "../twins/view.rs"]
+mod view;

@@ -9,7 +9,7 @@
 use std::iter::zip;
 
 use approx::assert_relative_eq;
-use predictive_coding_kernels::{Activation, Level, Local, Relaxing, lanes, reference};
+use predictive_coding_kernels::{Activation, Layout, Level, Local, Relaxing, lanes, reference};
 use rand::RngExt;
 
 use crate::common::*;
@@ -112,7 +112,8 @@ pub fn widen(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// Elements in a row of vectors, of which the last is filled up with zeros.
+/// Elements in a row of vectors, of which the last is filled up with zeros. What the lanes are is nothing to a function
+/// of each element.
 struct Row {
     local: Local,
     len: usize,
@@ -120,7 +121,8 @@ struct Row {
 
 impl Row {
     fn new(activation: Activation, level: Level, len: usize) -> Self {
-        Row { local: Local::activation(level, activation, 1, [1, len.div_ceil(lanes(level))]), len }
+        let size = [1, len.div_ceil(lanes(level))];
+        Row { local: Local::activation(level, Layout::Images, activation, 1, size), len }
     }
 
     fn filled(&self, x: &[f32]) -> Vec<f32> {
@@ -307,19 +309,21 @@ fn slopes_at_zero() {
     }
 }
 
-/// Vectors of several channels, rows and columns, between gaps and from odd places.
+/// Vectors of several planes, rows and columns, between gaps and from odd places.
 #[test]
 fn every_shape() {
     let mut rng = generator(31);
-    for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
+    for (tiling, activation) in tilings().into_iter().flat_map(|tiling| ALL.map(|activation| (tiling, activation))) {
+        let Tiling { level, layout } = tiling;
         let most = 3 * 4 * 5 * lanes(level);
         let [z, d, u] = [0; 3].map(|_| values(&mut rng, most));
         let [whole_value, slope] = forward(activation, level, &z);
         let [difference, new_slope] = push(activation, level, &z, &d);
         let [error, pulled] = relax(activation, level, &z, &d, &u);
-        for (channels, height, width) in (0..3 * 4 * 5).map(|i| (i / 20 + 1, i / 5 % 4 + 1, i % 5 + 1)) {
-            let local = Local::activation(level, activation, channels, [height, width]);
-            let len = channels * height * width * lanes(level);
+        for (planes, height, width) in (0..3 * 4 * 5).map(|i| (i / 20 + 1, i / 5 % 4 + 1, i % 5 + 1)) {
+            let channels = if layout == Layout::Images { planes } else { (planes - 1) * lanes(level) + 1 };
+            let local = Local::activation(level, layout, activation, channels, [height, width]);
+            let len = tiling.len(channels, [height, width]);
             assert_eq!([local.input_len(), local.output_len(), local.output_rows()], [len, len, height]);
             let inside = 3..3 + len;
             let between_gaps = |x: &[f32]| {
@@ -337,7 +341,7 @@ fn every_shape() {
             local.pull(z, value, Some(d), ones, e, 0..height, false);
             local.relax(Relaxing { z, value, d, u, error: f, pulled: g }, 0..height, false);
             for (got, whole) in zip(&got, [&whole_value, &slope, &difference, &new_slope, &error, &pulled]) {
-                let case = (level, activation, channels, height, width);
+                let case = (tiling, activation, channels, height, width);
                 assert!(same_bits(got, &between_gaps(whole)), "{case:?}");
             }
         }

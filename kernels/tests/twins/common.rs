@@ -1,8 +1,8 @@
-//! What the tests of the kernels share: levels, random data, images across lanes, comparisons.
+//! What the tests of the kernels share: levels, layouts, random data, comparisons.
 
 use std::fmt::Debug;
 
-use predictive_coding_kernels::{ConvShape, LEVEL_VARIABLE, Level, lanes, reference};
+use predictive_coding_kernels::{ConvShape, LEVEL_VARIABLE, Layout, Level, lanes, reference};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -52,18 +52,69 @@ pub fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads").install(f)
 }
 
-/// `[samples][elements]` to `[elements][lanes]`, for as many samples as a vector of the level has lanes.
-pub fn to_lanes<T: Copy>(level: Level, samples: &[T]) -> Vec<T> {
-    let lanes = lanes(level);
-    let elements = samples.len() / lanes;
-    (0..samples.len()).map(|i| samples[i % lanes * elements + i / lanes]).collect()
+/// A level and what the lanes of its vectors are.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiling {
+    pub level: Level,
+    pub layout: Layout,
 }
 
-/// The reverse of [`to_lanes`].
-pub fn from_lanes<T: Copy>(level: Level, vectors: &[T]) -> Vec<T> {
-    let lanes = lanes(level);
-    let elements = vectors.len() / lanes;
-    (0..vectors.len()).map(|i| vectors[i % elements * lanes + i / elements]).collect()
+/// Every one of [`levels`] with either layout.
+pub fn tilings() -> Vec<Tiling> {
+    let tilings = |level| [Layout::Images, Layout::Channels].map(|layout| Tiling { level, layout });
+    levels().into_iter().flat_map(tilings).collect()
+}
+
+impl Tiling {
+    pub fn images(self) -> usize {
+        if self.layout == Layout::Images { lanes(self.level) } else { 1 }
+    }
+
+    pub fn planes(self, channels: usize) -> usize {
+        if self.layout == Layout::Images { channels } else { channels.div_ceil(lanes(self.level)) }
+    }
+
+    /// Elements of a tile.
+    pub fn len(self, channels: usize, [height, width]: [usize; 2]) -> usize {
+        self.planes(channels) * height * width * lanes(self.level)
+    }
+
+    /// So many channels, and several times as many where they share vectors.
+    pub fn several(self, channels: usize) -> usize {
+        if self.layout == Layout::Images { channels } else { 3 * channels }
+    }
+
+    /// Where the elements of `[images][channels][pixels]` lie in a tile.
+    pub fn places(self, channels: usize, pixels: usize) -> impl Iterator<Item = usize> {
+        let lanes = lanes(self.level);
+        (0..self.images() * channels * pixels).map(move |i| {
+            let (image, channel, pixel) = (i / pixels / channels, i / pixels % channels, i % pixels);
+            match self.layout {
+                Layout::Images => (channel * pixels + pixel) * lanes + image,
+                Layout::Channels => (channel / lanes * pixels + pixel) * lanes + channel % lanes,
+            }
+        })
+    }
+
+    /// `[images][channels][pixels]` as a tile, with NaN in the lanes beyond the last channel.
+    pub fn to_tile(self, channels: usize, images: &[f32]) -> Vec<f32> {
+        let pixels = images.len() / self.images() / channels;
+        let mut tile = vec![f32::NAN; self.len(channels, [1, pixels])];
+        self.places(channels, pixels).zip(images).for_each(|(place, &x)| tile[place] = x);
+        tile
+    }
+
+    /// The reverse of [`to_tile`](Self::to_tile).
+    pub fn of_tile(self, channels: usize, tile: &[f32]) -> Vec<f32> {
+        let pixels = tile.len() / self.len(channels, [1, 1]);
+        self.places(channels, pixels).map(|place| tile[place]).collect()
+    }
+
+    /// [`to_tile`](Self::to_tile) and [`of_tile`](Self::of_tile).
+    #[expect(clippy::type_complexity, reason = "a pair of functions")]
+    pub fn both_ways(self, channels: usize) -> (impl Fn(&[f32]) -> Vec<f32>, impl Fn(&[f32]) -> Vec<f32>) {
+        (move |images| self.to_tile(channels, images), move |tile| self.of_tile(channels, tile))
+    }
 }
 
 pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
@@ -159,6 +210,11 @@ pub fn square_windows(in_channels: usize, out_channels: usize) -> Vec<ConvShape>
 
 fn fits(shape: &ConvShape) -> bool {
     (0..2).all(|axis| (shape.kernel[axis] - 1) * shape.dilation[axis] < shape.input[axis] + 2 * shape.padding[axis])
+}
+
+/// A convolution without padding, of stride 1.
+pub fn plain([in_channels, out_channels]: [usize; 2], input: [usize; 2], kernel: [usize; 2]) -> ConvShape {
+    ConvShape { input, kernel, ..ConvShape::linear(in_channels, out_channels) }
 }
 
 /// Elements of an input of `samples` images, and of an output.

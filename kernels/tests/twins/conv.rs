@@ -1,37 +1,45 @@
-//! Convolutions with an image in every lane against their twins.
+//! Convolutions of tiles against their twins.
 
-use predictive_coding_kernels::{Combine, ConvShape, LaneConv, Level, lanes, reference};
+use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level, lanes, reference};
 use rand::{Rng, RngExt};
 
 use crate::common::*;
 
-/// The data of a convolution of as many images as a vector has lanes, as `[samples][channels]...`.
+/// The data of a convolution of a tile, as `[samples][channels]...`.
 struct Case {
-    level: Level,
+    tiling: Tiling,
     shape: ConvShape,
-    conv: LaneConv,
-    samples: usize,
+    conv: Conv,
     weight: Vec<f32>,
     input: Vec<f32>,
     output_gradient: Vec<f32>,
 }
 
 impl Case {
-    fn random(rng: &mut impl Rng, level: Level, shape: ConvShape) -> Self {
-        let samples = lanes(level);
-        let [input, output] = sizes(&shape, samples);
-        let weights = shape.in_channels * shape.out_channels * shape.kernel[0] * shape.kernel[1];
-        let conv = LaneConv::new(level, shape);
-        assert_eq!([conv.input_len(), conv.output_len()], [input, output], "sizes of {shape:?}");
+    fn random(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
+        let [input, output] = sizes(&shape, tiling.images());
+        let conv = Conv::new(tiling.level, tiling.layout, shape);
+        let lens = [
+            tiling.len(shape.in_channels, shape.input),
+            tiling.len(shape.out_channels, reference::output_size(&shape)),
+        ];
+        assert_eq!([conv.input_len(), conv.output_len()], lens, "sizes of {shape:?}");
         Case {
-            level,
+            tiling,
             shape,
             conv,
-            samples,
-            weight: values(rng, weights),
+            weight: values(rng, shape.in_channels * shape.out_channels * shape.taps()),
             input: values(rng, input),
             output_gradient: values(rng, output),
         }
+    }
+
+    fn input_tile(&self) -> Vec<f32> {
+        self.tiling.to_tile(self.shape.in_channels, &self.input)
+    }
+
+    fn gradient_tile(&self) -> Vec<f32> {
+        self.tiling.to_tile(self.shape.out_channels, &self.output_gradient)
     }
 
     fn packed_forward(&self) -> Vec<f32> {
@@ -47,23 +55,23 @@ impl Case {
     }
 
     fn forward(&self, rng: &mut impl Rng) {
-        let Case { shape, samples, .. } = *self;
+        let (shape, samples) = (self.shape, self.tiling.images());
         let sums = reference::conv_forward(&shape, samples, &self.input, &self.weight);
         let size = reference::conv_forward(&shape, samples, &absolute(&self.input), &absolute(&self.weight));
         let depth = shape.in_channels * shape.taps();
-        let (packed, input) = (self.packed_forward(), to_lanes(self.level, &self.input));
+        let (packed, input) = (self.packed_forward(), self.input_tile());
         self.check_combinations(rng, shape.out_channels, depth, sums, size, |combine, out| {
             self.conv.forward(&packed, &input, combine, out, false);
         });
     }
 
     fn backward_data(&self, rng: &mut impl Rng) {
-        let Case { shape, samples, .. } = *self;
+        let (shape, samples) = (self.shape, self.tiling.images());
         let (errors, weight) = (&self.output_gradient, &self.weight);
         let sums = reference::conv_backward_data(&shape, samples, errors, weight);
         let size = reference::conv_backward_data(&shape, samples, &absolute(errors), &absolute(weight));
         let depth = shape.out_channels * shape.taps();
-        let (packed, errors) = (self.packed_backward(), to_lanes(self.level, errors));
+        let (packed, errors) = (self.packed_backward(), self.gradient_tile());
         self.check_combinations(rng, shape.in_channels, depth, sums, size, |combine, out| {
             self.conv.backward_data(&packed, &errors, combine, out, false);
         });
@@ -79,7 +87,8 @@ impl Case {
         size: Vec<f64>,
         run: impl Fn(Combine<'_>, &mut [f32]),
     ) {
-        let plane = sums.len() / (self.samples * channels);
+        let samples = self.tiling.images();
+        let plane = sums.len() / (samples * channels);
         let bias = values(rng, channels);
         let bias_size = absolute(&bias);
         let any = Combine {
@@ -90,7 +99,7 @@ impl Case {
             bias: rng.random_bool(0.7).then_some(bias.as_slice()),
             step: None,
         };
-        let step = values(rng, self.samples);
+        let step = values(rng, samples);
         for combine in [Combine::default(), any, Combine { step: Some(&step), ..any }] {
             let reads = combine.beta != 0.0 || combine.step.is_some();
             let old = if reads { values(rng, sums.len()) } else { vec![f32::NAN; sums.len()] };
@@ -112,59 +121,63 @@ impl Case {
                     *size = f64::from(old[i]).abs() + factor.abs() * *size;
                 }
             }
-            let mut out = to_lanes(self.level, &old);
-            run(Combine { other: &to_lanes(self.level, &other), ..combine }, &mut out);
-            let case = (self.level, self.shape, [combine.alpha, combine.beta, combine.gamma], combine.bias.is_some());
-            assert_within(&from_lanes(self.level, &out), &want, |i| of_sum(depth, size[i]), &case);
+            let mut out = self.tiling.to_tile(channels, &old);
+            run(Combine { other: &self.tiling.to_tile(channels, &other), ..combine }, &mut out);
+            let case = (self.tiling, self.shape, [combine.alpha, combine.beta, combine.gamma], combine.bias.is_some());
+            assert_within(&self.tiling.of_tile(channels, &out), &want, |i| of_sum(depth, size[i]), &case);
         }
     }
 
     fn backward_weights(&self, rng: &mut impl Rng) {
-        let Case { shape, samples, level, .. } = *self;
+        let (shape, tiling) = (self.shape, self.tiling);
         let (errors, input) = (&self.output_gradient, &self.input);
-        let old = values(rng, self.weight.len());
-        let sums = reference::conv_backward_weights(&shape, samples, errors, input);
-        let size = reference::conv_backward_weights(&shape, samples, &absolute(errors), &absolute(input));
-        let mut gradient = old.clone();
+        let sums = reference::conv_backward_weights(&shape, tiling.images(), errors, input);
+        let size = reference::conv_backward_weights(&shape, tiling.images(), &absolute(errors), &absolute(input));
+        // Wherever an element of the packed gradient belongs, it holds so much.
+        let old = rng.random_range(-1.0..1.0);
+        let mut packed = vec![old; self.conv.gradient_len()];
         let mut scratch = vec![f32::NAN; self.conv.weights_scratch_len()];
-        let (errors, input) = (to_lanes(level, errors), to_lanes(level, input));
-        self.conv.backward_weights(&errors, &input, &mut gradient, &mut scratch, false);
-        let add = Combine { beta: 1.0, ..Combine::default() };
-        let want = reference::combine(&add, &sums, &old, 1);
-        let size = reference::combine(&add, &size, &absolute(&old), 1);
+        let (errors, input) = (self.gradient_tile(), self.input_tile());
+        self.conv.backward_weights(&errors, &input, &mut packed, &mut scratch, false);
+        // Powers of 2, which round nothing.
+        let factor = [1.0, -0.5, 4.0][rng.random_range(0..3)];
+        let mut gradient = vec![f32::NAN; sums.len()];
+        self.conv.unpack_gradient(&packed, factor, &mut gradient);
+        if tiling.layout == Layout::Images {
+            let scaled: Vec<f32> = packed.iter().map(|x| factor * x).collect();
+            assert!(same_bits(&scaled, &gradient), "{shape:?} is not packed as it is");
+        }
+        let [factor, old] = [factor, old].map(f64::from);
+        let want: Vec<f64> = sums.iter().map(|sum| factor * (sum + old)).collect();
         let depth = self.output_gradient.len() / shape.out_channels;
-        assert_within(&gradient, &want, |i| of_sum(depth, size[i]), &(level, shape, "weights"));
+        let tolerance = |i: usize| of_sum(depth, factor.abs() * (size[i] + old.abs()));
+        assert_within(&gradient, &want, tolerance, &(tiling, shape, "weights"));
 
         let old = values(rng, shape.out_channels);
         let mut gradient = old.clone();
         self.conv.backward_bias(&errors, &mut gradient);
-        let sums = reference::conv_backward_bias(&shape, samples, &self.output_gradient);
-        let size = reference::conv_backward_bias(&shape, samples, &absolute(&self.output_gradient));
+        let add = Combine { beta: 1.0, ..Combine::default() };
+        let sums = reference::conv_backward_bias(&shape, tiling.images(), &self.output_gradient);
+        let size = reference::conv_backward_bias(&shape, tiling.images(), &absolute(&self.output_gradient));
         let (want, size) =
             (reference::combine(&add, &sums, &old, 1), reference::combine(&add, &size, &absolute(&old), 1));
-        assert_within(&gradient, &want, |i| of_sum(depth, size[i]), &(level, shape, "bias"));
+        assert_within(&gradient, &want, |i| of_sum(depth, size[i]), &(tiling, shape, "bias"));
     }
 }
 
-fn check(rng: &mut impl Rng, level: Level, shape: ConvShape) {
-    let case = Case::random(rng, level, shape);
+fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) {
+    let case = Case::random(rng, tiling, shape);
     case.forward(rng);
     case.backward_data(rng);
     case.backward_weights(rng);
 }
 
-/// A convolution without padding, of stride 1.
-fn plain(channels: [usize; 2], input: [usize; 2], kernel: [usize; 2]) -> ConvShape {
-    let (stride, padding, dilation) = ([1, 1], [0, 0], [1, 1]);
-    ConvShape { in_channels: channels[0], out_channels: channels[1], input, kernel, stride, padding, dilation }
-}
-
 #[test]
 fn every_window() {
     let mut rng = generator(10);
-    for level in levels() {
+    for tiling in tilings() {
         for shape in square_windows(2, 3) {
-            check(&mut rng, level, shape);
+            check(&mut rng, tiling, shape);
         }
     }
 }
@@ -172,9 +185,9 @@ fn every_window() {
 #[test]
 fn windows_beyond_the_image() {
     let mut rng = generator(20);
-    for level in levels() {
+    for tiling in tilings() {
         for shape in far_windows() {
-            check(&mut rng, level, shape);
+            check(&mut rng, tiling, shape);
         }
     }
 }
@@ -182,9 +195,9 @@ fn windows_beyond_the_image() {
 #[test]
 fn every_channel_count() {
     let mut rng = generator(11);
-    for level in levels() {
+    for tiling in tilings() {
         for i in 0..26 * 26 {
-            check(&mut rng, level, plain([i / 26 + 1, i % 26 + 1], [3, 5], [2, 3]));
+            check(&mut rng, tiling, plain([i / 26 + 1, i % 26 + 1], [3, 5], [2, 3]));
         }
     }
 }
@@ -192,10 +205,10 @@ fn every_channel_count() {
 #[test]
 fn every_small_image() {
     let mut rng = generator(12);
-    for level in levels() {
+    for tiling in tilings() {
         for i in 0..12 * 12 {
             let shape = ConvShape { padding: [1, 1], ..plain([3, 7], [i / 12 + 1, i % 12 + 1], [3, 3]) };
-            check(&mut rng, level, shape);
+            check(&mut rng, tiling, shape);
         }
     }
 }
@@ -204,7 +217,7 @@ fn every_small_image() {
 #[test]
 fn one_tap_on_small_images() {
     let mut rng = generator(19);
-    for level in levels() {
+    for tiling in tilings() {
         for i in 0..3 * 3 * 3 * 3 * 4 {
             let pair = |i: usize| [i % 3, i / 3 % 3];
             let shape = ConvShape {
@@ -212,12 +225,12 @@ fn one_tap_on_small_images() {
                 padding: [i / 81 % 2, i / 162],
                 ..plain([5, 11], pair(i / 9).map(|size| size + 1), [1, 1])
             };
-            check(&mut rng, level, shape);
+            check(&mut rng, tiling, shape);
         }
     }
 }
 
-/// Panels of output channels, slices of input channels, and blocks of images.
+/// Panels of output channels, parts of input channels, and blocks of pixels.
 #[test]
 fn weight_gradients_of_many_channels_and_large_images() {
     let mut rng = generator(17);
@@ -227,11 +240,12 @@ fn weight_gradients_of_many_channels_and_large_images() {
         ConvShape { padding: [2, 2], ..plain([3, 64], [12, 30], [5, 5]) },
         ConvShape { padding: [1, 1], dilation: [1, 2], ..plain([2, 11], [30, 70], [3, 3]) },
         ConvShape { padding: [0, 1], stride: [1, 2], ..plain([4, 40], [3, 150], [1, 3]) },
+        ConvShape { padding: [1, 1], ..plain([3, 20], [80, 60], [3, 3]) },
         plain([65, 96], [8, 8], [1, 1]),
     ];
-    for level in levels() {
+    for tiling in tilings() {
         for shape in shapes {
-            Case::random(&mut rng, level, shape).backward_weights(&mut rng);
+            Case::random(&mut rng, tiling, shape).backward_weights(&mut rng);
         }
     }
 }
@@ -240,11 +254,87 @@ fn weight_gradients_of_many_channels_and_large_images() {
 #[test]
 fn every_tile() {
     let mut rng = generator(18);
-    for level in levels() {
+    for tiling in tilings() {
         for channels in 1..=7 {
             for (length, kernel) in (1..=33).flat_map(|length| [(length, 1), (length + 1, 2)]) {
-                check(&mut rng, level, plain([channels, channels], [1, length], [1, kernel]));
-                check(&mut rng, level, plain([channels, channels], [length, 1], [kernel, 1]));
+                check(&mut rng, tiling, plain([channels, channels], [1, length], [1, kernel]));
+                check(&mut rng, tiling, plain([channels, channels], [length, 1], [kernel, 1]));
+            }
+        }
+    }
+}
+
+/// Vectors of channels in every number that is one tile or several, by runs of pixels of every length.
+#[test]
+fn every_tile_of_channels() {
+    let mut rng = generator(21);
+    for tiling in tilings().into_iter().filter(|tiling| tiling.layout == Layout::Channels) {
+        for (vectors, length) in (1..=17).flat_map(|vectors| (1..=33).map(move |length| (vectors, length))) {
+            let channels = vectors * lanes(tiling.level) - rng.random_range(0..lanes(tiling.level));
+            check(&mut rng, tiling, plain([channels, 2], [1, length], [1, 1]));
+            check(&mut rng, tiling, plain([3, channels], [length, 1], [1, 1]));
+        }
+    }
+}
+
+/// On both sides, with taps on padding.
+#[test]
+fn channels_around_vectors() {
+    let mut rng = generator(22);
+    let counts = [3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33];
+    for tiling in tilings() {
+        for (i, o) in counts.into_iter().flat_map(|i| counts.map(|o| (i, o))) {
+            let steps =
+                ConvShape { stride: [2, 1], padding: [1, 1], dilation: [1, 2], ..plain([i, o], [3, 4], [2, 2]) };
+            check(&mut rng, tiling, steps);
+        }
+    }
+}
+
+/// Which leaves one pixel, so that the convolution is a matrix product of the image.
+#[test]
+fn windows_as_large_as_the_image() {
+    let mut rng = generator(23);
+    for tiling in tilings() {
+        for size in [[1, 2], [3, 3], [4, 5], [7, 1]] {
+            for channels in [[1, 1], [5, 40], [16, 17], [33, 15], [2, 100]] {
+                let shape = plain(channels, size, size);
+                assert!(Conv::new(tiling.level, tiling.layout, shape).is_matrix());
+                check(&mut rng, tiling, shape);
+            }
+        }
+    }
+}
+
+/// More weights than the cache that they pass through holds.
+#[test]
+fn weights_that_are_cut() {
+    let mut rng = generator(24);
+    for tiling in tilings() {
+        for shape in [plain([150, 270], [3, 5], [3, 3]), plain([270, 150], [3, 4], [3, 3])] {
+            check(&mut rng, tiling, shape);
+        }
+    }
+}
+
+/// Whoever adds up a whole tile relies on it.
+#[test]
+fn lanes_beyond_the_last_channel_become_zero() {
+    let mut rng = generator(25);
+    for tiling in tilings().into_iter().filter(|tiling| tiling.layout == Layout::Channels) {
+        for _ in 0..60 {
+            let shape = random_shape(&mut rng, 40, 6);
+            let case = Case::random(&mut rng, tiling, shape);
+            let (mut output, mut gradient) = (vec![GAP; case.conv.output_len()], vec![GAP; case.conv.input_len()]);
+            let bias = values(&mut rng, shape.out_channels);
+            let combine = Combine { bias: Some(&bias), ..Combine::default() };
+            case.conv.forward(&case.packed_forward(), &case.input_tile(), combine, &mut output, false);
+            let combine = Combine::default();
+            case.conv.backward_data(&case.packed_backward(), &case.gradient_tile(), combine, &mut gradient, false);
+            for (channels, mut tile) in [(shape.out_channels, output), (shape.in_channels, gradient)] {
+                let pixels = tile.len() / tiling.len(channels, [1, 1]);
+                tiling.places(channels, pixels).for_each(|place| tile[place] = 0.0);
+                assert!(tile.iter().all(|&x| x == 0.0), "{tiling:?}, {shape:?}");
             }
         }
     }
@@ -253,10 +343,10 @@ fn every_tile() {
 #[test]
 fn random_shapes() {
     let mut rng = generator(13);
-    for level in levels() {
+    for tiling in tilings() {
         for _ in 0..600 {
-            let shape = random_shape(&mut rng, 13, 14);
-            check(&mut rng, level, shape);
+            let shape = random_shape(&mut rng, tiling.several(13), 14);
+            check(&mut rng, tiling, shape);
         }
     }
 }
@@ -264,10 +354,10 @@ fn random_shapes() {
 #[test]
 fn products_of_a_batch() {
     let mut rng = generator(14);
-    for level in levels() {
+    for tiling in tilings() {
         for in_features in [1, 2, 7, 24, 100, 257, 300] {
             for out_features in [1, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 17, 23, 120] {
-                check(&mut rng, level, ConvShape::linear(in_features, out_features));
+                check(&mut rng, tiling, ConvShape::linear(in_features, out_features));
             }
         }
     }
@@ -277,10 +367,10 @@ fn products_of_a_batch() {
 #[test]
 fn nan_travels_from_where_it_is() {
     let mut rng = generator(15);
-    for level in levels() {
+    for tiling in tilings() {
         for _ in 0..200 {
-            let shape = random_shape(&mut rng, 4, 7);
-            let mut case = Case::random(&mut rng, level, shape);
+            let shape = random_shape(&mut rng, tiling.several(4), 7);
+            let mut case = Case::random(&mut rng, tiling, shape);
             let place = rng.random_range(0..case.weight.len());
             case.weight[place] = [f32::NAN, f32::INFINITY][rng.random_range(0..2)];
             let place = rng.random_range(0..case.input.len());
@@ -297,17 +387,26 @@ fn nan_travels_from_where_it_is() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let mut rng = generator(16);
-    let larger = [
+    let shapes = [
         plain([20, 24], [12, 12], [3, 3]),
         ConvShape { stride: [2, 1], padding: [1, 2], dilation: [1, 2], ..plain([13, 31], [17, 14], [3, 4]) },
         plain([40, 64], [1, 1], [1, 1]),
         plain([700, 300], [1, 1], [1, 1]),
         plain([1, 129], [28, 28], [3, 3]),
     ];
-    for level in levels() {
-        for shape in larger {
-            let case = Case::random(&mut rng, level, shape);
-            let (input, errors) = (to_lanes(level, &case.input), to_lanes(level, &case.output_gradient));
+    // So much that threads share one image.
+    let larger = [
+        ConvShape { padding: [1, 1], ..plain([50, 90], [20, 20], [3, 3]) },
+        ConvShape { stride: [2, 2], ..plain([300, 40], [23, 22], [3, 3]) },
+        plain([3, 20], [100, 200], [5, 5]),
+        plain([3000, 700], [1, 1], [1, 1]),
+        plain([80, 600], [6, 6], [6, 6]),
+    ];
+    for tiling in tilings() {
+        let larger = if tiling.layout == Layout::Channels { larger.iter() } else { [].iter() };
+        for &shape in shapes.iter().chain(larger) {
+            let case = Case::random(&mut rng, tiling, shape);
+            let (input, errors) = (case.input_tile(), case.gradient_tile());
             let bias = values(&mut rng, shape.out_channels);
             let all = |threads: usize, parallel: bool| {
                 on_threads(threads, || {
@@ -322,16 +421,18 @@ fn threads_do_not_change_a_bit() {
                     let mut gradient = input.clone();
                     let combine = Combine { beta: 0.9, ..Combine::default() };
                     conv.backward_data(&backward, &errors, combine, &mut gradient, parallel);
-                    let mut weights = case.weight.clone();
+                    let mut weights = vec![0.5; conv.gradient_len()];
                     let mut scratch = vec![f32::NAN; threads * conv.weights_scratch_len()];
                     conv.backward_weights(&errors, &input, &mut weights, &mut scratch, parallel);
-                    [forward, backward, output, gradient, weights]
+                    let mut unpacked = vec![f32::NAN; case.weight.len()];
+                    conv.unpack_gradient(&weights, 0.3, &mut unpacked);
+                    [forward, backward, output, gradient, weights, unpacked]
                 })
             };
             let alone = all(1, false);
             for threads in [1, 2, 3, 5] {
                 for (alone, shared) in alone.iter().zip(all(threads, true)) {
-                    assert!(same_bits(alone, &shared), "{level}, {shape:?} on {threads} threads");
+                    assert!(same_bits(alone, &shared), "{tiling:?}, {shape:?} on {threads} threads");
                 }
             }
             case.forward(&mut rng);
@@ -342,22 +443,45 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
-fn an_image_of_another_size_is_refused() {
-    let conv = LaneConv::new(Level::PORTABLE, plain([2, 3], [4, 4], [3, 3]));
-    let packed = vec![0.0; conv.packed_forward_len()];
-    let run = |input: usize, output: usize| {
-        std::panic::catch_unwind(|| {
-            conv.forward(&packed, &vec![0.0; input], Combine::default(), &mut vec![0.0; output], false);
-        })
-        .is_err()
-    };
-    assert!(!run(conv.input_len(), conv.output_len()));
-    assert!(run(conv.input_len() - 1, conv.output_len()));
-    assert!(run(conv.input_len(), conv.output_len() + 4));
+fn lengths_that_were_not_planned_are_refused() {
+    for tiling in tilings() {
+        let conv = Conv::new(tiling.level, tiling.layout, plain([2, 3], [4, 4], [3, 3]));
+        let run = |lens: [usize; 8]| {
+            std::panic::catch_unwind(|| {
+                let [weight, mut packed, mut back, mut input, mut output, mut gradient, mut to, step] =
+                    lens.map(|len| vec![0.0; len]);
+                let mut scratch = vec![0.0; conv.weights_scratch_len()];
+                conv.pack_forward(&weight, &mut packed, false);
+                conv.pack_backward(&weight, &mut back, false);
+                let combine = Combine { step: Some(&step), ..Combine::default() };
+                conv.forward(&packed, &input, combine, &mut output, false);
+                conv.backward_data(&back, &output, combine, &mut input, false);
+                conv.backward_weights(&output, &input, &mut gradient, &mut scratch, false);
+                conv.unpack_gradient(&gradient, 1.0, &mut to);
+            })
+            .is_err()
+        };
+        let lens = [
+            2 * 3 * 9,
+            conv.packed_forward_len(),
+            conv.packed_backward_len(),
+            conv.input_len(),
+            conv.output_len(),
+            conv.gradient_len(),
+            2 * 3 * 9,
+            tiling.images(),
+        ];
+        assert!(!run(lens));
+        for (i, by) in (0..lens.len()).flat_map(|i| [(i, 1), (i, -1)]) {
+            let mut lens = lens;
+            lens[i] = lens[i].wrapping_add_signed(by);
+            assert!(run(lens), "{tiling:?}: operand {i} is off by {by}");
+        }
+    }
 }
 
 #[test]
 #[should_panic(expected = "a window of 5 does not fit a padded input of 4")]
 fn a_window_beyond_its_image_is_refused() {
-    LaneConv::new(Level::PORTABLE, plain([1, 1], [9, 4], [3, 5]));
+    Conv::new(Level::PORTABLE, Layout::Images, plain([1, 1], [9, 4], [3, 5]));
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Activation, ConvShape, Level, Local, Relaxing, lanes, reference};
+use predictive_coding_kernels::{Activation, ConvShape, Layout, Local, Relaxing, lanes, reference};
 use rand::{Rng, RngExt};
 
 use crate::activation::ALL;
@@ -88,31 +88,34 @@ const STEPS: [(usize, [usize; 4], Option<usize>); 19] = [
 
 struct Operation {
     local: Local,
-    channels: usize,
+    planes: usize,
     /// Of the input.
     height: usize,
     step: Option<usize>,
     linear: bool,
 }
 
-fn operations(level: Level) -> Vec<Operation> {
+fn operations(tiling: Tiling) -> Vec<Operation> {
+    let Tiling { level, layout } = tiling;
+    let [two, three, four] = [2, 3, 4].map(|channels| tiling.several(channels));
     let mut operations = vec![];
     for (height, window, step) in STEPS {
-        let shape = square(3, [height, 7], window);
-        let mut add = |local, linear| operations.push(Operation { local, channels: 3, height, step, linear });
-        add(Local::avg_pool(level, &shape), true);
+        let shape = square(three, [height, 7], window);
+        let planes = tiling.planes(three);
+        let mut add = |local, linear| operations.push(Operation { local, planes, height, step, linear });
+        add(Local::avg_pool(level, layout, &shape), true);
         let joined = ALL.into_iter().filter(|activation| activation.is_piecewise_linear());
-        joined.for_each(|activation| add(Local::max_pool(level, activation, &shape), false));
+        joined.for_each(|activation| add(Local::max_pool(level, layout, activation, &shape), false));
     }
     for (height, rows, step) in
         [(6, 3, Some(2)), (9, 3, Some(3)), (4, 4, Some(1)), (7, 3, None), (5, 1, None), (2, 4, None), (3, 4, None)]
     {
-        let local = Local::adaptive_avg_pool(level, 2, [height, 5], [rows, 3]);
-        operations.push(Operation { local, channels: 2, height, step, linear: true });
+        let local = Local::adaptive_avg_pool(level, layout, two, [height, 5], [rows, 3]);
+        operations.push(Operation { local, planes: tiling.planes(two), height, step, linear: true });
     }
     operations.extend(ALL.map(|activation| Operation {
-        local: Local::activation(level, activation, 4, [5, 2]),
-        channels: 4,
+        local: Local::activation(level, layout, activation, four, [5, 2]),
+        planes: tiling.planes(four),
         height: 5,
         step: Some(1),
         linear: activation == Activation::Identity,
@@ -122,14 +125,14 @@ fn operations(level: Level) -> Vec<Operation> {
 
 #[test]
 fn what_is_linear() {
-    for Operation { local, linear, .. } in levels().into_iter().flat_map(operations) {
+    for Operation { local, linear, .. } in tilings().into_iter().flat_map(operations) {
         assert_eq!(local.is_linear(), linear, "{local:?}");
     }
 }
 
 #[test]
 fn rows_of_the_input_of_rows_of_the_result() {
-    for Operation { local, height, step, .. } in levels().into_iter().flat_map(operations) {
+    for Operation { local, height, step, .. } in tilings().into_iter().flat_map(operations) {
         assert_eq!(local.rows_per_row(), step, "{local:?}");
         let rows = local.output_rows();
         for band in bands(rows) {
@@ -154,34 +157,32 @@ fn rows_come_from_rows_of_their_own() {
     for level in levels() {
         for _ in 0..2000 {
             let shape = random_shape(&mut rng, 1, 12);
-            let local = Local::avg_pool(level, &shape);
+            let local = Local::avg_pool(level, Layout::Images, &shape);
             if local.rows_per_row().is_none() {
                 continue;
             }
-            let row = reference::output_size(&shape)[1] * lanes(level);
+            let [from, row] = [shape.input, reference::output_size(&shape)].map(|[_, width]| width * lanes(level));
             for first in 0..local.output_rows() {
                 let mut gradient = vec![0.0; local.output_len()];
                 gradient[first * row..][..row].fill(1.0);
                 let own = local.input_rows(&(first..first + 1));
-                let pulled =
-                    from_lanes(level, &pull(&local, &vec![0.0; local.input_len()], &gradient, None, &gradient));
-                let reached = |(i, _): (usize, &f32)| i / shape.input[1] % shape.input[0];
-                let mut reached = pulled.iter().enumerate().filter(|(_, x)| **x != 0.0).map(reached);
-                assert!(reached.all(|from| own.contains(&from)), "row {first} of {shape:?}");
+                let pulled = pull(&local, &vec![0.0; local.input_len()], &gradient, None, &gradient);
+                let mut reached = pulled.iter().enumerate().filter(|(_, x)| **x != 0.0).map(|(i, _)| i / from);
+                assert!(reached.all(|row| own.contains(&row)), "row {first} of {shape:?}");
             }
         }
     }
 }
 
-/// Some rows of every channel, one after the other.
-fn compact(all: &[f32], channels: usize, height: usize, rows: &Range<usize>) -> Vec<f32> {
-    let row = all.len() / channels / height;
-    all.chunks(height * row).flat_map(|channel| &channel[rows.start * row..rows.end * row]).copied().collect()
+/// Some rows of every plane, one after the other.
+fn compact(all: &[f32], planes: usize, height: usize, rows: &Range<usize>) -> Vec<f32> {
+    let row = all.len() / planes / height;
+    all.chunks(height * row).flat_map(|plane| &plane[rows.start * row..rows.end * row]).copied().collect()
 }
 
-/// Some rows of every channel in their place, gaps elsewhere.
-fn only(all: &[f32], channels: usize, height: usize, rows: &Range<usize>) -> Vec<f32> {
-    let row = all.len() / channels / height;
+/// Some rows of every plane in their place, gaps elsewhere.
+fn only(all: &[f32], planes: usize, height: usize, rows: &Range<usize>) -> Vec<f32> {
+    let row = all.len() / planes / height;
     all.iter().enumerate().map(|(i, &x)| if rows.contains(&(i / row % height)) { x } else { GAP }).collect()
 }
 
@@ -198,7 +199,7 @@ fn any_values(rng: &mut impl Rng, len: usize) -> Vec<f32> {
 #[test]
 fn a_band_is_the_same_rows_of_the_whole() {
     let mut rng = generator(41);
-    for Operation { local, channels, height, .. } in levels().into_iter().flat_map(operations) {
+    for Operation { local, planes, height, .. } in tilings().into_iter().flat_map(operations) {
         let [z, d] = [0; 2].map(|_| any_values(&mut rng, local.input_len()));
         let [u, gradient] = [0; 2].map(|_| any_values(&mut rng, local.output_len()));
         let value = forward(&local, &z);
@@ -207,9 +208,9 @@ fn a_band_is_the_same_rows_of_the_whole() {
         let rows = local.output_rows();
         for band in bands(rows).filter(|_| local.rows_per_row().is_some()) {
             let from = local.input_rows(&band);
-            let in_output = |all: &[f32]| only(all, channels, rows, &band);
-            let in_input = |all: &[f32]| only(all, channels, height, &from);
-            let d = compact(&d, channels, height, &from);
+            let in_output = |all: &[f32]| only(all, planes, rows, &band);
+            let in_input = |all: &[f32]| only(all, planes, height, &from);
+            let d = compact(&d, planes, height, &from);
             let case = (&local, &band);
 
             let mut out = vec![GAP; local.output_len()];
@@ -232,35 +233,36 @@ fn a_band_is_the_same_rows_of_the_whole() {
 /// Its mean is 0, whatever the rows that are given of d.
 #[test]
 fn a_row_of_windows_on_padding_alone() {
-    let shape = square(2, [7, 7], [1, 4, 1, 1]);
-    for level in levels() {
-        let local = Local::avg_pool(level, &shape);
+    for tiling in tilings() {
+        let (channels, planes) = (tiling.several(2), tiling.planes(tiling.several(2)));
+        let local = Local::avg_pool(tiling.level, tiling.layout, &square(channels, [7, 7], [1, 4, 1, 1]));
         assert_eq!((local.output_rows(), local.rows_per_row()), (3, Some(3)));
         let (input, output) = (vec![1.0; local.input_len()], vec![0.5; local.output_len()]);
-        let d = compact(&input, 2, 7, &(6..7));
+        let d = compact(&input, planes, 7, &(6..7));
         let (mut error, mut pulled) = (vec![GAP; output.len()], vec![GAP; input.len()]);
         let operands =
             Relaxing { z: &input, value: &output, d: &d, u: &output, error: &mut error, pulled: &mut pulled };
         local.relax(operands, 2..3, false);
-        assert!(same_bits(&error, &only(&vec![-0.5; output.len()], 2, 3, &(2..3))));
-        assert!(same_bits(&pulled, &only(&vec![0.0; input.len()], 2, 7, &(6..7))));
+        assert!(same_bits(&error, &only(&vec![-0.5; output.len()], planes, 3, &(2..3))));
+        assert!(same_bits(&pulled, &only(&vec![0.0; input.len()], planes, 7, &(6..7))));
     }
 }
 
 #[test]
 fn threads_do_not_change_a_bit() {
     let mut rng = generator(42);
-    let shape = ConvShape { kernel: [3, 2], stride: [2, 1], padding: [1, 0], ..square(70, [50, 70], [1, 1, 0, 1]) };
-    let joined = ConvShape { kernel: [2, 2], stride: [2, 2], ..square(70, [50, 70], [1, 1, 0, 1]) };
-    for level in levels() {
+    for tiling in tilings() {
+        let (Tiling { level, layout }, many) = (tiling, if tiling.layout == Layout::Images { 70 } else { 300 });
+        let joined = square(many, [50, 70], [2, 2, 0, 1]);
+        let shape = ConvShape { kernel: [3, 2], stride: [2, 1], padding: [1, 0], ..joined };
         let operations = [
-            Local::max_pool(level, Activation::Identity, &ConvShape { dilation: [1, 2], ..shape }),
-            Local::max_pool(level, Activation::LeakyRelu { negative_slope: 0.1 }, &joined),
-            Local::avg_pool(level, &shape),
-            Local::avg_pool(level, &joined),
-            Local::adaptive_avg_pool(level, 70, [50, 70], [13, 9]),
-            Local::activation(level, Activation::Silu, 70, [50, 70]),
-            Local::activation(level, Activation::Relu, 1, [50, 4900]),
+            Local::max_pool(level, layout, Activation::Identity, &ConvShape { dilation: [1, 2], ..shape }),
+            Local::max_pool(level, layout, Activation::LeakyRelu { negative_slope: 0.1 }, &joined),
+            Local::avg_pool(level, layout, &shape),
+            Local::avg_pool(level, layout, &joined),
+            Local::adaptive_avg_pool(level, layout, many, [50, 70], [13, 9]),
+            Local::activation(level, layout, Activation::Silu, many, [50, 70]),
+            Local::activation(level, layout, Activation::Relu, 1, [50, 4900]),
         ];
         for local in operations {
             let [z, d] = [0; 2].map(|_| coarse(&mut rng, local.input_len()));
@@ -288,7 +290,7 @@ fn threads_do_not_change_a_bit() {
                 let alone = all(1, false);
                 for threads in [2, 3, 5] {
                     for (i, (alone, shared)) in alone.iter().zip(all(threads, true)).enumerate() {
-                        assert!(same_bits(alone, &shared), "{level}, {i} of {local:?} on {threads} threads");
+                        assert!(same_bits(alone, &shared), "{tiling:?}, {i} of {local:?} on {threads} threads");
                     }
                 }
             }
@@ -299,7 +301,7 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn lengths_that_do_not_fit_are_refused() {
     let refused = |f: &(dyn Fn() + std::panic::RefUnwindSafe)| std::panic::catch_unwind(f).is_err();
-    for Operation { local, step, height, .. } in levels().into_iter().flat_map(operations) {
+    for Operation { local, step, height, .. } in tilings().into_iter().flat_map(operations) {
         let (input, output, rows) = (local.input_len(), local.output_len(), local.output_rows());
         // Operands of these lengths, one of which may be off by one.
         let lengths = |wrong: usize, right: &[usize]| -> Vec<Vec<f32>> {

@@ -11,3 +11,4 @@ mod nchw;
 mod passes;
 mod pool;
 mod refused;
+mod view;

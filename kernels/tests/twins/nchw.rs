@@ -78,8 +78,8 @@ fn shapes_that_are_cut() {
     }
 }
 
-/// Few channels on one side, so few that pixels lie across the lanes: rows that do and do not fill
-/// vectors, images that are and are not cut into blocks, and depths that are cut into parts.
+/// Few channels on one side, so few that they leave lanes unused: rows that do and do not fill tiles, images that are
+/// and are not cut into bands, and many channels to sum over.
 #[test]
 fn few_channels_of_large_images() {
     let mut rng = generator(76);
@@ -178,23 +178,15 @@ fn weight_gradients_of_few_and_many_channels() {
 #[test]
 fn weight_gradients_of_large_images() {
     let mut rng = generator(73);
-    let plain = |channels: [usize; 2], input: [usize; 2]| ConvShape {
-        in_channels: channels[0],
-        out_channels: channels[1],
-        input,
-        kernel: [3, 3],
-        stride: [1, 1],
-        padding: [1, 1],
-        dilation: [1, 1],
-    };
+    let padded = |channels: [usize; 2], input| ConvShape { padding: [1, 1], ..plain(channels, input, [3, 3]) };
     let shapes = [
-        (plain([3, 20], [19, 230]), 1),
-        (plain([2, 3], [150, 41]), 17),
-        (plain([1, 2], [9, 700]), 18),
-        (plain([90, 36], [14, 14]), 2),
-        (ConvShape { stride: [2, 2], padding: [3, 3], kernel: [7, 7], ..plain([3, 64], [61, 45]) }, 2),
-        (ConvShape { stride: [1, 2], dilation: [2, 3], ..plain([5, 3], [70, 90]) }, 16),
-        (ConvShape { padding: [0, 0], kernel: [1, 1], ..plain([70, 18], [31, 29]) }, 3),
+        (padded([3, 20], [19, 230]), 1),
+        (padded([2, 3], [150, 41]), 17),
+        (padded([1, 2], [9, 700]), 18),
+        (padded([90, 36], [14, 14]), 2),
+        (ConvShape { stride: [2, 2], padding: [3, 3], kernel: [7, 7], ..padded([3, 64], [61, 45]) }, 2),
+        (ConvShape { stride: [1, 2], dilation: [2, 3], ..padded([5, 3], [70, 90]) }, 16),
+        (ConvShape { padding: [0, 0], kernel: [1, 1], ..padded([70, 18], [31, 29]) }, 3),
     ];
     for level in levels() {
         for (shape, batch) in shapes {
@@ -282,30 +274,22 @@ fn threads_do_not_change_a_bit() {
     }
 }
 
-/// What is across the lanes of the convolution of `size` x `size` pixels and of its transpose, as the plan shows it.
-fn planned(level: Level, batch: usize, channels: [usize; 2], size: usize) -> [&'static str; 2] {
-    let shape = ConvShape {
-        in_channels: channels[0],
-        out_channels: channels[1],
-        input: [size; 2],
-        kernel: [3; 2],
-        stride: [1; 2],
-        padding: [1; 2],
-        dilation: [1; 2],
-    };
+/// How the convolution of `size` x `size` pixels and its transpose are computed, as the plan shows it.
+fn planned(level: Level, batch: usize, channels: [usize; 2], size: usize, kernel: usize) -> [&'static str; 2] {
+    let shape = ConvShape { padding: [kernel / 2; 2], ..plain(channels, [size; 2], [kernel; 2]) };
     let plan = format!("{:?}", NchwConv::new(level, shape, batch));
     ["forward", "backward"].map(|pass| {
-        let across = |lanes: &&str| plan.contains(&format!("{pass}: {lanes}"));
-        ["Channels", "Pixels", "Images"].into_iter().find(across).expect("one of them")
+        let is = |way: &&str| plan.contains(&format!("{pass}: {way}"));
+        ["Channels", "Images", "Matrix"].into_iter().find(is).expect("one of them")
     })
 }
 
 #[test]
 fn lanes_hold_what_fills_them() {
     for level in levels() {
-        assert_eq!(planned(level, 1, [128, 128], 12), ["Channels"; 2], "{level}");
-        assert_eq!(planned(level, 1, [3, 64], 64)[1], "Pixels", "{level}");
-        assert_eq!(planned(level, 2, [3, 5], 32), ["Pixels"; 2], "{level}");
-        assert_eq!(planned(level, 64, [5, 5], 7), ["Images"; 2], "{level}");
+        assert_eq!(planned(level, 1, [128, 128], 12, 3), ["Channels"; 2], "{level}");
+        assert_eq!(planned(level, 1, [3, 64], 64, 3), ["Channels"; 2], "{level}");
+        assert_eq!(planned(level, 64, [5, 5], 7, 3), ["Images"; 2], "{level}");
+        assert_eq!(planned(level, 64, [3, 5], 7, 1), ["Matrix"; 2], "{level}");
     }
 }

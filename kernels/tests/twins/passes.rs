@@ -8,7 +8,7 @@ use rand::RngExt;
 use crate::common::*;
 
 #[test]
-fn sums_products_and_accumulation_of_any_length() {
+fn sums_and_accumulation_of_any_length() {
     let mut rng = generator(50);
     for level in levels() {
         for len in 0..100 {
@@ -17,10 +17,8 @@ fn sums_products_and_accumulation_of_any_length() {
             let mut out = vec![GAP; len + 20];
             elementwise::add(level, a, &b, &mut out[1..=len]);
             assert!(zip(&out[1..], zip(a, &b)).all(|(x, (a, b))| *x == a + b), "{level}: sum of {len}");
-            elementwise::multiply(level, a, &b, &mut out[1..=len]);
-            assert!(zip(&out[1..], zip(a, &b)).all(|(x, (a, b))| *x == a * b), "{level}: product of {len}");
             elementwise::accumulate(level, a, &mut out[1..=len]);
-            assert!(zip(&out[1..], zip(a, &b)).all(|(x, (a, b))| *x == a * b + a), "{level}: accumulation of {len}");
+            assert!(zip(&out[1..], zip(a, &b)).all(|(x, (a, b))| *x == a + b + a), "{level}: accumulation of {len}");
             let outside = out[..1].iter().chain(&out[len + 1..]);
             assert!(outside.into_iter().all(|x| x.to_bits() == GAP.to_bits()), "{level} wrote beyond {len}");
         }
@@ -68,19 +66,16 @@ fn combinations() {
                 let size = f64::from(alpha.abs() + beta.abs() + gamma.abs());
                 assert_within(&out, &want, |_| 3.0 * ROUNDING * size, &(level, len, alpha, beta, gamma));
 
-                let (step, old) = (values(&mut rng, lanes(level)), values(&mut rng, len));
-                let of_step = reference::combine(&combine, &wide, &old, 1);
-                let taken =
-                    |(i, of_step): (usize, f64)| f64::from(old[i]) + f64::from(step[i % lanes(level)]) * of_step;
-                let want: Vec<f64> = of_step.into_iter().enumerate().map(taken).collect();
-                let mut out = old.clone();
-                elementwise::combine(level, &sum, Combine { step: Some(&step), ..combine }, &mut out);
-                assert_within(
-                    &out,
-                    &want,
-                    |_| 5.0 * ROUNDING * (1.0 + size),
-                    &(level, len, "step", alpha, beta, gamma),
-                );
+                for images in [1, lanes(level)] {
+                    let (step, old) = (values(&mut rng, images), values(&mut rng, len));
+                    let of_step = reference::combine(&combine, &wide, &old, 1);
+                    let taken = |(i, of_step): (usize, f64)| f64::from(old[i]) + f64::from(step[i % images]) * of_step;
+                    let want: Vec<f64> = of_step.into_iter().enumerate().map(taken).collect();
+                    let mut out = old.clone();
+                    elementwise::combine(level, &sum, Combine { step: Some(&step), ..combine }, &mut out);
+                    let case = (level, len, "step", images, alpha, beta, gamma);
+                    assert_within(&out, &want, |_| 5.0 * ROUNDING * (1.0 + size), &case);
+                }
             }
         }
     }
@@ -107,18 +102,28 @@ fn sums() {
     }
 }
 
+/// Elements of an image in a tile of so many vectors, all of whose lanes are used.
+fn elements(tiling: Tiling, vectors: usize) -> usize {
+    vectors * lanes(tiling.level) / tiling.images()
+}
+
+/// As a tile whose lanes are all used.
+fn vectors(tiling: Tiling, images: &[f32]) -> Vec<f32> {
+    tiling.to_tile(images.len() / tiling.images(), images)
+}
+
 #[test]
-fn squares_of_every_lane() {
+fn squares_of_every_image() {
     let mut rng = generator(53);
-    for level in levels() {
-        for elements in (1..40).chain([63, 64, 65, 1000, 4097]) {
-            let samples = lanes(level);
-            let x = values(&mut rng, samples * elements);
+    for tiling in tilings() {
+        for count in (1..40).chain([63, 64, 65, 1000, 4097]) {
+            let samples = tiling.images();
+            let x = values(&mut rng, samples * elements(tiling, count));
             let mut sums = vec![0.5; samples];
-            reduce::add_lane_squares(level, &to_lanes(level, &x), &mut sums);
+            reduce::add_squares(tiling.level, &vectors(tiling, &x), &mut sums);
             for (got, want) in zip(sums, reference::squares(samples, &x)) {
-                let tolerance = of_sum(elements.min(64), want);
-                assert!((got - 0.5 - want).abs() <= tolerance, "{level}, {elements}: {got}, expected {}", want + 0.5);
+                let tolerance = of_sum(count.min(64), want);
+                assert!((got - 0.5 - want).abs() <= tolerance, "{tiling:?}, {count}: {got}, expected {}", want + 0.5);
             }
         }
     }
@@ -126,70 +131,108 @@ fn squares_of_every_lane() {
 
 /// A product is a quarter of the difference of two squares, which are known.
 #[test]
-fn products_and_distances_of_every_lane() {
+fn products_and_distances_of_every_image() {
     let mut rng = generator(57);
-    for level in levels() {
-        let samples = lanes(level);
-        for elements in (1..40).chain([63, 64, 65, 1000]) {
-            let [x, y] = [0; 2].map(|_| values(&mut rng, samples * elements));
+    for tiling in tilings() {
+        let samples = tiling.images();
+        for count in (1..40).chain([63, 64, 65, 1000]) {
+            let [x, y] = [0; 2].map(|_| values(&mut rng, samples * elements(tiling, count)));
             let [plus, minus] = [1.0, -1.0].map(|sign| zip(&x, &y).map(|(x, y)| x + sign * y).collect::<Vec<f32>>());
             let [plus, minus] = [plus, minus].map(|values| reference::squares(samples, &values));
             let [mut products, mut distances] = [0; 2].map(|_| vec![0.5; samples]);
-            let (x, y) = (to_lanes(level, &x), to_lanes(level, &y));
-            reduce::add_lane_products(level, &x, &y, &mut products);
-            reduce::add_lane_distances(level, &x, &y, &mut distances);
-            for lane in 0..samples {
-                let tolerance = 4.0 * of_sum(elements.min(64) + 2, plus[lane] + minus[lane]);
-                let product = 0.25 * (plus[lane] - minus[lane]) + 0.5;
-                assert!((products[lane] - product).abs() <= tolerance, "{level}, {elements}: {}", products[lane]);
-                let distance = minus[lane] + 0.5;
-                assert!((distances[lane] - distance).abs() <= tolerance, "{level}, {elements}: {}", distances[lane]);
+            let (x, y) = (vectors(tiling, &x), vectors(tiling, &y));
+            reduce::add_products(tiling.level, &x, &y, &mut products);
+            reduce::add_distances(tiling.level, &x, &y, &mut distances);
+            for image in 0..samples {
+                let tolerance = 4.0 * of_sum(count.min(64) + 2, plus[image] + minus[image]);
+                let product = 0.25 * (plus[image] - minus[image]) + 0.5;
+                assert!((products[image] - product).abs() <= tolerance, "{tiling:?}, {count}: {}", products[image]);
+                let distance = minus[image] + 0.5;
+                assert!((distances[image] - distance).abs() <= tolerance, "{tiling:?}, {count}: {}", distances[image]);
             }
         }
     }
 }
 
+/// Channels that do and do not fill vectors, and lines of pixels likewise.
+const IMAGES: [[usize; 2]; 13] = [
+    [1, 1],
+    [1, 2],
+    [7, 1],
+    [1, 16],
+    [5, 7],
+    [16, 16],
+    [15, 17],
+    [17, 15],
+    [33, 3],
+    [32, 40],
+    [3, 33],
+    [64, 1],
+    [65, 16],
+];
+
 #[test]
-fn rows_go_into_lanes_and_back() {
+fn tiles_lie_as_their_layout_says() {
+    for Tiling { level, layout } in tilings() {
+        let tiling = Tiling { level, layout };
+        assert_eq!(layout.images(level), tiling.images(), "{tiling:?}");
+        for [channels, pixels] in IMAGES {
+            assert_eq!(layout.planes(level, channels), tiling.planes(channels), "{tiling:?}");
+            assert_eq!(layout.len(level, [channels, pixels]), tiling.len(channels, [1, pixels]), "{tiling:?}");
+            let places: Vec<_> =
+                (0..tiling.images()).flat_map(|image| layout.places(level, [channels, pixels], image)).collect();
+            assert_eq!(
+                places,
+                tiling.places(channels, pixels).collect::<Vec<_>>(),
+                "{tiling:?}, {channels} x {pixels}"
+            );
+        }
+    }
+    assert_eq!([Layout::Images, Layout::Channels].map(Layout::name), ["images", "channels"]);
+}
+
+#[test]
+fn rows_go_into_tiles_and_back() {
     let mut rng = generator(54);
-    for level in levels() {
-        let width = lanes(level);
-        for samples in 0..=width {
-            for elements in [1, 2, 7, 16, 35] {
-                let rows = values(&mut rng, samples * elements);
-                let mut across = vec![GAP; elements * width];
-                rows_to_lanes(level, &rows, elements, &mut across);
-                for (i, &x) in across.iter().enumerate() {
-                    let (element, sample) = (i / width, i % width);
-                    let expected = if sample < samples { rows[sample * elements + element] } else { 0.0 };
-                    assert_eq!(x, expected, "element {element} of sample {sample} of {samples}");
-                }
-                let mut back = vec![GAP; rows.len()];
-                lanes_to_rows(level, &across, &mut back, elements);
-                assert!(same_bits(&back, &rows), "{samples} samples of {elements} in {width} lanes");
-            }
+    for tiling in tilings() {
+        let Tiling { level, layout } = tiling;
+        for (image @ [channels, pixels], samples) in
+            IMAGES.into_iter().flat_map(|image| (0..=tiling.images()).map(move |samples| (image, samples)))
+        {
+            let rows = values(&mut rng, samples * channels * pixels);
+            let mut tile = vec![GAP; tiling.len(channels, [1, pixels])];
+            layout.load(level, &rows, image, &mut tile);
+            let mut want = vec![0.0; tile.len()];
+            zip(tiling.places(channels, pixels), &rows).for_each(|(place, &x)| want[place] = x);
+            assert!(same_bits(&tile, &want), "{tiling:?}: {samples} samples of {image:?}");
+            let mut back = vec![GAP; rows.len()];
+            layout.store(level, &tile, image, &mut back, samples, channels * pixels);
+            assert!(same_bits(&back, &rows), "{tiling:?}: {samples} samples of {image:?}");
         }
     }
 }
 
 #[test]
-fn lanes_go_into_rows_between_gaps() {
+fn tiles_go_into_rows_between_gaps() {
     let mut rng = generator(55);
-    for level in levels() {
-        let samples = lanes(level);
-        for elements in (1..40).chain([64, 65]) {
+    for tiling in tilings() {
+        let samples = tiling.images();
+        for image @ [channels, pixels] in (1..40).map(|channels| [channels, 1]).chain(IMAGES) {
+            let elements = channels * pixels;
+            let x = values(&mut rng, samples * elements);
             for gap in [0, 1, 2, 7, 16, 33] {
-                let (across, stride) = (values(&mut rng, samples * elements), elements + gap);
+                let stride = elements + gap;
                 // The last row may end with its elements, or have a gap like the others.
                 for len in [samples * stride - gap, samples * stride] {
                     let (begin, end) = (3, 3 + len);
                     let mut rows = vec![GAP; end + 5];
-                    lanes_to_strided_rows(level, &across, &mut rows[begin..end], elements, stride);
+                    let tile = tiling.to_tile(channels, &x);
+                    tiling.layout.store(tiling.level, &tile, image, &mut rows[begin..end], samples, stride);
                     let mut want = vec![GAP; end + 5];
-                    for (i, &x) in across.iter().enumerate() {
-                        want[begin + i % samples * stride + i / samples] = x;
+                    for (i, &x) in x.iter().enumerate() {
+                        want[begin + i / elements * stride + i % elements] = x;
                     }
-                    assert!(same_bits(&rows, &want), "{level}: rows of {elements}, {stride} apart, of {len}");
+                    assert!(same_bits(&rows, &want), "{tiling:?}: rows of {image:?}, {stride} apart, of {len}");
                 }
             }
         }
@@ -201,28 +244,39 @@ fn lengths_that_do_not_fit_are_refused() {
     let refused = |f: &(dyn Fn() + std::panic::RefUnwindSafe)| std::panic::catch_unwind(f).is_err();
     for level in levels() {
         assert!(refused(&|| elementwise::add(level, &[0.0; 3], &[0.0; 4], &mut [0.0; 4])));
-        assert!(refused(&|| elementwise::multiply(level, &[0.0; 4], &[0.0; 4], &mut [0.0; 5])));
         assert!(refused(&|| elementwise::accumulate(level, &[0.0; 4], &mut [0.0; 5])));
         assert!(refused(&|| elementwise::combine(level, &[0.0; 16], Combine::default(), &mut [0.0; 32])));
         assert!(refused(&|| elementwise::combine(level, &[0.0; 17], Combine::default(), &mut [0.0; 17])));
         let third = Combine { gamma: 1.0, other: &[0.0; 15], ..Combine::default() };
         assert!(refused(&|| elementwise::combine(level, &[0.0; 16], third, &mut [0.0; 16])));
-        assert!(refused(&|| reduce::add_lane_squares(level, &[0.0; 48], &mut [0.0; 3])));
-        let width = lanes(level);
-        let lost = |labels: usize, losses: usize| {
-            let (y, mut error) = (vec![0.0; 2 * width], vec![0.0; 2 * width]);
-            loss::cross_entropy(level, &y, &y, &vec![0.0; labels], 1.0, &mut error, &mut vec![0.0; losses]);
+        let step = Combine { step: Some(&[1.0; 3]), ..Combine::default() };
+        assert!(refused(&|| elementwise::combine(level, &[0.0; 16], step, &mut [0.0; 16])));
+        let bias = Combine { bias: Some(&[0.0; 16]), ..Combine::default() };
+        assert!(refused(&|| elementwise::combine(level, &[0.0; 16], bias, &mut [0.0; 16])));
+        assert!(refused(&|| reduce::add_squares(level, &[0.0; 48], &mut [0.0; 3])));
+        assert!(refused(&|| reduce::add_squares(level, &[0.0; 17], &mut [0.0])));
+        assert!(refused(&|| reduce::add_products(level, &[0.0; 16], &[0.0; 32], &mut [0.0])));
+    }
+    for tiling in tilings() {
+        let (Tiling { level, layout }, images, tile) = (tiling, tiling.images(), tiling.len(3, [1, 2]));
+        let lost = |y: usize, error: usize, labels: usize, losses: usize| {
+            let (y, d, mut error) = (vec![0.0; y], vec![0.0; tile], vec![0.0; error]);
+            let outputs = loss::Outputs { level, layout, image: [3, 2] };
+            outputs.cross_entropy(&y, &d, &vec![0.0; labels], 1.0, &mut error, &mut vec![0.0; losses]);
         };
-        assert!(!refused(&|| lost(width, width)) && refused(&|| lost(width - 1, width)));
-        assert!(refused(&|| lost(width, width + 1)));
-        let rows = vec![0.0; 2 * (width + 1)];
-        assert!(refused(&|| rows_to_lanes(level, &rows, 2, &mut vec![0.0; 2 * width])));
-        assert!(refused(&|| lanes_to_rows(level, &vec![0.0; 2 * width], &mut [0.0; 3], 2)));
-        let strided = |elements: usize, stride: usize, rows: usize| {
-            lanes_to_strided_rows(level, &vec![0.0; 2 * width], &mut vec![0.0; rows], elements, stride);
+        assert!(!refused(&|| lost(tile, tile, images, images)) && refused(&|| lost(tile, tile, images - 1, images)));
+        assert!(refused(&|| lost(tile, tile, images, images + 1)) && refused(&|| lost(tile - 1, tile, images, images)));
+        assert!(refused(&|| lost(tile, tile + 1, images, images)));
+        let load = |rows: usize, tile: usize| layout.load(level, &vec![0.0; rows], [3, 2], &mut vec![0.0; tile]);
+        assert!(!refused(&|| load(6, tile)) && refused(&|| load(5, tile)) && refused(&|| load(6, tile - 1)));
+        assert!(refused(&|| load(6 * (images + 1), tile)));
+        let store = |tile: usize, images: usize, stride: usize, rows: usize| {
+            layout.store(level, &vec![0.0; tile], [3, 2], &mut vec![0.0; rows], images, stride);
         };
-        assert!(!refused(&|| strided(2, 3, 3 * width - 1)) && refused(&|| strided(2, 3, 3 * width - 2)));
-        assert!(refused(&|| strided(3, 3, 3 * width)) && refused(&|| strided(2, 1, 3 * width)));
+        assert!(!refused(&|| store(tile, images, 7, 7 * images - 1)));
+        assert!(refused(&|| store(tile, images, 7, 7 * images - 2)) && refused(&|| store(tile + 1, images, 7, 1000)));
+        assert!(refused(&|| store(tile, images + 1, 7, 1000)));
+        assert!(images == 1 || refused(&|| store(tile, images, 5, 1000)));
     }
 }
 

@@ -3,13 +3,16 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use predictive_coding_kernels::{
-    Activation, ConvShape, LaneConv, Level, Lhs, Local, MatMut, MatRef, NchwConv, PackedLhs, gemm, lanes,
-    lanes_to_rows, lanes_to_strided_rows, rows_to_lanes,
+    Activation, Conv, ConvShape, Layout, Level, Lhs, Local, MatMut, MatRef, NchwConv, PackedLhs, gemm, lanes,
 };
+
+use crate::common::levels;
 
 fn refused<R>(what: &str, f: impl FnOnce() -> R) {
     assert!(catch_unwind(AssertUnwindSafe(f)).is_err(), "{what} was not refused");
 }
+
+const LAYOUTS: [Layout; 2] = [Layout::Images, Layout::Channels];
 
 /// Near the end of the integers, and where a product with the lanes or with another of them wraps to 0.
 const LARGE: [usize; 7] = [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 63, 1 << 60, 1 << 32, (1 << 32) + 1];
@@ -36,12 +39,14 @@ fn convolutions() {
             ]);
         }
         for shape in shapes {
-            refused(&format!("{shape:?}"), || LaneConv::new(level, shape));
             refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1));
-            // The number of output channels is not a pool's.
-            if shape.out_channels == 1 {
-                refused(&format!("{shape:?}"), || Local::max_pool(level, Activation::Identity, &shape));
-                refused(&format!("{shape:?}"), || Local::avg_pool(level, &shape));
+            for layout in LAYOUTS {
+                refused(&format!("{shape:?}"), || Conv::new(level, layout, shape));
+                // The number of output channels is not a pool's.
+                if shape.out_channels == 1 {
+                    refused(&format!("{shape:?}"), || Local::max_pool(level, layout, Activation::Identity, &shape));
+                    refused(&format!("{shape:?}"), || Local::avg_pool(level, layout, &shape));
+                }
             }
         }
     }
@@ -57,7 +62,9 @@ fn convolutions() {
         ConvShape { kernel: [2, 2], padding: [1 << 20; 2], dilation: [1 << 21; 2], ..small },
     ];
     for shape in none {
-        refused(&format!("{shape:?}"), || LaneConv::new(level, shape));
+        for layout in LAYOUTS {
+            refused(&format!("{shape:?}"), || Conv::new(level, layout, shape));
+        }
         refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1));
         assert!(shape.refusal(lanes(level)).is_some(), "{shape:?}");
     }
@@ -71,8 +78,10 @@ fn convolutions() {
             ConvShape { stride: zero, ..small },
             ConvShape { dilation: zero, ..small },
         ] {
-            refused(&format!("{shape:?}"), || LaneConv::new(level, shape));
-            refused(&format!("{shape:?}"), || Local::avg_pool(level, &shape));
+            for layout in LAYOUTS {
+                refused(&format!("{shape:?}"), || Conv::new(level, layout, shape));
+                refused(&format!("{shape:?}"), || Local::avg_pool(level, layout, &shape));
+            }
         }
     }
     let largest = ConvShape { in_channels: usize::MAX, out_channels: usize::MAX, ..small };
@@ -82,15 +91,15 @@ fn convolutions() {
 #[test]
 fn local_operations() {
     let level = Level::PORTABLE;
-    for large in LARGE {
-        refused("channels", || Local::activation(level, Activation::Relu, large, [1, 1]));
-        refused("channels", || Local::adaptive_avg_pool(level, large, [2, 2], [1, 1]));
+    for (large, layout) in LARGE.into_iter().flat_map(|large| LAYOUTS.map(|layout| (large, layout))) {
+        refused("channels", || Local::activation(level, layout, Activation::Relu, large, [1, 1]));
+        refused("channels", || Local::adaptive_avg_pool(level, layout, large, [2, 2], [1, 1]));
         for size in [[large, 1], [1, large], [large, large]] {
-            refused("a size", || Local::activation(level, Activation::Relu, 1, size));
-            refused("an input", || Local::adaptive_avg_pool(level, 1, size, [1, 1]));
-            refused("an output", || Local::adaptive_avg_pool(level, 1, [1, 1], size));
+            refused("a size", || Local::activation(level, layout, Activation::Relu, 1, size));
+            refused("an input", || Local::adaptive_avg_pool(level, layout, 1, size, [1, 1]));
+            refused("an output", || Local::adaptive_avg_pool(level, layout, 1, [1, 1], size));
         }
-        let local = Local::activation(level, Activation::Relu, 2, [3, 4]);
+        let local = Local::activation(level, layout, Activation::Relu, 2, [3, 4]);
         let z = vec![0.0; local.input_len()];
         let mut out = z.clone();
         for rows in [0..large, 1..large, large..large, 2..4] {
@@ -104,23 +113,32 @@ fn local_operations() {
 fn matrices() {
     let level = Level::PORTABLE;
     let data = [1.0; 16];
-    for large in LARGE {
-        for [rows, columns, row_stride, column_stride] in
-            [[large, 1, 1, 1], [1, large, 1, 1], [large, large, 1, 1], [2, 2, large, 1], [2, 2, 1, large]]
-        {
-            let what = format!("{rows} x {columns}, strides {row_stride}, {column_stride}");
-            refused(&what, || MatRef::new(&data, rows, columns, row_stride, column_stride));
-            refused(&what, || {
-                MatMut::new(&mut [0.0; 16], rows, columns, row_stride, column_stride);
-            });
-        }
+    let strides = [isize::MAX, isize::MIN, isize::MIN + 1, isize::MAX / 2, 1 << 60, -1 << 60, 1 << 32, -1 << 33];
+    let counts = LARGE.into_iter().flat_map(|n| [[n, 1], [1, n], [n, n]].map(|counts| (counts, [1, 1])));
+    let far = strides.into_iter().flat_map(|stride| [[stride, 1], [1, stride]].map(|strides| ([2, 2], strides)));
+    for ([rows, columns], [row_stride, column_stride]) in counts.chain(far) {
+        let what = format!("{rows} x {columns}, strides {row_stride}, {column_stride}");
+        refused(&what, || MatRef::new(&data, rows, columns, row_stride, column_stride));
+        refused(&what, || {
+            MatMut::new(&mut [0.0; 16], rows, columns, row_stride, column_stride);
+        });
+    }
+    for stride in strides {
         // Without elements nothing is anywhere: neither read nor written, however far apart.
-        let none = MatRef::new(&[], 3, 0, large, large);
+        let none = MatRef::new(&[], 3, 0, stride, stride).reversed_rows();
         let mut out = [7.0; 9];
         let mut scratch = vec![0.0; 100_000];
-        let b = MatRef::new(&[], 0, 3, large, 1);
+        let b = MatRef::new(&[], 0, 3, stride, 1);
         gemm(level, 1.0, Lhs::Plain(none), b, 0.0, MatMut::row_major(&mut out, 3, 3), &mut scratch);
         assert_eq!(out, [0.0; 9]);
+        // Nor is a second row or column, if there is but one.
+        let row = MatRef::new(&data, 1, 2, stride, 1).reversed_rows();
+        let column = MatRef::new(&data, 2, 1, 1, stride).reversed_columns();
+        for level in levels() {
+            let mut out = [7.0];
+            gemm(level, 1.0, Lhs::Plain(row), column, 0.0, MatMut::new(&mut out, 1, 1, stride, stride), &mut scratch);
+            assert_eq!(out, [2.0]);
+        }
     }
     // Where all elements lie at the same place there may be as many as one likes, but not of a copy.
     for [rows, columns] in [[usize::MAX; 2], [usize::MAX, 2], [1 << 33, 1 << 31], [1 << 62, 2], [1 << 60, 1000]] {
@@ -131,15 +149,18 @@ fn matrices() {
 
 #[test]
 fn layouts() {
-    for level in [Level::PORTABLE, Level::available()[0]] {
+    for level in levels() {
         let lanes = lanes(level);
         // So many lanes of so many elements are none.
         let wrapping = (1usize << 63) / lanes * 2;
-        for elements in [wrapping, wrapping / 2, usize::MAX] {
-            refused("elements", || lanes_to_strided_rows(level, &[], &mut [], elements, elements));
-            refused("elements", || lanes_to_rows(level, &[], &mut [], elements));
-            refused("elements", || rows_to_lanes(level, &[], elements, &mut []));
+        for (large, layout) in [wrapping, wrapping / 2, usize::MAX].into_iter().flat_map(|n| LAYOUTS.map(|l| (n, l))) {
+            for image in [[large, 1], [1, large], [large, large], [1 << 32, 1 << 32]] {
+                refused("a tile", || layout.load(level, &[], image, &mut []));
+                refused("a tile", || layout.load(level, &[0.0], image, &mut vec![0.0; lanes]));
+                refused("a tile", || layout.store(level, &[], image, &mut [], 0, large));
+                refused("a tile", || layout.store(level, &[], image, &mut [], 1, large));
+            }
+            refused("a stride", || layout.store(level, &vec![0.0; lanes], [2, 1], &mut [0.0; 64], lanes, large));
         }
-        refused("a stride", || lanes_to_strided_rows(level, &vec![0.0; lanes], &mut [0.0; 64], 1, wrapping));
     }
 }

@@ -1,11 +1,11 @@
 //! Whether sessions give what the reference gives.
 
-use predictive_coding::{Error, Level, Method, Network, Options, Result, Session};
+use predictive_coding::{Error, Method, Network, Options, Result, Session};
 use rand_chacha::ChaCha8Rng;
 
 use crate::case::{Case, climbs};
 use crate::compare::{BOUND, relative_error};
-use crate::levels::ways;
+use crate::levels::{Form, ways};
 use crate::naive::Step;
 
 /// A tensor is judged only if rounding what goes in changes it by less than this.
@@ -34,13 +34,13 @@ pub fn energies(step: &Step<f64>) -> Vec<f64> {
     step.energies.iter().map(|samples| samples.iter().sum()).collect()
 }
 
-/// Sessions for batches of up to `batch` samples at these levels, in every way to compute a method, which is told
+/// Sessions for batches of up to `batch` samples in these forms, in every way to compute a method, which is told
 /// with each.
 ///
 /// # Panics
 /// If one can not be planned.
-pub fn sessions(network: &Network, batch: usize, method: Method, levels: &[Level]) -> Vec<(Session, Options)> {
-    let options = levels.iter().flat_map(|&level| ways(level, method));
+pub fn sessions(network: &Network, batch: usize, method: Method, forms: &[Form]) -> Vec<(Session, Options)> {
+    let options = forms.iter().flat_map(|&form| ways(form, method));
     options.map(|options| (Session::with_options(network, batch, method, options).expect("legal"), options)).collect()
 }
 

@@ -1,6 +1,8 @@
-//! The SIMD levels that a test runs at, and the ways to compute a method there.
+//! The SIMD levels and layouts that a test runs in, and the ways to compute a method there.
 
-use predictive_coding::{Level, Method, Options};
+use std::fmt;
+
+use predictive_coding::{LayoutChoice, Level, Method, Network, Options, Session};
 
 /// Every level of this machine, or the one that `PREDICTIVE_CODING_LEVEL` names; prints the others.
 ///
@@ -19,12 +21,52 @@ pub fn levels() -> Vec<Level> {
     levels
 }
 
-/// Every way in which a session can compute a method at a level; the usual one first.
-pub fn ways(level: Level, method: Method) -> impl Iterator<Item = Options> {
+/// A level and a layout to compute in.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// The SIMD level.
+    pub level: Level,
+    /// What lies across the lanes.
+    pub layout: LayoutChoice,
+}
+
+impl Form {
+    /// A session's options, otherwise the usual ones.
+    pub fn options(self) -> Options {
+        Options { level: Some(self.level), layout: self.layout, ..Options::default() }
+    }
+
+    /// A session in this form.
+    ///
+    /// # Panics
+    /// If it can not be planned.
+    pub fn session(self, network: &Network, batch: usize, method: Method) -> Session {
+        Session::with_options(network, batch, method, self.options()).expect("legal")
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.level, self.layout)
+    }
+}
+
+/// Both layouts at some levels.
+pub fn forms_of(levels: &[Level]) -> Vec<Form> {
+    let layouts = [LayoutChoice::Images, LayoutChoice::Channels];
+    levels.iter().flat_map(|&level| layouts.map(|layout| Form { level, layout })).collect()
+}
+
+/// Both layouts at every level that is tested.
+pub fn forms() -> Vec<Form> {
+    forms_of(&levels())
+}
+
+/// Every way in which a session can compute a method in a form; the usual one first.
+pub fn ways(form: Form, method: Method) -> impl Iterator<Item = Options> {
     let literal: &[bool] = match method {
         Method::FixedPrediction { .. } => &[false, true],
         Method::Exact | Method::Strict { .. } => &[false],
     };
-    let usual = Options { level: Some(level), ..Options::default() };
-    literal.iter().map(move |&literal| Options { literal, ..usual })
+    literal.iter().map(move |&literal| Options { literal, ..form.options() })
 }

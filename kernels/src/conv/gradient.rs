@@ -1,0 +1,557 @@
+//! The gradient of a convolution's weights: for each (output channel, input channel, tap) the sum over images and
+//! pixels of the output's gradient times the input that the tap met.
+//!
+//! ```text
+//! outer      G[(c, tap)][o lanes] = sum over pixels p of  X[c][p + tap]  x  E[p][o lanes]
+//! inner      G[o][(c, tap)][lane] = sum over pixels p of  E[o][p][lane] * X[c][p + tap][lane]
+//! ```
+//!
+//! With channels across lanes, E lies as the outer product wants it, and nothing is ever added across lanes. With
+//! images across lanes, where an image in a lane of a pixel is but one more pixel, and from plain planes, a block of E
+//! is transposed first; or, where there are too few output channels to fill a vector, both operands are vectors whose
+//! lanes are added up at the end.
+//!
+//! An output pixel meets a tap in a rectangle: the pixels whose window has that tap inside of the input. A tap on
+//! padding is not summed at all.
+
+use std::ops::Range;
+
+use crate::blocking::Blocks;
+use crate::conv::product::Pixels;
+use crate::conv::shape::ConvShape;
+use crate::layout::{Layout, transpose_lines, transpose_vectors};
+use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, Walk};
+use crate::level::Level;
+use crate::pack::{packed_vectors_len, place_in_depth};
+use crate::parallel::{Shared, for_each_task, threads_for};
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+
+/// Elements of the output's gradient in a block of the outer product, for each vector of output channels: with two,
+/// 128 KiB, a part of the second cache.
+const OUTER: usize = 1 << 14;
+/// Elements of a channel in a block that is transposed: with 64 output channels, 50 KiB.
+const TRANSPOSED: usize = 200;
+/// Rows of G that are summed before they are written: with 64 output channels, 144 KiB.
+const ROWS: usize = 576;
+/// Elements of a channel in a block of the inner product: the five channels of a tile take 25 KiB of the first cache.
+const INNER: usize = 1280;
+/// Rows of the tallest tile whose input channels are planes apart, which may meet in one set of the first cache.
+const PLANES: usize = 6;
+/// Output channels of the tallest tile of inner products: no fewer are worth a thread.
+const INNER_CHANNELS: usize = 5;
+
+/// The gradient of a tile, planned for a level and a layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Gradient {
+    level: Level,
+    leaves: &'static Leaves,
+    shape: ConvShape,
+    output: [usize; 2],
+    layout: Layout,
+    /// How the input lies.
+    pixels: Pixels,
+    method: Method,
+}
+
+#[derive(Clone, Debug)]
+enum Method {
+    /// Outer products of tensors with channels across lanes; the table has a tap for each row of a block.
+    Channels { rows: Blocks, table: Vec<Tap> },
+    /// Outer products of planes of pixels.
+    Transposed(Transposed),
+    /// Inner products with images across lanes.
+    Inner { rows: Blocks, columns: Blocks },
+}
+
+#[derive(Clone, Debug)]
+struct Transposed {
+    rows: Blocks,
+    columns: Blocks,
+    /// Input channels whose rows of G are summed together.
+    channels: usize,
+    /// A tap for each row of a block, or for each pixel of a row where those are not evenly spaced.
+    table: Vec<Tap>,
+}
+
+/// The operands of outer products; where they begin is each rectangle's own.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
+    /// A tap for each row of a block, or with `spaced` for each pixel of a row.
+    table: &'a [Tap],
+    spaced: bool,
+    /// From the first input channel on.
+    input: &'a [f32],
+    /// From the first pixel of the block on.
+    errors: &'a [f32],
+    a: Operand,
+    b: Operand,
+    /// Distances of rows and of pixels of the errors.
+    e_steps: [usize; 2],
+    /// Distance of the sums of neighbouring taps.
+    tap_step: usize,
+    sums: Epilogue,
+}
+
+impl Gradient {
+    pub(crate) fn new(level: Level, layout: Layout, pixels: Pixels, shape: ConvShape) -> Self {
+        let leaves = Leaves::of(level);
+        let lanes = leaves.lanes;
+        let output = shape.output();
+        let blocks = |elements: usize| {
+            let pixels = (elements / pixels.elements).max(1);
+            [Blocks::new(output[0], (pixels / output[1]).max(1)), Blocks::new(output[1], pixels)]
+        };
+        let row = |y: usize, block_row: usize| {
+            Tap::new(y * shape.stride[0] * shape.input[1] * pixels.elements, y * block_row)
+        };
+        let method = match layout {
+            Layout::Channels => {
+                let rows = Blocks::new(output[0], (OUTER / lanes / output[1]).max(1));
+                Method::Channels { rows, table: (0..rows.longest()).map(|y| row(y, output[1] * lanes)).collect() }
+            }
+            Layout::Images if pixels.elements == 1 || outer_cost(&shape, lanes) <= inner_cost(&shape) => {
+                let [rows, columns] = blocks(TRANSPOSED);
+                let most = (ROWS / shape.taps()).max(1);
+                let (stride, elements) = (shape.stride[1], pixels.elements);
+                let table = match stride > 1 && elements > 1 {
+                    false => (0..rows.longest()).map(|y| row(y, columns.longest() * elements)).collect(),
+                    true => (0..columns.longest()).map(|x| Tap::new(x * stride * elements, x * elements)).collect(),
+                };
+                let channels = Blocks::new(shape.in_channels, most).longest();
+                Method::Transposed(Transposed { rows, columns, channels, table })
+            }
+            Layout::Images => {
+                let [rows, columns] = blocks(INNER);
+                Method::Inner { rows, columns }
+            }
+        };
+        Gradient { level, leaves, shape, output, layout, pixels, method }
+    }
+
+    /// The panels of vectors of output channels, and rows of the tallest tile of an outer product.
+    fn panels(&self) -> (Blocks, usize) {
+        let side_by_side = self.pixels.channels > 1;
+        let widest = if side_by_side { 2 } else { self.leaves.widest(PLANES) };
+        let panels = Blocks::new(self.shape.out_channels.div_ceil(self.leaves.lanes), widest);
+        let tallest = self.leaves.tallest(panels.longest());
+        (panels, if side_by_side { tallest } else { tallest.min(PLANES) })
+    }
+
+    fn depth(&self) -> usize {
+        self.shape.in_channels * self.shape.taps()
+    }
+
+    /// Elements of the gradient as it is summed: packed as the weights of the forward product are, with channels across
+    /// lanes, else the weights themselves.
+    pub(crate) fn len(&self) -> usize {
+        match self.layout {
+            Layout::Channels => packed_vectors_len(self.leaves.lanes, self.shape.out_channels, self.depth()),
+            Layout::Images => self.shape.out_channels * self.depth(),
+        }
+    }
+
+    /// Elements of scratch.
+    pub(crate) fn scratch_len(&self) -> usize {
+        let lanes = self.leaves.lanes;
+        match &self.method {
+            Method::Channels { .. } => 0,
+            Method::Inner { .. } => self.shape.out_channels * self.depth() * lanes,
+            Method::Transposed(plan) => {
+                let (panels, _) = self.panels();
+                panels.count() * panels.longest() * lanes * self.transposed_len(plan)
+            }
+        }
+    }
+
+    /// Elements of scratch for each output channel of a panel.
+    fn transposed_len(&self, plan: &Transposed) -> usize {
+        plan.channels * self.shape.taps() + plan.rows.longest() * plan.columns.longest() * self.pixels.elements
+    }
+
+    /// Adds the gradient of a tile, or of some images of plain planes, to `gradient`. With `parallel`, threads share the
+    /// output channels.
+    pub(crate) fn add(&self, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32], parallel: bool) {
+        let lanes = self.leaves.lanes;
+        let work = self.shape.flops().saturating_mul(self.layout.images(self.level) as u64);
+        let parallel = parallel && threads_for(work) > 1;
+        let (sums, scratch) = (Shared(gradient.as_mut_ptr()), Shared(scratch[..self.scratch_len()].as_mut_ptr()));
+        match &self.method {
+            Method::Channels { rows, table } => {
+                let (panels, _) = self.panels();
+                let groups = self.shape.in_channels.div_ceil(self.pixels.channels);
+                // Tasks of a panel and a part of the input channels, each with its own sums.
+                let parts = Blocks::cut(groups, if parallel { groups.min(8) } else { 1 });
+                for_each_task(parallel, panels.count() * parts.count(), |task| {
+                    let (panel, part) = (panels.get(task / parts.count()), parts.get(task % parts.count()));
+                    self.of_channels((*rows, table), panel, part, [errors, input], sums);
+                });
+            }
+            Method::Transposed(plan) => {
+                let (panels, _) = self.panels();
+                let len = panels.longest() * lanes * self.transposed_len(plan);
+                for_each_task(parallel, panels.count(), |panel| {
+                    let outputs =
+                        panels.get(panel).start * lanes..(panels.get(panel).end * lanes).min(self.shape.out_channels);
+                    // SAFETY: each panel has output channels of its own, and a part of the scratch, whose length is that
+                    // of all.
+                    let (gradient, scratch) = unsafe {
+                        let gradient = sums.get().add(outputs.start * self.depth());
+                        let scratch = scratch.get().add(panel * len);
+                        (
+                            std::slice::from_raw_parts_mut(gradient, outputs.len() * self.depth()),
+                            std::slice::from_raw_parts_mut(scratch, len),
+                        )
+                    };
+                    self.of_planes(plan, outputs, [errors, input], gradient, scratch);
+                });
+            }
+            Method::Inner { rows, columns } => {
+                let parts = self.shape.out_channels.div_ceil(INNER_CHANNELS);
+                let parts = Blocks::cut(self.shape.out_channels, if parallel { parts } else { 1 });
+                for_each_task(parallel, parts.count(), |part| {
+                    let outputs = parts.get(part);
+                    // SAFETY: each part has output channels of its own, in the gradient and the scratch.
+                    let (gradient, scratch) = unsafe {
+                        let depth = self.depth();
+                        let gradient = sums.get().add(outputs.start * depth);
+                        let scratch = scratch.get().add(outputs.start * depth * lanes);
+                        (
+                            std::slice::from_raw_parts_mut(gradient, outputs.len() * depth),
+                            std::slice::from_raw_parts_mut(scratch, outputs.len() * depth * lanes),
+                        )
+                    };
+                    scratch.fill(0.0);
+                    for block in rows.iter() {
+                        for columns in columns.iter() {
+                            self.inner([block.clone(), columns], outputs.clone(), errors, input, scratch);
+                        }
+                    }
+                    dispatch(self.level, SumLanes { vectors: scratch, to: gradient });
+                });
+            }
+        }
+    }
+
+    /// The outputs along an axis, of some, whose window has a tap inside of the input.
+    fn meeting(&self, axis: usize, tap: usize, outputs: &Range<usize>) -> Range<usize> {
+        let ConvShape { input, stride, padding, dilation, .. } = self.shape;
+        let before = tap * dilation[axis];
+        let end = (input[axis] + padding[axis]).saturating_sub(before).div_ceil(stride[axis]);
+        let start = padding[axis].saturating_sub(before).div_ceil(stride[axis]).max(outputs.start);
+        start..end.min(outputs.end).max(start)
+    }
+
+    /// The taps that meet the input in a block, and where.
+    fn rectangles(&self, block: [Range<usize>; 2]) -> impl Iterator<Item = ([usize; 2], [Range<usize>; 2])> {
+        let [height, width] = self.shape.kernel;
+        (0..height).flat_map(move |ky| {
+            let rows = self.meeting(0, ky, &block[0]);
+            let across = if rows.is_empty() { 0 } else { width };
+            let columns = block[1].clone();
+            (0..across).filter_map(move |kx| {
+                let columns = self.meeting(1, kx, &columns);
+                (!columns.is_empty()).then(|| ([ky, kx], [rows.clone(), columns]))
+            })
+        })
+    }
+
+    /// The input pixel that a tap of an output pixel's window meets, counted by rows.
+    fn met(&self, pixel: [usize; 2], tap: [usize; 2]) -> usize {
+        let ConvShape { stride, padding, dilation, .. } = self.shape;
+        let [y, x] = [0, 1].map(|axis| pixel[axis] * stride[axis] + tap[axis] * dilation[axis] - padding[axis]);
+        y * self.shape.input[1] + x
+    }
+
+    /// Adds the outer products of a block of output pixels with some input channels, for all taps.
+    fn outer(&self, block: [Range<usize>; 2], channels: usize, vectors: usize, operands: &Operands<'_>) {
+        let Operands { table, spaced, input, errors, a, b, e_steps, tap_step, sums } = *operands;
+        let (elements, (_, tallest)) = (self.pixels.elements, self.panels());
+        // Products of a pixel, whose elements are images or channels.
+        let per_pixel = if self.layout == Layout::Channels { 1 } else { elements };
+        let [first_row, first_column] = [block[0].start, block[1].start];
+        for ([ky, kx], [rows, columns]) in self.rectangles(block) {
+            for call in 0..if spaced { rows.len() } else { 1 } {
+                let pixel = [rows.start + call, columns.start];
+                let segment = match spaced {
+                    true => Segment { taps: &table[..columns.len()], run: elements },
+                    false => Segment { taps: &table[..rows.len()], run: columns.len() * per_pixel },
+                };
+                let x = self.met(pixel, [ky, kx]) * elements;
+                let e = (pixel[0] - first_row) * e_steps[0] + (pixel[1] - first_column) * e_steps[1];
+                let out = sums.out.wrapping_add((ky * self.shape.kernel[1] + kx) * tap_step);
+                for tiles in Blocks::new(channels, tallest).all_equal() {
+                    let [step, row] = [a.step, sums.row].map(|step| step as usize);
+                    let product = Product {
+                        segments: &[segment],
+                        a: Operand { at: input[x + tiles.start * step..].as_ptr(), ..a },
+                        b: Operand { at: errors[e..].as_ptr(), ..b },
+                        down: Repeat::new(tiles.count, tiles.size * step, tiles.size * row),
+                        across: Repeat::ONCE,
+                        epilogue: Epilogue { out: out.wrapping_add(tiles.start * row), ..sums },
+                    };
+                    // SAFETY: the rectangle is inside the block of the errors, and what the tap meets there inside the
+                    // planes of the input; there are sums of these vectors for every channel and tap, which are this
+                    // task's own.
+                    unsafe { self.leaves.product([tiles.size, vectors], &product) };
+                }
+            }
+        }
+    }
+
+    /// The gradient of some vectors of output channels by some groups of input channels, both across lanes.
+    fn of_channels(
+        &self,
+        (rows, table): (Blocks, &[Tap]),
+        vectors: Range<usize>,
+        groups: Range<usize>,
+        [errors, input]: [&[f32]; 2],
+        sums: Shared,
+    ) {
+        let (shape, lanes) = (&self.shape, self.leaves.lanes);
+        let (depth, taps) = (self.depth(), shape.taps());
+        let row = self.output[1] * lanes;
+        let plane = self.output[0] * row;
+        let source_plane = shape.input[0] * shape.input[1] * lanes;
+        for (rows, group) in rows.iter().flat_map(|rows| groups.clone().map(move |group| (rows.clone(), group))) {
+            let channel = group * lanes;
+            let (place, tap_step) = place_in_depth(channel, shape.in_channels, lanes, taps);
+            let sums = sums.get().wrapping_add((vectors.start * depth + place) * lanes);
+            let operands = Operands {
+                table,
+                spaced: false,
+                input: &input[group * source_plane..],
+                errors: &errors[vectors.start * plane + rows.start * row..],
+                a: Operand::new(std::ptr::null(), 1, shape.stride[1] * lanes),
+                b: Operand::new(std::ptr::null(), plane, lanes),
+                e_steps: [row, lanes],
+                tap_step: tap_step * lanes,
+                sums: Epilogue::add(sums, lanes, depth * lanes),
+            };
+            let channels = lanes.min(shape.in_channels - channel);
+            self.outer([rows, 0..self.output[1]], channels, vectors.len(), &operands);
+        }
+    }
+
+    /// The gradient of some output channels of planes of pixels, whose errors are transposed block by block.
+    fn of_planes(
+        &self,
+        plan: &Transposed,
+        outputs: Range<usize>,
+        [errors, input]: [&[f32]; 2],
+        gradient: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let (shape, lanes, elements) = (&self.shape, self.leaves.lanes, self.pixels.elements);
+        let (depth, taps) = (self.depth(), shape.taps());
+        let vectors = outputs.len().div_ceil(lanes);
+        let width = vectors * lanes;
+        let plane = self.output[0] * self.output[1] * elements;
+        let source_plane = shape.input[0] * shape.input[1] * elements;
+        let [image_errors, image_input] = [shape.out_channels * plane, shape.in_channels * source_plane];
+        let block_row = plan.columns.longest() * elements * width;
+        for first in (0..shape.in_channels).step_by(plan.channels) {
+            let channels = plan.channels.min(shape.in_channels - first);
+            let (sums, transposed) = scratch.split_at_mut(channels * taps * width);
+            sums.fill(0.0);
+            let blocks =
+                plan.rows.iter().flat_map(|rows| plan.columns.iter().map(move |columns| [rows.clone(), columns]));
+            let images = errors.chunks_exact(image_errors).zip(input.chunks_exact(image_input));
+            for ((errors, input), block) in images.flat_map(|image| blocks.clone().map(move |block| (image, block))) {
+                let [rows, columns] = block.clone();
+                for (row, to) in rows.zip(transposed.chunks_mut(block_row)) {
+                    let from = &errors[outputs.start * plane + (row * self.output[1] + columns.start) * elements..];
+                    let counts = [outputs.len(), columns.len() * elements];
+                    dispatch(self.level, Vectors { from, stride: plane, counts, to, width });
+                }
+                let operands = Operands {
+                    table: &plan.table,
+                    // Pixels of several elements that are apart are taps each, and rows calls each.
+                    spaced: shape.stride[1] > 1 && elements > 1,
+                    input: &input[first * source_plane..],
+                    errors: transposed,
+                    a: Operand::new(std::ptr::null(), source_plane, if elements == 1 { shape.stride[1] } else { 1 }),
+                    b: Operand { scale: width, ..Operand::new(std::ptr::null(), lanes, width) },
+                    e_steps: [block_row, elements * width],
+                    tap_step: width,
+                    sums: Epilogue::add(sums.as_mut_ptr(), taps * width, lanes),
+                };
+                self.outer(block, channels, vectors, &operands);
+            }
+            let to = &mut gradient[first * taps..];
+            let (rows, lines) = (channels * taps, outputs.len());
+            dispatch(self.level, AddTransposed { sums, width, rows, to, stride: depth, lines });
+        }
+    }
+
+    /// Adds the inner products of a block for some output channels to `sums`, `[outputs][(c, tap)][LANES]`.
+    fn inner(&self, block: [Range<usize>; 2], outputs: Range<usize>, errors: &[f32], input: &[f32], sums: &mut [f32]) {
+        let (shape, lanes) = (&self.shape, self.leaves.lanes);
+        let depth = self.depth();
+        let plane = self.output[0] * self.output[1] * lanes;
+        let source_plane = shape.input[0] * shape.input[1] * lanes;
+        let [tallest, widest] = self.leaves.dot_tile();
+        let mut offsets = [[0; 2]; 8];
+        // Taps that meet the input in the same rectangle share the errors there; both ends of what a tap meets fall as
+        // the taps rise, so that they are neighbours.
+        let spans = |axis: usize| {
+            let mut taps = 0..shape.kernel[axis];
+            let outputs = block[axis].clone();
+            std::iter::from_fn(move || {
+                loop {
+                    let first = taps.start;
+                    let met = (first < taps.end).then(|| self.meeting(axis, first, &outputs))?;
+                    let alike = (first..taps.end).take_while(|&tap| self.meeting(axis, tap, &outputs) == met).count();
+                    taps.start += alike;
+                    if !met.is_empty() {
+                        return Some((first..first + alike, met));
+                    }
+                }
+            })
+        };
+        for group in Blocks::new(outputs.len(), tallest).iter().filter(|group| !group.is_empty()) {
+            for (down, rows) in spans(0) {
+                for (along, columns) in spans(1) {
+                    let pixel = [rows.start, columns.start];
+                    let e = (outputs.start + group.start) * plane + (pixel[0] * self.output[1] + pixel[1]) * lanes;
+                    let mut pairs = (0..shape.in_channels).flat_map(|channel| {
+                        let (down, along) = (down.clone(), along.clone());
+                        down.flat_map(move |ky| along.clone().map(move |kx| (channel, [ky, kx])))
+                    });
+                    for width in Blocks::new(shape.in_channels * down.len() * along.len(), widest).sizes() {
+                        for (offset, (channel, tap)) in offsets[..width].iter_mut().zip(&mut pairs) {
+                            let x = channel * source_plane + self.met(pixel, tap) * lanes;
+                            let column = channel * shape.taps() + tap[0] * shape.kernel[1] + tap[1];
+                            *offset = [x, column * lanes];
+                        }
+                        let dot = Dot {
+                            a: errors[e..].as_ptr(),
+                            step: plane,
+                            b: input.as_ptr(),
+                            offsets: &offsets[..width],
+                            rows: Walk {
+                                count: rows.len(),
+                                a: self.output[1] * lanes,
+                                b: shape.stride[0] * shape.input[1] * lanes,
+                            },
+                            vectors: Walk { count: columns.len(), a: lanes, b: shape.stride[1] * lanes },
+                            sums: sums[group.start * depth * lanes..].as_mut_ptr(),
+                            sums_step: depth * lanes,
+                        };
+                        // SAFETY: the rectangle is inside the planes of the errors, and what the taps meet there inside
+                        // those of the input; `sums` has vectors for all pairs.
+                        unsafe { self.leaves.dot(group.len(), &dot) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Cost of the outer product per product of the inner loop, where lanes beyond the output channels are wasted and
+/// errors are transposed: a fit to measurements at 10 to 600 products per element.
+fn outer_cost(shape: &ConvShape, lanes: usize) -> f64 {
+    let outputs = shape.out_channels;
+    let padded = outputs.next_multiple_of(lanes);
+    let share = if padded == lanes { 0.75 } else { 0.96 };
+    let depth = (shape.in_channels * shape.taps()) as f64;
+    padded as f64 / outputs as f64 * (depth / share + 0.75 * lanes as f64)
+}
+
+/// Likewise, of the inner product: the sums of a small image are loaded and stored for few products, and an input
+/// that meets few taps is read from afar for few.
+fn inner_cost(shape: &ConvShape) -> f64 {
+    let [height, width] = shape.output();
+    let depth = (shape.in_channels * shape.taps()) as f64;
+    depth / 0.88 + 0.25 * shape.in_channels as f64 + 10.0 * depth / (height * width).min(64) as f64
+}
+
+/// Makes vectors, `width` apart, of the elements of some channels, `stride` apart, at equal places.
+struct Vectors<'a> {
+    from: &'a [f32],
+    stride: usize,
+    /// Channels, and elements of each.
+    counts: [usize; 2],
+    to: &'a mut [f32],
+    width: usize,
+}
+
+impl Kernel for Vectors<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Vectors { from, stride, counts: [channels, len], to, width } = self;
+        assert!((channels - 1) * stride + len <= from.len() && len * width <= to.len() && channels <= width);
+        for first in (0..channels).step_by(S::LANES) {
+            let lines = S::LANES.min(channels - first);
+            // SAFETY: `len` elements of each channel are readable, and `len` vectors writable, by the assertion.
+            unsafe {
+                let (from, to) = (from.as_ptr().add(first * stride), to.as_mut_ptr().add(first));
+                transpose_lines(s, from, stride, [lines, len], to, width);
+            }
+        }
+    }
+}
+
+/// Adds sums `[rows][width]` to the columns of `to`, of which `lines` begin `stride` apart.
+struct AddTransposed<'a> {
+    sums: &'a [f32],
+    width: usize,
+    rows: usize,
+    to: &'a mut [f32],
+    stride: usize,
+    lines: usize,
+}
+
+impl Kernel for AddTransposed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let AddTransposed { sums, width, rows, to, stride, lines } = self;
+        assert!(rows * width <= sums.len() && (lines - 1) * stride + rows <= to.len() && lines <= width);
+        let mut square = [0.0; MAX_LANES * MAX_LANES];
+        for first in (0..lines).step_by(S::LANES) {
+            let of_vector = S::LANES.min(lines - first);
+            for row in (0..rows).step_by(S::LANES) {
+                let n = S::LANES.min(rows - row);
+                // SAFETY: n rows of sums are readable, and n elements of each line writable, by the assertion.
+                unsafe {
+                    let from = sums.as_ptr().add(row * width + first);
+                    transpose_vectors(s, from, width, [n, of_vector], square.as_mut_ptr(), S::LANES);
+                    for line in 0..of_vector {
+                        let to = to.as_mut_ptr().add((first + line) * stride + row);
+                        let v = s.load_first(square.as_ptr().add(line * S::LANES), n);
+                        s.store_first(to, s.add(s.load_first(to, n), v), n);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the sums of the lanes of as many vectors as `to` has elements.
+struct SumLanes<'a> {
+    vectors: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Kernel for SumLanes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut square = [0.0; MAX_LANES * MAX_LANES];
+        for (vectors, to) in self.vectors.chunks(S::LANES * S::LANES).zip(self.to.chunks_mut(S::LANES)) {
+            // SAFETY: `vectors` has as many vectors as `to` has elements, LANES at most; the square holds LANES.
+            unsafe {
+                transpose_lines(s, vectors.as_ptr(), S::LANES, [to.len(), S::LANES], square.as_mut_ptr(), S::LANES);
+                let mut sum = s.load_first(to.as_ptr(), to.len());
+                for lane in 0..S::LANES {
+                    sum = s.add(sum, s.load(square.as_ptr().add(lane * S::LANES)));
+                }
+                s.store_first(to.as_mut_ptr(), sum, to.len());
+            }
+        }
+    }
+}

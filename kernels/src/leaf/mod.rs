@@ -1,0 +1,165 @@
+//! The leaves: register tiles with their loops over the depth, each a function of its own, compiled for the
+//! instructions of a level. A level is a table of them; everything above is ordinary code that knows no
+//! instruction set and is compiled once.
+
+mod dot;
+mod product;
+
+pub(crate) use dot::{Dot, Walk};
+pub(crate) use product::{Epilogue, Operand, Product, Repeat, Segment, Tap};
+
+use crate::level::{Isa, Level};
+use crate::simd::portable::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{avx2::Avx2, avx512::Avx512};
+
+type ProductLeaf = unsafe fn(&Product<'_>);
+type DotLeaf = unsafe fn(&Dot<'_>);
+
+/// Vectors of the widest product tile of any level.
+pub(crate) const WIDEST: usize = 16;
+
+/// The leaves of a level, by rows and columns of their tile.
+#[derive(Debug)]
+pub(crate) struct Leaves {
+    /// Elements of a vector.
+    pub(crate) lanes: usize,
+    products: &'static [&'static [ProductLeaf]],
+    dots: &'static [&'static [DotLeaf]],
+}
+
+impl Leaves {
+    pub(crate) fn of(level: Level) -> &'static Leaves {
+        match level.isa() {
+            Isa::Portable => &portable::LEAVES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &avx2::LEAVES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &avx512::LEAVES,
+        }
+    }
+
+    /// Vectors of the widest product tile of so many rows.
+    pub(crate) fn widest(&self, rows: usize) -> usize {
+        self.products[rows - 1].len()
+    }
+
+    /// Rows of the tallest product tile of so many vectors.
+    pub(crate) fn tallest(&self, vectors: usize) -> usize {
+        self.products.iter().rposition(|row| row.len() >= vectors).map_or(0, |row| row + 1)
+    }
+
+    /// Rows and columns of the largest tile of dot products.
+    pub(crate) fn dot_tile(&self) -> [usize; 2] {
+        [self.dots.len(), self.dots[0].len()]
+    }
+
+    /// Multiplies tiles of `rows` by `vectors`.
+    ///
+    /// # Safety
+    /// For every tile, every product of the segments and every row and vector, an element of A and a vector of B must
+    /// be readable, and what the epilogue points to must be valid.
+    pub(crate) unsafe fn product(&self, [rows, vectors]: [usize; 2], product: &Product<'_>) {
+        // SAFETY: a level exists only if the CPU has its instructions; the operands are as the caller promises.
+        unsafe { self.products[rows - 1][vectors - 1](product) }
+    }
+
+    /// Adds dot products of `rows` rows of A with one row of B for each offset.
+    ///
+    /// # Safety
+    /// The vectors of the walks must be readable from each row of A and of B, and the sums readable and writable.
+    pub(crate) unsafe fn dot(&self, rows: usize, dot: &Dot<'_>) {
+        // SAFETY: a level exists only if the CPU has its instructions; the leaf is that for the number of offsets.
+        unsafe { self.dots[rows - 1][dot.offsets.len() - 1](dot) }
+    }
+}
+
+/// A module with the leaves of a level: for each number of rows, the widths that the registers allow.
+macro_rules! leaves {
+    ($level:ident, $simd:ty, $token:expr, [$($feature:meta)?],
+     products: { $($m:literal: $($n:literal)*;)* }, dots: { $($dm:literal: $($dn:literal)*;)* }) => {
+        mod $level {
+            use super::*;
+            use crate::simd::Simd;
+
+            $(#[$feature])?
+            unsafe fn product<const M: usize, const N: usize>(product: &Product<'_>) {
+                // SAFETY: as the caller promises.
+                unsafe { product::product::<$simd, M, N>($token, product) }
+            }
+
+            $(#[$feature])?
+            unsafe fn dot<const M: usize, const N: usize>(dot: &Dot<'_>) {
+                // SAFETY: as the caller promises.
+                unsafe { dot::dot::<$simd, M, N>($token, dot) }
+            }
+
+            pub(super) static LEAVES: Leaves = Leaves {
+                lanes: <$simd>::LANES,
+                products: &[$(&[$(product::<$m, $n>),*]),*],
+                dots: &[$(&[$(dot::<$dm, $dn>),*]),*],
+            };
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+leaves! {
+    avx512, Avx512, Avx512(()), [target_feature(enable = "avx512f,avx2,fma")],
+    products: {
+        1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
+        2: 1 2 3 4 5 6 7 8;
+        3: 1 2 3 4 5 6 7;
+        4: 1 2 3 4 5 6;
+        5: 1 2 3 4 5;
+        6: 1 2 3 4;
+        7: 1 2 3;
+        8: 1 2 3;
+        9: 1 2 3;
+        10: 1 2;
+        11: 1 2;
+        12: 1 2;
+        13: 1 2;
+        14: 1 2;
+    },
+    dots: { 1: 1 2 3 4 5; 2: 1 2 3 4 5; 3: 1 2 3 4 5; 4: 1 2 3 4 5; 5: 1 2 3 4 5; }
+}
+
+#[cfg(target_arch = "x86_64")]
+leaves! {
+    avx2, Avx2, Avx2(()), [target_feature(enable = "avx2,fma")],
+    products: {
+        1: 1 2 3 4 5 6 7 8;
+        2: 1 2 3 4 5;
+        3: 1 2 3 4;
+        4: 1 2 3;
+        5: 1 2;
+        6: 1 2;
+        7: 1;
+        8: 1;
+        9: 1;
+        10: 1;
+        11: 1;
+        12: 1;
+    },
+    dots: { 1: 1 2 3; 2: 1 2 3; 3: 1 2 3; 4: 1 2 3; }
+}
+
+leaves! {
+    portable, Portable, Portable, [],
+    products: {
+        1: 1 2 3 4 5 6 7 8;
+        2: 1 2 3 4;
+        3: 1 2 3;
+        4: 1 2;
+        5: 1 2;
+        6: 1 2;
+        7: 1;
+        8: 1;
+        9: 1;
+        10: 1;
+        11: 1;
+        12: 1;
+    },
+    dots: { 1: 1 2 3; 2: 1 2 3; 3: 1 2 3; 4: 1 2 3; }
+}

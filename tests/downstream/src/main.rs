@@ -1,0 +1,55 @@
+//! Steps a small convolutional network at every level and in both layouts, on threads with little stack: without
+//! optimisation, nothing is inlined that could share a frame.
+
+use predictive_coding::{
+    Conv2d, LayoutChoice, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Result, Session,
+};
+
+/// Bytes of the stack of each thread.
+const STACK: usize = 256 << 10;
+const SAMPLES: usize = 3;
+
+fn main() -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).stack_size(STACK).build().expect("threads");
+    let on_thread = |f: fn() -> Result<()>| std::thread::Builder::new().stack_size(STACK).spawn(f);
+    pool.install(steps)?;
+    on_thread(steps).expect("a thread").join().expect("it ends")
+}
+
+fn steps() -> Result<()> {
+    let conv = |channels| Op::Conv2d(Conv2d { padding: [1, 1], ..Conv2d::new(channels, [3, 3]) });
+    let pool = Op::MaxPool2d(MaxPool2d::new([2, 2]));
+    let layers = vec![
+        vec![conv(17), Op::Relu, pool.clone()],
+        vec![conv(5), Op::Gelu, pool, Op::Flatten],
+        vec![Op::Linear(Linear::new(20)), Op::Tanh],
+        vec![Op::Linear(Linear::new(10))],
+    ];
+    let network = Network::new(&[3, 12, 9], Loss::CrossEntropy, layers)?;
+    let parameters = network.initialize(1);
+    let elements: usize = network.input_shape().iter().product();
+    let x: Vec<f32> = (0..SAMPLES * elements).map(|i| (i as f32 * 0.37).sin()).collect();
+    let y = [3i64, 9, 0];
+    let methods = [
+        Method::Exact,
+        Method::FixedPrediction { eta: 0.1, iterations: 5 },
+        Method::Strict { eta: 0.1, iterations: 5 },
+    ];
+    for method in methods {
+        let mut first: Option<Vec<f32>> = None;
+        for &level in Level::available() {
+            for layout in [LayoutChoice::Images, LayoutChoice::Channels] {
+                let options = Options { level: Some(level), layout, ..Options::default() };
+                let mut session = Session::with_options(&network, SAMPLES, method, options)?;
+                let loss = session.infer(&parameters, &x, &y[..])?;
+                let gradients = session.gradients().values();
+                let first = first.get_or_insert_with(|| gradients.to_vec());
+                let size = first.iter().fold(0.0f32, |size, g| size.max(g.abs()));
+                let off = first.iter().zip(gradients).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+                assert!(off <= 1e-5 * size, "{level}, {layout:?}, {method:?}: gradients differ by {off} of {size}");
+                println!("{:>16} {level:>8} {layout:?}: loss {loss:.6}", method.name());
+            }
+        }
+    }
+    Ok(())
+}
