@@ -330,7 +330,7 @@ impl Layers<'_> {
             None => z,
             Some(d) => {
                 let x = &mut input[..z.len()];
-                elementwise::add(level, z, d, x);
+                elementwise::combine(level, z, Combine { gamma: 1.0, other: d, ..Combine::default() }, x);
                 x
             }
         };

@@ -2,8 +2,8 @@
 
 /// What a product does to its output: `out = alpha sum + beta out + gamma other + bias`.
 ///
-/// A coefficient of 0 means that its operand is not read, so it may hold anything, but for an output that takes a
-/// step.
+/// With a coefficient of 0, the output or the third tensor is not read, so it may hold anything; an output that takes
+/// a step is always read.
 #[derive(Clone, Copy, Debug)]
 pub struct Combine<'a> {
     /// Factor of the product.

@@ -4,29 +4,6 @@ use crate::combine::Combine;
 use crate::level::Level;
 use crate::simd::{Kernel, Simd, dispatch, lanes};
 
-/// `out = a + b`.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn add(level: Level, a: &[f32], b: &[f32], out: &mut [f32]) {
-    struct Add<'a>(&'a [f32], &'a [f32], &'a mut [f32]);
-    impl Kernel for Add<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, _: S) {
-            self.2.iter_mut().zip(self.0).zip(self.1).for_each(|((out, a), b)| *out = a + b);
-        }
-    }
-    assert!(
-        a.len() == out.len() && b.len() == out.len(),
-        "lengths differ: {}, {}, output {}",
-        a.len(),
-        b.len(),
-        out.len()
-    );
-    dispatch(level, Add(a, b, out));
-}
-
 /// `out = alpha sum + beta out + gamma other` over a tile, or a step by that.
 ///
 /// # Panics

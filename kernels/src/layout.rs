@@ -10,7 +10,7 @@ pub enum Layout {
     /// An image in every lane, `[channels][height][width][LANES]`: for few channels and full batches.
     Images,
     /// LANES channels of one image in a vector, `[channels / LANES][height][width][LANES]`: for many channels and
-    /// any batch. Lanes beyond the last channel hold nothing of use.
+    /// any batch. No product reads lanes beyond the last channel, and every product writes 0 there.
     Channels,
 }
 

@@ -2,8 +2,8 @@
 //! losses on the CPU, hand-vectorised at three levels that are chosen at run time.
 //!
 //! Matrices are views with any strides ([`MatRef`], [`gemm`]). Images lie in *tiles*, in one of two [`Layout`]s: an
-//! image in every lane of a vector, or 16 channels of one image in a vector (LANES of them: 16 with AVX-512, 8 with
-//! AVX2 and 4 elsewhere, [`lanes`]). [`Conv`] and [`Local`] work on either; [`NchwConv`] takes plain
+//! image in every lane of a vector, or the channels of one image across its lanes. A vector has 16 lanes with AVX-512, 8
+//! with AVX2 and 4 elsewhere ([`lanes`]). [`Conv`] and [`Local`] work on either; [`NchwConv`] takes plain
 //! `[batch, channels, height, width]`.
 //!
 //! Every function is safe, checks its lengths and panics with both numbers if they do not fit.

@@ -115,7 +115,7 @@ pub(crate) struct Source {
 ///
 /// # Panics
 /// If an operand is outside `from`, or `packed` is shorter than `rows * depth`.
-pub(crate) fn pack(
+pub(crate) fn pack_panels(
     from: &[f32],
     source: Source,
     rows: usize,
@@ -184,20 +184,36 @@ pub(crate) fn pack_vectors(
             let (from, to) = (from.as_ptr(), packed.as_mut_ptr());
             // SAFETY: all weights of the rows are in `from`, and `packed` has a vector for each channel and tap.
             unsafe {
-                if channel_stride == 1 {
-                    return transpose_lines(s, from, row_stride, [rows, channels], to, S::LANES);
+                // Rows without gaps are one line, whose lines of the cache are all read once.
+                let line = if channel_stride == taps { channels * taps } else { taps };
+                if channel_stride == taps && (taps == 1 || group == 1) {
+                    return transpose_lines(s, from, row_stride, [rows, line], to, S::LANES);
+                }
+                if row_stride == 1 && taps == 1 {
+                    for channel in 0..channels {
+                        let v = s.load_first(from.add(channel * channel_stride), rows);
+                        s.store(to.add(channel * S::LANES), v);
+                    }
+                    return;
                 }
                 let mut square = [0.0; MAX_LANES * MAX_LANES];
-                for channel in 0..channels {
-                    let (place, step) = place_in_depth(channel, channels, group, taps);
-                    for first in (0..taps).step_by(S::LANES) {
-                        let width = S::LANES.min(taps - first);
-                        let from = from.add(channel * channel_stride + first);
+                let (mut channel, mut tap) = (0, 0);
+                let (mut place, mut step) = place_in_depth(0, channels, group, taps);
+                for start in (0..channels * taps).step_by(line) {
+                    for first in (0..line).step_by(S::LANES) {
+                        let width = S::LANES.min(line - first);
+                        let from = from.add(start / taps * channel_stride + first);
+                        let ahead = from.wrapping_add(AHEAD * channel_stride);
+                        (0..rows).for_each(|row| s.prefetch(ahead.wrapping_add(row * row_stride)));
                         let vectors = square.as_mut_ptr();
                         s.transpose_part(from, row_stride, [rows, width], vectors, S::LANES, S::LANES);
-                        for tap in 0..width {
-                            let to = to.add((place + (first + tap) * step) * S::LANES);
-                            s.store(to, s.load(vectors.add(tap * S::LANES)));
+                        for i in 0..width {
+                            s.store(to.add((place + tap * step) * S::LANES), s.load(vectors.add(i * S::LANES)));
+                            tap += 1;
+                            if tap == taps {
+                                (channel, tap) = (channel + 1, 0);
+                                (place, step) = place_in_depth(channel.min(channels - 1), channels, group, taps);
+                            }
                         }
                     }
                 }

@@ -103,7 +103,7 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
 /// # Panics
 /// If there is another number of sums, or `values` are not whole vectors.
 pub fn add_squares(level: Level, values: &[f32], sums: &mut [f64]) {
-    dispatch(level, Lanes { a: values, b: values, sums, term: Products });
+    dispatch(level, ImageSums { a: values, b: values, sums });
 }
 
 /// As [`add_squares`], of products of the elements of two tensors.
@@ -111,57 +111,22 @@ pub fn add_squares(level: Level, values: &[f32], sums: &mut [f64]) {
 /// # Panics
 /// As [`add_squares`], or if the lengths differ.
 pub fn add_products(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
-    dispatch(level, Lanes { a, b, sums, term: Products });
+    dispatch(level, ImageSums { a, b, sums });
 }
 
-/// As [`add_squares`], of squares of the differences of the elements of two tensors.
-///
-/// # Panics
-/// As [`add_squares`], or if the lengths differ.
-pub fn add_distances(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
-    dispatch(level, Lanes { a, b, sums, term: Distances });
-}
-
-/// What is added to a sum.
-trait Term: Copy {
-    fn add<S: Simd>(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V;
-}
-
-#[derive(Clone, Copy)]
-struct Products;
-
-impl Term for Products {
-    #[inline(always)]
-    fn add<S: Simd>(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
-        s.fma(a, b, sum)
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Distances;
-
-impl Term for Distances {
-    #[inline(always)]
-    fn add<S: Simd>(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
-        let difference = s.sub(a, b);
-        s.fma(difference, difference, sum)
-    }
-}
-
-/// Adds a term of two tensors to the sum of each lane.
-struct Lanes<'a, T> {
+/// Adds the products of two tensors to the sum of each image.
+struct ImageSums<'a> {
     a: &'a [f32],
     b: &'a [f32],
     sums: &'a mut [f64],
-    term: T,
 }
 
-impl<T: Term> Kernel for Lanes<'_, T> {
+impl Kernel for ImageSums<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Lanes { a, b, sums, term } = self;
+        let ImageSums { a, b, sums } = self;
         assert!(
             [1, S::LANES].contains(&sums.len()) && a.len().is_multiple_of(S::LANES) && a.len() == b.len(),
             "{} and {} elements and {} sums for {} lanes",
@@ -170,21 +135,19 @@ impl<T: Term> Kernel for Lanes<'_, T> {
             sums.len(),
             S::LANES
         );
+        // SAFETY: a block has whole vectors.
+        let product = |a: &[f32], b: &[f32], i: usize, sum: S::V| unsafe {
+            s.fma(s.load(a.as_ptr().add(i * S::LANES)), s.load(b.as_ptr().add(i * S::LANES)), sum)
+        };
         for (a, b) in a.chunks(BLOCK * S::LANES).zip(b.chunks(BLOCK * S::LANES)) {
             let mut open = [s.splat(0.0); OPEN];
             let mut turns = a.chunks_exact(OPEN * S::LANES).zip(b.chunks_exact(OPEN * S::LANES));
             for (a, b) in turns.by_ref() {
-                for (i, sum) in open.iter_mut().enumerate() {
-                    // SAFETY: a turn has OPEN vectors.
-                    *sum = unsafe {
-                        vector_term(s, term, a.as_ptr().add(i * S::LANES), b.as_ptr().add(i * S::LANES), *sum)
-                    };
-                }
+                open.iter_mut().enumerate().for_each(|(i, sum)| *sum = product(a, b, i, *sum));
             }
-            let done = a.len() - a.len() % (OPEN * S::LANES);
-            for i in (done..a.len()).step_by(S::LANES) {
-                // SAFETY: a block has whole vectors.
-                open[0] = unsafe { vector_term(s, term, a.as_ptr().add(i), b.as_ptr().add(i), open[0]) };
+            let vectors = a.len() / S::LANES;
+            for i in vectors - vectors % OPEN..vectors {
+                open[0] = product(a, b, i, open[0]);
             }
             let mut lanes = [0.0; MAX_LANES];
             // SAFETY: `lanes` has MAX_LANES >= LANES elements.
@@ -195,14 +158,6 @@ impl<T: Term> Kernel for Lanes<'_, T> {
             }
         }
     }
-}
-
-/// # Safety
-/// A vector must be valid at both places.
-#[inline(always)]
-unsafe fn vector_term<S: Simd, T: Term>(s: S, term: T, a: *const f32, b: *const f32, sum: S::V) -> S::V {
-    // SAFETY: as the caller promises.
-    unsafe { term.add(s, s.load(a), s.load(b), sum) }
 }
 
 /// The sum of the open sums.

@@ -355,7 +355,9 @@ impl Relaxation<'_> {
         let Descent { moved, reached, .. } = descent;
         moved.fill(0.0);
         reached.fill(0.0);
-        reduce::add_distances(level, deviations, &self.scratch.work.previous, moved);
+        let previous = &mut self.scratch.work.previous;
+        elementwise::combine(level, deviations, Combine { beta: -1.0, ..Combine::default() }, previous);
+        reduce::add_squares(level, previous, moved);
         reduce::add_squares(level, deviations, reached);
         let mut all = true;
         for lane in 0..*samples {

@@ -20,7 +20,7 @@ use crate::blocking::Blocks;
 use crate::conv::product::Pixels;
 use crate::conv::shape::ConvShape;
 use crate::layout::{Layout, transpose_lines, transpose_vectors};
-use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, Walk};
+use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
 use crate::level::Level;
 use crate::pack::{packed_vectors_len, place_in_depth};
 use crate::parallel::{Shared, for_each_task, threads_for};
@@ -172,7 +172,8 @@ impl Gradient {
     /// output channels.
     pub(crate) fn add(&self, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32], parallel: bool) {
         let lanes = self.leaves.lanes;
-        let work = self.shape.flops().saturating_mul(self.layout.images(self.level) as u64);
+        let work = self.shape.flops().saturating_mul((errors.len() / self.shape.out_channels) as u64);
+        let work = work / (self.output[0] * self.output[1]) as u64;
         let parallel = parallel && threads_for(work) > 1;
         let (sums, scratch) = (Shared(gradient.as_mut_ptr()), Shared(scratch[..self.scratch_len()].as_mut_ptr()));
         match &self.method {
@@ -273,8 +274,8 @@ impl Gradient {
             for call in 0..if spaced { rows.len() } else { 1 } {
                 let pixel = [rows.start + call, columns.start];
                 let segment = match spaced {
-                    true => Segment { taps: &table[..columns.len()], run: elements },
-                    false => Segment { taps: &table[..rows.len()], run: columns.len() * per_pixel },
+                    true => Segment { taps: &table[..columns.len()], depth: elements },
+                    false => Segment { taps: &table[..rows.len()], depth: columns.len() * per_pixel },
                 };
                 let x = self.met(pixel, [ky, kx]) * elements;
                 let e = (pixel[0] - first_row) * e_steps[0] + (pixel[1] - first_column) * e_steps[1];
@@ -390,7 +391,7 @@ impl Gradient {
         let plane = self.output[0] * self.output[1] * lanes;
         let source_plane = shape.input[0] * shape.input[1] * lanes;
         let [tallest, widest] = self.leaves.dot_tile();
-        let mut offsets = [[0; 2]; 8];
+        let mut offsets = [[0; 2]; WIDEST];
         // Taps that meet the input in the same rectangle share the errors there; both ends of what a tap meets fall as
         // the taps rise, so that they are neighbours.
         let spans = |axis: usize| {
@@ -447,12 +448,14 @@ impl Gradient {
     }
 }
 
-/// Cost of the outer product per product of the inner loop, where lanes beyond the output channels are wasted and
-/// errors are transposed: a fit to measurements at 10 to 600 products per element.
-fn outer_cost(shape: &ConvShape, lanes: usize) -> f64 {
+/// Cost of the outer product per element of the output's gradient, where lanes beyond the output channels are wasted,
+/// few input channels by few vectors do not hide the latency of their sums, and errors are transposed: a fit to
+/// measurements at 10 to 600 products per element.
+pub(super) fn outer_cost(shape: &ConvShape, lanes: usize) -> f64 {
     let outputs = shape.out_channels;
     let padded = outputs.next_multiple_of(lanes);
-    let share = if padded == lanes { 0.75 } else { 0.96 };
+    let sums = shape.in_channels.min(PLANES) * (padded / lanes).min(4);
+    let share = if padded == lanes { 0.75 } else { 0.96 } * (sums as f64 / 4.0).min(1.0);
     let depth = (shape.in_channels * shape.taps()) as f64;
     padded as f64 / outputs as f64 * (depth / share + 0.75 * lanes as f64)
 }
@@ -463,6 +466,15 @@ fn inner_cost(shape: &ConvShape) -> f64 {
     let [height, width] = shape.output();
     let depth = (shape.in_channels * shape.taps()) as f64;
     depth / 0.88 + 0.25 * shape.in_channels as f64 + 10.0 * depth / (height * width).min(64) as f64
+}
+
+/// Likewise, of tiles of a batch, whose lanes it fills or not and whose tensors are transposed before.
+pub(super) fn tiles_cost(shape: &ConvShape, lanes: usize, batch: usize) -> f64 {
+    let [height, width] = shape.output();
+    let inputs = (shape.in_channels * shape.input[0] * shape.input[1]) as f64;
+    let outputs = (shape.out_channels * height * width) as f64;
+    let filled = batch as f64 / batch.next_multiple_of(lanes) as f64;
+    (inner_cost(shape).min(outer_cost(shape, lanes)) + 0.875 * lanes as f64 * (1.0 + inputs / outputs)) / filled
 }
 
 /// Makes vectors, `width` apart, of the elements of some channels, `stride` apart, at equal places.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::blocking::Blocks;
 use crate::combine::Combine;
-use crate::conv::gradient::Gradient;
+use crate::conv::gradient::{Gradient, outer_cost, tiles_cost};
 use crate::conv::product::{Direction, Pixels, TapProduct};
 use crate::conv::shape::ConvShape;
 use crate::conv::{Conv, check_len};
@@ -98,12 +98,15 @@ impl NchwConv {
         };
         let forward = way(shape.out_channels, shape.output(), Direction::Forward);
         let backward = way(shape.in_channels, shape.input, Direction::Backward);
+        let few = batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
+        let by_tiles = !few && tiles_cost(&shape, lanes(level), batch) < outer_cost(&shape, lanes(level));
         let gradient = match &forward {
             Way::Matrix => GradientWay::Matrix,
-            Way::Images => GradientWay::Images,
-            Way::Channels(_) => GradientWay::Planes(Gradient::new(level, Layout::Images, Pixels::PLAIN, shape)),
+            _ if by_tiles => GradientWay::Images,
+            _ => GradientWay::Planes(Gradient::new(level, Layout::Images, Pixels::PLAIN, shape)),
         };
-        let images = [&forward, &backward].iter().any(|way| matches!(way, Way::Images));
+        let by_tiles = matches!(gradient, GradientWay::Images);
+        let images = by_tiles || [&forward, &backward].iter().any(|way| matches!(way, Way::Images));
         NchwConv {
             level,
             shape,

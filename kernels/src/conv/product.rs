@@ -19,19 +19,21 @@ use crate::conv::shape::{Axis, AxisRun, AxisSize, ConvShape};
 use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
-use crate::pack::{Source, pack, pack_vectors, packed_vectors_len};
+use crate::pack::{Source, pack_panels, pack_vectors, packed_vectors_len};
 use crate::parallel::{Shared, for_each_task, threads_for};
 use crate::simd::MAX_LANES;
 
-/// Rows of the tallest tile of weights by several pixels: with four vectors, enough sums for two units.
+/// Rows of the tallest tile of weights by several pixels; with several vectors, enough sums to hide the latency of two
+/// units.
 const LOW_ROWS: usize = 6;
 
 /// Rows narrower than this are left for columns, if those are longer: a tile of few pixels does not hide the latency
 /// of its sums, and a border has a column of them.
 const NARROW_ROW: usize = 4;
 
-/// Bytes of the packed weights that pass over the pixels together: half of a second cache of 1 MiB.
-const WEIGHT_BYTES: usize = 512 << 10;
+/// Bytes of the packed weights that pass over the pixels together: with as many pixels, a part of a second cache of
+/// 1 MiB.
+const WEIGHT_BYTES: usize = 320 << 10;
 
 /// Which product of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +95,11 @@ struct Class {
     taps: Vec<Tap>,
     /// Taps of whole groups of channels; those behind have the channels that are left.
     whole: usize,
-    /// Products that follow each tap, and what each adds to the row of the weights and to the offset in the source:
-    /// the channels of a group, or the taps of a row of the kernel.
-    run: usize,
-    row_step: isize,
-    source_run: isize,
+    /// Products of each tap, and what each adds to the row of the weights and to the offset in the source: the channels
+    /// of a group, or the taps of a row of the kernel.
+    depth: usize,
+    row_depth: isize,
+    source_depth: isize,
     /// Distance of consecutive pixels of a run, in elements.
     source_step: usize,
     out_step: usize,
@@ -179,13 +181,13 @@ impl TapProduct {
                 // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
                 let mut across = along.taps.clone();
                 across.sort_unstable_by_key(|&(_, x)| x);
-                let (mut run, mut row_step, mut source_run) = (pixels.channels, 1, 1);
+                let (mut depth, mut row_depth, mut source_depth) = (pixels.channels, 1, 1);
                 if layout == Layout::Images {
                     // Taps of a row are evenly spaced.
-                    run = across.len();
+                    depth = across.len();
                     if let [(first, left), (second, right), ..] = across[..] {
-                        row_step = second as isize - first as isize;
-                        source_run = ((right - left) * pixels.elements) as isize;
+                        row_depth = second as isize - first as isize;
+                        source_depth = ((right - left) * pixels.elements) as isize;
                     }
                     across.truncate(1);
                 }
@@ -211,15 +213,16 @@ impl TapProduct {
                 let step = usize::from(!upright);
                 let counts = [down.count, along.count];
                 let (source_step, out_step) = (source_steps[step], out_steps[step]);
-                let alike = known.entry(hasher.hash_one((source_step, out_step, run, row_step, &table))).or_default();
+                let alike =
+                    known.entry(hasher.hash_one((source_step, out_step, depth, row_depth, &table))).or_default();
                 let same = |&class: &usize| {
                     let class: &Class = &classes[class];
-                    let steps = (class.source_step, class.out_step, class.run, class.row_step);
-                    steps == (source_step, out_step, run, row_step) && class.taps == table
+                    let steps = (class.source_step, class.out_step, class.depth, class.row_depth);
+                    steps == (source_step, out_step, depth, row_depth) && class.taps == table
                 };
                 let class = alike.iter().copied().find(same).unwrap_or_else(|| {
                     let whole = table.len() / groups * (channels[0] / pixels.channels);
-                    classes.push(Class { taps: table, whole, run, row_step, source_run, source_step, out_step });
+                    classes.push(Class { taps: table, whole, depth, row_depth, source_depth, source_step, out_step });
                     alike.push(classes.len() - 1);
                     classes.len() - 1
                 });
@@ -312,7 +315,7 @@ impl TapProduct {
                     let rows = part.count * part.size;
                     let weight = &weight[(part.start * self.weights.row_stride).min(weight.len())..];
                     let packed = &mut packed[part.start * self.depth..][..rows * self.depth];
-                    pack(weight, self.weights, rows, self.depth, part.size, packed, parallel);
+                    pack_panels(weight, self.weights, rows, self.depth, part.size, packed, parallel);
                 }
             }
         }
@@ -404,20 +407,26 @@ impl TapProduct {
         for_each_task(threads > 1, pieces.count(), |piece| {
             for run in runs {
                 let class = &self.classes[run.class];
-                let segments = [Segment { taps: &class.taps, run: class.run }];
+                let segments = [Segment { taps: &class.taps, depth: class.depth }];
                 for panels in self.panels.equal(pieces.get(piece)) {
                     let height = panels.size;
                     for tiles in Blocks::new(run.count, self.leaves.widest(height)).all_equal() {
                         let out = run.out - call.first + tiles.start * class.out_step + panels.start * call.plane;
                         let epilogue = self.epilogue(&call, out, [call.plane, class.out_step]);
+                        let step = call.combine.step.map_or(std::ptr::null(), <[f32]>::as_ptr);
                         let row_bias = call.combine.bias.map_or(std::ptr::null(), |bias| bias[panels.start..].as_ptr());
                         let weights = call.packed[panels.start * self.depth..].as_ptr();
                         // A run on padding alone has no operands, and may point beyond the source.
                         let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
-                        let b = Operand { run: class.source_run, ..Operand::new(source, class.source_step, 0) };
+                        let b = Operand { depth: class.source_depth, ..Operand::new(source, class.source_step, 0) };
                         let product = Product {
                             segments: &segments,
-                            a: Operand { at: weights, step: 1, run: class.row_step * height as isize, scale: height },
+                            a: Operand {
+                                at: weights,
+                                step: 1,
+                                depth: class.row_depth * height as isize,
+                                scale: height,
+                            },
                             b,
                             down: Repeat::new(panels.count, height * self.depth, height * call.plane),
                             across: Repeat::new(
@@ -425,7 +434,7 @@ impl TapProduct {
                                 tiles.size * class.source_step,
                                 tiles.size * class.out_step,
                             ),
-                            epilogue: Epilogue { row_bias, ..epilogue },
+                            epilogue: Epilogue { row_bias, step, ..epilogue },
                         };
                         // SAFETY: the panels and the operands of the run are inside slices whose lengths were checked
                         // against the plan; so are the output rows of those panels, which are this piece's own.
@@ -436,62 +445,82 @@ impl TapProduct {
         });
     }
 
-    /// Pixels are broadcast: tiles of pixels by vectors of output channels. The weights of some vectors pass over all
-    /// pixels before the next ones do.
+    /// Pixels are broadcast: tiles of pixels by vectors of output channels. The weights of some vectors, over a part of the
+    /// depth if it is long, pass over all pixels before the next ones do.
     fn run_channels(&self, runs: &[Run], call: Call<'_>, threads: usize) {
-        let lanes = self.leaves.lanes;
         let vectors = self.out_planes();
         let longest = runs.iter().map(|run| run.count).max().unwrap_or(1);
-        // As many vectors as fit the cache; a single pixel meets each of them once.
-        let fit = (WEIGHT_BYTES / (self.depth * lanes * size_of::<f32>()).max(1)).max(2);
-        let chunks = Blocks::new(vectors, if longest > 1 { fit } else { self.leaves.widest(1) });
+        let vector_bytes = (self.depth * self.leaves.lanes * size_of::<f32>()).max(1);
+        let groups = self.channels[0].div_ceil(self.pixels.channels);
+        // A single pixel meets each weight once.
+        let (chunks, depths) = match longest {
+            0 | 1 => (Blocks::new(vectors, self.leaves.widest(1)), Blocks::cut(groups, 1)),
+            _ => {
+                let parts = (2 * vector_bytes).div_ceil(WEIGHT_BYTES).min(groups);
+                (Blocks::new(vectors, (WEIGHT_BYTES / vector_bytes).max(2)), Blocks::cut(groups, parts))
+            }
+        };
         // Threads share the vectors, and where those are few the pixels as well.
         let parts = if threads > 1 { (4 * threads).div_ceil(chunks.count()).min(runs.len().max(1)) } else { 1 };
         let parts = Blocks::cut(runs.len(), parts);
-        let packed_vector = self.depth * lanes;
-        let step = call.combine.step.map(|step| [step[0]; MAX_LANES]);
         for_each_task(threads > 1, chunks.count() * parts.count(), |task| {
-            let chunk = chunks.get(task / parts.count());
-            let mut padded = [0.0; MAX_LANES * WIDEST];
-            for run in &runs[parts.get(task % parts.count())] {
-                let class = &self.classes[run.class];
-                let left = self.channels[0] % self.pixels.channels;
-                let segments = [
-                    Segment { taps: &class.taps[..class.whole], run: class.run },
-                    Segment { taps: &class.taps[class.whole..], run: left },
-                ];
-                let segments = if left == 0 { &segments[..1] } else { &segments[..] };
-                let (_, width) = self.tile(run.count, chunk.len());
-                for columns in Blocks::new(chunk.len(), width).iter() {
-                    let vector = chunk.start + columns.start;
-                    let width = columns.len();
-                    let mut vector_bias = std::ptr::null();
-                    if let Some(bias) = call.combine.bias {
-                        let bias = &bias[vector * lanes..bias.len().min((vector + width) * lanes)];
-                        padded[..bias.len()].copy_from_slice(bias);
-                        padded[bias.len()..].fill(0.0);
-                        vector_bias = padded.as_ptr();
-                    }
-                    for tiles in Blocks::new(run.count, self.leaves.tallest(width)).all_equal() {
-                        let out = run.out - call.first + tiles.start * class.out_step + vector * call.plane;
-                        let epilogue = self.epilogue(&call, out, [class.out_step, call.plane]);
-                        let step = step.as_ref().map_or(std::ptr::null(), |step| step.as_ptr());
-                        let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
-                        let weights = call.packed[vector * packed_vector..].as_ptr();
-                        let product = Product {
-                            segments,
-                            a: Operand::new(source, class.source_step, 1),
-                            b: Operand { scale: lanes, ..Operand::new(weights, packed_vector, lanes) },
-                            down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
-                            across: Repeat::ONCE,
-                            epilogue: Epilogue { vector_bias, step, ..epilogue },
-                        };
-                        // SAFETY: as in `run_images`; the vectors of these runs are this task's own.
-                        unsafe { self.leaves.product([tiles.size, width], &product) };
-                    }
+            for (index, groups) in depths.iter().enumerate() {
+                // What is not the first part of the depth is added to the output.
+                let beta = if call.combine.step.is_some() { 0.0 } else { 1.0 };
+                let combine = match index {
+                    0 => call.combine,
+                    _ => Combine { beta, gamma: 0.0, bias: None, ..call.combine },
+                };
+                for run in &runs[parts.get(task % parts.count())] {
+                    self.run_pixels(run, chunks.get(task / parts.count()), groups.clone(), Call { combine, ..call });
                 }
             }
         });
+    }
+
+    /// A run of pixels by some vectors of output channels, over some groups of source channels.
+    fn run_pixels(&self, run: &Run, chunk: Range<usize>, groups: Range<usize>, call: Call<'_>) {
+        let (lanes, class) = (self.leaves.lanes, &self.classes[run.class]);
+        let left = self.channels[0] % self.pixels.channels;
+        let taps_of_group = class.taps.len() / self.channels[0].div_ceil(self.pixels.channels);
+        let taps = groups.start * taps_of_group..groups.end * taps_of_group;
+        let whole = taps.start..class.whole.min(taps.end);
+        let segments = [
+            Segment { taps: &class.taps[whole.clone()], depth: class.depth },
+            Segment { taps: &class.taps[whole.end..taps.end], depth: left },
+        ];
+        let segments = if whole.end == taps.end { &segments[..1] } else { &segments[..] };
+        let packed_vector = self.depth * lanes;
+        let step = call.combine.step.map(|step| [step[0]; MAX_LANES]);
+        let step = step.as_ref().map_or(std::ptr::null(), |step| step.as_ptr());
+        let mut padded = [0.0; MAX_LANES * WIDEST];
+        let (_, width) = self.tile(run.count, chunk.len());
+        for columns in Blocks::new(chunk.len(), width).iter() {
+            let (vector, width) = (chunk.start + columns.start, columns.len());
+            let mut vector_bias = std::ptr::null();
+            if let Some(bias) = call.combine.bias {
+                let bias = &bias[vector * lanes..bias.len().min((vector + width) * lanes)];
+                padded[..bias.len()].copy_from_slice(bias);
+                padded[bias.len()..].fill(0.0);
+                vector_bias = padded.as_ptr();
+            }
+            for tiles in Blocks::new(run.count, self.leaves.tallest(width)).all_equal() {
+                let out = run.out - call.first + tiles.start * class.out_step + vector * call.plane;
+                let epilogue = self.epilogue(&call, out, [class.out_step, call.plane]);
+                let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
+                let weights = call.packed[vector * packed_vector..].as_ptr();
+                let product = Product {
+                    segments,
+                    a: Operand::new(source, class.source_step, 1),
+                    b: Operand { scale: lanes, ..Operand::new(weights, packed_vector, lanes) },
+                    down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
+                    across: Repeat::ONCE,
+                    epilogue: Epilogue { vector_bias, step, ..epilogue },
+                };
+                // SAFETY: as in `run_images`; the vectors of these runs are the task's own.
+                unsafe { self.leaves.product([tiles.size, width], &product) };
+            }
+        }
     }
 
     /// Pixels and vectors of the tiles that a run of `count` pixels is cut into, by up to `vectors` vectors.
@@ -500,12 +529,11 @@ impl TapProduct {
         (height, Blocks::new(vectors, self.leaves.widest(height)).longest().max(1))
     }
 
-    /// [`Combine`] as the leaves use it, at an element of the output.
+    /// [`Combine`] without bias and step as the leaves use it, at an element of the output.
     fn epilogue(&self, call: &Call<'_>, at: usize, [row, vector]: [usize; 2]) -> Epilogue {
-        let Combine { alpha, beta, gamma, other, step, .. } = call.combine;
+        let Combine { alpha, beta, gamma, other, .. } = call.combine;
         let out = call.out.get().wrapping_add(at);
         let other = if gamma == 0.0 { std::ptr::null() } else { other.as_ptr().wrapping_add(at) };
-        let step = step.map_or(std::ptr::null(), <[f32]>::as_ptr);
-        Epilogue { alpha, beta, gamma, other, step, ..Epilogue::store(out, row, vector) }
+        Epilogue { alpha, beta, gamma, other, ..Epilogue::store(out, row, vector) }
     }
 }

@@ -127,8 +127,8 @@ impl ConvShape {
     /// # Panics
     /// As [`output`](Self::output).
     pub fn empty_window(&self, axis: usize) -> Option<usize> {
-        let direction = Direction::forward(self, axis);
-        let empty = direction.runs().find(|(_, _, window)| window.taps.is_empty());
+        let rule = AxisRule::forward(self, axis);
+        let empty = rule.runs().find(|(_, _, window)| window.taps.is_empty());
         empty.map(|(first, ..)| first)
     }
 
@@ -191,8 +191,8 @@ struct Window {
     source: usize,
 }
 
-/// A direction of an axis: what an output reads follows from its coordinate.
-struct Direction {
+/// What an output reads along an axis, which follows from its coordinate.
+struct AxisRule {
     outputs: usize,
     kernel: usize,
     padding: usize,
@@ -209,9 +209,9 @@ struct Direction {
     inverse: usize,
 }
 
-impl Direction {
+impl AxisRule {
     fn forward(shape: &ConvShape, axis: usize) -> Self {
-        Direction {
+        AxisRule {
             outputs: shape.output()[axis],
             kernel: shape.kernel[axis],
             padding: shape.padding[axis],
@@ -226,9 +226,9 @@ impl Direction {
     }
 
     fn transposed(shape: &ConvShape, axis: usize) -> Self {
-        let forward = Direction::forward(shape, axis);
+        let forward = AxisRule::forward(shape, axis);
         let (divisor, inverse) = inverse(forward.dilation, forward.stride);
-        Direction {
+        AxisRule {
             outputs: forward.sources,
             sources: forward.outputs,
             transposed: true,
@@ -250,7 +250,7 @@ impl Direction {
     }
 
     fn window(&self, output: usize) -> Window {
-        let Direction { kernel, padding, dilation, stride, sources, .. } = *self;
+        let AxisRule { kernel, padding, dilation, stride, sources, .. } = *self;
         if self.transposed {
             // Taps k with output + padding = source * stride + k * dilation.
             let place = output + padding;
@@ -345,32 +345,32 @@ impl Axis {
 
     /// The axis of the convolution itself.
     pub(crate) fn forward(shape: &ConvShape, axis: usize) -> Axis {
-        Axis::new(&Direction::forward(shape, axis))
+        Axis::new(&AxisRule::forward(shape, axis))
     }
 
     /// The axis of the transpose: from the output's gradient to the input's.
     pub(crate) fn transposed(shape: &ConvShape, axis: usize) -> Axis {
-        Axis::new(&Direction::transposed(shape, axis))
+        Axis::new(&AxisRule::transposed(shape, axis))
     }
 
-    fn new(direction: &Direction) -> Axis {
-        let [out_step, source_step] = direction.steps();
+    fn new(rule: &AxisRule) -> Axis {
+        let [out_step, source_step] = rule.steps();
         let run = |(first, count, window): (usize, usize, Window)| {
-            let taps = window.taps.clone().step_by(direction.tap_step).zip(0..);
-            let source = |n: isize| (window.source as isize + n * direction.source_per_tap()) as usize;
+            let taps = window.taps.clone().step_by(rule.tap_step).zip(0..);
+            let source = |n: isize| (window.source as isize + n * rule.source_per_tap()) as usize;
             AxisRun { first, count, taps: taps.map(|(tap, n)| (tap, source(n))).collect() }
         };
-        Axis { runs: direction.runs().map(run).collect(), out_step, source_step }
+        Axis { runs: rule.runs().map(run).collect(), out_step, source_step }
     }
 
     /// The size of the axis of the convolution, without making it; none if it had more than `limit` runs or taps.
     pub(crate) fn forward_size(shape: &ConvShape, axis: usize, limit: usize) -> Option<AxisSize> {
-        Direction::forward(shape, axis).size(limit)
+        AxisRule::forward(shape, axis).size(limit)
     }
 
     /// Likewise, of the axis of the transpose.
     pub(crate) fn transposed_size(shape: &ConvShape, axis: usize, limit: usize) -> Option<AxisSize> {
-        Direction::transposed(shape, axis).size(limit)
+        AxisRule::transposed(shape, axis).size(limit)
     }
 }
 

@@ -1,8 +1,8 @@
 //! General matrix product: C = alpha A B + beta C, with any strides.
 //!
 //! The loops of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008) around the register
-//! tile, with the letters of BLIS: C is m x n, k is summed; a panel of KC by one tile of B stays in the first cache, a
-//! block of MC by KC of A in the second. Unlike there, all blocks of a side are of equal size, so that no sliver is
+//! tile, with the letters of BLIS: C is m x n, k is summed; a panel of KC by one tile of B passes from the second
+//! cache, which holds a block of MC by KC of A too. Unlike there, all blocks of a side are of equal size, so that no sliver is
 //! left, A is read where it lies unless its rows collide in the caches, and B is packed only if it is read often
 //! enough to pay for the copy, or does not lie in vectors.
 //!
@@ -16,7 +16,7 @@ use std::ops::Range;
 use crate::blocking::Blocks;
 use crate::buffer::{LINE, collide};
 use crate::gemm::lhs::{ROW, Rows, is_deep, pack_rows};
-use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
+use crate::leaf::{Dot, Epilogue, Leaves, MOST_SUMS, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
 use crate::level::Level;
 use crate::pack::pack_panel;
 use crate::parallel::{for_each_part, threads_for};
@@ -40,8 +40,8 @@ const PACK_B_FROM_LEN: usize = 4096;
 const COPY_A_FROM_COLUMNS: usize = 256;
 /// The most columns that are summed as dot products.
 const MAX_DOTS: usize = 8;
-/// Elements of the largest tile: fewer vectors than registers.
-const MAX_TILE: usize = 32 * MAX_LANES;
+/// Elements of the largest tile.
+const MAX_TILE: usize = MOST_SUMS * MAX_LANES;
 
 /// The scratch that a product needs: a block of each operand, never a whole large one.
 #[derive(Clone, Copy, Debug)]
@@ -312,12 +312,12 @@ impl Part<'_> {
     ) {
         let lanes = self.leaves.lanes;
         let width = vectors * lanes;
-        let segments = [Segment { taps: &[Tap::ORIGIN], run: kc }];
+        let segments = [Segment { taps: &[Tap::ORIGIN], depth: kc }];
         let a_step = height as isize * a.row;
         let product = Product {
             segments: &segments,
-            a: Operand { at: a.first, step: a.row, run: a.depth, scale: 1 },
-            b: Operand { at: b.first, step: lanes as isize, run: b.row, scale: 1 },
+            a: Operand { at: a.first, step: a.row, depth: a.depth, scale: 1 },
+            b: Operand { at: b.first, step: lanes as isize, depth: b.row, scale: 1 },
             down: Repeat { count: down, operand: a_step, out: height as isize * output.row_stride },
             across: Repeat { count: across, operand: b.next as isize, out: width as isize },
             epilogue: Epilogue {
@@ -400,7 +400,7 @@ impl Part<'_> {
                     offsets: dot.offsets,
                 };
                 let mut tile = [0.0; MAX_TILE];
-                dispatch(self.level, SumLanes { sums: &sums, rest, tile: &mut tile[..height * width] });
+                dispatch(self.level, FinishDots { sums: &sums, rest, tile: &mut tile[..height * width] });
                 let place = [tile_rows.start, columns.start + tile_columns.start];
                 // SAFETY: the rows and columns are those of C.
                 unsafe { output.store(&tile, width, place, [height, width]) };
@@ -422,18 +422,18 @@ struct Rest<'a> {
 }
 
 /// The sums of the lanes of vectors, `[rows][columns][LANES]`, with the products of what is left.
-struct SumLanes<'a> {
+struct FinishDots<'a> {
     sums: &'a [f32],
     rest: Rest<'a>,
     tile: &'a mut [f32],
 }
 
-impl Kernel for SumLanes<'_> {
+impl Kernel for FinishDots<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let SumLanes { sums, rest: Rest { a, step, count, b, offsets }, tile } = self;
+        let FinishDots { sums, rest: Rest { a, step, count, b, offsets }, tile } = self;
         assert!(tile.len() * S::LANES <= sums.len(), "{} sums for {} elements", sums.len(), tile.len());
         for (i, out) in tile.iter_mut().enumerate() {
             let (row, [column, _]) = (i / offsets.len(), offsets[i % offsets.len()]);

@@ -16,8 +16,11 @@ use crate::simd::{avx2::Avx2, avx512::Avx512};
 type ProductLeaf = unsafe fn(&Product<'_>);
 type DotLeaf = unsafe fn(&Dot<'_>);
 
-/// Vectors of the widest product tile of any level.
+/// Vectors of the widest product tile, and rows of the tallest, of any level.
 pub(crate) const WIDEST: usize = 16;
+
+/// The most vectors of sums of a tile of any level.
+pub(crate) const MOST_SUMS: usize = 32;
 
 /// The leaves of a level, by rows and columns of their tile.
 #[derive(Debug)]
@@ -74,7 +77,8 @@ impl Leaves {
     }
 }
 
-/// A module with the leaves of a level: for each number of rows, the widths that the registers allow.
+/// A module with the leaves of a level: for each number of rows from 1 on, every width from 1 to the widest that is of
+/// use. The sums, the smaller side and one operand more have to fit the registers.
 macro_rules! leaves {
     ($level:ident, $simd:ty, $token:expr, [$($feature:meta)?],
      products: { $($m:literal: $($n:literal)*;)* }, dots: { $($dm:literal: $($dn:literal)*;)* }) => {
@@ -84,6 +88,7 @@ macro_rules! leaves {
 
             $(#[$feature])?
             unsafe fn product<const M: usize, const N: usize>(product: &Product<'_>) {
+                const { assert!(M <= WIDEST && N <= WIDEST && M * N <= MOST_SUMS) };
                 // SAFETY: as the caller promises.
                 unsafe { product::product::<$simd, M, N>($token, product) }
             }

@@ -1,12 +1,12 @@
 //! The microkernel of every product of a broadcast operand with vectors, and the two loops around it.
 //!
 //! ```text
-//! C[m][n] = sum over taps t and i < run of  A[t.a + m * a.step + i * a.run] * B[t.b + n * b.step + i * b.run + lane]
+//! C[m][n] = sum over taps t and i < depth of  A[t.a + m * a.step + i * a.depth] * B[t.b + n * b.step + i * b.depth + lane]
 //! ```
 //!
 //! for M rows by N vectors, held in registers from the first product to the last. The table of taps is the
-//! im2col matrix without its copies: a matrix product has one tap and a long run, a convolution has a tap for
-//! each (channel, row, column) of its kernel. Whether A holds weights and B images, or A pixels and B weights,
+//! im2col matrix without its copies: a matrix product has one tap and its depth, a convolution has a tap for each
+//! (channel, row), or (group of channels, row, column), of its kernel. Whether A holds weights and B images, or A pixels and B weights,
 //! is a question of strides alone.
 
 use crate::simd::Simd;
@@ -31,11 +31,11 @@ impl Tap {
     }
 }
 
-/// Taps that are each followed by a run of equal length.
+/// Taps that each stand for products one behind the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Segment<'a> {
     pub(crate) taps: &'a [Tap],
-    pub(crate) run: usize,
+    pub(crate) depth: usize,
 }
 
 /// Where an operand lies. Distances are in elements.
@@ -44,16 +44,16 @@ pub(crate) struct Operand {
     pub(crate) at: *const f32,
     /// Distance of neighbouring rows of A, or of neighbouring vectors of B.
     pub(crate) step: isize,
-    /// Distance of neighbouring products of a run.
-    pub(crate) run: isize,
+    /// Distance of neighbouring products of a tap.
+    pub(crate) depth: isize,
     /// What the offset of a tap is multiplied by.
     pub(crate) scale: usize,
 }
 
 impl Operand {
     /// With offsets in elements.
-    pub(crate) fn new(at: *const f32, step: usize, run: usize) -> Self {
-        Operand { at, step: step as isize, run: run as isize, scale: 1 }
+    pub(crate) fn new(at: *const f32, step: usize, depth: usize) -> Self {
+        Operand { at, step: step as isize, depth: depth as isize, scale: 1 }
     }
 }
 
@@ -150,34 +150,41 @@ impl Epilogue {
                     sums.iter_mut().for_each(|sums| sums[n] = s.add(sums[n], bias));
                 }
             }
-            let place = |m: usize, n: usize| at + m as isize * self.row + n as isize * self.vector;
+            // The place of a vector: anew for every pass, so that no pass keeps pointers for another.
+            let place = |of: *const f32, n: usize| {
+                Lines::<M>::new(of.wrapping_offset(at + n as isize * self.vector), self.row)
+            };
             if self.gamma != 0.0 {
                 let gamma = s.splat(self.gamma);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.fma(gamma, s.load(self.other.offset(place(m, n))), *sum);
+                for n in 0..N {
+                    let other = place(self.other, n);
+                    for (m, sums) in sums.iter_mut().enumerate() {
+                        sums[n] = s.fma(gamma, s.load(other.at(m)), sums[n]);
                     }
                 }
             }
             if self.beta != 0.0 {
                 let beta = s.splat(self.beta);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.fma(beta, s.load(self.out.offset(place(m, n))), *sum);
+                for n in 0..N {
+                    let out = place(self.out, n);
+                    for (m, sums) in sums.iter_mut().enumerate() {
+                        sums[n] = s.fma(beta, s.load(out.at(m)), sums[n]);
                     }
                 }
             }
             if !self.step.is_null() {
                 let step = s.load(self.step);
-                for (m, sums) in sums.iter_mut().enumerate() {
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.fma(step, *sum, s.load(self.out.offset(place(m, n))));
+                for n in 0..N {
+                    let out = place(self.out, n);
+                    for (m, sums) in sums.iter_mut().enumerate() {
+                        sums[n] = s.fma(step, sums[n], s.load(out.at(m)));
                     }
                 }
             }
-            for (m, sums) in sums.iter().enumerate() {
-                for (n, &sum) in sums.iter().enumerate() {
-                    s.store(self.out.offset(place(m, n)), sum);
+            for n in 0..N {
+                let out = place(self.out, n);
+                for (m, sums) in sums.iter().enumerate() {
+                    s.store(out.at(m).cast_mut(), sums[n]);
                 }
             }
         }
@@ -233,11 +240,11 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
         for tap in segment.taps {
             let mut elements = Lines::<M>::new(a.at.wrapping_add(tap.a as usize * a.scale), a.step);
             let mut vectors = Lines::<N>::new(b.at.wrapping_add(tap.b as usize * b.scale), b.step);
-            for _ in 0..segment.run {
+            for _ in 0..segment.depth {
                 // SAFETY: as the caller promises.
                 unsafe { step(s, &elements, &vectors, &mut sums) };
-                elements.advance(a.run);
-                vectors.advance(b.run);
+                elements.advance(a.depth);
+                vectors.advance(b.depth);
             }
         }
     }

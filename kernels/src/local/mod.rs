@@ -28,7 +28,7 @@ use crate::conv::{Axis, ConvShape, check_tensor};
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::local::map::{Forward, Pull, Push, Relax};
-use crate::local::pool::{Asked, Mean, Means, Plane as PoolPlane};
+use crate::local::pool::{Asked, Mean, Means, PoolPass};
 use crate::local::windows::{AxisWindows, Windows, adaptive_axes, adaptive_size, axes, table_bytes};
 use crate::parallel::{for_each_chunk, for_each_chunk_pair};
 use crate::simd::{dispatch, lanes};
@@ -280,7 +280,7 @@ impl Local {
     ///
     /// # Panics
     /// If a length is not the planned one.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "the operands of a gradient, its rows, and where it runs")]
     pub fn pull(
         &self,
         z: &[f32],
@@ -361,7 +361,7 @@ impl Local {
     /// A pass over some rows of a plane of windows.
     fn pool_plane(&self, pool: Pool, windows: &Windows, rows: &Range<usize>, z: &[f32], asked: Asked<'_>) {
         let input = self.input.range(&self.input_rows(rows));
-        let plane = PoolPlane { windows, rows: rows.clone(), input, z, asked };
+        let plane = PoolPass { windows, rows: rows.clone(), input, z, asked };
         match pool {
             Pool::Max(activation) => with_linear_pieces(activation, self.level, plane),
             Pool::Mean(mean) => dispatch(self.level, Means(mean, plane)),

@@ -255,7 +255,7 @@ pub(super) enum Asked<'a> {
 }
 
 /// A pass over some rows of a plane.
-pub(super) struct Plane<'a> {
+pub(super) struct PoolPass<'a> {
     pub(super) windows: &'a Windows,
     pub(super) rows: Range<usize>,
     /// The elements of the plane that they come from, which are all that `d` has.
@@ -264,7 +264,7 @@ pub(super) struct Plane<'a> {
     pub(super) asked: Asked<'a>,
 }
 
-impl Pass for Plane<'_> {
+impl Pass for PoolPass<'_> {
     #[inline(always)]
     fn run<S: Simd, F: Function>(self, s: S, f: F) {
         self.pool(s, Max(f));
@@ -272,7 +272,7 @@ impl Pass for Plane<'_> {
 }
 
 /// A pass of means.
-pub(super) struct Means<'a>(pub(super) Mean, pub(super) Plane<'a>);
+pub(super) struct Means<'a>(pub(super) Mean, pub(super) PoolPass<'a>);
 
 impl Kernel for Means<'_> {
     type Output = ();
@@ -283,10 +283,10 @@ impl Kernel for Means<'_> {
     }
 }
 
-impl Plane<'_> {
+impl PoolPass<'_> {
     #[inline(always)]
     fn pool<S: Simd, P: Pooling>(self, s: S, pooling: P) {
-        let Plane { windows, rows, input, z, asked } = self;
+        let PoolPass { windows, rows, input, z, asked } = self;
         let (z, begin) = (z.as_ptr(), input.start);
         // A window of means on padding alone has no elements, and may point anywhere.
         // SAFETY: windows lie inside of the plane, and inside of the rows that a difference has; outputs inside of the

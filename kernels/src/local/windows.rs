@@ -142,11 +142,6 @@ impl Windows {
         self.row_step
     }
 
-    /// Rows of the output.
-    pub(super) fn rows(&self) -> usize {
-        self.axes[0].windows.len()
-    }
-
     /// Every pixel of some rows of the output: its offset, the offset of the first element of its window,
     /// and the window.
     #[inline(always)]

@@ -21,6 +21,9 @@ mod local;
 #[path = "../twins/loss.rs"]
 mod loss;
 
+#[path = "../twins/naive.rs"]
+mod naive;
+
 #[path = "../twins/nchw.rs"]
 mod nchw;
 

@@ -9,11 +9,12 @@
 use std::iter::zip;
 
 use approx::assert_relative_eq;
-use predictive_coding_kernels::{Activation, Layout, Level, Local, Relaxing, lanes, reference};
+use predictive_coding_kernels::{Activation, Layout, Level, Local, Relaxing, lanes};
 use rand::RngExt;
 
 use crate::common::*;
 use crate::local;
+use crate::naive;
 
 pub const ALL: [Activation; 12] = [
     Activation::Identity,
@@ -51,34 +52,34 @@ pub fn roundings(activation: Activation, w: f64) -> (f64, f64) {
 pub fn difference_size(activation: Activation, z: f64, d: f64) -> f64 {
     let w = z + d;
     let of_product =
-        |gate: Activation, at_w: f64| d.abs() * at_w + z.abs() * reference::activation_difference(gate, z, d).abs();
+        |gate: Activation, at_w: f64| d.abs() * at_w + z.abs() * naive::activation_difference(gate, z, d).abs();
     match activation {
         Activation::LeakyRelu { negative_slope } if (z > 0.0) != (w > 0.0) => {
             let slope = |x: f64| if x > 0.0 { 1.0 } else { f64::from(negative_slope.abs()) };
             slope(w) * w.abs() + slope(z) * z.abs()
         }
-        Activation::Silu => of_product(Activation::Sigmoid, reference::activation_value(Activation::Sigmoid, w)),
+        Activation::Silu => of_product(Activation::Sigmoid, naive::activation_value(Activation::Sigmoid, w)),
         Activation::Gelu => {
             // Phi(w) - Phi(z) from the difference of x Phi(x), and Phi from its value.
-            let at_w = if w == 0.0 { 0.5 } else { reference::activation_value(activation, w) / w };
-            let term = reference::activation_difference(activation, z, d) - d * at_w;
+            let at_w = if w == 0.0 { 0.5 } else { naive::activation_value(activation, w) / w };
+            let term = naive::activation_difference(activation, z, d) - d * at_w;
             d.abs() * at_w + term.abs()
         }
-        _ => reference::activation_difference(activation, z, d).abs(),
+        _ => naive::activation_difference(activation, z, d).abs(),
     }
 }
 
 /// As [`difference_size`], of a slope.
 pub fn slope_size(activation: Activation, w: f64) -> f64 {
-    let gate = |x: f64| reference::activation_value(Activation::Sigmoid, x);
+    let gate = |x: f64| naive::activation_value(Activation::Sigmoid, x);
     match activation {
         Activation::Silu => gate(w) * (1.0 + w.abs() * gate(-w)),
         // Phi(w) + |w phi(w)|; Phi(w) is the mean of the slopes at w and -w, plus the odd part.
         Activation::Gelu if w < 0.0 => {
-            let distribution = reference::activation_value(activation, w) / w;
-            2.0 * distribution - reference::activation_slope(activation, w)
+            let distribution = naive::activation_value(activation, w) / w;
+            2.0 * distribution - naive::activation_slope(activation, w)
         }
-        _ => reference::activation_slope(activation, w).abs(),
+        _ => naive::activation_slope(activation, w).abs(),
     }
 }
 
@@ -174,10 +175,10 @@ fn values_and_slopes() {
         let [value, slope] = forward(activation, level, &z);
         let wide = widen(&z);
         let bound = roundings(activation, 0.0).0 * ROUNDING;
-        let want: Vec<f64> = wide.iter().map(|&z| reference::activation_value(activation, z)).collect();
+        let want: Vec<f64> = wide.iter().map(|&z| naive::activation_value(activation, z)).collect();
         let tolerance = |i: usize| bound * want[i].abs() + underflow(wide[i].abs());
         assert_within(&value, &want, tolerance, &(level, activation, "value"));
-        let want: Vec<f64> = wide.iter().map(|&z| reference::activation_slope(activation, z)).collect();
+        let want: Vec<f64> = wide.iter().map(|&z| naive::activation_slope(activation, z)).collect();
         let tolerance = |i: usize| bound * slope_size(activation, wide[i]) + underflow(wide[i].abs());
         assert_within(&slope, &want, tolerance, &(level, activation, "slope"));
     }
@@ -205,9 +206,9 @@ fn differences_and_errors() {
     let w: Vec<f64> = zip(&wide_z, &wide_d).map(|(z, d)| z + d).collect();
     for activation in ALL {
         let want: Vec<f64> =
-            zip(&wide_z, &wide_d).map(|(&z, &d)| reference::activation_difference(activation, z, d)).collect();
+            zip(&wide_z, &wide_d).map(|(&z, &d)| naive::activation_difference(activation, z, d)).collect();
         let size: Vec<f64> = zip(&wide_z, &wide_d).map(|(&z, &d)| difference_size(activation, z, d)).collect();
-        let slopes: Vec<f64> = w.iter().map(|&w| reference::activation_slope(activation, w)).collect();
+        let slopes: Vec<f64> = w.iter().map(|&w| naive::activation_slope(activation, w)).collect();
         let floor = |i: usize| underflow(wide_z[i].abs() + wide_d[i].abs());
         for level in levels() {
             let [difference, slope] = push(activation, level, &z, &d);
@@ -269,14 +270,14 @@ fn infinity_travels() {
     for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
         let z = [f32::INFINITY, f32::NEG_INFINITY];
         let [value, slope] = forward(activation, level, &z);
-        let value_at = |z: &f64| reference::activation_value(activation, *z);
-        let slope_at = |z: &f64| reference::activation_slope(activation, *z);
+        let value_at = |z: &f64| naive::activation_value(activation, *z);
+        let slope_at = |z: &f64| naive::activation_slope(activation, *z);
         let wide = widen(&z);
         assert_within(&value, &wide.iter().map(value_at).collect::<Vec<_>>(), |_| 0.0, &(level, activation));
         assert_within(&slope, &wide.iter().map(slope_at).collect::<Vec<_>>(), |_| 1e-7, &(level, activation, "slope"));
         for start in [-3.0, -0.1, 0.0, 0.2, 5.0] {
             let [difference, slope] = push(activation, level, &[start; 2], &z);
-            let difference_to = |d: &f64| reference::activation_difference(activation, f64::from(start), *d);
+            let difference_to = |d: &f64| naive::activation_difference(activation, f64::from(start), *d);
             let want: Vec<f64> = wide.iter().map(difference_to).collect();
             let tolerance = |i: usize| 24.0 * ROUNDING * want[i].abs();
             assert_within(&difference, &want, tolerance, &(level, activation, start));
@@ -352,7 +353,7 @@ fn every_shape() {
 /// definition.
 #[test]
 fn twins_have_known_values() {
-    let distribution = |z: f64| reference::activation_value(Activation::Gelu, z) / z;
+    let distribution = |z: f64| naive::activation_value(Activation::Gelu, z) / z;
     for (z, phi) in [
         (1.0, 0.841_344_746_068_543),
         (2.0, 0.977_249_868_051_821),
@@ -363,12 +364,8 @@ fn twins_have_known_values() {
     ] {
         assert_relative_eq!(distribution(z), phi, max_relative = 1e-12);
     }
-    assert_relative_eq!(
-        reference::activation_value(Activation::Silu, 1.0),
-        0.731_058_578_630_005,
-        max_relative = 1e-14
-    );
-    assert_relative_eq!(reference::activation_value(Activation::Softplus, 0.0), 2f64.ln(), max_relative = 1e-15);
+    assert_relative_eq!(naive::activation_value(Activation::Silu, 1.0), 0.731_058_578_630_005, max_relative = 1e-14);
+    assert_relative_eq!(naive::activation_value(Activation::Softplus, 0.0), 2f64.ln(), max_relative = 1e-15);
 }
 
 /// For d that is not small the twins' differences are those of two values, for small d they are
@@ -378,13 +375,13 @@ fn twins_agree_with_each_other() {
     for activation in ALL {
         for z in (-80..=80).map(|i| f64::from(i) * 0.113 + 0.0301) {
             for d in [-7.0, -1.5, -0.99, -0.11, -0.09, 0.09, 0.11, 0.99, 1.5, 7.0] {
-                let value = |x: f64| reference::activation_value(activation, x);
-                let difference = reference::activation_difference(activation, z, d);
+                let value = |x: f64| naive::activation_value(activation, x);
+                let difference = naive::activation_difference(activation, z, d);
                 assert_relative_eq!(difference, value(z + d) - value(z), epsilon = 2e-14, max_relative = 1e-13);
             }
             for d in [-1e-4, -1e-9, 1e-30, 1e-6, 1e-4] {
-                let expected = d * reference::activation_slope(activation, z + d / 2.0);
-                let got = reference::activation_difference(activation, z, d);
+                let expected = d * naive::activation_slope(activation, z + d / 2.0);
+                let got = naive::activation_difference(activation, z, d);
                 // The next term of the series is d^2 f'''/24 f' of the first; f' of gelu and silu has a zero.
                 let size = d.abs() * slope_size(activation, z);
                 assert!((got - expected).abs() <= (1e-12 + 20.0 * d * d) * size, "{activation:?} at {z}, {d}");

@@ -4,6 +4,7 @@ use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level, lanes, 
 use rand::{Rng, RngExt};
 
 use crate::common::*;
+use crate::naive;
 
 /// The data of a convolution of a tile, as `[samples][channels]...`.
 struct Case {
@@ -104,7 +105,7 @@ impl Case {
             let reads = combine.beta != 0.0 || combine.step.is_some();
             let old = if reads { values(rng, sums.len()) } else { vec![f32::NAN; sums.len()] };
             let other = if combine.gamma == 0.0 { vec![] } else { values(rng, sums.len()) };
-            let mut want = reference::combine(&Combine { other: &other, ..combine }, &sums, &old, plane);
+            let mut want = naive::combine(&Combine { other: &other, ..combine }, &sums, &old, plane);
             let sizes = Combine {
                 alpha: combine.alpha.abs(),
                 beta: combine.beta.abs(),
@@ -113,7 +114,7 @@ impl Case {
                 bias: combine.bias.map(|_| bias_size.as_slice()),
                 step: None,
             };
-            let mut size = reference::combine(&sizes, &size, &absolute(&old), plane);
+            let mut size = naive::combine(&sizes, &size, &absolute(&old), plane);
             if let Some(step) = combine.step {
                 for (i, (want, size)) in want.iter_mut().zip(&mut size).enumerate() {
                     let factor = f64::from(step[i / (channels * plane)]);
@@ -157,10 +158,9 @@ impl Case {
         let mut gradient = old.clone();
         self.conv.backward_bias(&errors, &mut gradient);
         let add = Combine { beta: 1.0, ..Combine::default() };
-        let sums = reference::conv_backward_bias(&shape, tiling.images(), &self.output_gradient);
-        let size = reference::conv_backward_bias(&shape, tiling.images(), &absolute(&self.output_gradient));
-        let (want, size) =
-            (reference::combine(&add, &sums, &old, 1), reference::combine(&add, &size, &absolute(&old), 1));
+        let sums = naive::conv_backward_bias(&shape, tiling.images(), &self.output_gradient);
+        let size = naive::conv_backward_bias(&shape, tiling.images(), &absolute(&self.output_gradient));
+        let (want, size) = (naive::combine(&add, &sums, &old, 1), naive::combine(&add, &size, &absolute(&old), 1));
         assert_within(&gradient, &want, |i| of_sum(depth, size[i]), &(tiling, shape, "bias"));
     }
 }

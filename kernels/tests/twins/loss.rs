@@ -1,9 +1,10 @@
 //! Losses of tiles against their twins.
 
-use predictive_coding_kernels::{loss, reference};
+use predictive_coding_kernels::loss;
 use rand::{Rng, RngExt};
 
 use crate::common::*;
+use crate::naive;
 
 /// Outputs and deviations `[samples][classes]` of a size, and labels; some samples have none.
 struct Case {
@@ -63,7 +64,7 @@ fn cross_entropy_of_outputs_of_any_size() {
                 let outputs = Case::random(&mut rng, tiling.images(), classes, scale);
                 let factor = 1.0 / rng.random_range(1..300) as f32;
                 let (error, losses) = cross_entropy(tiling, image(&mut rng, classes), &outputs, factor);
-                let (want, want_losses) = reference::cross_entropy(&outputs.y, &outputs.d, &outputs.labels, factor);
+                let (want, want_losses) = naive::cross_entropy(&outputs.y, &outputs.d, &outputs.labels, factor);
                 // Outputs and their distance from the largest are rounded; the exponential of an error
                 // of so much is as large relative to its value.
                 let bound = (8.0 + 2.0 * (classes as f64).sqrt() + 4.0 * f64::from(scale)) * ROUNDING;
@@ -137,7 +138,7 @@ fn unused_images_get_no_error() {
 
             let mut target = values(&mut rng, samples * 6);
             target[used * 6..].fill(f32::NAN);
-            let (want, want_losses) = reference::squared_error(samples, &outputs.y, &outputs.d, &target, 0.25);
+            let (want, want_losses) = naive::squared_error(samples, &outputs.y, &outputs.d, &target, 0.25);
             let (error, losses) = squared_error(tiling, image, used, [&outputs.y, &outputs.d, &target], 0.25);
             assert!(error[used * 6..].iter().all(|&e| e == 0.0) && losses[used..].iter().all(|&l| l == 0.0));
             assert_within(&error[..used * 6], &want[..used * 6], |_| 4.0 * ROUNDING, &(tiling, used));
@@ -163,7 +164,7 @@ fn squared_error_of_outputs_of_any_size() {
                 assert!(losses.iter().all(|&loss| loss == 0.0));
                 continue;
             }
-            let (want, want_losses) = reference::squared_error(samples, &y, &d, &target, 0.3);
+            let (want, want_losses) = naive::squared_error(samples, &y, &d, &target, 0.3);
             // Two roundings of a difference of at most 2 scale, and two of the factor 0.6.
             let tolerance = |i: usize| 2.0 * ROUNDING * (0.6 * 2.0 * f64::from(scale) + want[i].abs());
             assert_within(&error, &want, tolerance, &(tiling, image, scale));

@@ -7,6 +7,7 @@ mod conv;
 mod gemm;
 mod local;
 mod loss;
+mod naive;
 mod nchw;
 mod passes;
 mod pool;

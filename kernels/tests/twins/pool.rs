@@ -6,6 +6,7 @@ use rand::{Rng, RngExt};
 use crate::activation::{ALL, difference_size, roundings, slope_size, underflow, widen};
 use crate::common::*;
 use crate::local::{forward, pull, push, relax, square};
+use crate::naive;
 
 /// The random and the regular windows that pooling is tested with.
 fn shapes(rng: &mut impl Rng, tiling: Tiling) -> Vec<ConvShape> {
@@ -46,8 +47,8 @@ fn pulled_back(
     gradient: &[f32],
     winners: &[usize],
 ) -> Vec<f64> {
-    let back = reference::max_pool_backward(shape, planes, gradient, winners);
-    w.iter().zip(back).map(|(&w, x)| x * reference::activation_slope(activation, w)).collect()
+    let back = naive::max_pool_backward(shape, planes, gradient, winners);
+    w.iter().zip(back).map(|(&w, x)| x * naive::activation_slope(activation, w)).collect()
 }
 
 /// Gradients of which no two of a pixel's windows are the same, exact in sums.
@@ -82,13 +83,13 @@ fn check_max_pool(rng: &mut impl Rng, tiling: Tiling, activation: Activation, sh
     };
 
     let value = forward(&pool, &z_tile);
-    let want = reference::max_pool(activation, &shape, planes, &z);
+    let want = naive::max_pool(activation, &shape, planes, &z);
     check("values", &value, &want.values);
     let pulled = pull(&pool, &z_tile, &value, None, &gradient_tile);
     let want = pulled_back(activation, &shape, planes, &widen(&z), &gradient, &want.winners);
     check("pulled gradient", &pulled, &want);
 
-    let want = reference::max_pool_push(activation, &shape, planes, &z, &of_tile(&value), &d);
+    let want = naive::max_pool_push(activation, &shape, planes, &z, &of_tile(&value), &d);
     check("differences", &push(&pool, &z_tile, &value, &d_tile), &want.values);
     let pulled = pull(&pool, &z_tile, &value, Some(&d_tile), &gradient_tile);
     check("gradient pulled at d", &pulled, &pulled_back(activation, &shape, planes, &w, &gradient, &want.winners));
@@ -150,19 +151,19 @@ fn max_pool_of_activations() {
             let value_tile = forward(&pool, &z_tile);
             let value = of_tile(&value_tile);
             let own = roundings(activation, 0.0).0 * ROUNDING;
-            let largest = reference::max_pool(activation, &shape, planes, &z);
+            let largest = naive::max_pool(activation, &shape, planes, &z);
             assert_within(&value, &largest.values, |i| own * largest.values[i].abs() + underflow(3.0), &case);
 
             // What a candidate may be off by.
             let rounding = |i: usize| {
                 let (own, inherent) = roundings(activation, w[i]);
                 let [z, d] = [z[i], d[i]].map(f64::from);
-                let value = reference::activation_value(activation, z).abs();
+                let value = naive::activation_value(activation, z).abs();
                 let difference = difference_size(activation, z, d);
                 ROUNDING * (own * value + (own + inherent) * difference + 2.0 * (value + 4.0 + difference))
             };
             let tolerance = (0..input).map(rounding).fold(0.0, f64::max);
-            let want = reference::max_pool_push(activation, &shape, planes, &z, &value, &d);
+            let want = naive::max_pool_push(activation, &shape, planes, &z, &value, &d);
             let difference = of_tile(&push(&pool, &z_tile, &value_tile, &d_tile));
             assert_within(&difference, &want.values, |_| tolerance, &(case, "differences"));
             for i in (0..output).filter(|&i| want.leads[i] <= 2.0 * tolerance) {
@@ -177,7 +178,7 @@ fn max_pool_of_activations() {
             };
             let back = |gradient: &[f32], what: &str, got: &[f32]| {
                 let want_back = pulled_back(activation, &shape, planes, &w, gradient, &want.winners);
-                let size = reference::max_pool_backward(&shape, planes, &absolute(gradient), &want.winners);
+                let size = naive::max_pool_backward(&shape, planes, &absolute(gradient), &want.winners);
                 // A pixel is in 16 windows at most.
                 let tolerance = |i: usize| size[i] * slope_error(i) + 32.0 * ROUNDING * size[i] + underflow(16.0);
                 assert_within(&of_tile(got), &want_back, tolerance, &(case, what));
@@ -216,7 +217,7 @@ fn max_pool_differences_do_not_cancel() {
             let pool = Local::max_pool(tiling.level, tiling.layout, Activation::Identity, &shape);
             let (z_tile, d_tile) = (to_tile(&z), to_tile(&d));
             let value = forward(&pool, &z_tile);
-            let want = reference::max_pool_push(Activation::Identity, &shape, planes, &z, &of_tile(&value), &d);
+            let want = naive::max_pool_push(Activation::Identity, &shape, planes, &z, &of_tile(&value), &d);
             // The winner's value is at most 2 |d| below the old winner's.
             let tolerance = 6.0 * ROUNDING * f64::from(scale);
             let [error, _] = relax(&pool, &z_tile, &value, &d_tile, &u);
@@ -245,10 +246,10 @@ fn differences_of_a_lasting_winner_do_not_cancel() {
                 let (z_tile, d_tile) = (to_tile(&z), to_tile(&d));
                 let value = forward(&pool, &z_tile);
                 let got = of_tile(&push(&pool, &z_tile, &value, &d_tile));
-                let old = reference::max_pool(activation, &shape, planes, &z);
+                let old = naive::max_pool(activation, &shape, planes, &z);
                 let from_old = |d: &[f32]| {
                     let value = of_tile(&value);
-                    reference::max_pool_push(activation, &shape, planes, &z, &value, d).values
+                    naive::max_pool_push(activation, &shape, planes, &z, &value, d).values
                 };
                 // Without what the old value was rounded by.
                 let (moved, still) = (from_old(&d), from_old(&vec![0.0; input]));
@@ -322,8 +323,8 @@ fn avg_pool() {
                 local: Local::avg_pool(tiling.level, tiling.layout, &shape),
                 channels: shape.in_channels,
                 sizes: [shape.input, reference::output_size(&shape)],
-                mean: &|z| reference::avg_pool(&shape, planes, z),
-                spread: &|gradient| reference::avg_pool_backward(&shape, planes, gradient),
+                mean: &|z| naive::avg_pool(&shape, planes, z),
+                spread: &|gradient| naive::avg_pool_backward(&shape, planes, gradient),
             };
             check_mean(&mut rng, tiling, pool);
         }
@@ -348,8 +349,8 @@ fn adaptive_avg_pool() {
                 local: Local::adaptive_avg_pool(tiling.level, tiling.layout, channels, input, output),
                 channels,
                 sizes: [input, output],
-                mean: &|z| reference::adaptive_avg_pool(input, output, planes, z),
-                spread: &|gradient| reference::adaptive_avg_pool_backward(input, output, planes, gradient),
+                mean: &|z| naive::adaptive_avg_pool(input, output, planes, z),
+                spread: &|gradient| naive::adaptive_avg_pool_backward(input, output, planes, gradient),
             };
             check_mean(&mut rng, tiling, pool);
         }
