@@ -73,7 +73,7 @@ impl Layers<'_> {
                 (Step::Product(product), Some(Step::Local(local))) if product.conv.output_bands() > 1 => {
                     for band in 0..product.conv.output_bands() {
                         let (z, out) = values_around(self.plan, inside, activations, b);
-                        let packed = &self.packed[product.forward.clone()];
+                        let packed = self.weights(product, &product.forward);
                         product.conv.forward_band(band, packed, z, self.biased(product), out, self.parallel);
                         let (z, out) = values_around(self.plan, inside, activations, b + 1);
                         local.forward(z, out, rows_of_band(&product.conv, local, band), self.parallel);
@@ -83,7 +83,7 @@ impl Layers<'_> {
                 }
                 (Step::Product(product), _) => {
                     let (z, out) = values_around(self.plan, inside, activations, b);
-                    let packed = &self.packed[product.forward.clone()];
+                    let packed = self.weights(product, &product.forward);
                     product.conv.forward(packed, z, self.biased(product), out, self.parallel);
                 }
                 (Step::Local(local), _) => {
@@ -92,6 +92,14 @@ impl Layers<'_> {
                 }
             }
             b += 1;
+        }
+    }
+
+    /// The weights as a product of a direction wants them: packed at this place, or as they are.
+    fn weights(&self, product: &Product, packed: &std::ops::Range<usize>) -> &[f32] {
+        match product.conv.reads_weights() {
+            true => &self.parameters[product.weight.clone()],
+            false => &self.packed[packed.clone()],
         }
     }
 
@@ -118,7 +126,7 @@ impl Layers<'_> {
                 self.push_inside(layer, last, values, u, work);
                 let combine = Combine { gamma: -1.0, other: own, ..Combine::default() };
                 let d = self.difference(layer, last, u, &work.differences);
-                let packed = &self.packed[product.forward.clone()];
+                let packed = self.weights(product, &product.forward);
                 product.conv.forward(packed, d, combine, error, self.parallel);
             }
             Step::Local(local) => {
@@ -149,7 +157,7 @@ impl Layers<'_> {
                 self.push_inside(layer, last - 1, values, u, work);
                 let Work { differences, band: difference, pulled, .. } = work;
                 let d = self.difference(layer, last - 1, u, differences);
-                let packed = &self.packed[product.forward.clone()];
+                let packed = self.weights(product, &product.forward);
                 for band in 0..product.conv.output_bands() {
                     let rows = rows_of_band(&product.conv, local, band);
                     let difference = &mut difference[..product.conv.output_band_len(band)];
@@ -193,7 +201,7 @@ impl Layers<'_> {
     fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], out: &mut [f32]) {
         match &self.plan.steps[b] {
             Step::Product(product) => {
-                let packed = &self.packed[product.forward.clone()];
+                let packed = self.weights(product, &product.forward);
                 product.conv.forward(packed, d, Combine::default(), out, self.parallel);
             }
             Step::Local(local) => local.push(values.at(b), values.at(b + 1), d, out, self.parallel),
@@ -287,7 +295,7 @@ impl Layers<'_> {
                     if let Some(gradients) = &mut gradients {
                         self.gradient(product, gradient, values.at(b), d, input, weights, gradients);
                     }
-                    let packed = &self.packed[product.backward.clone()];
+                    let packed = self.weights(product, &product.backward);
                     match out {
                         Some((combine, out)) if to_out => {
                             return product.conv.backward_data(packed, gradient, combine, out, self.parallel);

@@ -1,7 +1,7 @@
 //! A network planned for a SIMD level and a layout: the steps to compute, and where everything lies.
 //!
-//! Operations that change nothing in the layout (flatten, identity) vanish: with channels across lanes, a linear map
-//! behind a flatten is a convolution whose kernel is the whole image. What is left
+//! Operations that change nothing in the layout vanish: the identity, and a flatten, but where channels lie across lanes
+//! and a linear map follows. What is left
 //! is one chain of steps through all layers; the values between two steps are a *boundary*, counted
 //! from 0 (the input) on, so that step b leads from boundary b to boundary b + 1.
 
@@ -291,7 +291,14 @@ impl<'a> Builder<'a> {
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
                 Op::Conv2d(conv) => Draft::Product(o, conv.shape(input)),
-                Op::Linear(linear) => Draft::Product(o, whole_image(before, linear.out_features)),
+                Op::Linear(linear) => {
+                    let [channels, height, width] = before;
+                    if height * width > 1 {
+                        drafts.extend(waiting.take().map(map));
+                        drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
+                    }
+                    Draft::Product(o, ConvShape::linear(input[0], linear.out_features))
+                }
                 Op::MaxPool2d(pool) => {
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
                     let activation = joined.map_or(Activation::Identity, |(activation, _)| activation);
@@ -379,11 +386,6 @@ fn activation(op: &Op) -> Activation {
         Op::Softplus => Activation::Softplus,
         _ => Activation::Identity,
     }
-}
-
-/// A linear map of all channels and pixels of an image, which may be flat.
-fn whole_image([channels, height, width]: [usize; 3], outputs: usize) -> ConvShape {
-    ConvShape { input: [height, width], kernel: [height, width], ..ConvShape::linear(channels, outputs) }
 }
 
 /// Channels, height and width of a shape; the features of a flat one are channels of one pixel.

@@ -107,7 +107,7 @@ impl Session {
             return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
-        let layout = choose_layout(network, level, batch, options.layout)?;
+        let layout = choose_layout(network, level, batch, options.layout);
         let plan = Plan::new(network, level, layout, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
         let multiples = match method {

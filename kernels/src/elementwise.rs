@@ -10,6 +10,12 @@ use crate::simd::{Kernel, Simd, dispatch, lanes};
 /// If the lengths differ or are not whole vectors, there is a bias, or a step with another number of factors than a
 /// tile of some layout has images.
 pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32]) {
+    assert!(combine.bias.is_none(), "elements have no channel to take a bias from");
+    combine_vectors(level, sum, combine, out);
+}
+
+/// As [`combine`], with a bias for each of the first elements, if any.
+pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32]) {
     struct Combination<'a> {
         sum: &'a [f32],
         combine: Combine<'a>,
@@ -19,7 +25,7 @@ pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32])
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let Combination { sum, combine: Combine { alpha, beta, gamma, other, step, .. }, out } = self;
+            let Combination { sum, combine: Combine { alpha, beta, gamma, other, step, bias }, out } = self;
             assert!(sum.len().is_multiple_of(S::LANES), "{} elements for {} lanes", sum.len(), S::LANES);
             let step = step.map(|step| match step {
                 &[step] => s.splat(step),
@@ -32,6 +38,9 @@ pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32])
                 // SAFETY: a whole vector from `at` is inside every operand: their lengths are equal or they are not read.
                 unsafe {
                     let mut v = s.mul(alpha, s.load(sum.add(at)));
+                    if let Some(bias) = bias.and_then(|bias| bias.get(at..)) {
+                        v = s.add(v, s.load_first(bias.as_ptr(), bias.len().min(S::LANES)));
+                    }
                     if gamma != 0.0 {
                         v = s.fma(gamma_lanes, s.load(other.add(at)), v);
                     }
@@ -53,7 +62,6 @@ pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32])
         combine.other.len(),
         out.len()
     );
-    assert!(combine.bias.is_none(), "elements have no channel to take a bias from");
     assert!(
         combine.step.is_none_or(|step| [1, lanes(level)].contains(&step.len())),
         "{} factors for {} lanes",

@@ -1,6 +1,7 @@
 //! 2-D convolution: forward, and backward to data and weights.
 
 mod gradient;
+mod matrix;
 mod nchw;
 mod product;
 mod shape;
@@ -9,6 +10,7 @@ use std::ops::Range;
 
 use crate::combine::Combine;
 use crate::conv::gradient::Gradient;
+use crate::conv::matrix::Matrix;
 use crate::conv::product::{Direction, Pixels, TapProduct};
 use crate::gemm::{GemmScratch, Lhs, product as matrix_product};
 use crate::layout::Layout;
@@ -105,14 +107,27 @@ impl Conv {
         self.forward.out_len()
     }
 
-    /// Elements of the weights packed for the forward product.
-    pub fn packed_forward_len(&self) -> usize {
-        self.forward.packed_len()
+    /// The product of one image's pixel, for which no weights are packed: the products take them as they are.
+    fn matrix(&self) -> Option<Matrix> {
+        let ConvShape { in_channels, out_channels, input, .. } = self.shape;
+        let one = self.layout == Layout::Channels && self.is_matrix() && input == [1, 1];
+        one.then_some(Matrix { level: self.level, rows: out_channels, columns: in_channels })
     }
 
-    /// Elements of the weights packed for the transposed product.
+    /// Whether the products read weights as they are: where each of them meets a single pixel, to pack them takes longer
+    /// than it saves.
+    pub fn reads_weights(&self) -> bool {
+        self.matrix().is_some()
+    }
+
+    /// Elements of the weights packed for the forward product; 0 if it [reads them](Self::reads_weights) as they are.
+    pub fn packed_forward_len(&self) -> usize {
+        if self.reads_weights() { 0 } else { self.forward.packed_len() }
+    }
+
+    /// Elements of the weights packed for the transposed product; 0 if it [reads them](Self::reads_weights) as they are.
     pub fn packed_backward_len(&self) -> usize {
-        self.backward.packed_len()
+        if self.reads_weights() { 0 } else { self.backward.packed_len() }
     }
 
     /// Packs weights `[out_channels, in_channels, height, width]` for [`forward`](Self::forward).
@@ -120,7 +135,9 @@ impl Conv {
     /// # Panics
     /// If a length is not the planned one.
     pub fn pack_forward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        self.forward.pack(weight, packed, parallel);
+        if !self.reads_weights() {
+            self.forward.pack(weight, packed, parallel);
+        }
     }
 
     /// Packs weights `[out_channels, in_channels, height, width]` for
@@ -129,16 +146,22 @@ impl Conv {
     /// # Panics
     /// If a length is not the planned one.
     pub fn pack_backward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        self.backward.pack(weight, packed, parallel);
+        if !self.reads_weights() {
+            self.backward.pack(weight, packed, parallel);
+        }
     }
 
-    /// The convolution of a tile. With `parallel`, the threads of the current rayon pool share it; the result is the
+    /// The convolution of a tile. `packed` holds the packed weights, or the weights themselves if they are
+    /// [read](Self::reads_weights) as they are. With `parallel`, the threads of the current rayon pool share it; the result is the
     /// same to the last bit.
     ///
     /// # Panics
     /// If a length is not the planned one.
     pub fn forward(&self, packed: &[f32], input: &[f32], combine: Combine<'_>, output: &mut [f32], parallel: bool) {
-        self.forward.run(0..self.output_bands(), packed, input, combine, output, parallel);
+        match self.matrix() {
+            Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
+            None => self.forward.run(0..self.output_bands(), packed, input, combine, output, parallel),
+        }
     }
 
     /// Bands that the rows of the output are cut into.
@@ -169,7 +192,10 @@ impl Conv {
         output: &mut [f32],
         parallel: bool,
     ) {
-        self.forward.run(band..band + 1, packed, input, combine, output, parallel);
+        match self.matrix() {
+            Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
+            None => self.forward.run(band..band + 1, packed, input, combine, output, parallel),
+        }
     }
 
     /// One band of the output without bias, `[planes][rows of the band][width][LANES]`.
@@ -177,7 +203,10 @@ impl Conv {
     /// # Panics
     /// As [`forward_band`](Self::forward_band).
     pub fn forward_alone(&self, band: usize, packed: &[f32], input: &[f32], output: &mut [f32], parallel: bool) {
-        self.forward.run_alone(band, packed, input, None, output, parallel);
+        match self.matrix() {
+            Some(matrix) => matrix.forward(packed, input, Combine::default(), output, parallel),
+            None => self.forward.run_alone(band, packed, input, None, output, parallel),
+        }
     }
 
     /// The product with the transposed convolution: from the output's gradient to the input's.
@@ -192,7 +221,10 @@ impl Conv {
         input_gradient: &mut [f32],
         parallel: bool,
     ) {
-        self.backward.run(0..1, packed, output_gradient, combine, input_gradient, parallel);
+        match self.matrix() {
+            Some(matrix) => matrix.backward(packed, output_gradient, combine, input_gradient, parallel),
+            None => self.backward.run(0..1, packed, output_gradient, combine, input_gradient, parallel),
+        }
     }
 
     /// Elements of the gradient of the weights, as [`backward_weights`](Self::backward_weights) sums it.

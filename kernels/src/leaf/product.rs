@@ -151,9 +151,8 @@ impl Epilogue {
                 }
             }
             // The place of a vector: anew for every pass, so that no pass keeps pointers for another.
-            let place = |of: *const f32, n: usize| {
-                Lines::<M>::new(of.wrapping_offset(at + n as isize * self.vector), self.row)
-            };
+            let place =
+                |of: *const f32, n: usize| Lines::<M>::new(of.wrapping_offset(at + n as isize * self.vector), self.row);
             if self.gamma != 0.0 {
                 let gamma = s.splat(self.gamma);
                 for n in 0..N {

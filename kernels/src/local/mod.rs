@@ -41,7 +41,7 @@ const CHUNK: usize = 1 << 14;
 pub struct Local {
     level: Level,
     planes: usize,
-    /// Elements of a row and rows of a channel, of the input and of the result.
+    /// Elements of a row and rows of a plane, of the input and of the result.
     input: Plane,
     output: Plane,
     kind: Kind,
@@ -51,6 +51,8 @@ pub struct Local {
 enum Kind {
     Map(Activation),
     Pool(Pool, Windows),
+    /// Channels and pixels of an image whose channels lie across the lanes.
+    Flatten([usize; 2]),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +158,18 @@ impl Local {
         Self::pool(level, layout.planes(level, channels), input, output, kind)
     }
 
+    /// The channels and pixels of one image, in their order, as channels of one pixel, in the layout of channels.
+    ///
+    /// # Panics
+    /// If a tensor of LANES images has 2^32 elements or more.
+    pub fn flatten(level: Level, channels: usize, size: [usize; 2]) -> Self {
+        check_tensor(lanes(level), channels, size);
+        let image = [channels, size[0] * size[1]];
+        let plane = |image: [usize; 2]| Plane { row: Layout::Channels.len(level, image), rows: 1 };
+        let (input, output) = (plane(image), plane([image[0] * image[1], 1]));
+        Local { level, planes: 1, input, output, kind: Kind::Flatten(image) }
+    }
+
     /// At most so many bytes does a plan keep of the windows of a max or average pooling: a table for each way in which
     /// those of a row and of a column meet the border. Saturates.
     ///
@@ -195,7 +209,7 @@ impl Local {
 
     /// Whether f is linear, so that J does not depend on where it is taken.
     pub fn is_linear(&self) -> bool {
-        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Pool(Pool::Mean(_), _))
+        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Pool(Pool::Mean(_), _) | Kind::Flatten(_))
     }
 
     /// Rows of a channel of the result.
@@ -208,6 +222,7 @@ impl Local {
         match &self.kind {
             Kind::Map(_) => Some(1),
             Kind::Pool(_, windows) => windows.row_step(),
+            Kind::Flatten(_) => None,
         }
     }
 
@@ -246,6 +261,7 @@ impl Local {
                 let z = &z[c * input.len()..][..input.len()];
                 self.pool_plane(*pool, windows, &rows, z, Asked::Forward { value });
             }),
+            Kind::Flatten(image) => self.flat(*image, z, value),
         }
     }
 
@@ -272,6 +288,7 @@ impl Local {
                     self.pool_plane(*pool, windows, &rows, z, Asked::Push { value, d, difference });
                 });
             }
+            Kind::Flatten(image) => self.flat(*image, d, difference),
         }
     }
 
@@ -315,6 +332,7 @@ impl Local {
                 let [value, gradient] = [value, gradient].map(|from| &from[c * output.len()..][..output.len()]);
                 self.pool_plane(*pool, windows, &rows, z, Asked::Pull { value, d, gradient, out });
             }),
+            Kind::Flatten(image) => self.unflat(*image, gradient, out),
         }
     }
 
@@ -355,7 +373,22 @@ impl Local {
                     self.pool_plane(*pool, windows, &rows, z, Asked::Relax { value, d, u, error, pulled });
                 });
             }
+            Kind::Flatten(image) => {
+                self.flat(*image, d, error);
+                error.iter_mut().zip(u).for_each(|(error, u)| *error -= u);
+                self.unflat(*image, error, pulled);
+            }
         }
+    }
+
+    fn flat(&self, [channels, pixels]: [usize; 2], image: &[f32], flat: &mut [f32]) {
+        let elements = channels * pixels;
+        Layout::Channels.store(self.level, image, [channels, pixels], flat, 1, elements);
+        flat[elements..].fill(0.0);
+    }
+
+    fn unflat(&self, [channels, pixels]: [usize; 2], flat: &[f32], image: &mut [f32]) {
+        Layout::Channels.load(self.level, &flat[..channels * pixels], [channels, pixels], image);
     }
 
     /// A pass over some rows of a plane of windows.

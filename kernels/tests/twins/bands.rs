@@ -5,12 +5,6 @@ use rand::{Rng, RngExt};
 
 use crate::common::*;
 
-fn packed(conv: &Conv, weight: &[f32]) -> Vec<f32> {
-    let mut packed = vec![f32::NAN; conv.packed_forward_len()];
-    conv.pack_forward(weight, &mut packed, false);
-    packed
-}
-
 /// Weights, and an input.
 fn operands(rng: &mut impl Rng, tiling: Tiling, shape: &ConvShape) -> [Vec<f32>; 2] {
     let weight = values(rng, shape.in_channels * shape.out_channels * shape.taps());
@@ -41,7 +35,7 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape, rows_per_band: us
         bias: rng.random_bool(0.7).then_some(bias.as_slice()),
         step: None,
     };
-    let [packed_whole, packed] = [&whole, &cut].map(|conv| packed(conv, &weight));
+    let [packed_whole, packed] = [&whole, &cut].map(|conv| packed_forward(conv, &weight));
     for (combine, plain) in [(Combine::default(), true), (any, false)] {
         let old = if combine.beta == 0.0 { vec![GAP; len] } else { values(rng, len) };
         let [mut want, mut all] = [0; 2].map(|_| old.clone());
@@ -128,7 +122,7 @@ fn threads_do_not_change_a_bit_of_a_band() {
     for tiling in tilings() {
         let [weight, input] = operands(&mut rng, tiling, &shape);
         let conv = Conv::with_bands(tiling.level, tiling.layout, shape, 5);
-        let packed = packed(&conv, &weight);
+        let packed = packed_forward(&conv, &weight);
         let len = conv.output_len();
         let (other, bias) = (values(&mut rng, len), values(&mut rng, shape.out_channels));
         let combine = Combine { beta: 0.9, gamma: 0.3, other: &other, bias: Some(&bias), ..Combine::default() };

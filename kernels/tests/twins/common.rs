@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use predictive_coding_kernels::{ConvShape, LEVEL_VARIABLE, Layout, Level, lanes, reference};
+use predictive_coding_kernels::{Conv, ConvShape, LEVEL_VARIABLE, Layout, Level, lanes, reference};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -210,6 +210,16 @@ pub fn square_windows(in_channels: usize, out_channels: usize) -> Vec<ConvShape>
 
 fn fits(shape: &ConvShape) -> bool {
     (0..2).all(|axis| (shape.kernel[axis] - 1) * shape.dilation[axis] < shape.input[axis] + 2 * shape.padding[axis])
+}
+
+/// What the forward product takes for weights.
+pub fn packed_forward(conv: &Conv, weight: &[f32]) -> Vec<f32> {
+    if conv.reads_weights() {
+        return weight.to_vec();
+    }
+    let mut packed = vec![f32::NAN; conv.packed_forward_len()];
+    conv.pack_forward(weight, &mut packed, false);
+    packed
 }
 
 /// A convolution without padding, of stride 1.

@@ -43,13 +43,10 @@ impl Case {
         self.tiling.to_tile(self.shape.out_channels, &self.output_gradient)
     }
 
-    fn packed_forward(&self) -> Vec<f32> {
-        let mut packed = vec![f32::NAN; self.conv.packed_forward_len()];
-        self.conv.pack_forward(&self.weight, &mut packed, false);
-        packed
-    }
-
     fn packed_backward(&self) -> Vec<f32> {
+        if self.conv.reads_weights() {
+            return self.weight.clone();
+        }
         let mut packed = vec![f32::NAN; self.conv.packed_backward_len()];
         self.conv.pack_backward(&self.weight, &mut packed, false);
         packed
@@ -60,7 +57,7 @@ impl Case {
         let sums = reference::conv_forward(&shape, samples, &self.input, &self.weight);
         let size = reference::conv_forward(&shape, samples, &absolute(&self.input), &absolute(&self.weight));
         let depth = shape.in_channels * shape.taps();
-        let (packed, input) = (self.packed_forward(), self.input_tile());
+        let (packed, input) = (packed_forward(&self.conv, &self.weight), self.input_tile());
         self.check_combinations(rng, shape.out_channels, depth, sums, size, |combine, out| {
             self.conv.forward(&packed, &input, combine, out, false);
         });
@@ -328,7 +325,8 @@ fn lanes_beyond_the_last_channel_become_zero() {
             let (mut output, mut gradient) = (vec![GAP; case.conv.output_len()], vec![GAP; case.conv.input_len()]);
             let bias = values(&mut rng, shape.out_channels);
             let combine = Combine { bias: Some(&bias), ..Combine::default() };
-            case.conv.forward(&case.packed_forward(), &case.input_tile(), combine, &mut output, false);
+            let packed = packed_forward(&case.conv, &case.weight);
+            case.conv.forward(&packed, &case.input_tile(), combine, &mut output, false);
             let combine = Combine::default();
             case.conv.backward_data(&case.packed_backward(), &case.gradient_tile(), combine, &mut gradient, false);
             for (channels, mut tile) in [(shape.out_channels, output), (shape.in_channels, gradient)] {
@@ -417,10 +415,12 @@ fn threads_do_not_change_a_bit() {
                     conv.pack_backward(&case.weight, &mut backward, parallel);
                     let combine = Combine { gamma: 0.3, other: &errors, bias: Some(&bias), ..Combine::default() };
                     let mut output = vec![f32::NAN; conv.output_len()];
-                    conv.forward(&forward, &input, combine, &mut output, parallel);
+                    let [packed, packed_back] =
+                        [&forward, &backward].map(|packed| if conv.reads_weights() { &case.weight } else { packed });
+                    conv.forward(packed, &input, combine, &mut output, parallel);
                     let mut gradient = input.clone();
                     let combine = Combine { beta: 0.9, ..Combine::default() };
-                    conv.backward_data(&backward, &errors, combine, &mut gradient, parallel);
+                    conv.backward_data(packed_back, &errors, combine, &mut gradient, parallel);
                     let mut weights = vec![0.5; conv.gradient_len()];
                     let mut scratch = vec![f32::NAN; threads * conv.weights_scratch_len()];
                     conv.backward_weights(&errors, &input, &mut weights, &mut scratch, parallel);

@@ -120,6 +120,10 @@ fn operations(tiling: Tiling) -> Vec<Operation> {
         step: Some(1),
         linear: activation == Activation::Identity,
     }));
+    if layout == Layout::Channels {
+        let local = Local::flatten(level, four, [5, 2]);
+        operations.push(Operation { local, planes: 1, height: 1, step: None, linear: true });
+    }
     operations
 }
 
@@ -226,6 +230,26 @@ fn a_band_is_the_same_rows_of_the_whole() {
             local.relax(operands, band.clone(), false);
             assert!(same_bits(&out, &in_output(&error)), "error of {case:?}");
             assert!(same_bits(&back, &in_input(&pulled_error)), "pulled error of {case:?}");
+        }
+    }
+}
+
+#[test]
+fn flattened_images_are_channels_of_one_pixel() {
+    let mut rng = generator(43);
+    for tiling in tilings().into_iter().filter(|tiling| tiling.layout == Layout::Channels) {
+        for (channels, size) in [(1, [1, 1]), (3, [2, 5]), (16, [4, 4]), (17, [3, 1]), (40, [7, 3])] {
+            let local = Local::flatten(tiling.level, channels, size);
+            let elements = channels * size[0] * size[1];
+            let lens = [tiling.len(channels, size), tiling.len(elements, [1, 1])];
+            assert_eq!([local.input_len(), local.output_len()], lens);
+            let (image, gradient) = (values(&mut rng, elements), values(&mut rng, elements));
+            let z = tiling.to_tile(channels, &image);
+            let value = forward(&local, &z);
+            assert!(same_bits(&tiling.of_tile(elements, &value), &image), "{tiling:?}, {channels} x {size:?}");
+            assert!(value[elements..].iter().all(|&x| x == 0.0), "{tiling:?}, {channels} x {size:?}");
+            let pulled = pull(&local, &z, &value, None, &tiling.to_tile(elements, &gradient));
+            assert!(same_bits(&tiling.of_tile(channels, &pulled), &gradient), "{tiling:?}, {channels} x {size:?}");
         }
     }
 }

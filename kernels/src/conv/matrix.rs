@@ -1,0 +1,163 @@
+//! The matrix product of one image, whose channels lie across the lanes: weights are read where they lie, since each
+//! meets a single pixel.
+//!
+//! ```text
+//! forward    y[o] = sum over c of W[o][c] x[c]       dot products along the rows
+//! backward   x[c] = sum over o of W[o][c] y[o]       rows as vectors, times broadcast elements
+//! ```
+
+use std::ops::Range;
+
+use crate::blocking::Blocks;
+use crate::combine::Combine;
+use crate::conv::check_len;
+use crate::elementwise::combine_vectors;
+use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
+use crate::level::Level;
+use crate::parallel::{Shared, for_each_task, threads_for};
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+
+/// To read a weight takes as long as so many multiplications and additions where it is reused.
+const MEMORY_BOUND: u64 = 8;
+
+/// A matrix `[rows][columns]` by a vector.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    pub(crate) level: Level,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Matrix {
+    /// The product with a column of `columns` elements.
+    pub(crate) fn forward(&self, weight: &[f32], x: &[f32], combine: Combine<'_>, out: &mut [f32], parallel: bool) {
+        let leaves = Leaves::of(self.level);
+        self.in_vectors(weight, x, out, [self.columns, self.rows], combine, parallel, |vectors, sums| {
+            let first = vectors.start * leaves.lanes;
+            let rows = first..self.rows.min(first + sums.len());
+            let (whole, [tallest, _]) = (self.columns / leaves.lanes, leaves.dot_tile());
+            for tile in Blocks::new(rows.len(), tallest).iter().filter(|tile| !tile.is_empty()) {
+                let mut lanes = [0.0; MAX_LANES * MAX_LANES];
+                let from = weight[(rows.start + tile.start) * self.columns..].as_ptr();
+                let walk = |count: usize| Walk { count, a: leaves.lanes, b: leaves.lanes };
+                let dot = Dot {
+                    a: from,
+                    step: self.columns,
+                    b: x.as_ptr(),
+                    offsets: &[[0, 0]],
+                    rows: walk(1),
+                    vectors: walk(whole),
+                    sums: lanes.as_mut_ptr(),
+                    sums_step: leaves.lanes,
+                };
+                // SAFETY: the rows have whole vectors of the columns, and so has `x`; there are sums for all.
+                unsafe { leaves.dot(tile.len(), &dot) };
+                let rest = self.columns - whole * leaves.lanes;
+                let finish = Finish {
+                    lanes: &lanes,
+                    weight: &weight[(rows.start + tile.start) * self.columns + whole * leaves.lanes..],
+                    columns: self.columns,
+                    x: &x[whole * leaves.lanes..][..rest],
+                    to: &mut sums[tile],
+                };
+                dispatch(self.level, finish);
+            }
+        });
+    }
+
+    /// The product of the transpose with a column of `rows` elements.
+    pub(crate) fn backward(&self, weight: &[f32], y: &[f32], combine: Combine<'_>, out: &mut [f32], parallel: bool) {
+        let leaves = Leaves::of(self.level);
+        self.in_vectors(weight, y, out, [self.rows, self.columns], combine, parallel, |vectors, sums| {
+            let first = vectors.start * leaves.lanes;
+            let whole = (self.columns - first).min(sums.len()) / leaves.lanes;
+            if whole > 0 {
+                let segments = [Segment { taps: &[Tap::ORIGIN], depth: self.rows }];
+                let product = Product {
+                    segments: &segments,
+                    a: Operand::new(y.as_ptr(), 0, 1),
+                    b: Operand::new(weight[first..].as_ptr(), leaves.lanes, self.columns),
+                    down: Repeat::ONCE,
+                    across: Repeat::ONCE,
+                    epilogue: Epilogue::store(sums.as_mut_ptr(), 0, leaves.lanes),
+                };
+                // SAFETY: every row has these vectors, and `y` an element for every row.
+                unsafe { leaves.product([1, whole], &product) };
+            }
+            let (start, end) = (first + whole * leaves.lanes, self.columns.min(first + sums.len()));
+            for (row, y) in y[..self.rows].iter().enumerate().filter(|_| start < end) {
+                let weights = &weight[row * self.columns..][start..end];
+                sums[start - first..].iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight * y);
+            }
+        });
+    }
+
+    /// Calls `f` for a few vectors of the output at a time, with zeros for their sums, and combines what it makes.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
+    fn in_vectors(
+        &self,
+        weight: &[f32],
+        from: &[f32],
+        out: &mut [f32],
+        [depth, len]: [usize; 2],
+        combine: Combine<'_>,
+        parallel: bool,
+        f: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let lanes = Leaves::of(self.level).lanes;
+        let (padded, vectors) = (len.next_multiple_of(lanes), len.div_ceil(lanes));
+        check_len("weight", weight.len(), self.rows * self.columns);
+        check_len("source", from.len(), depth.next_multiple_of(lanes));
+        check_len("output", out.len(), padded);
+        if combine.gamma != 0.0 {
+            check_len("third operand", combine.other.len(), padded);
+        }
+        if let Some(bias) = combine.bias {
+            check_len("bias", bias.len(), len);
+        }
+        if let Some(step) = combine.step {
+            check_len("step", step.len(), 1);
+        }
+        let threads = if parallel { threads_for(MEMORY_BOUND * weight.len() as u64) } else { 1 };
+        let widest = Leaves::of(self.level).widest(1);
+        let most = if threads > 1 { vectors.div_ceil(4 * threads).min(widest) } else { widest };
+        let chunks = Blocks::new(vectors, most);
+        let out = Shared(out.as_mut_ptr());
+        for_each_task(threads > 1, chunks.count(), |chunk| {
+            let vectors = chunks.get(chunk);
+            let (first, end) = (vectors.start * lanes, vectors.end * lanes);
+            let mut sums = [0.0; WIDEST * MAX_LANES];
+            let sums = &mut sums[..end - first];
+            f(vectors, sums);
+            // SAFETY: the vectors are this task's own, and inside the output, whose length was checked.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(first), sums.len()) };
+            let other = if combine.gamma == 0.0 { &[] } else { &combine.other[first..end] };
+            let bias = combine.bias.map(|bias| &bias[first..end.min(len)]);
+            combine_vectors(self.level, sums, Combine { other, bias, ..combine }, out);
+        });
+    }
+}
+
+/// Adds up lanes, with the products of what is behind whole vectors.
+struct Finish<'a> {
+    lanes: &'a [f32],
+    /// Of the first row, behind its whole vectors.
+    weight: &'a [f32],
+    columns: usize,
+    x: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Finish { lanes, weight, columns, x, to } = self;
+        for (row, to) in to.iter_mut().enumerate() {
+            let rest: f32 = x.iter().zip(weight.get(row * columns..).unwrap_or_default()).map(|(x, w)| x * w).sum();
+            // SAFETY: there is a vector for each row.
+            *to = s.sum(unsafe { s.load(lanes[row * S::LANES..][..S::LANES].as_ptr()) }) + rest;
+        }
+    }
+}
