@@ -204,6 +204,16 @@ impl TapProduct {
                     }
                 }
                 table.sort_unstable_by_key(|&[_, offset]| offset);
+                // Where a row of the kernel has one tap, channels may be evenly spaced instead.
+                if let (Layout::Images, 1, &[[row, offset], [next_row, next_offset], ..]) = (layout, depth, &table[..])
+                {
+                    let steps = [next_row.wrapping_sub(row), next_offset - offset];
+                    let even = |pair: &[[usize; 2]]| [0, 1].map(|i| pair[1][i].wrapping_sub(pair[0][i])) == steps;
+                    if table.windows(2).all(even) {
+                        (depth, row_depth, source_depth) = (table.len(), steps[0] as isize, steps[1] as isize);
+                        table.truncate(1);
+                    }
+                }
                 let tap = |[row, offset]: [usize; 2]| match layout {
                     Layout::Images => Tap::new(row, offset),
                     Layout::Channels => Tap::new(offset, row),
