@@ -218,7 +218,7 @@ impl Question<'_> {
         report::write_csv(&self.asked.file().with_extension("csv"), &cells)?;
         figure::write_in_rows(&self.asked.file(), &self.panels(rows), ETAS.len())?;
         let optimizer = training.optimizer().description();
-        let mut description = report::describe(training.task(), self.setting.title, &optimizer, &self.exact);
+        let mut description = report::describe(training.task(), self.setting.title, &optimizer, self.exact);
         description["figure"] = json!(self.asked.figure);
         description["quick"] = json!(self.asked.quick);
         description["convention"] = json!(self.asked.convention.name());

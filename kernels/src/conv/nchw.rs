@@ -53,7 +53,7 @@ pub struct NchwConv {
 #[derive(Clone, Debug)]
 enum GradientWay {
     /// From plain planes.
-    Planes(Gradient),
+    Planes(Box<Gradient>),
     /// Tiles of images across lanes.
     Images,
     /// A matrix product for each image.
@@ -103,7 +103,7 @@ impl NchwConv {
         let gradient = match &forward {
             Way::Matrix => GradientWay::Matrix,
             _ if by_tiles => GradientWay::Images,
-            _ => GradientWay::Planes(Gradient::new(level, Layout::Images, Pixels::PLAIN, shape)),
+            _ => GradientWay::Planes(Box::new(Gradient::new(level, Layout::Images, Pixels::PLAIN, shape))),
         };
         let by_tiles = matches!(gradient, GradientWay::Images);
         let images = by_tiles || [&forward, &backward].iter().any(|way| matches!(way, Way::Images));

@@ -321,6 +321,10 @@ impl<const COUNT: usize> Lines<COUNT> {
 /// The same pointer, whose origin the compiler does not see: else it makes a pointer of its own for every line, which
 /// are more than the registers hold.
 #[inline(always)]
+#[cfg_attr(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through the pointer")
+)]
 fn opaque(mut pointer: *const f32) -> *const f32 {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     // SAFETY: no instruction.
