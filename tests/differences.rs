@@ -1,7 +1,7 @@
 //! What computing in differences is for: in float32 the direct form loses the lower layers to
 //! rounding, and so do activations where they saturate; the library loses neither.
 
-use predictive_coding::{Conv2d, Convention, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Session, Start};
+use predictive_coding::{Conv2d, Convention, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Start};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::forms;

@@ -2,7 +2,7 @@
 //! and Theorem 1: fixed-prediction with eta = 1 and n >= L is backpropagation.
 
 use predictive_coding::{
-    AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Session,
+    AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity, Session,
 };
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::{forms, ways};
