@@ -277,7 +277,7 @@ mod tests {
         for name in GEMM_SUITE.map(String::from).into_iter().chain(conv_suite()) {
             parsed(&name);
         }
-        assert_eq!(conv_suite().len(), 3 * (5 + 7));
+        assert_eq!(conv_suite().len(), 3 * (2 * BATCHES.len() + SINGLE.len() + SMALL_BATCHES.len()));
     }
 
     #[test]

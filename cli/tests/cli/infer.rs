@@ -135,6 +135,7 @@ fn json_is_one_line_with_every_field() {
                 "batch",
                 "threads",
                 "level",
+                "layout",
                 "loss",
                 "iterations_used",
                 "diverged",

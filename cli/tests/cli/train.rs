@@ -71,7 +71,7 @@ fn every_result_is_written() {
         assert_eq!(run_json[key], value);
     }
     assert_eq!((&run_json["eta"], &run_json["iterations"], &run_json["seed"]), (&0.1.into(), &20.into(), &7.into()));
-    for key in ["version", "level", "machine", "threads", "model", "optimizer", "batch", "epochs"] {
+    for key in ["version", "level", "layout", "machine", "threads", "model", "optimizer", "batch", "epochs"] {
         assert!(!run_json[key].is_null(), "{key}");
     }
     for file in ["curves.png", "curves.svg"] {
