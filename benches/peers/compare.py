@@ -57,7 +57,16 @@ CONV = [
     "b256_c128_16x16_o256_k3_s1_p1",
     "b2_c64_224x224_o64_k3_s1_p1",
     "b2_c512_14x14_o512_k3_s1_p1",
+    "b8_c512_7x7_o512_k3_s1_p1",
+    "b64_c32_28x28_o32_k1_s1_p0",
+    "b1_c256_56x56_o64_k1_s1_p0",
+    "b8_c256_56x56_o64_k1_s1_p0",
+    "b8_c256_56x56_o64_k1_s2_p0",
+    "b1_c3_224x224_o64_k7_s2_p3",
+    "b8_c3_224x224_o64_k7_s2_p3",
+    "b8_c64_28x28_o128_k5_s2_p2",
 ]
+KINDS = ["conv", "conv-channels", "conv-nchw"]
 PASSES = ["forward", "backward-data", "backward-weights"]
 LANES = 16
 
@@ -148,7 +157,7 @@ def parse_shape(shape: str) -> tuple[dict[str, int], dict[str, list[int]]]:
 
 
 def conv(name: str, kinds: list[str]) -> Row:
-    """`name` is PASS/SHAPE; `kinds` are those of ours that run it, conv and conv-nchw."""
+    """`name` is PASS/SHAPE; `kinds` are those of ours that run it."""
     which, shape = name.split("/")
     counts, pairs = parse_shape(shape)
     geometry = [pairs["stride"], pairs["padding"], pairs["dilation"], False, [0, 0], 1]
@@ -185,11 +194,11 @@ def rows_of(arguments: argparse.Namespace) -> tuple[list[Callable[[], Row]], lis
         which, _, shape = name.partition("/")
         if kind == "gemm" and re.fullmatch(r"\d+x\d+x\d+(/ta|/tb|/packed)*", name):
             products = products + [name]
-        elif kind in ("conv", "conv-nchw") and which in PASSES and parse_shape(shape):
+        elif kind in KINDS and which in PASSES and parse_shape(shape):
             kinds = convolutions.setdefault(name, [])
             convolutions[name] = kinds + [kind] * (kind not in kinds)
         else:
-            sys.exit(f"{case!r} is no case, expected gemm/MxKxN with /ta, /tb, /packed behind, conv/PASS/SHAPE or conv-nchw/PASS/SHAPE")
+            sys.exit(f"{case!r} is no case, expected gemm/MxKxN with /ta, /tb, /packed behind, or {', '.join(KINDS)} with /PASS/SHAPE")
     return (
         [lambda name=name: gemm(name) for name in products],
         [lambda name=name, kinds=kinds: conv(name, kinds) for name, kinds in convolutions.items()],
@@ -247,7 +256,7 @@ def main() -> None:
             print(f"{describe(arguments.binary, threads, arguments.min_time, memory)}\n", flush=True)
             for makers, title, ours in (
                 (products, ["GEMM m x k x n"], ["ours"]),
-                (convolutions, ["convolution", "pass"], ["conv", "conv-nchw"]),
+                (convolutions, ["convolution", "pass"], KINDS),
             ):
                 rows = []
                 for make in makers:
