@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::blocking::Blocks;
 use crate::layout::transpose_lines;
 use crate::level::Level;
 use crate::parallel::for_each_chunk;
@@ -111,25 +112,30 @@ pub(crate) struct Source {
     pub(crate) taps: usize,
 }
 
-/// Packs `rows` x `depth` weights into panels `[row / height][channel][tap][row % height]`, of whole panels.
+/// Packs weights into panels of rows, `[panel][channel][tap][height]`, each with the height of the tallest; rows that a
+/// panel does not have are 0.
 ///
 /// # Panics
-/// If an operand is outside `from`, or `packed` is shorter than `rows * depth`.
+/// If a weight is outside `from`, or `packed` has another length than the panels.
 pub(crate) fn pack_panels(
     from: &[f32],
     source: Source,
-    rows: usize,
+    panels: Blocks,
     depth: usize,
-    height: usize,
     packed: &mut [f32],
     parallel: bool,
 ) {
-    for_each_chunk(parallel, (rows * depth) as u64, &mut packed[..rows * depth], depth * height, |panel, packed| {
+    let height = panels.longest();
+    assert!(packed.len() == panels.count() * height * depth, "{} elements for {panels:?}", packed.len());
+    for_each_chunk(parallel, packed.len() as u64, packed, depth * height, |panel, packed| {
+        let rows = panels.get(panel);
         for (k, to) in packed.chunks_exact_mut(height).enumerate() {
-            let base = panel * height * source.row_stride + k / source.taps * source.channel_stride + k % source.taps;
-            for (m, to) in to.iter_mut().enumerate() {
+            let base = rows.start * source.row_stride + k / source.taps * source.channel_stride + k % source.taps;
+            let (filled, empty) = to.split_at_mut(rows.len());
+            for (m, to) in filled.iter_mut().enumerate() {
                 *to = from[base + m * source.row_stride];
             }
+            empty.fill(0.0);
         }
     });
 }

@@ -50,6 +50,9 @@ pub(crate) struct Gradient {
     layout: Layout,
     /// How the input lies.
     pixels: Pixels,
+    /// The vectors of output channels, cut into panels, and the rows of the tallest tile of an outer product.
+    panels: Blocks,
+    tallest: usize,
     method: Method,
 }
 
@@ -101,6 +104,11 @@ impl Gradient {
             let pixels = (elements / pixels.elements).max(1);
             [Blocks::new(output[0], (pixels / output[1]).max(1)), Blocks::new(output[1], pixels)]
         };
+        let side_by_side = pixels.channels > 1;
+        let widest = if side_by_side { 2 } else { leaves.widest(PLANES) };
+        let panels = Blocks::new(shape.out_channels.div_ceil(lanes), widest);
+        let tallest = leaves.tallest(panels.longest()).min(if side_by_side { usize::MAX } else { PLANES });
+        let width = panels.longest() * lanes;
         let row = |y: usize, block_row: usize| {
             Tap::new(y * shape.stride[0] * shape.input[1] * pixels.elements, y * block_row)
         };
@@ -114,8 +122,8 @@ impl Gradient {
                 let most = (ROWS / shape.taps()).max(1);
                 let (stride, elements) = (shape.stride[1], pixels.elements);
                 let table = match stride > 1 && elements > 1 {
-                    false => (0..rows.longest()).map(|y| row(y, columns.longest() * elements)).collect(),
-                    true => (0..columns.longest()).map(|x| Tap::new(x * stride * elements, x * elements)).collect(),
+                    false => (0..rows.longest()).map(|y| row(y, columns.longest() * elements * width)).collect(),
+                    true => (0..columns.longest()).map(|x| Tap::new(x * stride * elements, x * elements * width)).collect(),
                 };
                 let channels = Blocks::new(shape.in_channels, most).longest();
                 Method::Transposed(Transposed { rows, columns, channels, table })
@@ -125,16 +133,7 @@ impl Gradient {
                 Method::Inner { rows, columns }
             }
         };
-        Gradient { level, leaves, shape, output, layout, pixels, method }
-    }
-
-    /// The panels of vectors of output channels, and rows of the tallest tile of an outer product.
-    fn panels(&self) -> (Blocks, usize) {
-        let side_by_side = self.pixels.channels > 1;
-        let widest = if side_by_side { 2 } else { self.leaves.widest(PLANES) };
-        let panels = Blocks::new(self.shape.out_channels.div_ceil(self.leaves.lanes), widest);
-        let tallest = self.leaves.tallest(panels.longest());
-        (panels, if side_by_side { tallest } else { tallest.min(PLANES) })
+        Gradient { level, leaves, shape, output, layout, pixels, panels, tallest, method }
     }
 
     fn depth(&self) -> usize {
@@ -157,8 +156,7 @@ impl Gradient {
             Method::Channels { .. } => 0,
             Method::Inner { .. } => self.shape.out_channels * self.depth() * lanes,
             Method::Transposed(plan) => {
-                let (panels, _) = self.panels();
-                panels.count() * panels.longest() * lanes * self.transposed_len(plan)
+                self.panels.count() * self.panels.longest() * lanes * self.transposed_len(plan)
             }
         }
     }
@@ -178,7 +176,7 @@ impl Gradient {
         let (sums, scratch) = (Shared(gradient.as_mut_ptr()), Shared(scratch[..self.scratch_len()].as_mut_ptr()));
         match &self.method {
             Method::Channels { rows, table } => {
-                let (panels, _) = self.panels();
+                let panels = self.panels;
                 let groups = self.shape.in_channels.div_ceil(self.pixels.channels);
                 // Tasks of a panel and a part of the input channels, each with its own sums.
                 let parts = Blocks::cut(groups, if parallel { groups.min(8) } else { 1 });
@@ -188,7 +186,7 @@ impl Gradient {
                 });
             }
             Method::Transposed(plan) => {
-                let (panels, _) = self.panels();
+                let panels = self.panels;
                 let len = panels.longest() * lanes * self.transposed_len(plan);
                 for_each_task(parallel, panels.count(), |panel| {
                     let outputs =
@@ -266,7 +264,7 @@ impl Gradient {
     /// Adds the outer products of a block of output pixels with some input channels, for all taps.
     fn outer(&self, block: [Range<usize>; 2], channels: usize, vectors: usize, operands: &Operands<'_>) {
         let Operands { table, spaced, input, errors, a, b, e_steps, tap_step, sums } = *operands;
-        let (elements, (_, tallest)) = (self.pixels.elements, self.panels());
+        let elements = self.pixels.elements;
         // Products of a pixel, whose elements are images or channels.
         let per_pixel = if self.layout == Layout::Channels { 1 } else { elements };
         let [first_row, first_column] = [block[0].start, block[1].start];
@@ -280,7 +278,7 @@ impl Gradient {
                 let x = self.met(pixel, [ky, kx]) * elements;
                 let e = (pixel[0] - first_row) * e_steps[0] + (pixel[1] - first_column) * e_steps[1];
                 let out = sums.out.wrapping_add((ky * self.shape.kernel[1] + kx) * tap_step);
-                for tiles in Blocks::new(channels, tallest).all_equal() {
+                for tiles in Blocks::new(channels, self.tallest).all_equal() {
                     let [step, row] = [a.step, sums.row].map(|step| step as usize);
                     let product = Product {
                         segments: &[segment],
@@ -345,7 +343,7 @@ impl Gradient {
         let (shape, lanes, elements) = (&self.shape, self.leaves.lanes, self.pixels.elements);
         let (depth, taps) = (self.depth(), shape.taps());
         let vectors = outputs.len().div_ceil(lanes);
-        let width = vectors * lanes;
+        let width = self.panels.longest() * lanes;
         let plane = self.output[0] * self.output[1] * elements;
         let source_plane = shape.input[0] * shape.input[1] * elements;
         let [image_errors, image_input] = [shape.out_channels * plane, shape.in_channels * source_plane];
@@ -371,7 +369,7 @@ impl Gradient {
                     input: &input[first * source_plane..],
                     errors: transposed,
                     a: Operand::new(std::ptr::null(), source_plane, if elements == 1 { shape.stride[1] } else { 1 }),
-                    b: Operand { scale: width, ..Operand::new(std::ptr::null(), lanes, width) },
+                    b: Operand::new(std::ptr::null(), lanes, width),
                     e_steps: [block_row, elements * width],
                     tap_step: width,
                     sums: Epilogue::add(sums.as_mut_ptr(), taps * width, lanes),

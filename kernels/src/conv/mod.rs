@@ -50,8 +50,8 @@ impl Conv {
     ///
     /// # Panics
     /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0;
-    /// if a tensor of LANES images, or the weights of a channel of either side, have 2^32 elements or more, or a
-    /// padded tensor has 2^38.
+    /// if a tensor of LANES images has 2^32 elements or more, the weights of a channel of either side 2^28, or a padded
+    /// tensor 2^38.
     pub fn new(level: Level, layout: Layout, shape: ConvShape) -> Self {
         Self::with_bands(level, layout, shape, usize::MAX)
     }

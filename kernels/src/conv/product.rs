@@ -70,7 +70,7 @@ pub(crate) struct TapProduct {
     weights: Source,
     /// Channels of the source and of the output.
     channels: [usize; 2],
-    /// Rows of the output cut into panels of weights, where those are broadcast.
+    /// Channels of the output cut into panels of weights, where those are broadcast.
     panels: Blocks,
     /// Products that an element sums.
     depth: usize,
@@ -167,6 +167,9 @@ impl TapProduct {
             [vertical.source_step * source_size[1], horizontal.source_step].map(|pixel| pixel * pixels.elements);
         let out_steps = [vertical.out_step * out_size[1], horizontal.out_step].map(|pixel| pixel * lanes);
         let groups = channels[0].div_ceil(pixels.channels);
+        // One vector has to hide the latency by its height alone.
+        let one_by_one = axes.iter().all(|axis| axis.runs.iter().all(|run| run.count == 1));
+        let panels = Blocks::new(channels[1], if one_by_one { leaves.tallest(1) } else { LOW_ROWS });
         let mut classes: Vec<Class> = Vec::new();
         // The classes by what their tables hash to.
         let (mut known, hasher) = (HashMap::<u64, Vec<usize>>::new(), RandomState::new());
@@ -215,8 +218,8 @@ impl TapProduct {
                     }
                 }
                 let tap = |[row, offset]: [usize; 2]| match layout {
-                    Layout::Images => Tap::new(row, offset),
-                    Layout::Channels => Tap::new(offset, row),
+                    Layout::Images => Tap::new(row * panels.longest(), offset),
+                    Layout::Channels => Tap::new(offset, row * lanes),
                 };
                 let table: Vec<_> = table.into_iter().map(tap).collect();
                 let upright = along.count < NARROW_ROW.min(down.count);
@@ -257,15 +260,13 @@ impl TapProduct {
         }
         classes.shrink_to_fit();
         bands.iter_mut().for_each(|band| band.runs.shrink_to_fit());
-        let longest = bands.iter().flat_map(|band| &band.runs).map(|run| run.count).max().unwrap_or(0);
         TapProduct {
             leaves,
             level,
             layout,
             weights,
             channels,
-            // One vector has to hide the latency by its height alone.
-            panels: Blocks::new(channels[1], if longest > 1 { LOW_ROWS } else { leaves.tallest(1) }),
+            panels,
             depth: channels[0] * taps,
             pixels,
             source_plane,
@@ -304,9 +305,14 @@ impl TapProduct {
         self.channels[0].div_ceil(self.pixels.channels) * self.source_plane
     }
 
+    /// Elements of the packed weights of a panel.
+    fn panel_len(&self) -> usize {
+        self.panels.longest() * self.depth
+    }
+
     pub(crate) fn packed_len(&self) -> usize {
         match self.layout {
-            Layout::Images => self.channels[1] * self.depth,
+            Layout::Images => self.panels.count() * self.panel_len(),
             Layout::Channels => packed_vectors_len(self.leaves.lanes, self.channels[1], self.depth),
         }
     }
@@ -320,14 +326,7 @@ impl TapProduct {
                 let group = self.pixels.channels;
                 pack_vectors(self.level, weight, self.weights, self.channels, group, packed, parallel);
             }
-            Layout::Images => {
-                for part in self.panels.equal(0..self.panels.count()) {
-                    let rows = part.count * part.size;
-                    let weight = &weight[(part.start * self.weights.row_stride).min(weight.len())..];
-                    let packed = &mut packed[part.start * self.depth..][..rows * self.depth];
-                    pack_panels(weight, self.weights, rows, self.depth, part.size, packed, parallel);
-                }
-            }
+            Layout::Images => pack_panels(weight, self.weights, self.panels, self.depth, packed, parallel),
         }
     }
 
@@ -418,27 +417,25 @@ impl TapProduct {
             for run in runs {
                 let class = &self.classes[run.class];
                 let segments = [Segment { taps: &class.taps, depth: class.depth }];
-                for panels in self.panels.equal(pieces.get(piece)) {
+                let pieces = pieces.get(piece);
+                let mut panel = pieces.start;
+                for panels in self.panels.equal(pieces) {
                     let height = panels.size;
+                    let weights = call.packed[panel * self.panel_len()..].as_ptr();
+                    panel += panels.count;
                     for tiles in Blocks::new(run.count, self.leaves.widest(height)).all_equal() {
                         let out = run.out - call.first + tiles.start * class.out_step + panels.start * call.plane;
                         let epilogue = self.epilogue(&call, out, [call.plane, class.out_step]);
                         let step = call.combine.step.map_or(std::ptr::null(), <[f32]>::as_ptr);
                         let row_bias = call.combine.bias.map_or(std::ptr::null(), |bias| bias[panels.start..].as_ptr());
-                        let weights = call.packed[panels.start * self.depth..].as_ptr();
                         // A run on padding alone has no operands, and may point beyond the source.
                         let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
-                        let b = Operand { depth: class.source_depth, ..Operand::new(source, class.source_step, 0) };
+                        let row = self.panels.longest() as isize;
                         let product = Product {
                             segments: &segments,
-                            a: Operand {
-                                at: weights,
-                                step: 1,
-                                depth: class.row_depth * height as isize,
-                                scale: height,
-                            },
-                            b,
-                            down: Repeat::new(panels.count, height * self.depth, height * call.plane),
+                            a: Operand { depth: class.row_depth * row, ..Operand::new(weights, 1, 0) },
+                            b: Operand { depth: class.source_depth, ..Operand::new(source, class.source_step, 0) },
+                            down: Repeat::new(panels.count, self.panel_len(), height * call.plane),
                             across: Repeat::new(
                                 tiles.count,
                                 tiles.size * class.source_step,
@@ -522,7 +519,7 @@ impl TapProduct {
                 let product = Product {
                     segments,
                     a: Operand::new(source, class.source_step, 1),
-                    b: Operand { scale: lanes, ..Operand::new(weights, packed_vector, lanes) },
+                    b: Operand::new(weights, packed_vector, lanes),
                     down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
                     across: Repeat::ONCE,
                     epilogue: Epilogue { vector_bias, step, ..epilogue },

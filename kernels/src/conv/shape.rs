@@ -8,6 +8,9 @@
 
 use std::ops::Range;
 
+/// The weights of a channel are fewer, so that a table addresses those of 16 of them, a vector or a panel.
+const MOST_WEIGHTS: usize = 1 << 28;
+
 /// Sizes of a 2-D convolution; pairs are (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
@@ -89,7 +92,7 @@ impl ConvShape {
                 return Some(refusal);
             }
             let row = self.kernel.into_iter().try_fold(channels, usize::checked_mul);
-            if row.is_none_or(|row| u32::try_from(row).is_err()) {
+            if row.is_none_or(|row| row >= MOST_WEIGHTS) {
                 return Some(format!("the weights of {self:?} are too large"));
             }
             // The transpose meets a window's reach of padding on both sides.

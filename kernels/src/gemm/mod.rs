@@ -316,8 +316,8 @@ impl Part<'_> {
         let a_step = height as isize * a.row;
         let product = Product {
             segments: &segments,
-            a: Operand { at: a.first, step: a.row, depth: a.depth, scale: 1 },
-            b: Operand { at: b.first, step: lanes as isize, depth: b.row, scale: 1 },
+            a: Operand { at: a.first, step: a.row, depth: a.depth },
+            b: Operand { at: b.first, step: lanes as isize, depth: b.row },
             down: Repeat { count: down, operand: a_step, out: height as isize * output.row_stride },
             across: Repeat { count: across, operand: b.next as isize, out: width as isize },
             epilogue: Epilogue {

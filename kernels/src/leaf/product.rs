@@ -11,7 +11,7 @@
 
 use crate::simd::Simd;
 
-/// One entry of a table of addresses: offsets in either operand, in units of its scale.
+/// One entry of a table of addresses: offsets in either operand, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tap {
     pub(crate) a: u32,
@@ -46,14 +46,11 @@ pub(crate) struct Operand {
     pub(crate) step: isize,
     /// Distance of neighbouring products of a tap.
     pub(crate) depth: isize,
-    /// What the offset of a tap is multiplied by.
-    pub(crate) scale: usize,
 }
 
 impl Operand {
-    /// With offsets in elements.
     pub(crate) fn new(at: *const f32, step: usize, depth: usize) -> Self {
-        Operand { at, step: step as isize, depth: depth as isize, scale: 1 }
+        Operand { at, step: step as isize, depth: depth as isize }
     }
 }
 
@@ -237,8 +234,8 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     let mut sums = [[s.splat(0.0); N]; M];
     for segment in segments {
         for tap in segment.taps {
-            let mut elements = Lines::<M>::new(a.at.wrapping_add(tap.a as usize * a.scale), a.step);
-            let mut vectors = Lines::<N>::new(b.at.wrapping_add(tap.b as usize * b.scale), b.step);
+            let mut elements = Lines::<M>::new(a.at.wrapping_add(tap.a as usize), a.step);
+            let mut vectors = Lines::<N>::new(b.at.wrapping_add(tap.b as usize), b.step);
             for _ in 0..segment.depth {
                 // SAFETY: as the caller promises.
                 unsafe { step(s, &elements, &vectors, &mut sums) };
