@@ -286,6 +286,7 @@ impl Gradient {
                         b: Operand { at: errors[e..].as_ptr(), ..b },
                         down: Repeat::new(tiles.count, tiles.size * step, tiles.size * row),
                         across: Repeat::ONCE,
+                        ahead: 0,
                         epilogue: Epilogue { out: out.wrapping_add(tiles.start * row), ..sums },
                     };
                     // SAFETY: the rectangle is inside the block of the errors, and what the tap meets there inside the

@@ -79,6 +79,7 @@ impl Matrix {
                     b: Operand::new(weight[first..].as_ptr(), leaves.lanes, self.columns),
                     down: Repeat::ONCE,
                     across: Repeat::ONCE,
+                    ahead: 0,
                     epilogue: Epilogue::store(sums.as_mut_ptr(), 0, leaves.lanes),
                 };
                 // SAFETY: every row has these vectors, and `y` an element for every row.

@@ -25,7 +25,7 @@ use crate::simd::MAX_LANES;
 
 /// Rows of the tallest tile of weights by several pixels; with several vectors, enough sums to hide the latency of two
 /// units.
-const LOW_ROWS: usize = 6;
+const LOW_ROWS: usize = 4;
 
 /// Rows narrower than this are left for columns, if those are longer: a tile of few pixels does not hide the latency
 /// of its sums, and a border has a column of them.
@@ -441,6 +441,8 @@ impl TapProduct {
                                 tiles.size * class.source_step,
                                 tiles.size * class.out_step,
                             ),
+                            ahead: tiles.size as isize * class.source_step as isize
+                                + (class.depth as isize - 1) * class.source_depth,
                             epilogue: Epilogue { row_bias, step, ..epilogue },
                         };
                         // SAFETY: the panels and the operands of the run are inside slices whose lengths were checked
@@ -522,6 +524,7 @@ impl TapProduct {
                     b: Operand::new(weights, packed_vector, lanes),
                     down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
                     across: Repeat::ONCE,
+                    ahead: 0,
                     epilogue: Epilogue { vector_bias, step, ..epilogue },
                 };
                 // SAFETY: as in `run_images`; the vectors of these runs are the task's own.

@@ -320,6 +320,7 @@ impl Part<'_> {
             b: Operand { at: b.first, step: lanes as isize, depth: b.row },
             down: Repeat { count: down, operand: a_step, out: height as isize * output.row_stride },
             across: Repeat { count: across, operand: b.next as isize, out: width as isize },
+            ahead: 0,
             epilogue: Epilogue {
                 alpha: output.alpha,
                 beta: output.beta,
@@ -343,6 +344,7 @@ impl Part<'_> {
                         b: Operand { at: b.first.wrapping_add(across * b.next), ..product.b },
                         down: Repeat::ONCE,
                         across: Repeat::ONCE,
+                        ahead: 0,
                         epilogue: Epilogue::store(tile.as_mut_ptr(), width, lanes),
                         ..product
                     };

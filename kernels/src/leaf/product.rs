@@ -9,6 +9,7 @@
 //! (channel, row), or (group of channels, row, column), of its kernel. Whether A holds weights and B images, or A pixels and B weights,
 //! is a question of strides alone.
 
+use crate::buffer::LINE;
 use crate::simd::Simd;
 
 /// One entry of a table of addresses: offsets in either operand, in elements.
@@ -195,6 +196,9 @@ pub(crate) struct Product<'a> {
     pub(crate) b: Operand,
     pub(crate) down: Repeat,
     pub(crate) across: Repeat,
+    /// Distance from the first vectors of a tap to those that the next tile meets and this one does not: they are
+    /// asked for ahead of time. 0 if nothing is.
+    pub(crate) ahead: isize,
     pub(crate) epilogue: Epilogue,
 }
 
@@ -205,7 +209,7 @@ pub(crate) struct Product<'a> {
 /// must be readable, and what the epilogue points to must be valid.
 #[inline(always)]
 pub(super) unsafe fn product<S: Simd, const M: usize, const N: usize>(s: S, product: &Product<'_>) {
-    let Product { segments, a, b, down, across, epilogue } = product;
+    let Product { segments, a, b, down, across, ahead, epilogue } = product;
     for i in 0..across.count {
         for j in 0..down.count {
             let at = j as isize * down.out + i as isize * across.out;
@@ -213,7 +217,7 @@ pub(super) unsafe fn product<S: Simd, const M: usize, const N: usize>(s: S, prod
             let b = Operand { at: b.at.wrapping_offset(i as isize * across.operand), ..*b };
             // SAFETY: as the caller promises.
             unsafe {
-                let sums = multiply::<S, M, N>(s, segments, a, b);
+                let sums = multiply::<S, M, N>(s, segments, a, b, if j == 0 { *ahead } else { 0 });
                 epilogue.finish(s, sums, at, [j * M, i * N]);
             }
         }
@@ -230,12 +234,18 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
     segments: &[Segment<'_>],
     a: Operand,
     b: Operand,
+    ahead: isize,
 ) -> [[S::V; N]; M] {
     let mut sums = [[s.splat(0.0); N]; M];
     for segment in segments {
         for tap in segment.taps {
             let mut elements = Lines::<M>::new(a.at.wrapping_add(tap.a as usize), a.step);
             let mut vectors = Lines::<N>::new(b.at.wrapping_add(tap.b as usize), b.step);
+            if ahead != 0 {
+                for n in (0..N).step_by(LINE / S::LANES) {
+                    s.prefetch(vectors.at(n).wrapping_offset(ahead));
+                }
+            }
             for _ in 0..segment.depth {
                 // SAFETY: as the caller promises.
                 unsafe { step(s, &elements, &vectors, &mut sums) };
