@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 pub(crate) const LINE: usize = 16;
 
 /// Elements at a distance of so many, 4 KiB, lie in the same set of a first cache.
-const PAGE: usize = 1024;
+pub(crate) const PAGE: usize = 1024;
 
 /// Whether rows at this distance meet in one set of the first cache, which can not hold those of a tile.
 pub(crate) fn collide(stride: usize) -> bool {

@@ -86,11 +86,7 @@ impl Kernel for Panel<'_> {
                     let from = from.add(k);
                     for i in (0..whole).step_by(S::LANES) {
                         let from = from.add(i * row_stride);
-                        if deep == S::LANES {
-                            s.transpose(from, row_stride, to.add(i), stride);
-                        } else {
-                            s.transpose_part(from, row_stride, [S::LANES, deep], to.add(i), stride, S::LANES);
-                        }
+                        s.transpose_part(from, row_stride, [S::LANES, deep], to.add(i), stride, S::LANES);
                     }
                     for i in (0..wide).step_by(S::LANES) {
                         let from = from.wrapping_add((whole + i) * row_stride);
@@ -166,6 +162,10 @@ pub(crate) fn pack_vectors(
     packed: &mut [f32],
     parallel: bool,
 ) {
+    /// Vectors that a task packs together: what it reads for one group lies side by side.
+    const VECTORS: usize = 4;
+    /// Channels of one tap, which are in order whatever the group, that are packed together: some lines of the cache.
+    const CHANNELS: usize = 64;
     struct Pack<'a> {
         from: &'a [f32],
         source: Source,
@@ -182,44 +182,31 @@ pub(crate) fn pack_vectors(
                 self;
             assert!(
                 from.len() > (rows - 1) * row_stride + (channels - 1) * channel_stride + taps - 1
-                    && packed.len() == channels * taps * S::LANES,
+                    && packed.len() == channels * taps * rows.next_multiple_of(S::LANES),
                 "{} weights do not fill vectors of {} elements",
                 from.len(),
                 packed.len()
             );
-            let (from, to) = (from.as_ptr(), packed.as_mut_ptr());
-            // SAFETY: all weights of the rows are in `from`, and `packed` has a vector for each channel and tap.
-            unsafe {
-                // Rows without gaps are one line, whose lines of the cache are all read once.
-                let line = if channel_stride == taps { channels * taps } else { taps };
-                if channel_stride == taps && (taps == 1 || group == 1) {
-                    return transpose_lines(s, from, row_stride, [rows, line], to, S::LANES);
-                }
-                if row_stride == 1 && taps == 1 {
-                    for channel in 0..channels {
-                        let v = s.load_first(from.add(channel * channel_stride), rows);
-                        s.store(to.add(channel * S::LANES), v);
-                    }
-                    return;
-                }
-                let mut square = [0.0; MAX_LANES * MAX_LANES];
-                let (mut channel, mut tap) = (0, 0);
-                let (mut place, mut step) = place_in_depth(0, channels, group, taps);
-                for start in (0..channels * taps).step_by(line) {
-                    for first in (0..line).step_by(S::LANES) {
-                        let width = S::LANES.min(line - first);
-                        let from = from.add(start / taps * channel_stride + first);
-                        let ahead = from.wrapping_add(AHEAD * channel_stride);
-                        (0..rows).for_each(|row| s.prefetch(ahead.wrapping_add(row * row_stride)));
-                        let vectors = square.as_mut_ptr();
-                        s.transpose_part(from, row_stride, [rows, width], vectors, S::LANES, S::LANES);
-                        for i in 0..width {
-                            s.store(to.add((place + tap * step) * S::LANES), s.load(vectors.add(i * S::LANES)));
-                            tap += 1;
-                            if tap == taps {
-                                (channel, tap) = (channel + 1, 0);
-                                (place, step) = place_in_depth(channel.min(channels - 1), channels, group, taps);
+            let group = if taps == 1 { CHANNELS } else { group };
+            for first in (0..channels).step_by(group) {
+                let count = group.min(channels - first);
+                for row in (0..rows).step_by(S::LANES) {
+                    let rows = S::LANES.min(rows - row);
+                    // SAFETY: all weights of the rows are in `from`, and `packed` has a vector for each channel and tap.
+                    unsafe {
+                        let from = from.as_ptr().add(row * row_stride + first * channel_stride);
+                        let to = packed.as_mut_ptr().add(row * channels * taps + first * taps * S::LANES);
+                        if row_stride == 1 && taps == 1 {
+                            for channel in 0..count {
+                                let v = s.load_first(from.add(channel * channel_stride), rows);
+                                s.store(to.add(channel * S::LANES), v);
                             }
+                            continue;
+                        }
+                        let [lines, len] = if [channel_stride, taps] == [1, 1] { [1, count] } else { [count, taps] };
+                        for line in 0..lines {
+                            let (from, to) = (from.add(line * channel_stride), to.add(line * S::LANES));
+                            transpose_lines(s, from, row_stride, [rows, len], to, lines * S::LANES);
                         }
                     }
                 }
@@ -229,10 +216,11 @@ pub(crate) fn pack_vectors(
     let lanes = simd::lanes(level);
     let [channels, rows] = channels;
     let depth = channels * source.taps;
-    for_each_chunk(parallel, (rows * depth) as u64, packed, depth * lanes, |vector, packed| {
-        let first = vector * lanes;
+    let chunk = VECTORS * lanes;
+    for_each_chunk(parallel, (rows * depth) as u64, packed, depth * chunk, |task, packed| {
+        let first = task * chunk;
         let from = &from[first * source.row_stride..];
-        dispatch(level, Pack { from, source, rows: lanes.min(rows - first), channels, group, packed });
+        dispatch(level, Pack { from, source, rows: chunk.min(rows - first), channels, group, packed });
     });
 }
 

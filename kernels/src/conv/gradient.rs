@@ -17,7 +17,6 @@
 use std::ops::Range;
 
 use crate::blocking::Blocks;
-use crate::conv::product::Pixels;
 use crate::conv::shape::ConvShape;
 use crate::layout::{Layout, transpose_lines, transpose_vectors};
 use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
@@ -48,8 +47,8 @@ pub(crate) struct Gradient {
     shape: ConvShape,
     output: [usize; 2],
     layout: Layout,
-    /// How the input lies.
-    pixels: Pixels,
+    /// Elements of a pixel of a plane.
+    elements: usize,
     /// The vectors of output channels, cut into panels, and the rows of the tallest tile of an outer product.
     panels: Blocks,
     tallest: usize,
@@ -96,34 +95,34 @@ struct Operands<'a> {
 }
 
 impl Gradient {
-    pub(crate) fn new(level: Level, layout: Layout, pixels: Pixels, shape: ConvShape) -> Self {
+    pub(crate) fn new(level: Level, layout: Layout, elements: usize, shape: ConvShape) -> Self {
         let leaves = Leaves::of(level);
         let lanes = leaves.lanes;
         let output = shape.output();
-        let blocks = |elements: usize| {
-            let pixels = (elements / pixels.elements).max(1);
+        let blocks = |most: usize| {
+            let pixels = (most / elements).max(1);
             [Blocks::new(output[0], (pixels / output[1]).max(1)), Blocks::new(output[1], pixels)]
         };
-        let side_by_side = pixels.channels > 1;
+        let side_by_side = layout == Layout::Channels;
         let widest = if side_by_side { 2 } else { leaves.widest(PLANES) };
         let panels = Blocks::new(shape.out_channels.div_ceil(lanes), widest);
         let tallest = leaves.tallest(panels.longest()).min(if side_by_side { usize::MAX } else { PLANES });
         let width = panels.longest() * lanes;
-        let row = |y: usize, block_row: usize| {
-            Tap::new(y * shape.stride[0] * shape.input[1] * pixels.elements, y * block_row)
-        };
+        let row = |y: usize, block_row: usize| Tap::new(y * shape.stride[0] * shape.input[1] * elements, y * block_row);
         let method = match layout {
             Layout::Channels => {
                 let rows = Blocks::new(output[0], (OUTER / lanes / output[1]).max(1));
                 Method::Channels { rows, table: (0..rows.longest()).map(|y| row(y, output[1] * lanes)).collect() }
             }
-            Layout::Images if pixels.elements == 1 || outer_cost(&shape, lanes) <= inner_cost(&shape) => {
+            Layout::Images if elements == 1 || outer_cost(&shape, lanes) <= inner_cost(&shape) => {
                 let [rows, columns] = blocks(TRANSPOSED);
                 let most = (ROWS / shape.taps()).max(1);
-                let (stride, elements) = (shape.stride[1], pixels.elements);
+                let stride = shape.stride[1];
                 let table = match stride > 1 && elements > 1 {
                     false => (0..rows.longest()).map(|y| row(y, columns.longest() * elements * width)).collect(),
-                    true => (0..columns.longest()).map(|x| Tap::new(x * stride * elements, x * elements * width)).collect(),
+                    true => {
+                        (0..columns.longest()).map(|x| Tap::new(x * stride * elements, x * elements * width)).collect()
+                    }
                 };
                 let channels = Blocks::new(shape.in_channels, most).longest();
                 Method::Transposed(Transposed { rows, columns, channels, table })
@@ -133,7 +132,7 @@ impl Gradient {
                 Method::Inner { rows, columns }
             }
         };
-        Gradient { level, leaves, shape, output, layout, pixels, panels, tallest, method }
+        Gradient { level, leaves, shape, output, layout, elements, panels, tallest, method }
     }
 
     fn depth(&self) -> usize {
@@ -155,15 +154,13 @@ impl Gradient {
         match &self.method {
             Method::Channels { .. } => 0,
             Method::Inner { .. } => self.shape.out_channels * self.depth() * lanes,
-            Method::Transposed(plan) => {
-                self.panels.count() * self.panels.longest() * lanes * self.transposed_len(plan)
-            }
+            Method::Transposed(plan) => self.panels.count() * self.panels.longest() * lanes * self.transposed_len(plan),
         }
     }
 
     /// Elements of scratch for each output channel of a panel.
     fn transposed_len(&self, plan: &Transposed) -> usize {
-        plan.channels * self.shape.taps() + plan.rows.longest() * plan.columns.longest() * self.pixels.elements
+        plan.channels * self.shape.taps() + plan.rows.longest() * plan.columns.longest() * self.elements
     }
 
     /// Adds the gradient of a tile, or of some images of plain planes, to `gradient`. With `parallel`, threads share the
@@ -177,7 +174,7 @@ impl Gradient {
         match &self.method {
             Method::Channels { rows, table } => {
                 let panels = self.panels;
-                let groups = self.shape.in_channels.div_ceil(self.pixels.channels);
+                let groups = self.shape.in_channels.div_ceil(lanes);
                 // Tasks of a panel and a part of the input channels, each with its own sums.
                 let parts = Blocks::cut(groups, if parallel { groups.min(8) } else { 1 });
                 for_each_task(parallel, panels.count() * parts.count(), |task| {
@@ -264,7 +261,7 @@ impl Gradient {
     /// Adds the outer products of a block of output pixels with some input channels, for all taps.
     fn outer(&self, block: [Range<usize>; 2], channels: usize, vectors: usize, operands: &Operands<'_>) {
         let Operands { table, spaced, input, errors, a, b, e_steps, tap_step, sums } = *operands;
-        let elements = self.pixels.elements;
+        let elements = self.elements;
         // Products of a pixel, whose elements are images or channels.
         let per_pixel = if self.layout == Layout::Channels { 1 } else { elements };
         let [first_row, first_column] = [block[0].start, block[1].start];
@@ -341,7 +338,7 @@ impl Gradient {
         gradient: &mut [f32],
         scratch: &mut [f32],
     ) {
-        let (shape, lanes, elements) = (&self.shape, self.leaves.lanes, self.pixels.elements);
+        let (shape, lanes, elements) = (&self.shape, self.leaves.lanes, self.elements);
         let (depth, taps) = (self.depth(), shape.taps());
         let vectors = outputs.len().div_ceil(lanes);
         let width = self.panels.longest() * lanes;

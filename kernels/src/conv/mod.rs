@@ -71,7 +71,7 @@ impl Conv {
             layout,
             forward: TapProduct::new(level, layout, pixels, &shape, Direction::Forward, rows),
             backward: TapProduct::new(level, layout, pixels, &shape, Direction::Backward, usize::MAX),
-            gradient: Gradient::new(level, layout, pixels, shape),
+            gradient: Gradient::new(level, layout, lanes, shape),
         }
     }
 

@@ -86,24 +86,24 @@ impl NchwConv {
             "a batch of {batch} images of up to {largest} elements is too large"
         );
         let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && shape.padding == [0, 0];
-        let way = |channels: usize, pixels: [usize; 2], direction: Direction| match () {
+        let way = |channels: usize, [source, size]: [[usize; 2]; 2], direction: Direction| match () {
             () if matrix => Way::Matrix,
             () if images_pay(level, &shape, batch, channels) => Way::Images,
             () => {
-                let row = channels.next_multiple_of(lanes(level)) * pixels[1];
+                let row = channels.next_multiple_of(lanes(level)) * size[1];
                 // Bands enough that threads share them.
-                let rows = (BAND / row).min(pixels[0].div_ceil(8usize.div_ceil(batch))).max(1);
-                Way::Channels(TapProduct::new(level, Layout::Channels, Pixels::PLAIN, &shape, direction, rows))
+                let rows = (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1);
+                Way::Channels(TapProduct::new(level, Layout::Channels, Pixels::plain(source), &shape, direction, rows))
             }
         };
-        let forward = way(shape.out_channels, shape.output(), Direction::Forward);
-        let backward = way(shape.in_channels, shape.input, Direction::Backward);
+        let forward = way(shape.out_channels, [shape.input, shape.output()], Direction::Forward);
+        let backward = way(shape.in_channels, [shape.output(), shape.input], Direction::Backward);
         let few = batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
         let by_tiles = !few && tiles_cost(&shape, lanes(level), batch) < outer_cost(&shape, lanes(level));
         let gradient = match &forward {
             Way::Matrix => GradientWay::Matrix,
             _ if by_tiles => GradientWay::Images,
-            _ => GradientWay::Planes(Box::new(Gradient::new(level, Layout::Images, Pixels::PLAIN, shape))),
+            _ => GradientWay::Planes(Box::new(Gradient::new(level, Layout::Images, 1, shape))),
         };
         let by_tiles = matches!(gradient, GradientWay::Images);
         let images = by_tiles || [&forward, &backward].iter().any(|way| matches!(way, Way::Images));

@@ -13,6 +13,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use crate::blocking::Blocks;
+use crate::buffer::PAGE;
 use crate::combine::Combine;
 use crate::conv::check_len;
 use crate::conv::shape::{Axis, AxisRun, AxisSize, ConvShape};
@@ -22,10 +23,6 @@ use crate::level::Level;
 use crate::pack::{Source, pack_panels, pack_vectors, packed_vectors_len};
 use crate::parallel::{Shared, for_each_task, threads_for};
 use crate::simd::MAX_LANES;
-
-/// Rows of the tallest tile of weights by several pixels; with several vectors, enough sums to hide the latency of two
-/// units.
-const LOW_ROWS: usize = 4;
 
 /// Rows narrower than this are left for columns, if those are longer: a tile of few pixels does not hide the latency
 /// of its sums, and a border has a column of them.
@@ -43,22 +40,42 @@ pub(crate) enum Direction {
     Backward,
 }
 
-/// How the source of a product lies.
+/// How the source of a product lies: in groups of channels. Distances are in elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pixels {
-    /// Elements of a pixel, which is the distance of neighbours in a row.
+    /// Distance of neighbours in a row.
     pub(crate) elements: usize,
-    /// Channels of a pixel, one behind the other.
+    /// Channels of a group.
     pub(crate) channels: usize,
+    /// Distance of neighbouring channels of a group.
+    pub(crate) channel_step: usize,
 }
 
 impl Pixels {
     pub(crate) fn of(layout: Layout, lanes: usize) -> Self {
-        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 } }
+        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 }, channel_step: 1 }
     }
 
-    /// Of plain `[channels][height][width]`.
-    pub(crate) const PLAIN: Pixels = Pixels { elements: 1, channels: 1 };
+    /// Of plain `[channels][height][width]`, with a group of planes so large that the lines of a pixel fit the sets of the
+    /// nearest cache that they meet in.
+    pub(crate) fn plain(size: [usize; 2]) -> Self {
+        const MOST: usize = 16;
+        const WAYS: usize = 4;
+        let plane = size[0] * size[1];
+        let sets = PAGE / (PAGE.min(1 << plane.trailing_zeros()));
+        Pixels { elements: 1, channels: (WAYS * sets).min(MOST), channel_step: plane }
+    }
+
+    /// Distance of groups with so many pixels.
+    fn group_len(&self, pixels: usize) -> usize {
+        pixels * self.elements.max(self.channels)
+    }
+
+    /// Elements of so many channels.
+    fn len(&self, channels: usize, pixels: usize) -> usize {
+        let plain = self.elements < self.channels;
+        if plain { channels * pixels } else { channels.div_ceil(self.channels) * self.group_len(pixels) }
+    }
 }
 
 /// A product of packed weights with a tile, for either direction.
@@ -75,8 +92,8 @@ pub(crate) struct TapProduct {
     /// Products that an element sums.
     depth: usize,
     pixels: Pixels,
-    /// Elements of one plane of the source and of the output.
-    source_plane: usize,
+    source_len: usize,
+    /// Elements of one plane of the output.
     out_plane: usize,
     classes: Vec<Class>,
     bands: Vec<Band>,
@@ -159,7 +176,8 @@ impl TapProduct {
             Direction::Backward => [strides[1], strides[0]],
         };
         let weights = Source { row_stride, channel_stride, taps };
-        let source_plane = source_size[0] * source_size[1] * pixels.elements;
+        let source_pixels = source_size[0] * source_size[1];
+        let group_len = pixels.group_len(source_pixels);
         let out_plane = out_size[0] * out_size[1] * lanes;
         let [vertical, horizontal] = &axes;
         // What a step down and a step along adds to an offset in the source, and in the output.
@@ -169,7 +187,7 @@ impl TapProduct {
         let groups = channels[0].div_ceil(pixels.channels);
         // One vector has to hide the latency by its height alone.
         let one_by_one = axes.iter().all(|axis| axis.runs.iter().all(|run| run.count == 1));
-        let panels = Blocks::new(channels[1], if one_by_one { leaves.tallest(1) } else { LOW_ROWS });
+        let panels = Blocks::new(channels[1], if one_by_one { leaves.tallest(1) } else { leaves.low });
         let mut classes: Vec<Class> = Vec::new();
         // The classes by what their tables hash to.
         let (mut known, hasher) = (HashMap::<u64, Vec<usize>>::new(), RandomState::new());
@@ -184,7 +202,7 @@ impl TapProduct {
                 // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
                 let mut across = along.taps.clone();
                 across.sort_unstable_by_key(|&(_, x)| x);
-                let (mut depth, mut row_depth, mut source_depth) = (pixels.channels, 1, 1);
+                let (mut depth, mut row_depth, mut source_depth) = (pixels.channels, 1, pixels.channel_step as isize);
                 if layout == Layout::Images {
                     // Taps of a row are evenly spaced.
                     depth = across.len();
@@ -202,7 +220,7 @@ impl TapProduct {
                         for &(kx, x) in &across {
                             let row = channel * taps + (ky * shape.kernel[1] + kx) * in_group;
                             let pixel = (y - top) * source_size[1] + (x - left);
-                            table.push([row, group * source_plane + pixel * pixels.elements]);
+                            table.push([row, group * group_len + pixel * pixels.elements]);
                         }
                     }
                 }
@@ -269,7 +287,7 @@ impl TapProduct {
             panels,
             depth: channels[0] * taps,
             pixels,
-            source_plane,
+            source_len: pixels.len(channels[0], source_pixels),
             out_plane,
             classes,
             bands,
@@ -299,10 +317,6 @@ impl TapProduct {
     /// Elements of one plane of the output.
     pub(crate) fn out_plane(&self) -> usize {
         self.out_plane
-    }
-
-    fn source_len(&self) -> usize {
-        self.channels[0].div_ceil(self.pixels.channels) * self.source_plane
     }
 
     /// Elements of the packed weights of a panel.
@@ -396,7 +410,7 @@ impl TapProduct {
 
     fn run_band(&self, band: &Band, call: Call<'_>, parallel: bool) {
         check_len("packed weight", call.packed.len(), self.packed_len());
-        check_len("source", call.from.len(), self.source_len());
+        check_len("source", call.from.len(), self.source_len);
         let work = 2 * (self.out_planes() * call.plane * self.depth) as u64;
         let threads = if parallel { threads_for(work) } else { 1 };
         match self.layout {
@@ -465,8 +479,9 @@ impl TapProduct {
         let (chunks, depths) = match longest {
             0 | 1 => (Blocks::new(vectors, self.leaves.widest(1)), Blocks::cut(groups, 1)),
             _ => {
-                let parts = (2 * vector_bytes).div_ceil(WEIGHT_BYTES).min(groups);
-                (Blocks::new(vectors, (WEIGHT_BYTES / vector_bytes).max(2)), Blocks::cut(groups, parts))
+                let widest = self.leaves.tile[1];
+                let parts = (widest * vector_bytes).div_ceil(WEIGHT_BYTES).min(groups);
+                (Blocks::new(vectors, (WEIGHT_BYTES / vector_bytes).max(widest)), Blocks::cut(groups, parts))
             }
         };
         // Threads share the vectors, and where those are few the pixels as well.
@@ -520,7 +535,7 @@ impl TapProduct {
                 let weights = call.packed[vector * packed_vector..].as_ptr();
                 let product = Product {
                     segments,
-                    a: Operand::new(source, class.source_step, 1),
+                    a: Operand { depth: class.source_depth, ..Operand::new(source, class.source_step, 0) },
                     b: Operand::new(weights, packed_vector, lanes),
                     down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
                     across: Repeat::ONCE,
@@ -535,7 +550,7 @@ impl TapProduct {
 
     /// Pixels and vectors of the tiles that a run of `count` pixels is cut into, by up to `vectors` vectors.
     fn tile(&self, count: usize, vectors: usize) -> (usize, usize) {
-        let height = Blocks::new(count, self.leaves.tallest(2.min(vectors))).longest().max(1);
+        let height = Blocks::new(count, self.leaves.tallest(self.leaves.tile[1].min(vectors))).longest().max(1);
         (height, Blocks::new(vectors, self.leaves.widest(height)).longest().max(1))
     }
 

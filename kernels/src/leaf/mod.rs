@@ -27,6 +27,10 @@ pub(crate) const MOST_SUMS: usize = 32;
 pub(crate) struct Leaves {
     /// Elements of a vector.
     pub(crate) lanes: usize,
+    /// Rows and vectors of the tile that is best where both sides are long.
+    pub(crate) tile: [usize; 2],
+    /// Rows of the tile that is best where vectors come from afar, and are wide for it.
+    pub(crate) low: usize,
     products: &'static [&'static [ProductLeaf]],
     dots: &'static [&'static [DotLeaf]],
 }
@@ -80,7 +84,7 @@ impl Leaves {
 /// A module with the leaves of a level: for each number of rows from 1 on, every width from 1 to the widest that is of
 /// use. The sums, the smaller side and one operand more have to fit the registers.
 macro_rules! leaves {
-    ($level:ident, $simd:ty, $token:expr, [$($feature:meta)?],
+    ($level:ident, $simd:ty, $token:expr, [$($feature:meta)?], tile: $tile:expr, low: $low:literal,
      products: { $($m:literal: $($n:literal)*;)* }, dots: { $($dm:literal: $($dn:literal)*;)* }) => {
         mod $level {
             use super::*;
@@ -101,6 +105,8 @@ macro_rules! leaves {
 
             pub(super) static LEAVES: Leaves = Leaves {
                 lanes: <$simd>::LANES,
+                tile: $tile,
+                low: $low,
                 products: &[$(&[$(product::<$m, $n>),*]),*],
                 dots: &[$(&[$(dot::<$dm, $dn>),*]),*],
             };
@@ -110,7 +116,7 @@ macro_rules! leaves {
 
 #[cfg(target_arch = "x86_64")]
 leaves! {
-    avx512, Avx512, Avx512(()), [target_feature(enable = "avx512f,avx2,fma")],
+    avx512, Avx512, Avx512(()), [target_feature(enable = "avx512f,avx2,fma")], tile: [14, 2], low: 6,
     products: {
         1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
         2: 1 2 3 4 5 6 7 8;
@@ -132,7 +138,7 @@ leaves! {
 
 #[cfg(target_arch = "x86_64")]
 leaves! {
-    avx2, Avx2, Avx2(()), [target_feature(enable = "avx2,fma")],
+    avx2, Avx2, Avx2(()), [target_feature(enable = "avx2,fma")], tile: [4, 3], low: 4,
     products: {
         1: 1 2 3 4 5 6 7 8;
         2: 1 2 3 4 5;
@@ -151,7 +157,7 @@ leaves! {
 }
 
 leaves! {
-    portable, Portable, Portable, [],
+    portable, Portable, Portable, [], tile: [6, 2], low: 6,
     products: {
         1: 1 2 3 4 5 6 7 8;
         2: 1 2 3 4;

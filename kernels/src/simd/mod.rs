@@ -80,6 +80,19 @@ pub(crate) trait Simd: Copy {
         to_stride: usize,
         width: usize,
     ) {
+        if [rows, columns, width] == [Self::LANES; 3] {
+            // SAFETY: a whole block is valid at both by contract.
+            return unsafe { self.transpose(from, from_stride, to, to_stride) };
+        }
+        if columns <= 2 {
+            for j in 0..columns {
+                for i in 0..width {
+                    // SAFETY: the rows and columns of a part are valid by contract.
+                    unsafe { *to.add(j * to_stride + i) = if i < rows { *from.add(i * from_stride + j) } else { 0.0 } };
+                }
+            }
+            return;
+        }
         let mut block = [0.0f32; MAX_LANES * MAX_LANES];
         let mut transposed = [0.0f32; MAX_LANES * MAX_LANES];
         // SAFETY: the operands are valid by contract, and the arrays hold LANES x LANES elements.
