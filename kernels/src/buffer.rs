@@ -6,11 +6,17 @@ use std::ops::{Deref, DerefMut};
 pub(crate) const LINE: usize = 16;
 
 /// Elements at a distance of so many, 4 KiB, lie in the same set of a first cache.
-pub(crate) const PAGE: usize = 1024;
+const PAGE: usize = 1024;
 
 /// Whether rows at this distance meet in one set of the first cache, which can not hold those of a tile.
 pub(crate) fn collide(stride: usize) -> bool {
     stride > 0 && stride.is_multiple_of(PAGE)
+}
+
+/// Scratch from the first cache line on that begins in it; callers have LINE elements more than they need.
+pub(crate) fn from_line(scratch: &mut [f32]) -> &mut [f32] {
+    let skipped = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE.min(scratch.len()));
+    &mut scratch[skipped..]
 }
 
 #[repr(C, align(64))]

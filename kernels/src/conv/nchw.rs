@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::blocking::Blocks;
+use crate::buffer::{LINE, from_line};
 use crate::combine::Combine;
 use crate::conv::gradient::{Gradient, outer_cost, tiles_cost};
 use crate::conv::product::{Direction, Pixels, TapProduct};
@@ -17,7 +18,7 @@ use crate::elementwise::accumulate;
 use crate::gemm::{GemmScratch, Lhs, gemm, product as matrix_product};
 use crate::layout::{Layout, store_channels};
 use crate::level::Level;
-use crate::parallel::{Shared, concurrency, for_each_task, threads_for};
+use crate::parallel::{Shared, concurrency, for_each_chunk, for_each_task, threads_for};
 use crate::simd::lanes;
 use crate::view::{MatMut, MatRef};
 
@@ -27,6 +28,8 @@ const MAX_PARTS: usize = 16;
 const BAND: usize = 1 << 17;
 /// The most elements that the gradients of all parts have: 2 MiB.
 const PARTIAL: usize = 512 * 1024;
+/// Pixels of a result that weights pass over before the next ones do, if images have fewer: that many more images.
+const PIXELS: usize = 256;
 /// Bytes of the inputs and outputs of LANES images that may be in lanes for each thread: a share of a third cache.
 const TILE_BYTES: usize = 8 << 20;
 
@@ -63,12 +66,32 @@ enum GradientWay {
 /// How a pass is computed.
 #[derive(Clone, Debug)]
 enum Way {
-    /// Channels of the result across lanes, from a plain source.
-    Channels(TapProduct),
+    /// Channels of the result across lanes.
+    Channels(Box<ChannelsWay>),
     /// Tiles of images across lanes.
     Images,
     /// A matrix product for each image.
     Matrix,
+}
+
+/// A product with channels of the result across lanes.
+#[derive(Clone, Debug)]
+struct ChannelsWay {
+    product: TapProduct,
+    /// Channels and pixels of an image of the source and of the result.
+    source: [usize; 2],
+    result: [usize; 2],
+    /// Elements of an image of the source with channels across lanes; 0 if it is read from where it lies.
+    converted: usize,
+    /// Images that weights pass over together, and groups of them that are under way at a time.
+    images: usize,
+    groups: usize,
+}
+
+impl ChannelsWay {
+    fn band_len(&self) -> usize {
+        self.images * self.product.band_len(0)
+    }
 }
 
 impl NchwConv {
@@ -86,18 +109,38 @@ impl NchwConv {
             "a batch of {batch} images of up to {largest} elements is too large"
         );
         let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && shape.padding == [0, 0];
-        let way = |channels: usize, [source, size]: [[usize; 2]; 2], direction: Direction| match () {
-            () if matrix => Way::Matrix,
-            () if images_pay(level, &shape, batch, channels) => Way::Images,
-            () => {
-                let row = channels.next_multiple_of(lanes(level)) * size[1];
-                // Bands enough that threads share them.
-                let rows = (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1);
-                Way::Channels(TapProduct::new(level, Layout::Channels, Pixels::plain(source), &shape, direction, rows))
+        let parts = concurrency().min(MAX_PARTS);
+        let way = |direction: Direction| {
+            let mut sides = [(shape.in_channels, shape.input), (shape.out_channels, shape.output())];
+            if direction == Direction::Backward {
+                sides.reverse();
             }
+            let [(source_channels, source), (channels, size)] = sides;
+            if matrix {
+                return Way::Matrix;
+            }
+            if images_pay(level, &shape, batch, direction) {
+                return Way::Images;
+            }
+            let row = channels.next_multiple_of(lanes(level)) * size[1];
+            // Bands enough that threads share them.
+            let rows = (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1);
+            // The taps of a pixel's channels are one behind the other, or those of a row of the kernel.
+            let convert = source_channels > shape.kernel[1];
+            let pixels = if convert { Pixels::of(Layout::Channels, lanes(level)) } else { Pixels::PLAIN };
+            let [source, result] = [[source_channels, source[0] * source[1]], [channels, size[0] * size[1]]];
+            let images = PIXELS.div_ceil(result[1]).min(batch.div_ceil(parts));
+            Way::Channels(Box::new(ChannelsWay {
+                product: TapProduct::new(level, Layout::Channels, pixels, &shape, direction, rows),
+                source,
+                result,
+                converted: if convert { Layout::Channels.len(level, source) } else { 0 },
+                images,
+                groups: parts.min(batch.div_ceil(images)),
+            }))
         };
-        let forward = way(shape.out_channels, [shape.input, shape.output()], Direction::Forward);
-        let backward = way(shape.in_channels, [shape.output(), shape.input], Direction::Backward);
+        let forward = way(Direction::Forward);
+        let backward = way(Direction::Backward);
         let few = batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
         let by_tiles = !few && tiles_cost(&shape, lanes(level), batch) < outer_cost(&shape, lanes(level));
         let gradient = match &forward {
@@ -111,7 +154,7 @@ impl NchwConv {
             level,
             shape,
             batch,
-            parts: concurrency().min(MAX_PARTS),
+            parts,
             tiles: images.then(|| Conv::new(level, Layout::Images, shape)),
             forward,
             backward,
@@ -122,7 +165,10 @@ impl NchwConv {
     /// Elements of scratch that each call needs.
     pub fn scratch_len(&self) -> usize {
         let way = |way: &Way| match way {
-            Way::Channels(product) => product.packed_len() + self.parts * product.band_len(0),
+            Way::Channels(way) => {
+                let converted = way.groups * way.images * way.converted;
+                way.product.packed_len() + converted + self.parts * way.band_len()
+            }
             Way::Images => {
                 let tiles = self.tiles();
                 let packed = tiles.packed_forward_len().max(tiles.packed_backward_len());
@@ -134,7 +180,7 @@ impl NchwConv {
             GradientWay::Matrix => self.matrix_scratch(),
             _ => self.gradient_parts() * self.gradient_part_len(),
         };
-        gradient.max(way(&self.forward)).max(way(&self.backward))
+        gradient.max(way(&self.forward)).max(way(&self.backward)) + LINE
     }
 
     /// `output = convolution of input + bias`, overwriting what `output` held.
@@ -156,8 +202,9 @@ impl NchwConv {
         if let Some(bias) = bias {
             check_len("bias", bias.len(), self.shape.out_channels);
         }
+        let scratch = from_line(scratch);
         match &self.forward {
-            Way::Channels(product) => self.channels(product, weight, bias, input, output, scratch),
+            Way::Channels(way) => self.channels(way, weight, bias, input, output, scratch),
             Way::Images => {
                 let (conv, combine) = (self.tiles(), Combine { bias, ..Combine::default() });
                 let (packed, scratch) = scratch.split_at_mut(conv.packed_forward_len());
@@ -194,8 +241,9 @@ impl NchwConv {
         self.check("output gradient", output_gradient.len(), outputs);
         self.check("input gradient", input_gradient.len(), inputs);
         check_len("weight", weight.len(), self.weights());
+        let scratch = from_line(scratch);
         match &self.backward {
-            Way::Channels(product) => self.channels(product, weight, None, output_gradient, input_gradient, scratch),
+            Way::Channels(way) => self.channels(way, weight, None, output_gradient, input_gradient, scratch),
             Way::Images => {
                 let conv = self.tiles();
                 let (packed, scratch) = scratch.split_at_mut(conv.packed_backward_len());
@@ -236,14 +284,15 @@ impl NchwConv {
             return;
         }
         let (parts, len) = (self.gradient_parts(), self.gradient_part_len());
-        let scratch = &mut scratch[..parts * len];
+        let scratch = &mut from_line(scratch)[..parts * len];
         let shared = Shared(scratch.as_mut_ptr());
         let tile = if let GradientWay::Images = self.gradient { lanes(self.level) } else { 1 };
         let shares = Blocks::cut(self.batch.div_ceil(tile), parts);
         for_each_task(threads_for(self.work()) > 1, parts, |part| {
             // SAFETY: a part has scratch of its own.
             let scratch = unsafe { std::slice::from_raw_parts_mut(shared.get().add(part * len), len) };
-            let (sums, scratch) = scratch.split_at_mut(self.weights());
+            let (sums, scratch) = scratch.split_at_mut(self.weights().next_multiple_of(LINE));
+            let sums = &mut sums[..self.weights()];
             sums.fill(0.0);
             let share = shares.get(part);
             let images = share.start * tile..self.batch.min(share.end * tile);
@@ -267,39 +316,60 @@ impl NchwConv {
         }
     }
 
-    /// A product with channels of the result across lanes, image by image and band by band.
+    /// A product with channels of the result across lanes: some groups of images at a time, band by band.
     fn channels(
         &self,
-        product: &TapProduct,
+        way: &ChannelsWay,
         weight: &[f32],
         bias: Option<&[f32]>,
         from: &[f32],
         to: &mut [f32],
         scratch: &mut [f32],
     ) {
+        let ChannelsWay { product, converted, images, groups, .. } = way;
         let (packed, scratch) = scratch.split_at_mut(product.packed_len());
         product.pack(weight, packed, true);
-        let (source, result) = (from.len() / self.batch, to.len() / self.batch);
-        let bands = product.bands();
-        let rows = product.band_rows(bands - 1).end;
-        let width = product.out_plane() / lanes(self.level) / rows;
-        let channels = result / (rows * width);
-        let (to, parts, len) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()), product.band_len(0));
-        self.in_parts(self.batch * bands, |part, tasks| {
-            for task in tasks {
-                let (image, band) = (task / bands, task % bands);
-                // SAFETY: a part has scratch of its own.
-                let transposed =
-                    unsafe { std::slice::from_raw_parts_mut(parts.get().add(part * len), product.band_len(band)) };
-                let from = &from[image * source..][..source];
-                product.run_alone(band, packed, from, bias, transposed, false);
-                let band = product.band_rows(band);
-                let plane = rows * width;
-                let to = to.get().wrapping_add(image * result + band.start * width);
-                // SAFETY: the rows of the band, of all channels of the image, are this task's own.
-                unsafe { store_channels(self.level, transposed, [channels, band.len() * width], to, plane) };
+        let (sources, scratch) = scratch.split_at_mut(groups * images * converted);
+        let [source, result] = [way.source, way.result].map(|[channels, pixels]| channels * pixels);
+        let parallel = threads_for(self.work()) > 1;
+        let (to, bands) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+        for first in (0..self.batch).step_by(groups * images) {
+            let count = (groups * images).min(self.batch - first);
+            let from = &from[first * source..][..count * source];
+            if *converted > 0 {
+                let planes = Layout::Channels.planes(self.level, way.source[0]);
+                let plane = converted / planes;
+                for_each_chunk(parallel, self.work(), &mut sources[..count * converted], plane, |index, to| {
+                    let channels = lanes(self.level) * (index % planes);
+                    let count = lanes(self.level).min(way.source[0] - channels);
+                    let from = &from[index / planes * source + channels * way.source[1]..][..count * way.source[1]];
+                    Layout::Channels.load(self.level, from, [count, way.source[1]], to);
+                });
             }
-        });
+            let (from, image) = if *converted > 0 { (&*sources, *converted) } else { (from, source) };
+            let tasks = count.div_ceil(*images) * product.bands();
+            self.in_parts(tasks, |part, tasks| {
+                for task in tasks {
+                    let (group, band) = (task / product.bands() * images, task % product.bands());
+                    let (count, len) = ((*images).min(count - group), product.band_len(band));
+                    // SAFETY: a part has scratch of its own, and no band of an image is longer than the first.
+                    let transposed = unsafe {
+                        let scratch = bands.get().add(part * way.band_len());
+                        std::slice::from_raw_parts_mut(scratch, count * len)
+                    };
+                    let from = &from[group * image..][..count * image];
+                    product.run_alone(band, packed, from, bias, transposed, false);
+                    let [channels, pixels] = way.result;
+                    let (rows, all) = (product.band_rows(band), product.band_rows(product.bands() - 1).end);
+                    let width = pixels / all;
+                    for (index, transposed) in transposed.chunks_exact(len).enumerate() {
+                        let to = to.get().wrapping_add((first + group + index) * result + rows.start * width);
+                        // SAFETY: the rows of the band, of all channels of the image, are this task's own.
+                        unsafe { store_channels(self.level, transposed, [channels, rows.len() * width], to, pixels) };
+                    }
+                }
+            });
+        }
     }
 
     /// Calls `f(source, result)` with each tile of images in lanes, and puts what it makes into `to`.
@@ -395,7 +465,7 @@ impl NchwConv {
                 conv.input_len() + conv.output_len() + conv.weights_scratch_len()
             }
         };
-        self.weights() + method
+        self.weights().next_multiple_of(LINE) + method.next_multiple_of(LINE)
     }
 
     /// Scratch of the product of one image's matrix, on one thread.
@@ -433,16 +503,26 @@ fn elements(shape: &ConvShape) -> [usize; 2] {
     [shape.in_channels * shape.input[0] * shape.input[1], shape.out_channels * height * width]
 }
 
-/// Whether a pass takes less time with images across the lanes than with `channels` of them, by an estimate: images
-/// use every lane of a full tile, whatever the number of channels, but both tensors must be transposed.
-fn images_pay(level: Level, shape: &ConvShape, batch: usize, channels: usize) -> bool {
-    // Cycles to turn a vector, there or back, as a share of a product of vectors.
+/// Whether a pass takes less time with images across the lanes than with the channels of its result, by an estimate:
+/// images use every lane of a full tile, whatever the number of channels, but meet sources that are farther away.
+fn images_pay(level: Level, shape: &ConvShape, batch: usize, direction: Direction) -> bool {
+    // Products of vectors that take as long as to turn a vector, there or back.
     const TURN: f64 = 8.0;
+    // Those that begin and end a sum with channels across lanes, and what sources from afar add to those of images.
+    const SHALLOW: f64 = 8.0;
+    const AFAR: f64 = 0.05;
     let lanes = lanes(level);
-    let elements = elements(shape).into_iter().sum::<usize>();
+    let [source, result] = match direction {
+        Direction::Forward => [shape.in_channels, shape.out_channels],
+        Direction::Backward => [shape.out_channels, shape.in_channels],
+    };
+    let tile_elements = elements(shape).into_iter().sum::<usize>() * lanes;
+    let vectors = |images: usize| images.div_ceil(lanes) as f64;
+    let turns = TURN * tile_elements as f64 / lanes as f64;
     let products = shape.flops() as f64 / 2.0;
-    let tiles = batch.div_ceil(lanes) as f64 * (products + TURN * elements as f64);
-    let padded = channels.next_multiple_of(lanes) as f64 / channels as f64;
-    let images = batch as f64 * (products * padded / lanes as f64 * 1.1 + TURN * elements as f64 / lanes as f64);
-    elements * lanes * size_of::<f32>() <= TILE_BYTES && tiles < images
+    let padded = result.next_multiple_of(lanes) as f64 / result as f64;
+    let shallow = 1.0 + SHALLOW / (source * shape.taps()) as f64;
+    let images = vectors(batch) * (products * (1.0 + AFAR) + turns);
+    let channels = batch as f64 / lanes as f64 * (products * padded * shallow + turns);
+    tile_elements * size_of::<f32>() <= TILE_BYTES && images < channels
 }

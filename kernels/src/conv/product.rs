@@ -13,7 +13,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use crate::blocking::Blocks;
-use crate::buffer::PAGE;
 use crate::combine::Combine;
 use crate::conv::check_len;
 use crate::conv::shape::{Axis, AxisRun, AxisSize, ConvShape};
@@ -40,42 +39,22 @@ pub(crate) enum Direction {
     Backward,
 }
 
-/// How the source of a product lies: in groups of channels. Distances are in elements.
+/// How the source of a product lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pixels {
-    /// Distance of neighbours in a row.
+    /// Elements of a pixel, which is the distance of neighbours in a row.
     pub(crate) elements: usize,
-    /// Channels of a group.
+    /// Channels of a pixel, one behind the other.
     pub(crate) channels: usize,
-    /// Distance of neighbouring channels of a group.
-    pub(crate) channel_step: usize,
 }
 
 impl Pixels {
     pub(crate) fn of(layout: Layout, lanes: usize) -> Self {
-        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 }, channel_step: 1 }
+        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 } }
     }
 
-    /// Of plain `[channels][height][width]`, with a group of planes so large that the lines of a pixel fit the sets of the
-    /// nearest cache that they meet in.
-    pub(crate) fn plain(size: [usize; 2]) -> Self {
-        const MOST: usize = 16;
-        const WAYS: usize = 4;
-        let plane = size[0] * size[1];
-        let sets = PAGE / (PAGE.min(1 << plane.trailing_zeros()));
-        Pixels { elements: 1, channels: (WAYS * sets).min(MOST), channel_step: plane }
-    }
-
-    /// Distance of groups with so many pixels.
-    fn group_len(&self, pixels: usize) -> usize {
-        pixels * self.elements.max(self.channels)
-    }
-
-    /// Elements of so many channels.
-    fn len(&self, channels: usize, pixels: usize) -> usize {
-        let plain = self.elements < self.channels;
-        if plain { channels * pixels } else { channels.div_ceil(self.channels) * self.group_len(pixels) }
-    }
+    /// Of plain `[channels][height][width]`.
+    pub(crate) const PLAIN: Pixels = Pixels { elements: 1, channels: 1 };
 }
 
 /// A product of packed weights with a tile, for either direction.
@@ -141,6 +120,8 @@ struct Call<'a> {
     from: &'a [f32],
     combine: Combine<'a>,
     out: Shared,
+    /// Images, each behind the other in the source and in the output.
+    images: usize,
     /// The element of the planned output's planes that those of `out` begin with, and their elements.
     first: usize,
     plane: usize,
@@ -176,8 +157,7 @@ impl TapProduct {
             Direction::Backward => [strides[1], strides[0]],
         };
         let weights = Source { row_stride, channel_stride, taps };
-        let source_pixels = source_size[0] * source_size[1];
-        let group_len = pixels.group_len(source_pixels);
+        let source_plane = source_size[0] * source_size[1] * pixels.elements;
         let out_plane = out_size[0] * out_size[1] * lanes;
         let [vertical, horizontal] = &axes;
         // What a step down and a step along adds to an offset in the source, and in the output.
@@ -202,8 +182,8 @@ impl TapProduct {
                 // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
                 let mut across = along.taps.clone();
                 across.sort_unstable_by_key(|&(_, x)| x);
-                let (mut depth, mut row_depth, mut source_depth) = (pixels.channels, 1, pixels.channel_step as isize);
-                if layout == Layout::Images {
+                let (mut depth, mut row_depth, mut source_depth) = (pixels.channels, 1, 1);
+                if pixels.channels == 1 {
                     // Taps of a row are evenly spaced.
                     depth = across.len();
                     if let [(first, left), (second, right), ..] = across[..] {
@@ -220,7 +200,7 @@ impl TapProduct {
                         for &(kx, x) in &across {
                             let row = channel * taps + (ky * shape.kernel[1] + kx) * in_group;
                             let pixel = (y - top) * source_size[1] + (x - left);
-                            table.push([row, group * group_len + pixel * pixels.elements]);
+                            table.push([row, group * source_plane + pixel * pixels.elements]);
                         }
                     }
                 }
@@ -287,7 +267,7 @@ impl TapProduct {
             panels,
             depth: channels[0] * taps,
             pixels,
-            source_len: pixels.len(channels[0], source_pixels),
+            source_len: groups * source_plane,
             out_plane,
             classes,
             bands,
@@ -376,11 +356,15 @@ impl TapProduct {
         }
         let out = Shared(out.as_mut_ptr());
         for band in &self.bands[bands] {
-            self.run_band(band, Call { packed, from, combine, out, first: 0, plane: self.out_plane }, parallel);
+            self.run_band(
+                band,
+                Call { packed, from, combine, out, images: 1, first: 0, plane: self.out_plane },
+                parallel,
+            );
         }
     }
 
-    /// The rows of a band, without gaps where other rows would be.
+    /// The rows of a band of some images, each behind the other, without gaps where other rows would be.
     pub(crate) fn run_alone(
         &self,
         band: usize,
@@ -392,10 +376,12 @@ impl TapProduct {
     ) {
         let band = &self.bands[band];
         let plane = self.band_plane(band);
-        check_len("output", out.len(), self.out_planes() * plane);
+        let images = (out.len() / (self.out_planes() * plane)).max(1);
+        check_len("output", out.len(), images * self.out_planes() * plane);
         let first = self.out_plane / self.bands.last().map_or(1, |band| band.rows.end) * band.rows.start;
         let combine = Combine { bias, ..Combine::default() };
-        self.run_band(band, Call { packed, from, combine, out: Shared(out.as_mut_ptr()), first, plane }, parallel);
+        let out = Shared(out.as_mut_ptr());
+        self.run_band(band, Call { packed, from, combine, out, images, first, plane }, parallel);
     }
 
     /// Elements of a plane of a band.
@@ -410,8 +396,8 @@ impl TapProduct {
 
     fn run_band(&self, band: &Band, call: Call<'_>, parallel: bool) {
         check_len("packed weight", call.packed.len(), self.packed_len());
-        check_len("source", call.from.len(), self.source_len);
-        let work = 2 * (self.out_planes() * call.plane * self.depth) as u64;
+        check_len("source", call.from.len(), call.images * self.source_len);
+        let work = 2 * (call.images * self.out_planes() * call.plane * self.depth) as u64;
         let threads = if parallel { threads_for(work) } else { 1 };
         match self.layout {
             Layout::Images => self.run_images(&band.runs, call, threads),
@@ -479,7 +465,7 @@ impl TapProduct {
         let (chunks, depths) = match longest {
             0 | 1 => (Blocks::new(vectors, self.leaves.widest(1)), Blocks::cut(groups, 1)),
             _ => {
-                let widest = self.leaves.tile[1];
+                let widest = 2 * self.leaves.tile[1];
                 let parts = (widest * vector_bytes).div_ceil(WEIGHT_BYTES).min(groups);
                 (Blocks::new(vectors, (WEIGHT_BYTES / vector_bytes).max(widest)), Blocks::cut(groups, parts))
             }
@@ -495,8 +481,13 @@ impl TapProduct {
                     0 => call.combine,
                     _ => Combine { beta, gamma: 0.0, bias: None, ..call.combine },
                 };
-                for run in &runs[parts.get(task % parts.count())] {
-                    self.run_pixels(run, chunks.get(task / parts.count()), groups.clone(), Call { combine, ..call });
+                for image in 0..call.images {
+                    let from = &call.from[image * self.source_len..];
+                    let out = Shared(call.out.get().wrapping_add(image * vectors * call.plane));
+                    for run in &runs[parts.get(task % parts.count())] {
+                        let call = Call { from, out, combine, ..call };
+                        self.run_pixels(run, chunks.get(task / parts.count()), groups.clone(), call);
+                    }
                 }
             }
         });
@@ -518,7 +509,7 @@ impl TapProduct {
         let step = call.combine.step.map(|step| [step[0]; MAX_LANES]);
         let step = step.as_ref().map_or(std::ptr::null(), |step| step.as_ptr());
         let mut padded = [0.0; MAX_LANES * WIDEST];
-        let (_, width) = self.tile(run.count, chunk.len());
+        let width = self.tile_width(run.count, chunk.len());
         for columns in Blocks::new(chunk.len(), width).iter() {
             let (vector, width) = (chunk.start + columns.start, columns.len());
             let mut vector_bias = std::ptr::null();
@@ -548,10 +539,16 @@ impl TapProduct {
         }
     }
 
-    /// Pixels and vectors of the tiles that a run of `count` pixels is cut into, by up to `vectors` vectors.
-    fn tile(&self, count: usize, vectors: usize) -> (usize, usize) {
-        let height = Blocks::new(count, self.leaves.tallest(self.leaves.tile[1].min(vectors))).longest().max(1);
-        (height, Blocks::new(vectors, self.leaves.widest(height)).longest().max(1))
+    /// Vectors of the tiles that a run of `count` pixels is cut into, by up to `vectors` vectors: those that take the fewest
+    /// cycles for each, where a tile of few sums waits for their latency, and one of few pixels for its vectors.
+    fn tile_width(&self, count: usize, vectors: usize) -> usize {
+        const LATENCY: usize = 8;
+        let cycles = |width: usize| {
+            let tiles = Blocks::new(count, self.leaves.tallest(width)).sizes();
+            tiles.map(|height| (height * width).max(2 * width).max(LATENCY)).sum::<usize>() as f64 / width as f64
+        };
+        let widths = (1..=vectors.min(self.leaves.widest(1))).rev();
+        widths.min_by(|&a, &b| cycles(a).total_cmp(&cycles(b))).unwrap_or(1)
     }
 
     /// [`Combine`] without bias and step as the leaves use it, at an element of the output.

@@ -14,7 +14,7 @@ mod lhs;
 use std::ops::Range;
 
 use crate::blocking::Blocks;
-use crate::buffer::{LINE, collide};
+use crate::buffer::{LINE, collide, from_line};
 use crate::gemm::lhs::{ROW, Rows, is_deep, pack_rows};
 use crate::leaf::{Dot, Epilogue, Leaves, MOST_SUMS, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
 use crate::level::Level;
@@ -140,8 +140,7 @@ pub(crate) fn product(
         false => 1,
     };
     for_each_part(threads, &mut scratch[..threads * sizes.len()], |part, scratch| {
-        let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-        let (pack_a, pack_b) = scratch[aligned..aligned + sizes.a + sizes.b].split_at_mut(sizes.a);
+        let (pack_a, pack_b) = from_line(scratch)[..sizes.a + sizes.b].split_at_mut(sizes.a);
         Part { level, leaves: Leaves::of(level), a, b, output, part, parts: threads }.run(pack_a, pack_b);
     });
 }
