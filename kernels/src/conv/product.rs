@@ -156,7 +156,9 @@ impl TapProduct {
             Direction::Forward => strides,
             Direction::Backward => [strides[1], strides[0]],
         };
-        let weights = Source { row_stride, channel_stride, taps };
+        // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
+        let flipped = layout == Layout::Channels && direction == Direction::Backward;
+        let weights = Source { row_stride, channel_stride, taps, flipped };
         let source_plane = source_size[0] * source_size[1] * pixels.elements;
         let out_plane = out_size[0] * out_size[1] * lanes;
         let [vertical, horizontal] = &axes;
@@ -179,7 +181,6 @@ impl TapProduct {
             for along in &horizontal.runs {
                 let first = |run: &AxisRun| run.taps.iter().map(|&(_, i)| i).min().unwrap_or(0);
                 let (top, left) = (first(down), first(along));
-                // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
                 let mut across = along.taps.clone();
                 across.sort_unstable_by_key(|&(_, x)| x);
                 let (mut depth, mut row_depth, mut source_depth) = (pixels.channels, 1, 1);
@@ -198,7 +199,8 @@ impl TapProduct {
                     let in_group = pixels.channels.min(channels[0] - channel);
                     for &(ky, y) in &down.taps {
                         for &(kx, x) in &across {
-                            let row = channel * taps + (ky * shape.kernel[1] + kx) * in_group;
+                            let tap = ky * shape.kernel[1] + kx;
+                            let row = channel * taps + if flipped { taps - 1 - tap } else { tap } * in_group;
                             let pixel = (y - top) * source_size[1] + (x - left);
                             table.push([row, group * source_plane + pixel * pixels.elements]);
                         }
