@@ -188,7 +188,8 @@ impl TapProduct {
                     // Taps of a row are evenly spaced.
                     depth = across.len();
                     if let [(first, left), (second, right), ..] = across[..] {
-                        row_depth = second as isize - first as isize;
+                        row_depth =
+                            if flipped { first as isize - second as isize } else { second as isize - first as isize };
                         source_depth = ((right - left) * pixels.elements) as isize;
                     }
                     across.truncate(1);
@@ -529,7 +530,7 @@ impl TapProduct {
                 let product = Product {
                     segments,
                     a: Operand { depth: class.source_depth, ..Operand::new(source, class.source_step, 0) },
-                    b: Operand::new(weights, packed_vector, lanes),
+                    b: Operand { depth: class.row_depth * lanes as isize, ..Operand::new(weights, packed_vector, 0) },
                     down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
                     across: Repeat::ONCE,
                     ahead: 0,
