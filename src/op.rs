@@ -214,8 +214,9 @@ impl Op {
                 match conv.shape(input).refusal(MAX_LANES) {
                     None => Ok(vec![conv.out_channels, height, width]),
                     Some(_) => Err(Error::Network(format!(
-                        "conv2d of {input:?} with {conv:?} is beyond what is addressed, expected weights and padded \
-                         images below 2^32 elements and the weights of a channel below 2^28; use fewer channels, a smaller kernel or less padding"
+                        "conv2d of {input:?} with {conv:?} is beyond what is addressed, expected padded images below \
+                         2^32 elements and weights of a channel below 2^28; use fewer channels, a smaller kernel or \
+                         less padding"
                     ))),
                 }
             }

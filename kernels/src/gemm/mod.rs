@@ -206,7 +206,8 @@ impl Part<'_> {
         let Part { level, leaves, a, b, .. } = *self;
         let lanes = leaves.lanes;
         let ((m, k), n) = (a.size(), self.output.columns);
-        // A few rows are one panel. Where rows of C collide, and few products are summed for each of its elements, tiles are flatter.
+        // A few rows are one panel. Where rows of C collide, and few products are summed for each of its elements,
+        // tiles are flatter.
         let flat = collide(self.output.row_stride.unsigned_abs()) && !is_deep(k);
         let height = if m <= leaves.tallest(2) { leaves.tallest(2) } else { leaves.tile[0] };
         let height = height / if flat { 2 } else { 1 };
