@@ -1,9 +1,9 @@
 //! Convolution of plain NCHW tensors, by way of one of the layouts.
 //!
-//! Where channels fill vectors, pixels are broadcast from where they lie, and only what is across lanes is transposed:
-//! a band of rows of the result, or a block of the output's gradient. Where they do not, and there are images enough,
-//! a tile of LANES images is transposed into lanes, convolved there, and transposed back. One tap that moves nothing
-//! is a matrix product for each image.
+//! Where channels fill vectors, some images at a time are turned to the layout of channels, or read from where they lie
+//! if their channels are few. The result is turned back band by band. Where channels do not fill vectors, and there are
+//! images enough, a tile of LANES images is turned to the layout of images, convolved there, and turned back. One tap
+//! that moves nothing is a matrix product for each image.
 
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ const MAX_PARTS: usize = 16;
 const BAND: usize = 1 << 17;
 /// The most elements that the gradients of all parts have: 2 MiB.
 const PARTIAL: usize = 512 * 1024;
-/// Pixels of a result that weights pass over before the next ones do, if images have fewer: that many more images.
+/// Weights pass over so many pixels of a result, of several images if these are small, before the next ones do.
 const PIXELS: usize = 256;
 /// Bytes of the inputs and outputs of LANES images that may be in lanes for each thread: a share of a third cache.
 const TILE_BYTES: usize = 8 << 20;
@@ -186,7 +186,7 @@ impl NchwConv {
     /// `output = convolution of input + bias`, overwriting what `output` held.
     ///
     /// # Panics
-    /// If a length is not the planned one.
+    /// If a length is not the planned one, or the scratch is too short.
     pub fn forward(
         &self,
         weight: &[f32],
@@ -202,7 +202,7 @@ impl NchwConv {
         if let Some(bias) = bias {
             check_len("bias", bias.len(), self.shape.out_channels);
         }
-        let scratch = from_line(scratch);
+        let scratch = self.checked(scratch);
         match &self.forward {
             Way::Channels(way) => self.channels(way, weight, bias, input, output, scratch),
             Way::Images => {
@@ -229,7 +229,7 @@ impl NchwConv {
     /// `input_gradient = transposed convolution of output_gradient`, overwriting what it held.
     ///
     /// # Panics
-    /// If a length is not the planned one.
+    /// If a length is not the planned one, or the scratch is too short.
     pub fn backward_data(
         &self,
         weight: &[f32],
@@ -241,7 +241,7 @@ impl NchwConv {
         self.check("output gradient", output_gradient.len(), outputs);
         self.check("input gradient", input_gradient.len(), inputs);
         check_len("weight", weight.len(), self.weights());
-        let scratch = from_line(scratch);
+        let scratch = self.checked(scratch);
         match &self.backward {
             Way::Channels(way) => self.channels(way, weight, None, output_gradient, input_gradient, scratch),
             Way::Images => {
@@ -264,12 +264,13 @@ impl NchwConv {
     /// overwriting what it held.
     ///
     /// # Panics
-    /// If a length is not the planned one.
+    /// If a length is not the planned one, or the scratch is too short.
     pub fn backward_weights(&self, output_gradient: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32]) {
         let [inputs, outputs] = elements(&self.shape);
         self.check("output gradient", output_gradient.len(), outputs);
         self.check("input", input.len(), inputs);
         check_len("weight gradient", gradient.len(), self.weights());
+        let scratch = self.checked(scratch);
         let ConvShape { in_channels, out_channels, .. } = self.shape;
         if let GradientWay::Matrix = self.gradient {
             for (image, (errors, input)) in
@@ -284,7 +285,7 @@ impl NchwConv {
             return;
         }
         let (parts, len) = (self.gradient_parts(), self.gradient_part_len());
-        let scratch = &mut from_line(scratch)[..parts * len];
+        let scratch = &mut scratch[..parts * len];
         let shared = Shared(scratch.as_mut_ptr());
         let tile = if let GradientWay::Images = self.gradient { lanes(self.level) } else { 1 };
         let shares = Blocks::cut(self.batch.div_ceil(tile), parts);
@@ -486,6 +487,13 @@ impl NchwConv {
 
     fn weights(&self) -> usize {
         self.shape.out_channels * self.shape.in_channels * self.shape.taps()
+    }
+
+    /// The scratch from a cache line on.
+    fn checked<'a>(&self, scratch: &'a mut [f32]) -> &'a mut [f32] {
+        let expected = self.scratch_len();
+        assert!(scratch.len() >= expected, "scratch has {} elements, expected {expected}", scratch.len());
+        from_line(scratch)
     }
 
     fn check(&self, what: &str, len: usize, elements: usize) {

@@ -408,8 +408,8 @@ impl TapProduct {
         }
     }
 
-    /// Weights are broadcast: panels of output channels by tiles of pixels. One piece for all panels keeps the source in
-    /// the nearest cache; several share the work.
+    /// Weights are broadcast: panels of output channels by tiles of pixels. Threads share the panels. One thread takes all
+    /// panels at once, so that they read the source from the nearest cache.
     fn run_images(&self, runs: &[Run], call: Call<'_>, threads: usize) {
         let pieces = if threads > 1 {
             Blocks::new(self.panels.count(), self.panels.count().div_ceil(4 * threads))

@@ -164,3 +164,29 @@ fn layouts() {
         }
     }
 }
+
+#[test]
+fn scratch_that_is_too_short() {
+    for level in levels() {
+        for (channels, kernel, batch) in [(40, 3, 1), (40, 3, 20), (1, 3, 40), (40, 1, 3)] {
+            let shape = ConvShape {
+                in_channels: channels,
+                out_channels: channels,
+                input: [7, 7],
+                kernel: [kernel; 2],
+                stride: [1, 1],
+                padding: [kernel / 2; 2],
+                dilation: [1, 1],
+            };
+            let conv = NchwConv::new(level, shape, batch);
+            let images = vec![0.0; batch * channels * 49];
+            let (mut result, weight) = (images.clone(), vec![0.0; channels * channels * kernel * kernel]);
+            let mut gradient = weight.clone();
+            let mut scratch = vec![0.0; conv.scratch_len() - 1];
+            let what = format!("{level} {shape:?} {batch}");
+            refused(&what, || conv.forward(&weight, None, &images, &mut result, &mut scratch));
+            refused(&what, || conv.backward_data(&weight, &images, &mut result, &mut scratch));
+            refused(&what, || conv.backward_weights(&images, &images, &mut gradient, &mut scratch));
+        }
+    }
+}
