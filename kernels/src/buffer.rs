@@ -13,7 +13,7 @@ pub(crate) fn collide(stride: usize) -> bool {
     stride > 0 && stride.is_multiple_of(PAGE)
 }
 
-/// Scratch from the first cache line on that begins in it; callers have LINE elements more than they need.
+/// The part of a scratch that begins on a cache line. It is at most LINE elements shorter.
 pub(crate) fn from_line(scratch: &mut [f32]) -> &mut [f32] {
     let skipped = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE.min(scratch.len()));
     &mut scratch[skipped..]

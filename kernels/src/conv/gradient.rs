@@ -104,9 +104,9 @@ impl Gradient {
             [Blocks::new(output[0], (pixels / output[1]).max(1)), Blocks::new(output[1], pixels)]
         };
         let side_by_side = layout == Layout::Channels;
-        let widest = if side_by_side { 2 } else { leaves.widest(PLANES) };
+        let (widest, rows) = if side_by_side { (2, usize::MAX) } else { (leaves.widest(PLANES), PLANES) };
         let panels = Blocks::new(shape.out_channels.div_ceil(lanes), widest);
-        let tallest = leaves.tallest(panels.longest()).min(if side_by_side { usize::MAX } else { PLANES });
+        let tallest = leaves.tallest(panels.longest()).min(rows);
         let width = panels.longest() * lanes;
         let row = |y: usize, block_row: usize| Tap::new(y * shape.stride[0] * shape.input[1] * elements, y * block_row);
         let method = match layout {

@@ -119,7 +119,7 @@ impl NchwConv {
             if matrix {
                 return Way::Matrix;
             }
-            if images_pay(level, &shape, batch, direction) {
+            if images_pay(level, &shape, batch, [source_channels, channels]) {
                 return Way::Images;
             }
             let row = channels.next_multiple_of(lanes(level)) * size[1];
@@ -511,25 +511,22 @@ fn elements(shape: &ConvShape) -> [usize; 2] {
     [shape.in_channels * shape.input[0] * shape.input[1], shape.out_channels * height * width]
 }
 
-/// Whether a pass takes less time with images across the lanes than with the channels of its result, by an estimate:
-/// images use every lane of a full tile, whatever the number of channels, but meet sources that are farther away.
-fn images_pay(level: Level, shape: &ConvShape, batch: usize, direction: Direction) -> bool {
+/// Whether a pass between so many channels takes less time with images across the lanes than with the channels of its
+/// result, by an estimate. Images use every lane of a full tile, but their sources are in a farther cache.
+fn images_pay(level: Level, shape: &ConvShape, batch: usize, [source, result]: [usize; 2]) -> bool {
     // Products of vectors that take as long as to turn a vector, there or back.
     const TURN: f64 = 8.0;
-    // Those that begin and end a sum with channels across lanes, and what sources from afar add to those of images.
-    const SHALLOW: f64 = 8.0;
+    // Products of vectors that take as long as to begin and end a sum with channels across lanes.
+    const SUM: f64 = 8.0;
+    // The share of its products that a tile of images waits for its source.
     const AFAR: f64 = 0.05;
     let lanes = lanes(level);
-    let [source, result] = match direction {
-        Direction::Forward => [shape.in_channels, shape.out_channels],
-        Direction::Backward => [shape.out_channels, shape.in_channels],
-    };
     let tile_elements = elements(shape).into_iter().sum::<usize>() * lanes;
     let vectors = |images: usize| images.div_ceil(lanes) as f64;
     let turns = TURN * tile_elements as f64 / lanes as f64;
     let products = shape.flops() as f64 / 2.0;
     let padded = result.next_multiple_of(lanes) as f64 / result as f64;
-    let shallow = 1.0 + SHALLOW / (source * shape.taps()) as f64;
+    let shallow = 1.0 + SUM / (source * shape.taps()) as f64;
     let images = vectors(batch) * (products * (1.0 + AFAR) + turns);
     let channels = batch as f64 / lanes as f64 * (products * padded * shallow + turns);
     tile_elements * size_of::<f32>() <= TILE_BYTES && images < channels

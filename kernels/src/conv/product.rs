@@ -188,8 +188,8 @@ impl TapProduct {
                     // Taps of a row are evenly spaced.
                     depth = across.len();
                     if let [(first, left), (second, right), ..] = across[..] {
-                        row_depth =
-                            if flipped { first as isize - second as isize } else { second as isize - first as isize };
+                        let step = second as isize - first as isize;
+                        row_depth = if flipped { -step } else { step };
                         source_depth = ((right - left) * pixels.elements) as isize;
                     }
                     across.truncate(1);
@@ -359,11 +359,8 @@ impl TapProduct {
         }
         let out = Shared(out.as_mut_ptr());
         for band in &self.bands[bands] {
-            self.run_band(
-                band,
-                Call { packed, from, combine, out, images: 1, first: 0, plane: self.out_plane },
-                parallel,
-            );
+            let call = Call { packed, from, combine, out, images: 1, first: 0, plane: self.out_plane };
+            self.run_band(band, call, parallel);
         }
     }
 
@@ -547,8 +544,9 @@ impl TapProduct {
     fn tile_width(&self, count: usize, vectors: usize) -> usize {
         const LATENCY: usize = 8;
         let cycles = |width: usize| {
-            let tiles = Blocks::new(count, self.leaves.tallest(width)).sizes();
-            tiles.map(|height| (height * width).max(2 * width).max(LATENCY)).sum::<usize>() as f64 / width as f64
+            let tiles = Blocks::new(count, self.leaves.tallest(width)).all_equal();
+            let cycles = tiles.map(|tiles| tiles.count * (tiles.size.max(2) * width).max(LATENCY)).sum::<usize>();
+            cycles as f64 / width as f64
         };
         let widths = (1..=vectors.min(self.leaves.widest(1))).rev();
         widths.min_by(|&a, &b| cycles(a).total_cmp(&cycles(b))).unwrap_or(1)

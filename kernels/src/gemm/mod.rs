@@ -345,7 +345,6 @@ impl Part<'_> {
                         b: Operand { at: b.first.wrapping_add(across * b.next), ..product.b },
                         down: Repeat::ONCE,
                         across: Repeat::ONCE,
-                        ahead: 0,
                         epilogue: Epilogue::store(tile.as_mut_ptr(), width, lanes),
                         ..product
                     };

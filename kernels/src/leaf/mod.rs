@@ -29,7 +29,7 @@ pub(crate) struct Leaves {
     pub(crate) lanes: usize,
     /// Rows and vectors of the tile that is best where both sides are long.
     pub(crate) tile: [usize; 2],
-    /// Rows of the tile that is best where vectors come from afar, and are wide for it.
+    /// Rows of the tile that is best where vectors come from a far cache: it is low and wide.
     pub(crate) low: usize,
     products: &'static [&'static [ProductLeaf]],
     dots: &'static [&'static [DotLeaf]],

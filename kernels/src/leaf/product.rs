@@ -6,8 +6,8 @@
 //!
 //! for M rows by N vectors, held in registers from the first product to the last. The table of taps is the
 //! im2col matrix without its copies: a matrix product has one tap and its depth, a convolution has a tap for each
-//! (channel, row), or (group of channels, row, column), of its kernel. Whether A holds weights and B images, or A pixels and B weights,
-//! is a question of strides alone.
+//! (channel, row), or (group of channels, row, column), of its kernel. Whether A holds weights and B images, or A
+//! pixels and B weights, is a question of strides alone.
 
 use crate::buffer::LINE;
 use crate::simd::Simd;
