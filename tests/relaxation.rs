@@ -1,5 +1,7 @@
 //! The library against the reference on random networks, at every SIMD level.
 
+use std::ops::Range;
+
 use predictive_coding::{
     Conv2d, Convention, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Quantity, Session,
 };
@@ -16,23 +18,31 @@ const CASES: u64 = 1000;
 
 #[test]
 fn random_networks_give_what_the_reference_gives() {
-    let mut judge = Judge::default();
     let forms = forms();
-    for seed in 0..CASES {
-        let mut rng = random::generator(seed);
-        let network = random::network(&mut rng);
-        let method = random::method(&mut rng);
-        let batch = rng.random_range(1..=40);
-        let full = Case::random(&mut rng, &network, method, batch);
-        let smaller = rng.random_range(1..=batch);
-        let last = full.with_batch(&mut rng, smaller).with_random_begin(&mut rng);
-        let mut sessions = sessions(&network, batch, method, &forms);
-        // The full batch again, so that nothing is left over from the smaller one.
-        for case in [&full, &last, &full] {
-            judge.step(case, &mut sessions, &mut rng, &format!("case {seed}"));
+    let judged = |seeds: Range<u64>| {
+        let mut judge = Judge::default();
+        for seed in seeds {
+            let mut rng = random::generator(seed);
+            let network = random::network(&mut rng);
+            let method = random::method(&mut rng);
+            let batch = rng.random_range(1..=40);
+            let full = Case::random(&mut rng, &network, method, batch);
+            let smaller = rng.random_range(1..=batch);
+            let last = full.with_batch(&mut rng, smaller).with_random_begin(&mut rng);
+            let mut sessions = sessions(&network, batch, method, &forms);
+            // The full batch again, so that nothing is left over from the smaller one.
+            for case in [&full, &last, &full] {
+                judge.step(case, &mut sessions, &mut rng, &format!("case {seed}"));
+            }
         }
-    }
-    let Judge { judged, skipped } = judge;
+        judge
+    };
+    let halves = [0..CASES / 2, CASES / 2..CASES];
+    let [one, other] = std::thread::scope(|scope| {
+        let threads = halves.map(|seeds| scope.spawn(|| judged(seeds)));
+        threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let (judged, skipped) = (one.judged + other.judged, one.skipped + other.skipped);
     println!("{judged} tensors judged, {skipped} skipped");
     assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
 }

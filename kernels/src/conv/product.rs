@@ -441,8 +441,7 @@ impl TapProduct {
                                 tiles.size * class.source_step,
                                 tiles.size * class.out_step,
                             ),
-                            ahead: tiles.size as isize * class.source_step as isize
-                                + (class.depth as isize - 1) * class.source_depth,
+                            ahead: (tiles.size * class.source_step) as isize,
                             epilogue: Epilogue { row_bias, step, ..epilogue },
                         };
                         // SAFETY: the panels and the operands of the run are inside slices whose lengths were checked

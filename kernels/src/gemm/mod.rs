@@ -199,6 +199,8 @@ struct Columns {
     row: isize,
     /// Distance of the next panel.
     next: usize,
+    /// Likewise, if it is to be asked for ahead of time.
+    ahead: isize,
 }
 
 impl Part<'_> {
@@ -268,14 +270,19 @@ impl Part<'_> {
                         let at = column * width;
                         let vectors = width.min(in_panels - at).div_ceil(lanes);
                         let from = if column < direct {
-                            Columns { first: b.pointer(depth.start, at), row: b.row_stride(), next: width }
+                            Columns {
+                                first: b.pointer(depth.start, at),
+                                row: b.row_stride(),
+                                next: width,
+                                ahead: width as isize,
+                            }
                         } else {
                             let place = if passing { 0 } else { column - direct };
                             if passing {
                                 pack(column, pack_b);
                             }
                             let first = pack_b[place * width * kc..].as_ptr();
-                            Columns { first, row: (vectors * lanes) as isize, next: width * kc }
+                            Columns { first, row: (vectors * lanes) as isize, next: width * kc, ahead: 0 }
                         };
                         // Columns of one tile each do not wait for the next call.
                         let whole = if column < direct { direct } else { columns.end.min(in_panels / width) };
@@ -321,7 +328,7 @@ impl Part<'_> {
             b: Operand { at: b.first, step: lanes as isize, depth: b.row },
             down: Repeat { count: down, operand: a_step, out: height as isize * output.row_stride },
             across: Repeat { count: across, operand: b.next as isize, out: width as isize },
-            ahead: 0,
+            ahead: b.ahead,
             epilogue: Epilogue {
                 alpha: output.alpha,
                 beta: output.beta,

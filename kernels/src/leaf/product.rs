@@ -196,8 +196,8 @@ pub(crate) struct Product<'a> {
     pub(crate) b: Operand,
     pub(crate) down: Repeat,
     pub(crate) across: Repeat,
-    /// Distance from the first vectors of a tap to those that the next tile meets and this one does not: they are
-    /// asked for ahead of time. 0 if nothing is.
+    /// Distance from the vectors of a tile to those of the next across, which are asked for ahead of time. 0 if nothing
+    /// is.
     pub(crate) ahead: isize,
     pub(crate) epilogue: Epilogue,
 }
@@ -241,12 +241,12 @@ unsafe fn multiply<S: Simd, const M: usize, const N: usize>(
         for tap in segment.taps {
             let mut elements = Lines::<M>::new(a.at.wrapping_add(tap.a as usize), a.step);
             let mut vectors = Lines::<N>::new(b.at.wrapping_add(tap.b as usize), b.step);
-            if ahead != 0 {
-                for n in (0..N).step_by(LINE / S::LANES) {
-                    s.prefetch(vectors.at(n).wrapping_offset(ahead));
-                }
-            }
             for _ in 0..segment.depth {
+                if ahead != 0 {
+                    for n in (0..N).step_by(LINE / S::LANES) {
+                        s.prefetch(vectors.at(n).wrapping_offset(ahead));
+                    }
+                }
                 // SAFETY: as the caller promises.
                 unsafe { step(s, &elements, &vectors, &mut sums) };
                 elements.advance(a.depth);
