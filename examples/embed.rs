@@ -16,7 +16,7 @@ fn point(index: usize) -> [f32; 2] {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let linear = |outputs| Op::Linear(Linear::new(outputs));
     let layers = vec![vec![linear(64), Op::Relu], vec![linear(64), Op::Relu], vec![linear(1)]];
-    let network = Network::new(&[2], Loss::Mse, layers)?;
+    let network = Network::new(&[2], Loss::MSE, layers)?;
     let mut parameters = network.initialize(1);
     let mut session = Session::new(&network, BATCH, Method::Strict { eta: 0.1, iterations: 20 })?;
 

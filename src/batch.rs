@@ -173,17 +173,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("i.safetensors");
         tensors::write(&path, tensors.into_iter().map(|(name, t)| (name.to_string(), t)).collect(), None).unwrap();
-        StartFile::read(&network(Loss::Mse), 2, &path).map_err(|e| e.to_string())
+        StartFile::read(&network(Loss::MSE), 2, &path).map_err(|e| e.to_string())
     }
 
     #[test]
     fn labels_and_values_are_read() {
         let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let labels = TensorBytes::i64(&[2], &[1, 0]);
-        let read = batch(Loss::CrossEntropy, vec![("x", f32s(&[2, 1, 3], &x)), ("y", labels)]).unwrap();
+        let read = batch(Loss::CROSS_ENTROPY, vec![("x", f32s(&[2, 1, 3], &x)), ("y", labels)]).unwrap();
         assert_eq!(read, BatchFile { x: x.to_vec(), y: BatchTargets::Labels(vec![1, 0]), samples: 2 });
         let values = f32s(&[2, 2], &x[..4]);
-        let read = batch(Loss::Mse, vec![("x", f32s(&[2, 1, 3], &x)), ("y", values)]).unwrap();
+        let read = batch(Loss::MSE, vec![("x", f32s(&[2, 1, 3], &x)), ("y", values)]).unwrap();
         assert_eq!(read.y, BatchTargets::Values(x[..4].to_vec()));
     }
 
@@ -192,21 +192,21 @@ mod tests {
         let x = || f32s(&[1, 1, 3], &[0.0; 3]);
         let label = |y| TensorBytes::i64(&[1], &[y]);
         for (loss, tensors, part) in [
-            (Loss::Mse, vec![("x", x())], "has no tensor y"),
-            (Loss::Mse, vec![("y", label(0))], "has no tensor x"),
-            (Loss::Mse, vec![("x", f32s(&[1, 3], &[0.0; 3])), ("y", label(0))], "expected [batch, 1, 3]"),
-            (Loss::Mse, vec![("x", f32s(&[0, 1, 3], &[])), ("y", label(0))], "at least 1"),
+            (Loss::MSE, vec![("x", x())], "has no tensor y"),
+            (Loss::MSE, vec![("y", label(0))], "has no tensor x"),
+            (Loss::MSE, vec![("x", f32s(&[1, 3], &[0.0; 3])), ("y", label(0))], "expected [batch, 1, 3]"),
+            (Loss::MSE, vec![("x", f32s(&[0, 1, 3], &[])), ("y", label(0))], "at least 1"),
             (
-                Loss::Mse,
+                Loss::MSE,
                 vec![("x", f32s(&[1, 1, 3], &[0.0, f32::NAN, 0.0])), ("y", label(0))],
                 "x holds NaN at [0, 0, 1]",
             ),
-            (Loss::Mse, vec![("x", x()), ("y", label(2))], "label 2 of sample 0 is out of range"),
-            (Loss::Mse, vec![("x", x()), ("y", label(-1))], "label -1"),
-            (Loss::Mse, vec![("x", x()), ("y", TensorBytes::i64(&[2], &[0, 0]))], "y has shape [2], expected [1]"),
-            (Loss::Mse, vec![("x", x()), ("y", f32s(&[1, 3], &[0.0; 3]))], "y has shape [1, 3], expected [1, 2]"),
-            (Loss::Mse, vec![("x", x()), ("y", TensorBytes::f64(&[1, 2], &[0.0; 2]))], "y is of type F64"),
-            (Loss::CrossEntropy, vec![("x", x()), ("y", f32s(&[1, 2], &[0.0; 2]))], "cross_entropy takes one class"),
+            (Loss::MSE, vec![("x", x()), ("y", label(2))], "label 2 of sample 0 is out of range"),
+            (Loss::MSE, vec![("x", x()), ("y", label(-1))], "label -1"),
+            (Loss::MSE, vec![("x", x()), ("y", TensorBytes::i64(&[2], &[0, 0]))], "y has shape [2], expected [1]"),
+            (Loss::MSE, vec![("x", x()), ("y", f32s(&[1, 3], &[0.0; 3]))], "y has shape [1, 3], expected [1, 2]"),
+            (Loss::MSE, vec![("x", x()), ("y", TensorBytes::f64(&[1, 2], &[0.0; 2]))], "y is of type F64"),
+            (Loss::CROSS_ENTROPY, vec![("x", x()), ("y", f32s(&[1, 2], &[0.0; 2]))], "cross_entropy takes one class"),
         ] {
             let error = batch(loss, tensors).unwrap_err();
             assert!(error.contains(part) && !error.contains('\n'), "{error:?} lacks {part:?}");

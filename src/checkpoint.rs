@@ -211,7 +211,7 @@ mod tests {
     use crate::{Adam, Linear, Loss, Op, Sgd};
 
     fn network(outputs: usize) -> Network {
-        Network::new(&[3], Loss::Mse, vec![vec![Op::Linear(Linear::new(outputs))]]).unwrap()
+        Network::new(&[3], Loss::MSE, vec![vec![Op::Linear(Linear::new(outputs))]]).unwrap()
     }
 
     fn settings(batch: u32) -> Settings {

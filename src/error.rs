@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call failed. Nothing was changed by a call that returns one, except for
-/// [`Error::Diverged`], after which the session's state can be read.
+/// [`Error::Diverged`], after which the session's state can be read, and
+/// [`Error::Stopped`], after which only activations can.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
@@ -26,6 +27,8 @@ pub enum Error {
     },
     /// A strict relaxation climbed instead of descending.
     Diverged(Divergence),
+    /// The call was ended between two iterations by [`Options::stop`](crate::Options::stop).
+    Stopped,
 }
 
 impl Error {
@@ -47,6 +50,7 @@ impl fmt::Display for Error {
             Error::Network(message) | Error::Argument(message) | Error::Input(message) => f.write_str(message),
             Error::File { path, message } => write!(f, "{}: {message}", path.display()),
             Error::Diverged(divergence) => divergence.fmt(f),
+            Error::Stopped => f.write_str("the relaxation was stopped between two iterations"),
         }
     }
 }

@@ -7,7 +7,7 @@ use predictive_coding_kernels::Buffer;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Layers};
 use crate::loss::Targets;
-use crate::method::{Method, Options, Solver};
+use crate::method::{Method, OnDivergence, Options, Solver};
 use crate::output::Output;
 use crate::plan::{LayerPlan, Plan};
 use crate::relaxation::{Descent, Relaxation, Strict, backpropagate, fixed_prediction, strict, sweep};
@@ -93,7 +93,7 @@ impl Group {
     }
 
     /// Calls `work` for each tile that has samples, with the index of its first sample, after the
-    /// forward pass.
+    /// forward pass and its loss.
     fn for_each_tile(
         &mut self,
         call: Call<'_>,
@@ -108,6 +108,7 @@ impl Group {
             if tile.samples > 0 {
                 call.load(first, tile, scratch);
                 call.layers.forward(tile, scratch);
+                Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
                 work(self, first, tile, scratch);
             }
         }
@@ -116,9 +117,7 @@ impl Group {
 
     /// The forward pass and the loss.
     pub(crate) fn forward(call: Call<'_>, group: &mut Group, scratch: &mut Scratch, _: &mut [f32]) {
-        group.for_each_tile(call, scratch, |_, _, tile, scratch| {
-            Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
-        });
+        group.for_each_tile(call, scratch, |_, _, _, _| {});
     }
 
     /// A whole step, with the rows of the group's samples.
@@ -149,17 +148,20 @@ impl Group {
             let gradients = &mut Gradients { partial: gradients, rows };
             match method {
                 Method::FixedPrediction { eta, iterations } if options.literal => {
-                    fixed_prediction(relaxation, eta, iterations, gradients);
+                    fixed_prediction(relaxation, eta, iterations, options, gradients);
                 }
                 Method::Exact | Method::FixedPrediction { .. } => backpropagate(relaxation, gradients),
                 Method::Strict { eta, iterations } => {
-                    let settings = Strict { eta, iterations, open, tolerance: options.tolerance, started };
+                    let settings = Strict { eta, iterations, open, options, started };
                     match options.solver {
                         // A network of one layer has nothing to sweep through.
                         Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, settings, descent, gradients),
                         _ => strict(relaxation, settings, descent, gradients),
                     }
-                    let found = group.descent.divergence(first);
+                    let found = match options.on_divergence {
+                        OnDivergence::Stop => group.descent.divergence(first),
+                        OnDivergence::Skip | OnDivergence::Shrink => None,
+                    };
                     let earliest = |a: Divergence, b: Divergence| if b.iteration < a.iteration { b } else { a };
                     group.divergence = match (group.divergence, found) {
                         (Some(a), Some(b)) => Some(earliest(a, b)),

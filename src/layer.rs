@@ -8,7 +8,7 @@
 
 use predictive_coding_kernels::{Combine, Conv, Local, Relaxing, elementwise};
 
-use crate::plan::{Plan, Product, Step, WeightGradient};
+use crate::plan::{LayerPlan, Plan, Product, Step, WeightGradient};
 use crate::state::{Scratch, Tile, Values, Work, read_write, values_around};
 
 /// A plan with the parameters of one call.
@@ -108,7 +108,7 @@ impl Layers<'_> {
         Combine { bias, ..Combine::default() }
     }
 
-    /// With u the deviation at the input of a hidden layer (index from 0) and `own` that of its belief,
+    /// With u the deviation at the input of a hidden layer (index from 0) and `own` that of its belief, precision times
     /// epsilon = f(v-hat + u) - f(v-hat) - own, which is pulled back to the end of the last product.
     pub(crate) fn relax(
         &self,
@@ -119,12 +119,13 @@ impl Layers<'_> {
         work: &mut Work,
         error: &mut [f32],
     ) {
-        let steps = self.plan.layers[layer].steps.clone();
+        let LayerPlan { steps, precision, pulled, .. } = &self.plan.layers[layer];
         let last = steps.end - 1;
+        let precision = *precision as f32;
         match &self.plan.steps[last] {
             Step::Product(product) => {
                 self.push_inside(layer, last, values, u, work);
-                let combine = Combine { gamma: -1.0, other: own, ..Combine::default() };
+                let combine = Combine { alpha: precision, gamma: -precision, other: own, ..Combine::default() };
                 let d = self.difference(layer, last, u, &work.differences);
                 let packed = self.weights(product, &product.forward);
                 product.conv.forward(packed, d, combine, error, self.parallel);
@@ -135,6 +136,10 @@ impl Layers<'_> {
                     let operands = Relaxing { z, value, d, u: own, error: &mut *error, pulled };
                     local.relax(operands, rows, self.parallel);
                 });
+                if precision != 1.0 {
+                    let pulled = &mut work.pulled[pulled.clone()];
+                    error.iter_mut().chain(pulled).for_each(|error| *error *= precision);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@
 //! use predictive_coding::{Adam, Linear, Loss, Method, Network, Op, Optimizer, Session};
 //!
 //! let layers = vec![vec![Op::Linear(Linear::new(16)), Op::Tanh], vec![Op::Linear(Linear::new(3))]];
-//! let network = Network::new(&[4], Loss::CrossEntropy, layers)?;
+//! let network = Network::new(&[4], Loss::CROSS_ENTROPY, layers)?;
 //! let mut parameters = network.initialize(1);
 //! let mut session = Session::new(&network, 2, Method::Strict { eta: 0.1, iterations: 20 })?;
 //! let mut adam = Adam::new(&parameters, 1e-2);
@@ -69,8 +69,8 @@ mod weights;
 
 pub use error::{Divergence, Error, Result};
 pub use group::Start;
-pub use loss::{Loss, Targets};
-pub use method::{Convention, LayoutChoice, Method, Options, Solver, StepSize};
+pub use loss::{Loss, LossFunction, Reduction, Targets};
+pub use method::{Convention, LayoutChoice, Method, OnDivergence, Options, Solver, StepSize, StopFlag};
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, Optimizer, Sgd, SgdOptions};

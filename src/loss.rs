@@ -4,37 +4,120 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// What the last layer's output is compared by, as PyTorch's functions of the same names.
+/// What the last layer's output is compared by: a function and a reduction as PyTorch has them, times a weight.
+///
+/// Relaxation sees the loss of the whole batch. With [`Reduction::Mean`] a sample's share of it, and so how far its
+/// beliefs move, shrinks with the batch; with [`Reduction::Sum`] every sample relaxes as if it were alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loss {
+    /// What is computed of each sample.
+    pub function: LossFunction,
+    /// How the samples' terms become one number.
+    pub reduction: Reduction,
+    /// What that number is multiplied by, in the energy, the gradients and all reports; finite and above 0.
+    pub weight: f64,
+}
+
+/// A loss of one sample, as PyTorch's function of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// Softmax cross-entropy with class labels, mean over the batch.
+pub enum LossFunction {
+    /// Softmax cross-entropy with class labels.
     CrossEntropy,
-    /// Squared difference, mean over all elements of the batch.
+    /// Squared difference of each element.
     Mse,
 }
 
+/// How the terms of a batch become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reduction {
+    /// Cross-entropy: mean over the batch. Squared differences: mean over all elements of the batch.
+    #[default]
+    Mean,
+    /// The sum of all terms.
+    Sum,
+}
+
 impl Loss {
+    /// The mean softmax cross-entropy.
+    pub const CROSS_ENTROPY: Loss = Loss::mean(LossFunction::CrossEntropy);
+    /// The mean squared difference.
+    pub const MSE: Loss = Loss::mean(LossFunction::Mse);
+
+    const fn mean(function: LossFunction) -> Self {
+        Loss { function, reduction: Reduction::Mean, weight: 1.0 }
+    }
+
+    /// What the sum of the terms of `samples` outputs of `outputs` elements each is multiplied by.
+    pub fn scale(self, samples: usize, outputs: usize) -> f64 {
+        let terms = match (self.reduction, self.function) {
+            (Reduction::Sum, _) => 1,
+            (Reduction::Mean, LossFunction::CrossEntropy) => samples,
+            (Reduction::Mean, LossFunction::Mse) => samples * outputs,
+        };
+        self.weight / terms as f64
+    }
+
+    /// The loss of a data set from the losses of its batches, each with its number of samples.
+    pub fn of_batches(self, batches: impl Iterator<Item = (usize, f64)>) -> f64 {
+        let by_samples = |samples: usize| if self.reduction == Reduction::Mean { samples as f64 } else { 1.0 };
+        let (sum, samples) =
+            batches.fold((0.0, 0), |(sum, all), (samples, loss)| (sum + loss * by_samples(samples), all + samples));
+        sum / by_samples(samples)
+    }
+
+    /// Refuses a weight that is not a finite number above 0.
+    pub(crate) fn validate(self) -> Result<()> {
+        match self.weight.is_finite() && self.weight > 0.0 {
+            true => Ok(()),
+            false => Err(Error::Network(format!(
+                "the weight of the loss is {}, expected a finite number above 0",
+                self.weight
+            ))),
+        }
+    }
+}
+
+impl LossFunction {
     /// The name in a model file.
     pub fn name(self) -> &'static str {
         match self {
-            Loss::CrossEntropy => "cross_entropy",
-            Loss::Mse => "mse",
+            LossFunction::CrossEntropy => "cross_entropy",
+            LossFunction::Mse => "mse",
+        }
+    }
+}
+
+impl Reduction {
+    /// The name in a model file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reduction::Mean => "mean",
+            Reduction::Sum => "sum",
         }
     }
 }
 
 impl fmt::Display for Loss {
+    /// The function's name, with what is not as usual behind it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        let usual = Loss::mean(self.function);
+        f.write_str(self.function.name())?;
+        if self.reduction != usual.reduction {
+            write!(f, ", {}", self.reduction.name())?;
+        }
+        if self.weight != usual.weight {
+            write!(f, ", weight {}", self.weight)?;
+        }
+        Ok(())
     }
 }
 
 /// The targets of a batch.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a> {
-    /// A class in 0..outputs per sample; [`Loss::Mse`] takes it as a one-hot vector.
+    /// A class in 0..outputs per sample; [`LossFunction::Mse`] takes it as a one-hot vector.
     Labels(&'a [i64]),
-    /// One value per output, `[batch, outputs]`; for [`Loss::Mse`] only.
+    /// One value per output, `[batch, outputs]`; for [`LossFunction::Mse`] only.
     Values(&'a [f32]),
 }
 
@@ -46,6 +129,18 @@ impl<'a> From<&'a [i64]> for Targets<'a> {
 
 impl<'a> From<&'a [f32]> for Targets<'a> {
     fn from(values: &'a [f32]) -> Self {
+        Targets::Values(values)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [i64; N]> for Targets<'a> {
+    fn from(labels: &'a [i64; N]) -> Self {
+        Targets::Labels(labels)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [f32; N]> for Targets<'a> {
+    fn from(values: &'a [f32; N]) -> Self {
         Targets::Values(values)
     }
 }
@@ -81,7 +176,7 @@ impl Targets<'_> {
                 }
             }
             Targets::Values(values) => {
-                if loss == Loss::CrossEntropy {
+                if loss.function == LossFunction::CrossEntropy {
                     return Err(Error::Input(
                         "cross_entropy takes one class label (i64) per sample, found floating-point targets; use the mse loss for those".into(),
                     ));

@@ -1,5 +1,8 @@
 //! The three ways of computing errors and gradients.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use predictive_coding_kernels::Level;
 
 use crate::error::{Error, Result};
@@ -51,23 +54,27 @@ impl Method {
         }
     }
 
-    /// How much of each layer's gradient gets through to it, for a network of so many layers: the errors
-    /// of fixed-prediction are c_l times backpropagation's, with c_L = 1, and from 0 c_l <- (1 - eta) c_l +
-    /// eta c_{l+1} for all l < L at once, n - 1 times. All 1 for exact; strict has no such numbers.
+    /// How much of each layer's gradient gets through to it, for a network whose layers have these precisions p_l
+    /// ([`Network::precisions`](crate::Network::precisions)): p_l times the errors of fixed-prediction is c_l times
+    /// backpropagation's, with c_L = 1, and from 0 c_l <- (1 - eta p_l) c_l + eta p_l c_{l+1} for all l < L at once,
+    /// n - 1 times. All 1 for exact; strict has no such numbers.
     ///
     /// ```
     /// use predictive_coding::Method;
     ///
     /// let method = Method::FixedPrediction { eta: 0.1, iterations: 20 };
-    /// let shares = method.shares(5).unwrap();
+    /// let shares = method.shares(&[1.0; 5]).unwrap();
     /// assert!((shares[0] - 0.115).abs() < 1e-4 && shares[4] == 1.0);
-    /// assert_eq!(method.iterations_for(5, 0.99), Some(98));
+    /// assert_eq!(method.iterations_for(&[1.0; 5], 0.99), Some(98));
     /// ```
-    pub fn shares(&self, layers: usize) -> Option<Vec<f64>> {
+    ///
+    /// # Panics
+    /// If there is no layer.
+    pub fn shares(&self, precisions: &[f64]) -> Option<Vec<f64>> {
         match *self {
-            Method::Exact => Some(vec![1.0; layers]),
+            Method::Exact => Some(vec![1.0; precisions.len()]),
             Method::FixedPrediction { eta, iterations } => {
-                let [errors, _] = shares(layers, eta, iterations);
+                let [errors, _] = shares(precisions, eta, iterations);
                 Some(errors)
             }
             Method::Strict { .. } => None,
@@ -75,14 +82,27 @@ impl Method {
     }
 
     /// The least number of iterations with which fixed-prediction at this eta lets at least `share`, below 1,
-    /// of its gradient through to every layer of a network of so many ([`shares`](Self::shares)), and from
+    /// of its gradient through to every layer of a network of these precisions ([`shares`](Self::shares)), and from
     /// which on more iterations only let more through. None where there is no such number: if eta is above
     /// 1, so that the c_l overshoot 1 and swing about it (for good from 2 on), if the number is too large
     /// to be counted, and for exact and strict. Its cost does not depend on eta.
-    pub fn iterations_for(&self, layers: usize, share: f64) -> Option<usize> {
+    ///
+    /// # Panics
+    /// If there is no layer.
+    pub fn iterations_for(&self, precisions: &[f64], share: f64) -> Option<usize> {
         match *self {
-            Method::FixedPrediction { eta, .. } => iterations_for(layers, eta, share),
+            Method::FixedPrediction { eta, .. } => iterations_for(precisions, eta, share),
             Method::Exact | Method::Strict { .. } => None,
+        }
+    }
+
+    /// The layers (from 1) of a network of so many that no error reaches within the iterations, so that their gradients
+    /// are 0: errors come down one layer per iteration from the forward pass, so that n reach the n uppermost. A sweep
+    /// goes through all of them.
+    pub fn unreached(&self, options: &Options, layers: usize) -> Range<usize> {
+        match self.relaxation() {
+            Some((_, iterations)) if options.solver == Solver::Steps => 1..layers.saturating_sub(iterations) + 1,
+            _ => 1..1,
         }
     }
 
@@ -122,6 +142,42 @@ pub struct Options {
     pub solver: Solver,
     /// Which way the beliefs of strict relaxations move.
     pub convention: Convention,
+    /// What becomes of a sample whose strict relaxation diverges.
+    pub on_divergence: OnDivergence,
+    /// Ends a call between two iterations, with [`Error::Stopped`].
+    pub stop: Option<StopFlag>,
+}
+
+/// What becomes of a sample whose strict relaxation diverges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDivergence {
+    /// The call ends with [`Error::Diverged`].
+    #[default]
+    Stop,
+    /// The sample is left out of the gradients; its errors and deviations are 0.
+    Skip,
+    /// The sample relaxes again from v-hat by its own largest stable step ([`StepSize::Automatic`] with 16 products)
+    /// and is left out if it diverges even then. One that began elsewhere than at v-hat, or whose step was chosen that
+    /// way to begin with, is left out at once.
+    Shrink,
+}
+
+/// A flag that whoever holds it sets to end a relaxation.
+#[derive(Clone, Copy, Debug)]
+pub struct StopFlag(pub &'static AtomicBool);
+
+impl StopFlag {
+    /// Whether it was set.
+    pub fn is_set(self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for StopFlag {
+    /// Whether it is the same flag.
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
 }
 
 /// What lies across the lanes of a session's vectors. Results differ between layouts by rounding alone.
@@ -180,17 +236,33 @@ pub enum StepSize {
 }
 
 impl Options {
+    /// Whether a call is to end.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.is_some_and(StopFlag::is_set)
+    }
+
+    /// Products with the Hessian that a step size may be chosen by.
+    pub(crate) fn products(&self) -> usize {
+        const TO_SHRINK: usize = 16;
+        match (self.step, self.on_divergence) {
+            (StepSize::Automatic { products }, _) => products,
+            (StepSize::Given, OnDivergence::Shrink) if self.solver == Solver::Steps => TO_SHRINK,
+            (StepSize::Given, _) => 0,
+        }
+    }
+
     /// Refuses what does not fit the method.
     pub fn validate(&self, method: Method) -> Result<()> {
         if !matches!(method, Method::Strict { .. })
             && (self.step != StepSize::Given
                 || self.tolerance.is_some()
                 || self.solver != Solver::Steps
+                || self.on_divergence != OnDivergence::Stop
                 || self.convention != Convention::Current)
         {
             return Err(Error::Argument(format!(
-                "an automatic step size, a tolerance, another solver or convention was asked for, but only strict knows \
-                 these; leave it out for {}",
+                "an automatic step size, a tolerance, a way to go on after a divergence, another solver or convention was \
+                 asked for, but only strict knows these; leave it out for {}",
                 method.name()
             )));
         }

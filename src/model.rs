@@ -23,7 +23,7 @@ use toml::{Spanned, Table, Value};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::loss::Loss;
+use crate::loss::{Loss, Reduction};
 use crate::network::Network;
 use crate::op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 
@@ -37,20 +37,59 @@ const OPS: &str = "conv2d, linear, max_pool2d, avg_pool2d, adaptive_avg_pool2d, 
 #[serde(deny_unknown_fields)]
 struct Model {
     input: Vec<usize>,
-    loss: Spanned<String>,
+    loss: Spanned<LossTable>,
     layer: Vec<LayerTable>,
+}
+
+/// A name, or a name with what is not as usual.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected the name of a loss, or { type, reduction, weight } with reduction and weight left out for 1 times the mean")]
+enum LossTable {
+    Name(String),
+    Table(LossArguments),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LossArguments {
+    r#type: String,
+    reduction: Option<String>,
+    weight: Option<f64>,
+}
+
+impl LossTable {
+    fn read(&self) -> std::result::Result<Loss, String> {
+        let (name, reduction, weight) = match self {
+            LossTable::Name(name) => (name, None, None),
+            LossTable::Table(LossArguments { r#type, reduction, weight }) => (r#type, reduction.as_deref(), *weight),
+        };
+        let usual = match name.as_str() {
+            "cross_entropy" => Loss::CROSS_ENTROPY,
+            "mse" => Loss::MSE,
+            other => return Err(format!("unknown loss {other:?}, expected cross_entropy or mse")),
+        };
+        let reduction = match reduction {
+            None => usual.reduction,
+            Some("mean") => Reduction::Mean,
+            Some("sum") => Reduction::Sum,
+            Some(other) => return Err(format!("unknown reduction {other:?} of the loss, expected mean or sum")),
+        };
+        Ok(Loss { reduction, weight: weight.unwrap_or(usual.weight), ..usual })
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LayerTable {
     ops: Vec<Spanned<Table>>,
+    precision: Option<f64>,
 }
 
 impl Network {
     /// The network that a model file describes: `input` is the shape of one sample, `loss` is
-    /// `cross_entropy` or `mse`, and each `[[layer]]` has a list `ops` of operations, which take
-    /// the arguments of [`Op`] under their names there; sizes are an integer or a pair.
+    /// `cross_entropy` or `mse`, or a table as in
+    /// `{ type = "mse", reduction = "sum", weight = 0.5 }` ([`Loss`]), and each `[[layer]]` has a list `ops` of
+    /// operations and, if it is hidden, may have a `precision` ([`Network::with_precision`]). Operations take the arguments of [`Op`] under their names there; sizes are an integer or a pair.
     ///
     /// Errors: [`Error::Network`], one line, for anything that is not understood: the line or the
     /// layer (from 1) and operation (from 0), what was found and what was expected.
@@ -60,16 +99,10 @@ impl Network {
             let place = error.span().map_or(String::new(), |span| format!("line {}: ", line(span.start)));
             Error::Network(format!("{place}{}", error.message().trim().replace('\n', ", ")))
         })?;
-        let loss = match model.loss.get_ref().as_str() {
-            "cross_entropy" => Loss::CrossEntropy,
-            "mse" => Loss::Mse,
-            other => {
-                let line = line(model.loss.span().start);
-                return Err(Error::Network(format!(
-                    "line {line}: unknown loss {other:?}, expected cross_entropy or mse"
-                )));
-            }
-        };
+        let loss = model.loss.get_ref().read().map_err(|message| {
+            let line = line(model.loss.span().start);
+            Error::Network(format!("line {line}: {message}"))
+        })?;
         let mut layers = Vec::with_capacity(model.layer.len());
         for (l, layer) in model.layer.iter().enumerate() {
             let mut ops = Vec::with_capacity(layer.ops.len());
@@ -82,7 +115,9 @@ impl Network {
             }
             layers.push(ops);
         }
-        Network::new(&model.input, loss, layers)
+        let network = Network::new(&model.input, loss, layers)?;
+        let precisions = (1..).zip(&model.layer).filter_map(|(l, layer)| Some((l, layer.precision?)));
+        precisions.into_iter().try_fold(network, |network, (l, precision)| network.with_precision(l, precision))
     }
 
     /// As [`from_toml`](Self::from_toml), from a file; errors are [`Error::File`] with its path.
@@ -97,15 +132,28 @@ impl Network {
     /// The model file of this network, with every argument spelled out. Networks of the same text
     /// compute the same.
     pub fn to_toml(&self) -> String {
-        let mut text = format!("input = {:?}\nloss = \"{}\"\n", self.input_shape(), self.loss());
+        let mut text = format!("input = {:?}\nloss = {}\n", self.input_shape(), write_loss(self.loss()));
         for layer in self.layers() {
-            text.push_str("\n[[layer]]\nops = [\n");
+            text.push_str("\n[[layer]]\n");
+            if layer.precision() != 1.0 {
+                let _ = writeln!(text, "precision = {:?}", layer.precision());
+            }
+            text.push_str("ops = [\n");
             for op in layer.ops() {
                 write_op(&mut text, op);
             }
             text.push_str("]\n");
         }
         text
+    }
+}
+
+fn write_loss(loss: Loss) -> String {
+    let Loss { function, reduction, weight } = loss;
+    let name = function.name();
+    match loss == (Loss { reduction: Reduction::Mean, weight: 1.0, function }) {
+        true => format!("\"{name}\""),
+        false => format!("{{ type = \"{name}\", reduction = \"{}\", weight = {weight:?} }}", reduction.name()),
     }
 }
 
@@ -304,7 +352,7 @@ mod tests {
         let flat = "input = [4]\nloss = \"cross_entropy\"\n[[layer]]\nops = [{ type = \"linear\", out_features = 3 }]";
         let network = Network::from_toml(flat).unwrap();
         assert_eq!(network.layers()[0].ops(), [Op::Linear(Linear { out_features: 3, bias: true })]);
-        assert_eq!(network.loss(), Loss::CrossEntropy);
+        assert_eq!(network.loss(), Loss::CROSS_ENTROPY);
     }
 
     #[test]

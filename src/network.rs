@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::loss::Loss;
+use crate::loss::{Loss, LossFunction};
 use crate::method::{Method, Options, Solver, StepSize, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, MAX_TABLES, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
@@ -28,7 +28,7 @@ const MAX_OPERATIONS: usize = 1 << 16;
 ///
 /// let network = Network::new(
 ///     &[1, 28, 28],
-///     Loss::CrossEntropy,
+///     Loss::CROSS_ENTROPY,
 ///     vec![
 ///         vec![Op::Conv2d(Conv2d::new(10, [3, 3])), Op::Relu, Op::MaxPool2d(MaxPool2d::new([2, 2])), Op::Flatten],
 ///         vec![Op::Linear(Linear::new(10))],
@@ -52,6 +52,7 @@ pub struct Network {
 pub struct Layer {
     ops: Vec<Op>,
     shapes: Vec<Vec<usize>>,
+    precision: f64,
 }
 
 impl Layer {
@@ -73,6 +74,11 @@ impl Layer {
     /// The shape of one sample of v_l.
     pub fn output_shape(&self) -> &[usize] {
         &self.shapes[self.ops.len()]
+    }
+
+    /// What half of |epsilon_l|^2 is multiplied by in the energy; 1 for the output layer.
+    pub fn precision(&self) -> f64 {
+        self.precision
     }
 
     /// Multiplications and additions of this layer's products for one sample in one direction.
@@ -141,6 +147,7 @@ impl Network {
                 "the network has {operations} operations, expected at most {MAX_OPERATIONS}"
             )));
         }
+        loss.validate()?;
         check_size("the input", input, MAX_SAMPLE)?;
         let mut shape = input.to_vec();
         let mut built: Vec<Layer> = Vec::with_capacity(layers.len());
@@ -167,20 +174,50 @@ impl Network {
                 shapes.push(after);
             }
             shape = shapes[ops.len()].clone();
-            built.push(Layer { ops, shapes });
+            built.push(Layer { ops, shapes, precision: 1.0 });
         }
-        if loss == Loss::CrossEntropy && elements(&shape) > MAX_COUNTED {
+        if loss.function == LossFunction::CrossEntropy && elements(&shape) > MAX_COUNTED {
             return Err(Error::Network(format!(
                 "cross_entropy of {} classes, expected at most {MAX_COUNTED}",
                 elements(&shape)
             )));
         }
-        if loss == Loss::CrossEntropy && shape.len() != 1 {
+        if loss.function == LossFunction::CrossEntropy && shape.len() != 1 {
             return Err(Error::Network(format!(
                 "cross_entropy takes a flat output, found {shape:?}; put a flatten at the end"
             )));
         }
         Ok(Network { input: input.to_vec(), loss, layers: built, parameters: specs.specs.into(), tables })
+    }
+
+    /// The same network with a precision for a hidden layer, counted from 1: what half of |epsilon_l|^2 is multiplied
+    /// by in the energy F = loss + sum over l < L of precision_l / 2 |epsilon_l|^2.
+    ///
+    /// Errors: [`Error::Network`] if there is no such layer, it is the output, or the precision is not a finite number
+    /// above 0.
+    pub fn with_precision(mut self, layer: usize, precision: f64) -> Result<Self> {
+        let layers = self.layers.len();
+        if !(1..=layers).contains(&layer) {
+            return Err(Error::Network(format!("layer {layer} of {layers} has a precision, expected 1..{layers}")));
+        }
+        if !(precision.is_finite() && precision > 0.0) {
+            return Err(Error::Network(format!(
+                "layer {layer}: the precision is {precision}, expected a finite number above 0"
+            )));
+        }
+        if layer == layers && precision != 1.0 {
+            return Err(Error::Network(format!(
+                "layer {layer}: the output has a precision of {precision}, but its error is the derivative of the loss; \
+                 give the loss a weight instead"
+            )));
+        }
+        self.layers[layer - 1].precision = precision;
+        Ok(self)
+    }
+
+    /// The precisions of all layers, from the lowest on.
+    pub fn precisions(&self) -> Vec<f64> {
+        self.layers.iter().map(Layer::precision).collect()
     }
 
     /// The shape of one sample of the input.
@@ -319,12 +356,12 @@ mod tests {
     fn flops_are_those_of_the_products_that_are_needed() {
         let usual = Options::default();
         // Products of 4 x 3 and 3 x 2: forward, weights, and the second pulled back to the first.
-        let network = Network::new(&[4], Loss::Mse, vec![vec![linear(3), Op::Tanh, linear(2)]]).unwrap();
+        let network = Network::new(&[4], Loss::MSE, vec![vec![linear(3), Op::Tanh, linear(2)]]).unwrap();
         assert_eq!(network.flops(Method::Exact, &usual, 1), 2 * (18 + 18 + 6));
 
         // 5 x 4, then 4 x 3 and 3 x 2 in one layer.
         let layers = vec![vec![linear(4)], vec![linear(3), Op::Relu, linear(2)]];
-        let network = Network::new(&[5], Loss::Mse, layers).unwrap();
+        let network = Network::new(&[5], Loss::MSE, layers).unwrap();
         let step = 38 + 38;
         assert_eq!(network.flops(Method::Exact, &usual, 10), 10 * 2 * (step + 18));
         let fixed = Method::FixedPrediction { eta: 0.1, iterations: 3 };

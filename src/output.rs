@@ -2,7 +2,7 @@
 
 use predictive_coding_kernels::loss::Outputs;
 
-use crate::loss::{Loss, Targets};
+use crate::loss::{Loss, LossFunction, Targets};
 use crate::plan::Plan;
 
 /// How the outputs of a batch become losses and errors.
@@ -10,8 +10,8 @@ use crate::plan::Plan;
 pub(crate) struct Output {
     /// How they lie in a tile.
     outputs: Outputs,
-    loss: Loss,
-    /// What the sum of the samples' losses is multiplied by: one over the number of terms of the mean.
+    function: LossFunction,
+    /// What the sum of the samples' losses is multiplied by.
     pub(crate) scale: f64,
     /// Whether epsilon_L is the derivative's negative, so that beliefs move up the loss.
     pub(crate) ascending: bool,
@@ -21,20 +21,16 @@ impl Output {
     /// For a batch of `samples`; `ascending` for [`Published2022`](crate::Convention::Published2022).
     pub(crate) fn new(plan: &Plan, loss: Loss, samples: usize, ascending: bool) -> Self {
         let last = plan.layers.len() - 1;
-        let terms = match loss {
-            Loss::CrossEntropy => samples,
-            Loss::Mse => samples * plan.elements(last),
-        };
         let outputs = Outputs { level: plan.level, layout: plan.layout, image: plan.layers[last].image };
-        Output { outputs, loss, scale: 1.0 / terms as f64, ascending }
+        Output { outputs, function: loss.function, scale: loss.scale(samples, plan.elements(last)), ascending }
     }
 
     /// Puts the targets of samples `first..first + samples` into a tile: as the outputs lie, or for cross-entropy a
     /// label for each sample.
     pub(crate) fn load(&self, targets: Targets<'_>, first: usize, samples: usize, out: &mut [f32]) {
         let Outputs { level, layout, image } = self.outputs;
-        match (self.loss, targets) {
-            (Loss::CrossEntropy, Targets::Labels(labels)) => {
+        match (self.function, targets) {
+            (LossFunction::CrossEntropy, Targets::Labels(labels)) => {
                 let used = labels[first..first + samples].iter().map(|&label| label as f32);
                 let unused = std::iter::repeat(-1.0);
                 out[..layout.images(level)].iter_mut().zip(used.chain(unused)).for_each(|(out, label)| *out = label);
@@ -64,12 +60,12 @@ impl Output {
         losses: &mut [f64],
     ) {
         let scale = if self.ascending { -self.scale } else { self.scale } as f32;
-        match self.loss {
-            Loss::CrossEntropy => {
+        match self.function {
+            LossFunction::CrossEntropy => {
                 let labels = &targets[..losses.len()];
                 self.outputs.cross_entropy(activation, difference, labels, scale, error, losses);
             }
-            Loss::Mse => {
+            LossFunction::Mse => {
                 self.outputs.squared_error(activation, difference, targets, samples, scale, error, losses);
             }
         }
@@ -77,7 +73,7 @@ impl Output {
 
     /// The probabilities of the classes of `samples`, from the error at an output; of use to cross-entropy alone.
     pub(crate) fn probabilities(&self, error: &[f32], targets: &[f32], samples: usize, out: &mut [f32]) {
-        if self.loss == Loss::CrossEntropy {
+        if self.function == LossFunction::CrossEntropy {
             let scale = (1.0 / self.scale) as f32;
             out.iter_mut().zip(error).for_each(|(p, error)| *p = error * scale);
             for (sample, &label) in targets[..samples].iter().enumerate() {
@@ -90,9 +86,9 @@ impl Output {
     /// The loss's Hessian by the output, times a difference of the output.
     pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], error: &mut [f32]) {
         let scale = self.scale as f32;
-        match self.loss {
-            Loss::Mse => error.iter_mut().zip(difference).for_each(|(error, d)| *error = 2.0 * scale * d),
-            Loss::CrossEntropy => {
+        match self.function {
+            LossFunction::Mse => error.iter_mut().zip(difference).for_each(|(error, d)| *error = 2.0 * scale * d),
+            LossFunction::CrossEntropy => {
                 error.fill(0.0);
                 for sample in 0..self.outputs.layout.images(self.outputs.level) {
                     let places = self.outputs.places(sample);

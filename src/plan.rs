@@ -85,6 +85,8 @@ pub(crate) struct LayerPlan {
     pub(crate) fused: bool,
     /// The place of the error pulled back through the last step, if that is a local operation.
     pub(crate) pulled: Range<usize>,
+    /// What the layer's error is weighted by; 1 at the output.
+    pub(crate) precision: f64,
 }
 
 #[derive(Debug)]
@@ -150,6 +152,7 @@ impl Plan {
                 image: builder.channels_and_pixels(),
                 lowest_product,
                 pulled: place(&mut pulled, if local_end { builder.inputs[steps.end - 1] } else { 0 }),
+                precision: layer.precision(),
                 steps,
             });
         }

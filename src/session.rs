@@ -1,5 +1,6 @@
 //! A session: everything one network, batch size and method need, planned once.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use predictive_coding_kernels::{Buffer, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm};
@@ -39,6 +40,17 @@ pub enum Quantity {
     Error,
 }
 
+/// What a method's quantities are backpropagation's errors times of, for each layer.
+#[derive(Debug)]
+struct Multiples {
+    /// precision_l epsilon_l, which the gradients follow.
+    weighted: Vec<f64>,
+    /// epsilon_l.
+    errors: Vec<f64>,
+    /// v-hat_l - v_l.
+    moves: Vec<f64>,
+}
+
 /// Planned once for a network, a batch size and a method; owns every buffer and allocates nothing
 /// afterwards (rayon's queue takes an entry now and then if the call comes from outside of a pool).
 ///
@@ -62,10 +74,10 @@ pub struct Session {
     rows: Buffer,
     /// For the products of those: one part for each thread.
     gemm_scratch: Buffer,
-    /// Where the estimates of the largest stable step start, if eta is chosen by them.
+    /// Where the estimates of the largest stable step start, if eta may be chosen by them.
     open: Option<Box<Open>>,
-    /// What epsilon and u are multiples of backpropagation's errors by, for each layer, if they are.
-    multiples: Option<[Vec<f64>; 2]>,
+    /// What a method's quantities are backpropagation's errors times of, for each layer, if they are.
+    multiples: Option<Multiples>,
     gradients: Parameters,
     samples: usize,
     loss: f32,
@@ -111,16 +123,23 @@ impl Session {
         let plan = Plan::new(network, level, layout, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
         let multiples = match method {
-            Method::Exact => Some([vec![1.0; layers], vec![1.0; layers]]),
+            Method::Exact => {
+                let ones = vec![1.0; layers];
+                Some(Multiples { weighted: ones.clone(), errors: ones.clone(), moves: ones })
+            }
             Method::FixedPrediction { eta, iterations } => {
-                let shares = shares(layers, eta, iterations);
+                let precisions = network.precisions();
+                let shares = shares(&precisions, eta, iterations);
                 if shares.iter().flatten().any(|&share| !(share as f32).is_finite()) {
                     return Err(Error::Argument(format!(
                         "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
                          errors are beyond all numbers; use an eta of at most 1"
                     )));
                 }
-                Some(shares).filter(|_| !options.literal)
+                let unweighted = |c: &[f64]| c.iter().zip(&precisions).map(|(c, precision)| c / precision).collect();
+                let [errors, moves] = shares.each_ref().map(|c| unweighted(c));
+                let [weighted, _] = shares;
+                Some(Multiples { weighted, errors, moves }).filter(|_| !options.literal)
             }
             Method::Strict { .. } => None,
         };
@@ -131,18 +150,15 @@ impl Session {
         let groups = tiles.div_ceil(tiles_per_group);
         let threads = rayon::current_num_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);
-        let products = match options.step {
-            StepSize::Given => 0,
-            StepSize::Automatic { products } => products,
-        };
+        let products = options.products();
         let sweeping = options.solver == Solver::Sweeps;
         let extras = Extras { products, settling: options.tolerance.is_some() && !sweeping, sweeping };
         let scratch_len = Scratch::len(&plan, extras);
         // A network of one layer has no beliefs to relax.
-        let automatic = products > 0 && layers > 1;
+        let estimates = products > 0 && layers > 1;
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         let rows_len = tiles.checked_mul(plan.images).and_then(|rows| rows.checked_mul(plan.sizes.row));
-        let open_len = if automatic { Open::len(&plan) } else { 0 };
+        let open_len = if estimates { Open::len(&plan) } else { 0 };
         let fixed = open_len + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
         let group_len = plan.sizes.partial + Descent::len(layers, plan.images);
         let total = tiles
@@ -160,7 +176,7 @@ impl Session {
             scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan, extras))).collect(),
             rows: Buffer::zeros(tiles * plan.images * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
-            open: automatic.then(|| Box::new(Open::new(&plan))),
+            open: estimates.then(|| Box::new(Open::new(&plan))),
             multiples,
             plan,
             method,
@@ -182,7 +198,8 @@ impl Session {
     /// Errors: [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite
     /// (nothing was computed);
     /// [`Error::Diverged`] if the energy of a strict relaxation, as it is before each of the n updates,
-    /// shows that it diverged (all iterations were run and everything can be read).
+    /// shows that it diverged (all iterations were run and everything can be read);
+    /// [`Error::Stopped`] if [`Options::stop`] was set meanwhile.
     pub fn infer<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
         self.infer_from(parameters, x, y, &[])
     }
@@ -205,14 +222,20 @@ impl Session {
         self.pack(parameters);
         let mut open = self.open.take();
         let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel: true };
-        let vector = open.as_mut().map(|open| open.follow(layers, self.output(samples)));
+        let vector = open.as_mut().map(|open| match self.options.step {
+            StepSize::Automatic { .. } => open.follow(layers, self.output(samples)),
+            StepSize::Given => open.vector(),
+        });
         let (method, options) = (self.method, self.options);
         self.run(parameters, x, targets, start, samples, |call, group, scratch, rows| {
             group.step(call, method, options, vector, scratch, rows);
         });
         self.open = open;
+        self.inferred = !self.options.stopped();
+        if !self.inferred {
+            return Err(Error::Stopped);
+        }
         self.reduce();
-        self.inferred = true;
         let used = self.samples.div_ceil(self.plan.images).div_ceil(self.groups[0].tiles.len());
         match self.groups[..used].iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
             Some(divergence) => Err(Error::Diverged(divergence)),
@@ -265,12 +288,15 @@ impl Session {
         );
         let place = self.plan.layers[layer - 1].output.clone();
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
-        let multiple = |of: usize| self.multiples.as_ref().map(|multiples| multiples[of][layer - 1] as f32);
+        let layer_plan = &self.plan.layers[layer - 1];
+        // What is iterated is kept times its precision.
+        let error = self.multiples.as_ref().map_or(1.0 / layer_plan.precision, |multiples| multiples.errors[layer - 1]);
+        let moved = self.multiples.as_ref().map(|multiples| multiples.moves[layer - 1] as f32);
         for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.images * elements).max(1))) {
-            let (source, factor) = match (quantity, multiple(1)) {
+            let (source, factor) = match (quantity, moved) {
                 (Quantity::Activation, _) => (&tile.activations, 1.0),
-                (Quantity::Error, _) => (&tile.errors, multiple(0).unwrap_or(1.0)),
-                (Quantity::Deviation | Quantity::Belief, Some(multiple)) => (&tile.errors, -multiple),
+                (Quantity::Error, _) => (&tile.errors, error as f32),
+                (Quantity::Deviation | Quantity::Belief, Some(moved)) => (&tile.errors, -moved),
                 (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
             };
             let (Plan { level, layout, .. }, image) = (&self.plan, self.plan.layers[layer - 1].image);
@@ -314,6 +340,12 @@ impl Session {
         let strict = self.inferred && matches!(self.method, Method::Strict { .. });
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         tiles.flat_map(|tile| &tile.steps.samples).take(if strict { self.samples } else { 0 })
+    }
+
+    /// The layers (from 1) that no error reaches within the method's iterations from v-hat, whose gradients are 0
+    /// ([`Method::unreached`]).
+    pub fn unreached(&self) -> Range<usize> {
+        self.method.unreached(&self.options, self.plan.layers.len())
     }
 
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
@@ -505,7 +537,7 @@ impl Session {
         });
         let values = self.gradients.values_mut();
         for (l, layer) in self.plan.layers.iter().enumerate() {
-            let multiple = self.multiples.as_ref().map_or(1.0, |multiples| multiples[0][l] as f32);
+            let multiple = self.multiples.as_ref().map_or(1.0, |multiples| multiples.weighted[l] as f32);
             for step in &self.plan.steps[layer.steps.clone()] {
                 let Step::Product(product) = step else { continue };
                 let out = &mut values[product.weight.clone()];

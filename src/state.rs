@@ -15,7 +15,7 @@ pub(crate) struct Tile {
     pub(crate) activations: Buffer,
     /// u_l = v_l - v-hat_l at every layer but the last.
     pub(crate) deviations: Buffer,
-    /// epsilon_l at every layer.
+    /// precision_l epsilon_l at every layer, which is what is pulled back and what gradients are made of.
     pub(crate) errors: Buffer,
     /// D_L = f_L(v_{L-1}) - v-hat_L.
     pub(crate) output_difference: Buffer,
@@ -45,6 +45,8 @@ pub struct Descending {
     pub iterations: usize,
     /// Whether its energy rose above its start by more than rounding, or was not finite.
     pub diverged: bool,
+    /// Whether it relaxed again by its own largest stable step, since it had diverged by the one that was given.
+    pub shrunk: bool,
 }
 
 impl Tile {

@@ -63,7 +63,7 @@ mod tests {
     fn network(outputs: usize) -> Network {
         let conv = Op::Conv2d(Conv2d::new(2, [3, 2]));
         let linear = Op::Linear(Linear { out_features: outputs, bias: false });
-        Network::new(&[1, 4, 4], Loss::Mse, vec![vec![Op::Relu, conv], vec![Op::Flatten, linear]]).unwrap()
+        Network::new(&[1, 4, 4], Loss::MSE, vec![vec![Op::Relu, conv], vec![Op::Flatten, linear]]).unwrap()
     }
 
     #[test]

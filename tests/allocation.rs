@@ -31,7 +31,7 @@ fn steps_after_the_first_allocate_nothing() {
         vec![Op::Linear(Linear::new(9)), Op::Relu],
         vec![Op::Linear(Linear::new(3))],
     ];
-    let network = Network::new(&[2, 8, 8], Loss::Mse, layers).unwrap();
+    let network = Network::new(&[2, 8, 8], Loss::MSE, layers).unwrap();
     let x: Vec<f32> = (0..50 * 128).map(|i| (i % 17) as f32 / 17.0).collect();
     let y: Vec<i64> = (0..50).map(|i| i % 3).collect();
     // Threads allocate when they begin and when they end: let all have begun, and none end before the test does.

@@ -20,7 +20,7 @@ fn mnist() -> Network {
         vec![linear(30), Op::Relu],
         vec![linear(10)],
     ];
-    Network::new(&[1, 28, 28], Loss::Mse, layers).unwrap()
+    Network::new(&[1, 28, 28], Loss::MSE, layers).unwrap()
 }
 
 /// 300 images of noise, of a seed at which no ReLU and no pool is decided by rounding: perturbing
@@ -94,7 +94,7 @@ fn elementwise_differences_neither_cancel_nor_overflow() {
     let (z, d) = grid();
     for op in elementwise() {
         let want: Vec<f64> = z.iter().zip(&d).map(|(&z, &d)| difference(&op, z.into(), d.into())).collect();
-        let network = Network::new(&[z.len()], Loss::Mse, vec![vec![], vec![op.clone()], vec![]]).unwrap();
+        let network = Network::new(&[z.len()], Loss::MSE, vec![vec![], vec![op.clone()], vec![]]).unwrap();
         let y = vec![0f32; z.len()];
         for form in forms() {
             let method = Method::Strict { eta: 0.1, iterations: 1 };
@@ -120,7 +120,7 @@ fn elementwise_slopes_do_not_cancel() {
     let (z, _) = grid();
     for form in forms() {
         for op in elementwise() {
-            let network = Network::new(&[z.len()], Loss::Mse, vec![vec![], vec![op.clone()]]).unwrap();
+            let network = Network::new(&[z.len()], Loss::MSE, vec![vec![], vec![op.clone()]]).unwrap();
             let mut session = form.session(&network, 1, Method::Exact);
             let y = vec![100f32; z.len()];
             session.infer(&network.initialize(0), &z, &y).unwrap();
@@ -144,7 +144,7 @@ fn elementwise_slopes_do_not_cancel() {
 /// other probabilities, which p - 1 loses.
 #[test]
 fn errors_of_certain_predictions_keep_their_digits() {
-    let network = Network::new(&[4], Loss::CrossEntropy, vec![vec![]]).unwrap();
+    let network = Network::new(&[4], Loss::CROSS_ENTROPY, vec![vec![]]).unwrap();
     for form in forms() {
         for certainty in [0.0, 5.0, 12.0, 25.0, 60.0] {
             let x = [0.3, certainty, -0.5, 0.1, certainty + 0.2, -0.7, 0.25, 0.0].map(|x: f64| x as f32);

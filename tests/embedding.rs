@@ -25,7 +25,7 @@ const _: () = {
 
 fn network() -> Network {
     let layers = [24, 20, 6].map(|outputs| vec![Op::Linear(Linear::new(outputs)), Op::Tanh]);
-    Network::new(&[12], Loss::Mse, layers.to_vec()).unwrap()
+    Network::new(&[12], Loss::MSE, layers.to_vec()).unwrap()
 }
 
 /// A batch of `samples`, its targets, and the gradients that a session of its own finds.

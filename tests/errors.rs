@@ -30,7 +30,7 @@ fn assert_refused<T>(result: Result<T>, parts: &[&str]) {
 
 #[test]
 fn step_sizes_and_iterations() {
-    let network = network(Loss::Mse);
+    let network = network(Loss::MSE);
     for (eta, found) in
         [(f64::NAN, "NaN"), (0.0, "0"), (-0.1, "-0.1"), (f64::INFINITY, "inf"), (f64::NEG_INFINITY, "-inf")]
     {
@@ -76,15 +76,15 @@ fn windows_that_meet_the_border_in_too_many_ways() {
         ([1, 1, 1], conv([1, 1 << 24], [0, 1 << 24])),
         ([1, 128, 128], conv([128, 128], [127, 127])),
     ] {
-        let network = Network::new(&input, Loss::Mse, vec![vec![op]]);
+        let network = Network::new(&input, Loss::MSE, vec![vec![op]]);
         assert_refused(network, &["tables", "1 GiB", "fewer ways"]);
     }
     // Many of which each would do.
     let ops = vec![conv([31, 31], [15, 15]); 2000];
-    assert_refused(Network::new(&[1, 64, 64], Loss::Mse, vec![ops]), &["layer 1, operation", "tables"]);
+    assert_refused(Network::new(&[1, 64, 64], Loss::MSE, vec![ops]), &["layer 1, operation", "tables"]);
     let many = Op::Conv2d(Conv2d { padding: [128, 128], bias: false, ..Conv2d::new(1, [256, 256]) });
     assert_refused(
-        Network::new(&[1 << 16, 1, 1], Loss::Mse, vec![vec![many]]),
+        Network::new(&[1 << 16, 1, 1], Loss::MSE, vec![vec![many]]),
         &["conv2d", "weights", "use fewer channels"],
     );
     // What is large, but of few kinds.
@@ -94,22 +94,22 @@ fn windows_that_meet_the_border_in_too_many_ways() {
         ([4, 1000, 1000], Op::AdaptiveAvgPool2d { output_size: [1, 1] }),
         ([1, 300, 300], Op::MaxPool2d(pool([25, 25]))),
     ] {
-        Network::new(&input, Loss::Mse, vec![vec![op]]).unwrap();
+        Network::new(&input, Loss::MSE, vec![vec![op]]).unwrap();
     }
 }
 
 #[test]
 fn axes_layers_and_operations_without_end() {
     let relu = |layers: usize| vec![vec![Op::Relu]; layers];
-    assert_refused(Network::new(&[1; 9], Loss::Mse, relu(1)), &["9 axes", "at most 8"]);
-    assert_refused(Network::new(&[1], Loss::Mse, relu(4097)), &["4097 layers", "4096"]);
-    Network::new(&[1; 8], Loss::Mse, relu(4096)).unwrap();
-    assert_refused(Network::new(&[1], Loss::Mse, vec![vec![Op::Relu; 70_000]]), &["70000 operations", "65536"]);
+    assert_refused(Network::new(&[1; 9], Loss::MSE, relu(1)), &["9 axes", "at most 8"]);
+    assert_refused(Network::new(&[1], Loss::MSE, relu(4097)), &["4097 layers", "4096"]);
+    Network::new(&[1; 8], Loss::MSE, relu(4096)).unwrap();
+    assert_refused(Network::new(&[1], Loss::MSE, vec![vec![Op::Relu; 70_000]]), &["70000 operations", "65536"]);
 }
 
 #[test]
 fn options_of_another_method() {
-    let network = network(Loss::Mse);
+    let network = network(Loss::MSE);
     let literal = Options { literal: true, ..Options::default() };
     for method in [Method::Exact, STRICT] {
         assert_refused(Session::with_options(&network, 2, method, literal), &["literal", "only", method.name()]);
@@ -119,17 +119,17 @@ fn options_of_another_method() {
 
 #[test]
 fn batch_sizes() {
-    assert_refused(Session::new(&network(Loss::Mse), 0, STRICT), &["batch", "0", "expected"]);
+    assert_refused(Session::new(&network(Loss::MSE), 0, STRICT), &["batch", "0", "expected"]);
     for method in [Method::Exact, STRICT, Method::FixedPrediction { eta: 0.1, iterations: 3 }] {
         for batch in [usize::MAX, usize::MAX / 64, 1 << 55] {
-            assert_refused(Session::new(&network(Loss::Mse), batch, method), &[&batch.to_string()]);
+            assert_refused(Session::new(&network(Loss::MSE), batch, method), &[&batch.to_string()]);
         }
     }
 }
 
 #[test]
 fn inputs_of_the_wrong_size() {
-    let network = network(Loss::Mse);
+    let network = network(Loss::MSE);
     let parameters = network.initialize(0);
     let mut session = Session::new(&network, 2, STRICT).unwrap();
     let y = vec![0i64, 1];
@@ -143,7 +143,7 @@ fn inputs_of_the_wrong_size() {
 
 #[test]
 fn targets_that_do_not_fit() {
-    for loss in [Loss::Mse, Loss::CrossEntropy] {
+    for loss in [Loss::MSE, Loss::CROSS_ENTROPY] {
         let network = network(loss);
         let parameters = network.initialize(0);
         let mut session = Session::new(&network, 2, STRICT).unwrap();
@@ -161,16 +161,16 @@ fn targets_that_do_not_fit() {
         let network = network(loss);
         Session::new(&network, 2, STRICT)?.infer(&network.initialize(0), &[0.0; 40], Targets::Values(values))
     };
-    assert_refused(with_values(Loss::Mse, &[0.0; 5]), &["5", "6", "expected"]);
-    assert_refused(with_values(Loss::Mse, &[]), &["0", "6", "expected"]);
-    assert_refused(with_values(Loss::CrossEntropy, &[0.0; 6]), &["cross_entropy", "label"]);
-    with_values(Loss::Mse, &[0.0; 6]).unwrap();
+    assert_refused(with_values(Loss::MSE, &[0.0; 5]), &["5", "6", "expected"]);
+    assert_refused(with_values(Loss::MSE, &[]), &["0", "6", "expected"]);
+    assert_refused(with_values(Loss::CROSS_ENTROPY, &[0.0; 6]), &["cross_entropy", "label"]);
+    with_values(Loss::MSE, &[0.0; 6]).unwrap();
 }
 
 #[test]
 fn parameters_of_another_network() {
-    let network = network(Loss::Mse);
-    let flat = |layers| Network::new(&[20], Loss::Mse, layers).unwrap();
+    let network = network(Loss::MSE);
+    let flat = |layers| Network::new(&[20], Loss::MSE, layers).unwrap();
     let linear = |out_features, bias| Op::Linear(Linear { out_features, bias });
     let others = [
         flat(vec![vec![linear(3, true)]]),
@@ -190,7 +190,7 @@ fn parameters_of_another_network() {
 
 #[test]
 fn starts_that_do_not_fit() {
-    let network = network(Loss::Mse);
+    let network = network(Loss::MSE);
     let parameters = network.initialize(0);
     let x = [0.0; 40];
     let y = vec![0i64; 2];
@@ -213,7 +213,7 @@ fn starts_that_do_not_fit() {
 
 #[test]
 fn numbers_that_are_not_finite_are_named() {
-    let network = network(Loss::Mse);
+    let network = network(Loss::MSE);
     let parameters = network.initialize(0);
     let mut session = Session::new(&network, 2, STRICT).unwrap();
     let labels = vec![0i64, 1];
@@ -251,7 +251,7 @@ fn numbers_that_are_not_finite_are_named() {
 /// After a refusal nothing has changed: the results of the step before can still be read.
 #[test]
 fn a_refusal_changes_nothing() {
-    let network = network(Loss::Mse);
+    let network = network(Loss::MSE);
     let parameters = network.initialize(0);
     let mut session = Session::new(&network, 2, STRICT).unwrap();
     session.infer(&parameters, &[0.5; 40], &vec![0i64, 1]).unwrap();
@@ -273,16 +273,16 @@ fn networks_that_cannot_be_built() {
     let one = |op| vec![vec![Op::Identity], vec![Op::Identity, op]];
     let place = "layer 2, operation 1";
     let image = [2, 5, 4];
-    refused(&[], Loss::Mse, one(Op::Relu), &["input", "[]", "expected"]);
-    refused(&[3, 0], Loss::Mse, one(Op::Relu), &["input", "[3, 0]", "expected"]);
-    refused(&[3], Loss::Mse, vec![], &["no layer", "expected"]);
-    refused(&[usize::MAX, 2], Loss::Mse, one(Op::Relu), &["too large", "expected"]);
-    refused(&image, Loss::CrossEntropy, one(Op::Relu), &["cross_entropy", "[2, 5, 4]", "flatten"]);
-    refused(&image, Loss::Mse, one(Op::Linear(Linear::new(3))), &[place, "linear", "[2, 5, 4]", "flatten"]);
-    refused(&[4], Loss::Mse, one(Op::Linear(Linear::new(0))), &[place, "out_features", "0", "expected"]);
-    refused(&[4], Loss::Mse, one(Op::Linear(Linear::new(usize::MAX))), &[place, "too large"]);
+    refused(&[], Loss::MSE, one(Op::Relu), &["input", "[]", "expected"]);
+    refused(&[3, 0], Loss::MSE, one(Op::Relu), &["input", "[3, 0]", "expected"]);
+    refused(&[3], Loss::MSE, vec![], &["no layer", "expected"]);
+    refused(&[usize::MAX, 2], Loss::MSE, one(Op::Relu), &["too large", "expected"]);
+    refused(&image, Loss::CROSS_ENTROPY, one(Op::Relu), &["cross_entropy", "[2, 5, 4]", "flatten"]);
+    refused(&image, Loss::MSE, one(Op::Linear(Linear::new(3))), &[place, "linear", "[2, 5, 4]", "flatten"]);
+    refused(&[4], Loss::MSE, one(Op::Linear(Linear::new(0))), &[place, "out_features", "0", "expected"]);
+    refused(&[4], Loss::MSE, one(Op::Linear(Linear::new(usize::MAX))), &[place, "too large"]);
     let slope = Op::LeakyRelu { negative_slope: f32::NAN };
-    refused(&[4], Loss::Mse, one(slope), &[place, "leaky_relu", "negative_slope", "NaN", "expected"]);
+    refused(&[4], Loss::MSE, one(slope), &[place, "leaky_relu", "negative_slope", "NaN", "expected"]);
     let conv = Conv2d::new(2, [3, 3]);
     for (conv, parts) in [
         (Conv2d { out_channels: 0, ..conv.clone() }, ["out_channels", "0"]),
@@ -294,16 +294,16 @@ fn networks_that_cannot_be_built() {
         (Conv2d { kernel_size: [usize::MAX; 2], dilation: [3, 3], ..conv.clone() }, ["larger", "5"]),
         (Conv2d { padding: [usize::MAX; 2], ..conv.clone() }, ["conv2d", "5"]),
     ] {
-        refused(&image, Loss::Mse, one(Op::Conv2d(conv)), &[&[place, "conv2d"], &parts[..]].concat());
+        refused(&image, Loss::MSE, one(Op::Conv2d(conv)), &[&[place, "conv2d"], &parts[..]].concat());
     }
-    refused(&[5, 4], Loss::Mse, one(Op::Conv2d(conv)), &[place, "conv2d", "[5, 4]", "channels"]);
+    refused(&[5, 4], Loss::MSE, one(Op::Conv2d(conv)), &[place, "conv2d", "[5, 4]", "channels"]);
     let max_pool = Op::MaxPool2d(MaxPool2d { padding: [2, 0], ..MaxPool2d::new([3, 3]) });
-    refused(&image, Loss::Mse, one(max_pool), &[place, "max_pool2d", "padding 2", "half", "1"]);
+    refused(&image, Loss::MSE, one(max_pool), &[place, "max_pool2d", "padding 2", "half", "1"]);
     let avg_pool = Op::AvgPool2d(AvgPool2d { padding: [0, 2], ..AvgPool2d::new([3, 3]) });
-    refused(&image, Loss::Mse, one(avg_pool), &[place, "avg_pool2d", "padding 2", "half", "1"]);
+    refused(&image, Loss::MSE, one(avg_pool), &[place, "avg_pool2d", "padding 2", "half", "1"]);
     let adaptive = Op::AdaptiveAvgPool2d { output_size: [0, 1] };
-    refused(&image, Loss::Mse, one(adaptive), &[place, "adaptive_avg_pool2d", "output_size", "0"]);
+    refused(&image, Loss::MSE, one(adaptive), &[place, "adaptive_avg_pool2d", "output_size", "0"]);
     // A dilated window that steps over the image holds nothing but padding.
     let hollow = MaxPool2d { padding: [1, 0], dilation: [2, 1], ..MaxPool2d::new([2, 1]) };
-    refused(&[1, 1, 1], Loss::Mse, one(Op::MaxPool2d(hollow)), &[place, "max_pool2d", "padding"]);
+    refused(&[1, 1, 1], Loss::MSE, one(Op::MaxPool2d(hollow)), &[place, "max_pool2d", "padding"]);
 }

@@ -44,7 +44,7 @@ fn networks() -> Vec<(String, Network)> {
     ];
     let linear = |out_features, bias| Op::Linear(Linear { out_features, bias });
     let mut networks = vec![];
-    for loss in [Loss::CrossEntropy, Loss::Mse] {
+    for loss in [Loss::CROSS_ENTROPY, Loss::MSE] {
         let mut add = |op: &Op, input: &[usize], layers| {
             networks.push((format!("{op:?} under {loss}"), Network::new(input, loss, layers).unwrap()));
         };

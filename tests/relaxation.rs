@@ -62,7 +62,7 @@ fn convolutions_to_one_pixel() {
             vec![conv(1, stride, padding), Op::Silu],
             vec![conv(1, 1, 0), Op::Flatten],
         ];
-        let network = Network::new(&[3, size, size], Loss::Mse, layers).unwrap();
+        let network = Network::new(&[3, size, size], Loss::MSE, layers).unwrap();
         let mut rng = random::generator(size as u64);
         for method in [Method::Exact, Method::Strict { eta: 0.1, iterations: 4 }] {
             let case = Case::random(&mut rng, &network, method, 19);
@@ -157,7 +157,7 @@ fn ties_and_kinks_are_decided_as_in_the_reference() {
         for samples in [1, 5, 33] {
             for op in elementwise.iter().chain([&Op::MaxPool2d(pool.clone())]) {
                 for method in [Method::Exact, Method::Strict { eta: 0.25, iterations: 3 }] {
-                    let network = Network::new(&[2, 6, 5], Loss::Mse, vec![vec![], vec![op.clone()], vec![]]).unwrap();
+                    let network = Network::new(&[2, 6, 5], Loss::MSE, vec![vec![], vec![op.clone()], vec![]]).unwrap();
                     let mut rng = random::generator(1);
                     let outputs: usize = network.output_shape().iter().product();
                     let mut quantised =
@@ -187,7 +187,7 @@ fn ties_and_kinks_are_decided_as_in_the_reference() {
 /// A strict relaxation whose energy climbs from its second iteration on.
 fn climbing() -> Case {
     let layers = (0..4).map(|_| vec![Op::Linear(Linear::new(9)), Op::Softplus]).collect();
-    let network = Network::new(&[7], Loss::Mse, layers).unwrap();
+    let network = Network::new(&[7], Loss::MSE, layers).unwrap();
     Case::random(&mut random::generator(1), &network, Method::Strict { eta: 2.2, iterations: 12 }, 6)
 }
 

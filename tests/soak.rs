@@ -119,7 +119,7 @@ fn network(rng: &mut ChaCha8Rng, pools: &[ThreadPool], levels: &[Level], judge: 
 /// Wide enough to be cut into blocks.
 fn wide_network(rng: &mut ChaCha8Rng) -> Network {
     let linear = |rng: &mut ChaCha8Rng| Op::Linear(Linear::new(rng.random_range(1..400)));
-    let loss = [Loss::Mse, Loss::CrossEntropy][rng.random_range(0..2)];
+    let loss = [Loss::MSE, Loss::CROSS_ENTROPY][rng.random_range(0..2)];
     let layers = vec![vec![linear(rng), Op::Tanh], vec![linear(rng), Op::Silu]];
     if rng.random() {
         return Network::new(&[rng.random_range(1..900)], loss, layers).unwrap();

@@ -32,11 +32,11 @@ fn networks() -> Vec<Network> {
         Network::new(&[1, 8, 8], loss, layers).unwrap()
     };
     vec![
-        dense(Loss::Mse, Op::Relu),
-        dense(Loss::CrossEntropy, Op::Relu),
-        dense(Loss::CrossEntropy, Op::Tanh),
-        image(Loss::Mse),
-        image(Loss::CrossEntropy),
+        dense(Loss::MSE, Op::Relu),
+        dense(Loss::CROSS_ENTROPY, Op::Relu),
+        dense(Loss::CROSS_ENTROPY, Op::Tanh),
+        image(Loss::MSE),
+        image(Loss::CROSS_ENTROPY),
     ]
 }
 

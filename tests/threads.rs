@@ -6,7 +6,7 @@ use predictive_coding::{Linear, Loss, Method, Network, Op, Session};
 #[test]
 fn no_thread_is_left() {
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
-    let network = Network::new(&[12], Loss::Mse, vec![vec![Op::Linear(Linear::new(20))]; 3]).unwrap();
+    let network = Network::new(&[12], Loss::MSE, vec![vec![Op::Linear(Linear::new(20))]; 3]).unwrap();
     let parameters = network.initialize(3);
     let infer = || {
         let mut session = Session::new(&network, 100, Method::Strict { eta: 0.1, iterations: 4 }).unwrap();

@@ -23,7 +23,7 @@ fn mnist() -> Network {
         vec![linear(30), Op::Relu],
         vec![linear(10)],
     ];
-    Network::new(&[1, 28, 28], Loss::Mse, layers).expect("the network is legal")
+    Network::new(&[1, 28, 28], Loss::MSE, layers).expect("the network is legal")
 }
 
 /// Pixels and labels without a pattern, the same in every run.

@@ -1,6 +1,6 @@
 //! The main job: the three methods side by side, from the same weights and batches.
 
-use predictive_coding::{Batch, Method, Options, Record, RecordKind, Session};
+use predictive_coding::{Batch, Method, Options, Record, RecordKind, Session, Solver};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, print};
@@ -8,7 +8,7 @@ use crate::deviation::{Deviation, deviations};
 use crate::figure::{self, Curve, Panel};
 use crate::options::MethodName;
 use crate::progress::Progress;
-use crate::relaxing::{Eta, eta};
+use crate::relaxing::{Eta, eta, settings, title, warn_of_unreached};
 use crate::table::{percent, table};
 use crate::train::Setup;
 use crate::training::{Flow, Score, Task, Training, Watcher};
@@ -32,9 +32,13 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// The step size that the method was given, if it relaxes.
+    fn title(&self) -> String {
+        title(self.method, &self.options)
+    }
+
+    /// The step size that steps were given, if the method takes any.
     fn eta(&self) -> Option<Eta> {
-        eta(self.method, &self.options)
+        eta(self.method, &self.options).filter(|_| self.options.solver == Solver::Steps)
     }
 }
 
@@ -48,6 +52,7 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
     let mut failures = Vec::new();
     let mut description = Value::Null;
     for task in tasks {
+        warn_of_unreached(task.method, &task.options, setup.network.layers().len());
         bar.set_prefix(task.method.name());
         let mut training = setup.start(task)?;
         description = report::describe(&task, setup.dataset, &training.optimizer().description(), training.session());
@@ -133,7 +138,7 @@ fn text(setup: &Setup, outcomes: &[Outcome], compared: u64) -> String {
         .iter()
         .map(|outcome| {
             vec![
-                label(outcome),
+                outcome.title(),
                 format!("{:.5}", outcome.train.loss),
                 percent(outcome.train.accuracy),
                 format!("{:.5}", outcome.test.loss),
@@ -176,22 +181,11 @@ fn exact_seconds(outcomes: &[Outcome]) -> f64 {
     outcomes.iter().find(|outcome| outcome.method == Method::Exact).map_or(f64::NAN, |outcome| outcome.seconds)
 }
 
-/// A method with its settings.
-fn label(outcome: &Outcome) -> String {
-    let name = outcome.method.name();
-    let Some((eta, (_, iterations))) = outcome.eta().zip(outcome.method.relaxation()) else { return name.into() };
-    let literal = if outcome.options.literal { ", literal" } else { "" };
-    let tolerance = outcome.options.tolerance.map_or(String::new(), |tolerance| format!(", tolerance {tolerance}"));
-    format!("{name} ({eta}, {iterations}{literal}{tolerance})")
-}
-
 fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut run: Value) -> Result<(), Failure> {
     let results: Vec<Value> = outcomes.iter().map(|outcome| to_json(outcome, exact_seconds(outcomes))).collect();
     run["method"] = METHODS.iter().map(|method| method.name()).collect();
-    run["eta"] = setup.relaxing.eta().to_json();
-    run["iterations"] = json!(setup.relaxing.iterations());
-    run["literal"] = json!(setup.relaxing.literal);
-    run["tolerance"] = json!(setup.relaxing.tolerance);
+    // Each of the results has its own.
+    ["eta", "iterations", "literal", "solver", "tolerance"].iter().for_each(|&setting| run[setting] = Value::Null);
     run["compared_steps"] = json!(COMPARED_STEPS);
     run["results"] = json!(results);
     let failed = |(method, message): &(Method, String)| json!({ "method": method.name(), "reason": message });
@@ -213,20 +207,22 @@ fn to_json(outcome: &Outcome, exact: f64) -> Value {
         .iter()
         .map(|(layer, d)| json!({ "layer": layer, "relative_error": d.relative_error, "angle_degrees": d.angle }))
         .collect();
-    json!({
-        "method": outcome.method.name(),
-        "eta": outcome.eta().map(Eta::to_json),
+    let mut result = settings(outcome.method, &outcome.options);
+    let measured = json!({
         "train": report::score(outcome.train),
         "test": report::score(outcome.test),
         "seconds": outcome.seconds,
         "ratio_to_exact": outcome.seconds / exact,
         "layers": layers,
-    })
+    });
+    report::merge(&mut result, measured);
+    result
 }
 
 fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     let mut header: Vec<String> = [
         "method",
+        "solver",
         "eta",
         "iterations",
         "train_loss",
@@ -245,6 +241,7 @@ fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     let row = |outcome: &Outcome| {
         let mut row = vec![
             outcome.method.name().to_string(),
+            settings(outcome.method, &outcome.options)["solver"].as_str().unwrap_or_default().to_string(),
             outcome.eta().map_or(String::new(), |eta| eta.to_string()),
             outcome.method.relaxation().map_or(String::new(), |(_, iterations)| iterations.to_string()),
             outcome.train.loss.to_string(),
@@ -272,13 +269,13 @@ fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
         curves: outcomes
             .iter()
             .enumerate()
-            .map(|(i, outcome)| report::curve(&label(outcome), i, &outcome.history, kind, value))
+            .map(|(i, outcome)| report::curve(&outcome.title(), i, &outcome.history, kind, value))
             .collect(),
         ..Panel::default()
     };
     let layers = |what: &str, y_label: &str, logarithmic, value: fn(&Deviation) -> f64| {
         let curve = |(i, outcome): (usize, &Outcome)| Curve {
-            name: label(outcome),
+            name: outcome.title(),
             colour: i,
             dots: true,
             points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     fn sample(eta: f64, lambda_max: Option<f64>, iterations: usize, diverged: bool) -> Descending {
-        Descending { eta, lambda_max, iterations, diverged }
+        Descending { eta, lambda_max, iterations, diverged, shrunk: false }
     }
 
     #[test]

@@ -5,16 +5,17 @@ use std::time::Instant;
 
 use clap::Args;
 use predictive_coding::{
-    BatchFile, Error, Layer, Network, Op, Parameters, Quantity, Session, StartFile, write_tensors,
+    BatchFile, Error, Layer, Method, Network, Op, Options, Parameters, Quantity, Session, StartFile, write_tensors,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::console::{Failure, note, print};
 use crate::descents::Descents;
 use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
 use crate::machine::{check_memory, on_threads};
 use crate::options::{MethodName, Threads};
-use crate::relaxing::{Eta, INFERENCE_PRODUCTS, Relaxing, adapts, eta};
+use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, warn_of_unreached};
+use crate::report;
 use crate::timing::median;
 use crate::writable;
 
@@ -63,10 +64,13 @@ pub struct Infer {
     ///
     /// eta is what was given, a number or "auto". For strict, and null for the others: iterations_used, the most
     /// that a sample took; diverged, the number of samples whose relaxation did; lambda_max (with auto) and
-    /// eta_range, the smallest and the largest of the samples. flops are those of all iterations, without
-    /// the estimates of lambda_max.
+    /// eta_range, the smallest and the largest of the samples. flops are those of the iterations that were done,
+    /// without the estimates of lambda_max.
     #[arg(long)]
     json: bool,
+    /// Exit with status 0 even if a strict relaxation diverged
+    #[arg(long)]
+    allow_divergence: bool,
 }
 
 impl Infer {
@@ -115,6 +119,9 @@ impl Infer {
             writable::directory(directory)?;
         }
         let mut session = Session::with_options(&network, batch.samples, method, options)?;
+        if starts.is_empty() {
+            warn_of_unreached(method, &options, network.layers().len());
+        }
 
         let mut seconds = Vec::new();
         let mut loss = Ok(0.0);
@@ -127,14 +134,12 @@ impl Infer {
 
         let mut tensors = self.output.as_ref().map_or(Vec::new(), |_| tensors(&network, &session));
         let descents = Descents::of(&session, &options);
-        let loss = match loss {
-            Ok(loss) => loss,
-            Err(Error::Diverged(divergence)) => {
-                note(&format!("warning: {divergence}; the relaxation was run to its end"));
-                session.loss()
-            }
+        let divergence = match loss {
+            Ok(_) => None,
+            Err(Error::Diverged(divergence)) => Some(divergence),
             Err(error) => return Err(Failure::run(error)),
         };
+        let loss = session.loss();
         if let Some(path) = &self.output {
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
@@ -147,25 +152,39 @@ impl Infer {
                 }
             }
         }
-        if !self.json {
+        if self.json {
+            print(&self.report(&network, &session, method, &options, &seconds).to_string())?;
+        } else {
             let told = descents.filter(|_| adapts(&options));
             let told = told.map_or(String::new(), |descents| format!("\n{descents}"));
-            return print(&format!("loss {loss}{told}"));
+            print(&format!("loss {loss}{told}"))?;
         }
-        let median = median(&seconds);
-        let flops = network.flops(method, &options, batch.samples);
-        print(
-            &json!({
-                "method": method.name(),
-                "eta": eta(method, &options).map(Eta::to_json),
-                "iterations": method.relaxation().map(|(_, iterations)| iterations),
-                "literal": options.literal,
-                "tolerance": options.tolerance,
-                "batch": batch.samples,
+        let Some(divergence) = divergence else { return Ok(()) };
+        let kept = self.output.as_ref().map_or(String::new(), |path| format!(", which {} holds", path.display()));
+        let told = format!("{divergence}; the relaxation was run to its end{kept}");
+        match self.allow_divergence {
+            true => {
+                note(&format!("warning: {told}"));
+                Ok(())
+            }
+            false => Err(Failure::run(format!("{told}; with --allow-divergence the exit status is 0"))),
+        }
+    }
+
+    /// Settings, loss, times and rates.
+    fn report(&self, network: &Network, session: &Session, method: Method, options: &Options, seconds: &[f64]) -> Value {
+        let descents = Descents::of(session, options);
+        let median = median(seconds);
+        let flops = flops_done(network, session, method, options);
+        let mut report = settings(method, options);
+        report::merge(
+            &mut report,
+            json!({
+                "batch": session.samples(),
                 "threads": rayon::current_num_threads(),
                 "level": session.level().name(),
                 "layout": session.layout().name(),
-                "loss": loss,
+                "loss": session.loss(),
                 "iterations_used": descents.map(|descents| descents.iterations),
                 "diverged": descents.map(|descents| descents.diverged),
                 "lambda_max": descents.and_then(|descents| descents.lambda_max),
@@ -175,10 +194,22 @@ impl Infer {
                 "flops": flops,
                 "gflops": flops as f64 * 1e-9 / median,
                 "peak_gflops": predictive_coding_kernels::fma_peak(session.level()),
-            })
-            .to_string(),
-        )
+            }),
+        );
+        report
     }
+}
+
+/// The multiplications and additions of the session's last call: a tile iterates until all of its samples have settled.
+fn flops_done(network: &Network, session: &Session, method: Method, options: &Options) -> u64 {
+    let Method::Strict { eta, .. } = method else { return network.flops(method, options, session.samples()) };
+    let used: Vec<usize> = session.descents().map(|descent| descent.iterations).collect();
+    let tiles = used.chunks(session.layout().images(session.level()));
+    let of_tile = |tile: &[usize]| {
+        let iterations = tile.iter().copied().max().unwrap_or(0);
+        network.flops(Method::Strict { eta, iterations }, options, tile.len())
+    };
+    tiles.map(of_tile).fold(0, u64::saturating_add)
 }
 
 /// Height and width of what a layer puts out, before it is flattened, if it has several pixels.

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_no_memory_holds_is_refused() {
-        let network = |outputs| Network::new(&[1], Loss::Mse, vec![vec![Op::Linear(Linear::new(outputs))]]).unwrap();
+        let network = |outputs| Network::new(&[1], Loss::MSE, vec![vec![Op::Linear(Linear::new(outputs))]]).unwrap();
         assert!(check_memory(&network(100), 100).is_ok());
         if memory().is_some() {
             assert!(check_memory(&network(100), usize::MAX).is_err());

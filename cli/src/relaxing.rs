@@ -7,12 +7,14 @@ use clap::{Args, ValueEnum};
 use predictive_coding::{LayoutChoice, Method, Options, Solver, StepSize};
 use serde_json::{Value, json};
 
-use crate::console::Failure;
+use crate::console::{Failure, note};
 use crate::options::MethodName;
 
 const DEFAULT_ETA: f64 = 0.1;
 const DEFAULT_ITERATIONS: usize = 20;
 const DEFAULT_SWEEPS: usize = 5;
+/// The name of the solver that takes no steps of a size.
+const SWEEPS: &str = "sweeps";
 
 /// Products with the Hessian that an automatic step is chosen by: of a single batch, for which a percent
 /// matters, and in training, where the estimate goes on from the step before.
@@ -97,7 +99,7 @@ pub struct Relaxing {
     /// in infer and by 1 in train, each at the cost of one to two iterations. Not for exact.
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
     eta: Option<Eta>,
-    /// Iterations of the relaxation [default: 20, or 5 sweeps; infer needs them]
+    /// Iterations of the relaxation [default: 20, of strict by sweeps 5; infer needs them]
     ///
     /// Not for exact.
     #[arg(long, value_name = "N")]
@@ -122,11 +124,11 @@ impl Relaxing {
         self.eta.unwrap_or(Eta::Number(DEFAULT_ETA))
     }
 
-    /// The number of iterations, the usual one if none was given.
-    pub fn iterations(self) -> usize {
-        self.iterations.unwrap_or(match self.solver {
-            SolverName::Steps => DEFAULT_ITERATIONS,
-            SolverName::Sweeps => DEFAULT_SWEEPS,
+    /// The number of iterations of a method, the usual one if none was given.
+    fn iterations(self, method: MethodName) -> usize {
+        self.iterations.unwrap_or(match (self.solver, method) {
+            (SolverName::Sweeps, MethodName::Strict) => DEFAULT_SWEEPS,
+            _ => DEFAULT_ITERATIONS,
         })
     }
 
@@ -178,7 +180,7 @@ impl Relaxing {
             Eta::Automatic if strict => (DEFAULT_ETA, StepSize::Automatic { products }),
             Eta::Automatic => (DEFAULT_ETA, StepSize::Given),
         };
-        let iterations = self.iterations();
+        let iterations = self.iterations(method);
         let options = Options {
             layout: self.layout.choice(),
             literal: self.literal && method == MethodName::FixedPrediction,
@@ -211,15 +213,46 @@ pub fn adapts(options: &Options) -> bool {
     options.step != StepSize::Given || options.tolerance.is_some() || options.solver == Solver::Sweeps
 }
 
-/// The method's name, whether it is iterated, and when its samples have settled.
+/// A method with all that it was given, as in `strict (0.1, 20, tolerance 0.001)` or `strict (sweeps, 5)`.
 pub fn title(method: Method, options: &Options) -> String {
-    let name = match options.solver {
-        Solver::Steps => method.name().to_string(),
-        Solver::Sweeps => format!("{} (sweeps)", method.name()),
+    let name = method.name();
+    let Some((eta, (_, iterations))) = eta(method, options).zip(method.relaxation()) else { return name.into() };
+    let step = match options.solver {
+        Solver::Steps => eta.to_string(),
+        Solver::Sweeps => SWEEPS.to_string(),
     };
-    match (options.literal, options.tolerance) {
-        (true, _) => format!("{name} (literal)"),
-        (false, Some(tolerance)) => format!("{name} (tolerance {tolerance})"),
-        (false, None) => name,
+    let literal = if options.literal { ", literal" } else { "" };
+    let tolerance = options.tolerance.map_or(String::new(), |tolerance| format!(", tolerance {tolerance}"));
+    format!("{name} ({step}, {iterations}{literal}{tolerance})")
+}
+
+/// The settings of a method, as they are told in JSON; null where a method has none.
+pub fn settings(method: Method, options: &Options) -> Value {
+    let relaxes = method.relaxation().is_some();
+    let solver = match options.solver {
+        Solver::Steps => "steps",
+        Solver::Sweeps => SWEEPS,
+    };
+    json!({
+        "method": method.name(),
+        "solver": relaxes.then_some(solver),
+        "eta": eta(method, options).filter(|_| options.solver == Solver::Steps).map(Eta::to_json),
+        "iterations": method.relaxation().map(|(_, iterations)| iterations),
+        "literal": options.literal,
+        "tolerance": options.tolerance,
+    })
+}
+
+/// Says which layers a relaxation does not reach, if there are any.
+pub fn warn_of_unreached(method: Method, options: &Options, layers: usize) {
+    let unreached = method.unreached(options, layers);
+    if let Some((_, iterations)) = method.relaxation().filter(|_| !unreached.is_empty()) {
+        let (first, last) = (unreached.start, unreached.end - 1);
+        let told = if first == last { format!("layer {first}") } else { format!("layers {first} to {last}") };
+        note(&format!(
+            "warning: the errors of {} do not come down to {told} in {iterations} iterations, where gradients stay 0; \
+             {layers} iterations reach every layer",
+            method.name()
+        ));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::console::Failure;
 use crate::figure::{Curve, Panel, thin};
 use crate::machine;
-use crate::relaxing::{Eta, eta};
+use crate::relaxing::settings;
 use crate::training::{Score, Task};
 
 /// More points than this in a curve are averaged.
@@ -66,18 +66,13 @@ pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
 /// Everything that makes a run what it is.
 pub fn describe(task: &Task, dataset: &str, optimizer: &str, session: &Session) -> Value {
     let command: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    json!({
+    let mut run = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "command": command,
         "dataset": dataset,
         "training_samples": task.train.len(),
         "test_samples": task.test.len(),
         "model": task.network.to_toml(),
-        "method": task.method.name(),
-        "eta": eta(task.method, &task.options).map(Eta::to_json),
-        "iterations": task.method.relaxation().map(|(_, iterations)| iterations),
-        "literal": task.options.literal,
-        "tolerance": task.options.tolerance,
         "epochs": task.epochs,
         "batch": task.batch,
         "optimizer": optimizer,
@@ -86,7 +81,16 @@ pub fn describe(task: &Task, dataset: &str, optimizer: &str, session: &Session) 
         "level": session.level().name(),
         "layout": session.layout().name(),
         "machine": machine::describe(),
-    })
+    });
+    merge(&mut run, settings(task.method, &task.options));
+    run
+}
+
+/// Adds the entries of one object to another.
+pub fn merge(to: &mut Value, from: Value) {
+    if let (Value::Object(to), Value::Object(from)) = (to, from) {
+        to.extend(from);
+    }
 }
 
 /// A score with its names.

@@ -11,9 +11,9 @@ const LARGE: f64 = 1e3;
 
 /// What the iterations let through to each layer, and how many let nearly all of it through; nothing for
 /// methods other than fixed-prediction.
-pub fn shares_table(method: Method, layers: usize) -> Option<String> {
+pub fn shares_table(method: Method, precisions: &[f64]) -> Option<String> {
     let Method::FixedPrediction { eta, iterations } = method else { return None };
-    let enough = match method.iterations_for(layers, NEARLY_ALL) {
+    let enough = match method.iterations_for(precisions, NEARLY_ALL) {
         Some(n) => format!("{:.0}% everywhere takes n = {n}", 100.0 * NEARLY_ALL),
         None if eta > 1.0 => "an eta above 1 overshoots".into(),
         None => format!("{:.0}% everywhere takes more than can be counted", 100.0 * NEARLY_ALL),
@@ -22,7 +22,7 @@ pub fn shares_table(method: Method, layers: usize) -> Option<String> {
         let share = if share.abs() < LARGE { percent(share) } else { format!("{:.2e}%", 100.0 * share) };
         vec![layer.to_string(), share]
     };
-    let rows: Vec<Vec<String>> = (1..).zip(method.shares(layers)?).map(row).collect();
+    let rows: Vec<Vec<String>> = (1..).zip(method.shares(precisions)?).map(row).collect();
     let table = table(&["layer", "gradient let through"], &rows);
     Some(format!("fixed-prediction, eta {eta}, n {iterations}: {enough}\n{table}"))
 }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     fn lines(eta: f64, iterations: usize, layers: usize) -> Vec<String> {
-        let text = shares_table(Method::FixedPrediction { eta, iterations }, layers).unwrap();
+        let text = shares_table(Method::FixedPrediction { eta, iterations }, &vec![1.0; layers]).unwrap();
         text.lines().map(str::to_string).collect()
     }
 
@@ -53,6 +53,6 @@ mod tests {
         assert!(lines(1e-300, 3, 2)[0].ends_with("more than can be counted"));
         // 1 - (-2)^20.
         assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆             -1.05e8% │");
-        assert!(shares_table(Method::Exact, 2).is_none());
+        assert!(shares_table(Method::Exact, &[1.0; 2]).is_none());
     }
 }

@@ -8,7 +8,7 @@ use predictive_coding::{Layer, Network, ParameterSpec, Session};
 use crate::console::{Failure, print};
 use crate::machine::check_memory;
 use crate::options::{DatasetName, MethodName};
-use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, eta, title};
+use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, title, warn_of_unreached};
 use crate::shares::shares_table;
 use crate::table::table;
 
@@ -44,14 +44,12 @@ impl Summary {
         for name in self.method.map_or(all.to_vec(), |method| vec![method]) {
             let (method, options) = self.relaxing.with(name, TRAINING_PRODUCTS)?;
             let session = Session::with_options(&network, batch, method, options)?;
-            if let Some(table) = shares_table(method, network.layers().len()) {
+            if let Some(table) = shares_table(method, &network.precisions()) {
                 shares = format!("\n\n{table}");
             }
-            let or_dash = |text: Option<String>| text.unwrap_or("-".into());
+            warn_of_unreached(method, &options, network.layers().len());
             costs.push(vec![
                 title(method, &options),
-                or_dash(eta(method, &options).map(|eta| eta.to_string())),
-                or_dash(method.relaxation().map(|(_, iterations)| iterations.to_string())),
                 network.flops(method, &options, batch).to_string(),
                 session.bytes().to_string(),
             ]);
@@ -64,7 +62,7 @@ impl Summary {
             table(&["layer", "operation", "output", "parameters", "flops per sample"], &operations(&network)),
             parameters,
             network.layers().iter().map(Layer::flops).sum::<u64>(),
-            table(&["method", "eta", "iterations", "flops", "bytes of a session"], &costs),
+            table(&["method", "flops", "bytes of a session"], &costs),
         ))
     }
 }

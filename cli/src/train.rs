@@ -13,7 +13,7 @@ use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
 use crate::options::{Data, MethodName, OptimizerName, Threads, check_fit};
 use crate::progress::Progress;
-use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, adapts, eta, title};
+use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, adapts, title, warn_of_unreached};
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
@@ -174,6 +174,7 @@ impl Train {
 
     fn train_one(&self, method: MethodName, setup: &Setup) -> Result<(), Failure> {
         let task = setup.task(method)?;
+        warn_of_unreached(task.method, &task.options, setup.network.layers().len());
         let settings = self.checkpoint.as_ref().map_or(Settings::new(), |_| checkpoint_settings(setup, &task));
         let mut training = match &self.checkpoint {
             Some(path) if self.resume => {
@@ -238,7 +239,7 @@ impl Train {
                 if let Some(descents) = training.descents().filter(|_| adapts(&task.options)) {
                     text.push_str(&format!("\n\nLast step: {descents}"));
                 }
-                if let Some(shares) = shares_table(task.method, setup.network.layers().len()) {
+                if let Some(shares) = shares_table(task.method, &setup.network.precisions()) {
                     text.push_str("\n\n");
                     text.push_str(&shares);
                 }
@@ -256,19 +257,14 @@ fn stopped(step: u64, kept: bool) -> Failure {
 
 /// What a checkpoint must agree with besides network and optimiser.
 fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
-    let mut settings = Settings::from([
+    Settings::from([
         ("dataset".to_string(), setup.dataset.to_string()),
         ("training samples".to_string(), setup.train.len().to_string()),
         ("checksum of the training samples".to_string(), setup.train.checksum()),
         ("method".to_string(), title(task.method, &task.options)),
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
-    ]);
-    if let (Some(eta), Some((_, iterations))) = (eta(task.method, &task.options), task.method.relaxation()) {
-        settings.insert("eta".into(), eta.to_string());
-        settings.insert("iterations".into(), iterations.to_string());
-    }
-    settings
+    ])
 }
 
 fn write_results(setup: &Setup, training: &Training, run: &serde_json::Value) -> Result<(), Failure> {
@@ -282,7 +278,7 @@ fn write_curves(out: &std::path::Path, training: &Training) -> Result<(), Failur
     let rows: Vec<_> =
         std::iter::once(report::history_header()).chain(history.iter().map(report::history_row)).collect();
     report::write_csv(&out.join("history.csv"), &rows)?;
-    figure::write(&out.join("curves"), &report::curves(training.task().method.name(), history))
+    figure::write(&out.join("curves"), &report::curves(&title(training.task().method, &training.task().options), history))
 }
 
 /// Keeps checkpoints, moves the bar, and ends the run when the user asks.

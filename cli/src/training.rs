@@ -50,7 +50,7 @@ impl Task<'_> {
 /// Loss and accuracy over a data set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// Mean over the samples.
+    /// Of the whole data set, by the network's reduction.
     pub loss: f64,
     /// Share of samples whose largest output is that of their label.
     pub accuracy: f64,
@@ -229,13 +229,13 @@ pub fn evaluate(
     batch: usize,
 ) -> Result<Score, Failure> {
     let mut outputs = output_buffer(network, batch);
-    let (mut loss, mut correct) = (0.0, 0);
+    let (mut losses, mut correct) = (Vec::new(), 0);
     for (x, y) in dataset.chunks(batch) {
-        loss += f64::from(session.forward(parameters, x, y).map_err(Failure::run)?) * y.len() as f64;
+        losses.push((y.len(), f64::from(session.forward(parameters, x, y).map_err(Failure::run)?)));
         correct += count_correct(session, network, y, &mut outputs);
     }
-    let samples = dataset.len() as f64;
-    Ok(Score { loss: loss / samples, accuracy: correct as f64 / samples })
+    let loss = network.loss().of_batches(losses.into_iter());
+    Ok(Score { loss, accuracy: correct as f64 / dataset.len() as f64 })
 }
 
 /// Room for the outputs of a batch.

@@ -66,7 +66,7 @@ fn network() -> Network {
         vec![Op::Linear(Linear::new(3)), Op::Tanh],
         vec![Op::Linear(Linear { out_features: 2, bias: false })],
     ];
-    Network::new(&[1, 5, 4], Loss::Mse, layers).expect("a legal network")
+    Network::new(&[1, 5, 4], Loss::MSE, layers).expect("a legal network")
 }
 
 /// A model file. A network that is small enough is planned, and takes a step.

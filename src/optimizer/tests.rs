@@ -7,7 +7,7 @@ use crate::{Linear, Loss, Network, Op};
 const START: [f64; 6] = [0.5, -1.25, 0.0, 3.0, -0.003, 0.75];
 
 fn parameters(values: &[f64]) -> Parameters {
-    let network = Network::new(&[2], Loss::Mse, vec![vec![Op::Linear(Linear::new(2))]]).unwrap();
+    let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(2))]]).unwrap();
     let mut parameters = Parameters::zeros(network.parameters().clone());
     for (to, from) in parameters.values_mut().iter_mut().zip(values) {
         *to = *from as f32;

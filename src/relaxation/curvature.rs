@@ -1,14 +1,14 @@
 //! How steep the energy of a strict relaxation is: its largest curvature, sample by sample.
 //!
-//! Strict relaxation is gradient descent on F = loss + sum of |epsilon_l|^2 / 2 over the hidden layers,
+//! Strict relaxation is gradient descent on F = loss + sum of p_l |epsilon_l|^2 / 2 over the hidden layers,
 //! stable only while eta lambda_max < 2 for the largest eigenvalue of F's Hessian. Taken at v-hat, without
 //! the second derivatives of activations (which are 0 for ReLU), that Hessian is
 //!
 //! ```text
-//! H = A^T A + K^T C K      (A p)_l = p_l - J_l p_{l-1} for l < L, p_0 = 0;  K p = J_L p_{L-1}
+//! H = A^T P A + K^T C K    (A p)_l = p_l - J_l p_{l-1} for l < L, p_0 = 0;  K p = J_L p_{L-1}
 //! ```
 //!
-//! with C the loss's Hessian by the output. One product with H is one push and one pull of every layer but
+//! with P the layers' precisions and C the loss's Hessian by the output. One product with H is one push and one pull of every layer but
 //! the first, as one iteration of the relaxation. lambda_max is estimated by Lanczos' method from a start
 //! that is near: the top eigenvector of H with every activation open, which depends on the weights alone,
 //! and is kept from step to step.
@@ -19,6 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::Relaxation;
+use super::strict::weighted;
 use crate::layer::{Input, Layers};
 use crate::output::Output;
 use crate::plan::{LayerPlan, Plan, Step};
@@ -78,6 +79,11 @@ impl Open {
         self.tile.bytes() + self.scratch.bytes() + self.vector.bytes()
     }
 
+    /// The vector as it is.
+    pub(crate) fn vector(&self) -> &[f32] {
+        &self.vector
+    }
+
     /// Elements of the buffers.
     pub(crate) fn len(plan: &Plan) -> usize {
         Tile::len(plan) + Scratch::len(plan, EXTRAS) + plan.outputs_len()
@@ -118,7 +124,7 @@ impl Relaxation<'_> {
         let Tile { activations, errors, output_difference, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        let negated = Combine { alpha: -1.0, ..Combine::default() };
+        let negated = weighted(-plan.layers[0].precision);
         elementwise::combine(plan.level, &vector[place(0)], negated, &mut errors[place(0)]);
         for layer in 1..last {
             let (below, own) = (&vector[place(layer - 1)], &vector[place(layer)]);
@@ -143,7 +149,6 @@ impl Relaxation<'_> {
         let output = self.output;
         let mut krylov = std::mem::take(&mut self.scratch.work.krylov);
         let Krylov { before, vector, image, diagonal, off_diagonal, sums, factors, probabilities } = &mut krylov;
-        self.output_error();
         let error = &self.tile.errors[self.place(self.len() - 1)];
         output.probabilities(error, &self.tile.targets, self.tile.samples, probabilities);
         vector.copy_from_slice(start);

@@ -7,7 +7,6 @@ use crate::layer::{Gradients, Input};
 use crate::state::{Values, write_read};
 
 pub(crate) fn backpropagate(mut tile: Relaxation<'_>, gradients: &mut Gradients<'_>) {
-    tile.output_error();
     for layer in (1..tile.len()).rev() {
         tile.pull_to_product(layer);
         let (below, above) = (tile.place(layer - 1), tile.place(layer));

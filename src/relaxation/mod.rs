@@ -2,7 +2,8 @@
 //!
 //! The state is the deviation u_l = v_l - v-hat_l and the error epsilon_l, both computed in
 //! differences: written in beliefs, as in the paper, epsilon is a difference of nearly equal
-//! numbers, and in f32 the gradient of the lower layers is rounding noise.
+//! numbers, and in f32 the gradient of the lower layers is rounding noise. Errors are kept times their
+//! layers' precisions: so they are pulled back, and so they make gradients.
 
 mod curvature;
 mod exact;
@@ -41,6 +42,11 @@ impl Relaxation<'_> {
     /// The place of a layer's output (index from 0) in activations, deviations and errors.
     fn place(&self, layer: usize) -> Range<usize> {
         self.layers.plan.layers[layer].output.clone()
+    }
+
+    /// What a layer's error (index from 0) is weighted by.
+    fn precision(&self, layer: usize) -> f64 {
+        self.layers.plan.layers[layer].precision
     }
 
     /// epsilon_L and the loss at v-hat_L, with D_L set to 0.

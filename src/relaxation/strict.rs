@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! epsilon_l = D_l - u_l,    epsilon_L = dLoss/dy at y = v-hat_L + D_L
-//! u_l += eta (epsilon_l - J_{l+1}(v_l)^T epsilon_{l+1})                        all l < L at once
+//! u_l += eta (p_l epsilon_l - J_{l+1}(v_l)^T p_{l+1} epsilon_{l+1})            all l < L at once
 //! ```
+//!
+//! with the layers' precisions p_l, 1 at the output.
 //!
 //! D_1 = 0, since v_0 is clamped. Unless the caller gave beliefs to start from, u is 0 at first and
 //! departs from it one layer per iteration, from the top: what is known to be 0 is not computed.
@@ -13,7 +15,7 @@ use predictive_coding_kernels::{Combine, elementwise, reduce};
 use super::Relaxation;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Input};
-use crate::method::{first_pulled, first_pushed};
+use crate::method::{OnDivergence, Options, StepSize, first_pulled, first_pushed};
 use crate::relaxation::curvature::largest_step;
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
 
@@ -25,8 +27,6 @@ const PATIENCE: usize = 2;
 const SMALLEST: f64 = 0.125;
 /// A sample whose energy is above its start goes back there, and on by this share of its step.
 const AFTER_RETURN: f64 = 0.25;
-
-const NEGATED: Combine<'_> = Combine { alpha: -1.0, beta: 0.0, gamma: 0.0, other: &[], bias: None, step: None };
 
 /// An energy above its start by more than this share of it has risen by more than rounding: a small loss of large
 /// outputs, where descent has nowhere to go, was seen to creep up by 1e-5 of itself.
@@ -50,6 +50,8 @@ pub(crate) struct Descent {
     back: Vec<bool>,
     /// Whether beliefs move up the loss, where no energy has to fall.
     ascending: bool,
+    /// Whether energies are recorded: those of samples that relax a second time are not.
+    pub(super) recording: bool,
     /// Of each lane, |u_new - u|^2 and |u_new|^2.
     moved: Vec<f64>,
     reached: Vec<f64>,
@@ -68,6 +70,7 @@ impl Descent {
             before: vec![(0.0, 0); lanes],
             back: vec![false; lanes],
             ascending: false,
+            recording: true,
             moved: vec![0.0; lanes],
             reached: vec![0.0; lanes],
             energies: Vec::new(),
@@ -141,7 +144,7 @@ impl Descent {
                 self.before[lane].1 = iteration + 1 + PATIENCE;
             }
         }
-        if let Some(energy) = self.energies.get_mut(iteration - 1) {
+        if let Some(energy) = self.energies.get_mut(iteration - 1).filter(|_| self.recording) {
             *energy += total;
         }
     }
@@ -194,9 +197,9 @@ impl Descent {
 pub(crate) struct Strict<'a> {
     pub(crate) eta: f64,
     pub(crate) iterations: usize,
-    /// Where the estimate of the largest stable eta starts, if eta is chosen by it.
+    /// Where an estimate of the largest stable eta starts, if there may be one.
     pub(crate) open: Option<&'a [f32]>,
-    pub(crate) tolerance: Option<f64>,
+    pub(crate) options: Options,
     /// Whether the caller has put beliefs into the tile's deviations; else they are cleared.
     pub(crate) started: bool,
 }
@@ -207,61 +210,109 @@ pub(crate) fn strict(
     descent: &mut Descent,
     gradients: &mut Gradients<'_>,
 ) {
-    let Strict { eta, iterations, open, tolerance, started } = strict;
-    let layers = tile.len();
+    let Strict { eta, iterations, options, started, .. } = strict;
+    let open = strict.open.filter(|_| tile.len() > 1);
+    let automatic = options.step != StepSize::Given;
     descent.ascending = tile.output.ascending;
+    descent.recording = true;
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
-    if let Some(open) = open.filter(|_| layers > 1) {
+    if let Some(open) = open.filter(|_| automatic) {
         tile.choose_steps(open);
+        tile.output_error();
     }
-    let Tile { steps, deviations, .. } = &mut *tile.tile;
-    steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
-    if !started {
-        deviations.fill(0.0);
+    tile.descend(strict, automatic, descent);
+    let shrinks = options.on_divergence == OnDivergence::Shrink && !automatic && !started;
+    if let Some(open) = open.filter(|_| shrinks && descent.diverged().any(|diverged| diverged)) {
+        // The other samples relax once more to what they were.
+        tile.choose_steps(open);
+        for (sample, diverged) in tile.tile.steps.samples.iter_mut().zip(descent.diverged()) {
+            *sample = match diverged {
+                true => Descending { shrunk: true, iterations, diverged: false, ..*sample },
+                false => Descending { eta, iterations, ..Descending::default() },
+            };
+        }
+        tile.output_error();
+        descent.recording = false;
+        tile.descend(strict, true, descent);
     }
-    tile.output_error();
-    tile.pull_to_product(layers - 1);
-    for iteration in 1..=iterations {
-        let pushed = if started { 1 } else { first_pushed(layers, iteration) };
-        tile.predict(pushed, &mut descent.losses);
-        tile.energy(pushed, descent);
-        descent.check(iteration, tile.tile.samples, open.is_some().then_some(&mut tile.tile.steps));
-        let returning = !started && descent.back.contains(&true);
-        if returning && iteration == iterations {
-            // There is no other iteration to begin anew with.
-            tile.go_back(&descent.back);
-            tile.predict(pushed, &mut descent.losses);
-            tile.energy(pushed, descent);
-            descent.end(tile.tile.samples);
-        }
-        if iteration == iterations || tolerance.is_some() {
-            tile.unpredicted_errors(pushed);
-        }
-        let pulled = if started { 1 } else { first_pulled(layers, iteration) };
-        if let Some(tolerance) = tolerance {
-            tile.scratch.work.previous.copy_from_slice(&tile.tile.deviations);
-            tile.update(pulled, pushed);
-            // Until then there are layers that nothing has reached.
-            if iteration + 1 >= layers && tile.settle(iteration, tolerance, descent) {
-                break;
-            }
-        } else {
-            tile.update(pulled, pushed);
-        }
-        if returning && iteration < iterations {
-            tile.go_back(&descent.back);
-        }
-    }
-    tile.tile
-        .steps
-        .samples
-        .iter_mut()
-        .zip(&descent.diverged)
-        .for_each(|(lane, diverged)| lane.diverged = diverged.is_some());
+    tile.leave_out(options);
     match tile.output.ascending {
         true => tile.gradients_of_2022(gradients),
         false => tile.gradients_at_beliefs(gradients),
     }
+}
+
+impl Relaxation<'_> {
+    /// All iterations from the start, by each sample's eta, which is made smaller where energies rise if it was chosen
+    /// by an estimate.
+    fn descend(&mut self, strict: Strict<'_>, adapts: bool, descent: &mut Descent) {
+        let Strict { iterations, options: Options { tolerance, .. }, started, .. } = strict;
+        let layers = self.len();
+        let Tile { steps, deviations, .. } = &mut *self.tile;
+        steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
+        if !started {
+            deviations.fill(0.0);
+        }
+        self.pull_to_product(layers - 1);
+        for iteration in 1..=iterations {
+            if strict.options.stopped() {
+                break;
+            }
+            let pushed = if started { 1 } else { first_pushed(layers, iteration) };
+            self.predict(pushed, &mut descent.losses);
+            self.energy(pushed, descent);
+            descent.check(iteration, self.tile.samples, adapts.then_some(&mut self.tile.steps));
+            let returning = !started && descent.back.contains(&true);
+            if returning && iteration == iterations {
+                // There is no other iteration to begin anew with.
+                self.go_back(&descent.back);
+                self.predict(pushed, &mut descent.losses);
+                self.energy(pushed, descent);
+                descent.end(self.tile.samples);
+            }
+            if iteration == iterations || tolerance.is_some() {
+                self.unpredicted_errors(pushed);
+            }
+            let pulled = if started { 1 } else { first_pulled(layers, iteration) };
+            if tolerance.is_some() {
+                self.scratch.work.previous.copy_from_slice(&self.tile.deviations);
+            }
+            self.update(pulled, pushed);
+            // Until then there are layers that nothing has reached.
+            if let Some(tolerance) = tolerance.filter(|_| iteration + 1 >= layers)
+                && self.settle(iteration, tolerance, descent)
+            {
+                break;
+            }
+            if returning && iteration < iterations {
+                self.go_back(&descent.back);
+            }
+        }
+        self.mark_diverged(descent);
+    }
+
+    pub(super) fn mark_diverged(&mut self, descent: &Descent) {
+        let lanes = self.tile.steps.samples.iter_mut();
+        lanes.zip(descent.diverged()).for_each(|(lane, diverged)| lane.diverged = diverged);
+    }
+
+    /// Makes samples that have diverged count for nothing in the gradients, unless they end the call.
+    pub(super) fn leave_out(&mut self, options: Options) {
+        let Tile { samples, errors, deviations, steps, .. } = &mut *self.tile;
+        let lanes = steps.samples.len();
+        if options.on_divergence == OnDivergence::Stop {
+            return;
+        }
+        for lane in (0..*samples).filter(|&lane| steps.samples[lane].diverged) {
+            errors.iter_mut().skip(lane).step_by(lanes).for_each(|error| *error = 0.0);
+            deviations.iter_mut().skip(lane).step_by(lanes).for_each(|u| *u = 0.0);
+        }
+    }
+}
+
+/// So many times what is there.
+pub(super) fn weighted(factor: f64) -> Combine<'static> {
+    Combine { alpha: factor as f32, ..Combine::default() }
 }
 
 impl Relaxation<'_> {
@@ -279,7 +330,7 @@ impl Relaxation<'_> {
         let values = Values::new(plan, values, activations);
         if pushed > 1 {
             let (own, error) = (&deviations[place(pushed - 1)], &mut errors[place(pushed - 1)]);
-            elementwise::combine(plan.level, own, NEGATED, error);
+            elementwise::combine(plan.level, own, weighted(-plan.layers[pushed - 1].precision), error);
             self.layers.pull_to_product(pushed - 1, values, None, error, work);
         }
         for layer in pushed..last {
@@ -326,12 +377,14 @@ impl Relaxation<'_> {
 
     /// epsilon = -u at the layers below `pushed`, whose prediction is still v-hat.
     fn unpredicted_errors(&mut self, pushed: usize) {
-        let end = self.place(pushed - 1).end.min(self.tile.deviations.len());
-        let Tile { deviations, errors, .. } = &mut *self.tile;
-        elementwise::combine(self.layers.plan.level, &deviations[..end], NEGATED, &mut errors[..end]);
+        for layer in 0..pushed.min(self.len() - 1) {
+            let (place, negated) = (self.place(layer), weighted(-self.precision(layer)));
+            let Tile { deviations, errors, .. } = &mut *self.tile;
+            elementwise::combine(self.layers.plan.level, &deviations[place.clone()], negated, &mut errors[place]);
+        }
     }
 
-    /// The terms of the energy: the loss, and half the squared errors of the layers below.
+    /// The terms of the energy: the loss, and half the squared errors of the layers below times their precisions.
     pub(super) fn energy(&self, pushed: usize, descent: &mut Descent) {
         let last = self.len() - 1;
         let Descent { lanes, now, losses, .. } = descent;
@@ -340,9 +393,13 @@ impl Relaxation<'_> {
             if layer == last {
                 terms.iter_mut().zip(losses.iter()).for_each(|(term, loss)| *term = loss * self.output.scale);
             } else {
-                let from = if layer < pushed { &self.tile.deviations } else { &self.tile.errors };
+                // The errors are weighted already.
+                let (from, factor) = match layer < pushed {
+                    true => (&self.tile.deviations, 0.5 * self.precision(layer)),
+                    false => (&self.tile.errors, 0.5 / self.precision(layer)),
+                };
                 reduce::add_squares(self.layers.plan.level, &from[self.place(layer)], terms);
-                terms.iter_mut().for_each(|term| *term *= 0.5);
+                terms.iter_mut().for_each(|term| *term *= factor);
             }
         }
     }
@@ -377,8 +434,8 @@ impl Relaxation<'_> {
         }
     }
 
-    /// u_l += eta (epsilon_l - pulled) for the layers below `pulled` (index from 0) and above; epsilon_l is
-    /// -u_l below `pushed`.
+    /// u_l += eta (precision_l epsilon_l - pulled) for the layers below `pulled` (index from 0) and above; epsilon_l
+    /// is -u_l below `pushed`.
     fn update(&mut self, pulled: usize, pushed: usize) {
         for layer in pulled..self.len() {
             let (below, above) = (self.place(layer - 1), self.place(layer));
@@ -387,7 +444,7 @@ impl Relaxation<'_> {
             let values = Values::new(self.layers.plan, values, activations);
             let step = Combine { alpha: -1.0, step: Some(&steps.eta), ..Combine::default() };
             let step = match layer - 1 < pushed {
-                true => Combine { beta: -1.0, ..step },
+                true => Combine { beta: -self.layers.plan.layers[layer - 1].precision as f32, ..step },
                 false => Combine { gamma: 1.0, other: &errors[below.clone()], ..step },
             };
             let input = if layer < pushed { Input::Activation } else { Input::Pushed };

@@ -1,15 +1,15 @@
 //! Straight to the equilibrium of a strict relaxation, rather than n steps towards it.
 //!
 //! The errors of the hidden layers can be the unknowns instead of their beliefs: v_l = f_l(v_{l-1}) - epsilon_l
-//! gives one from the other, and the energy is G(epsilon) = loss + sum of |epsilon_l|^2 / 2, where the loss
-//! depends on all. Its negative gradient is
+//! gives one from the other, and the energy is G(epsilon) = loss + sum of p_l |epsilon_l|^2 / 2, where the loss
+//! depends on all and p_l are the precisions. Its negative gradient is
 //!
 //! ```text
-//! r_l = delta_l - epsilon_l,    delta_L = dLoss/dy,    delta_l = J_{l+1}(v_l)^T delta_{l+1}
+//! r_l = delta_l - p_l epsilon_l,    delta_L = dLoss/dy,    delta_l = J_{l+1}(v_l)^T delta_{l+1}
 //! ```
 //!
 //! and 0 exactly where that of the energy by the beliefs is. A sweep is one push through all layers from the
-//! bottom up, one pull from the top down, and epsilon += tau r: the products of one iteration, in sequence
+//! bottom up, one pull from the top down, and p epsilon += tau r: the products of one iteration, in sequence
 //! rather than at once. The Hessian is the identity but for as many directions as there are outputs, so that tau
 //! = 1 is nearly Newton's step: a few sweeps reach what hundreds of iterations do not. Where a sweep climbs, the
 //! sample goes back to where it was and takes a shorter one: no energy ever ends above its start.
@@ -17,7 +17,7 @@
 use predictive_coding_kernels::{Combine, elementwise, reduce};
 
 use super::Relaxation;
-use super::strict::{Descent, Strict};
+use super::strict::{Descent, Strict, weighted};
 use crate::layer::{Gradients, Input};
 use crate::state::{Descending, Scratch, Sweeping, Tile, Values, read_write, write_read};
 
@@ -32,15 +32,18 @@ pub(crate) fn sweep(
     descent: &mut Descent,
     gradients: &mut Gradients<'_>,
 ) {
-    let Strict { iterations, tolerance, .. } = strict;
+    let Strict { iterations, options, .. } = strict;
     tile.tile.steps.samples.fill(Descending { eta: 1.0, iterations, ..Descending::default() });
     tile.tile.errors.fill(0.0);
     let mut sweeping = std::mem::take(&mut tile.scratch.work.sweeping);
     for iteration in 1..=iterations {
+        if options.stopped() {
+            break;
+        }
         tile.push_errors(iteration, descent);
         tile.pull_errors(&mut sweeping.residuals);
         tile.choose_lengths(iteration, descent, &mut sweeping);
-        if tile.settle_errors(iteration, tolerance, &mut sweeping) {
+        if tile.settle_errors(iteration, options.tolerance, &mut sweeping) {
             break;
         }
         tile.take_lengths(&mut sweeping);
@@ -51,8 +54,8 @@ pub(crate) fn sweep(
         tile.push_errors(0, descent);
     }
     tile.scratch.work.sweeping = sweeping;
-    let lanes = tile.tile.steps.samples.iter_mut();
-    lanes.zip(descent.diverged()).for_each(|(lane, diverged)| lane.diverged = diverged);
+    tile.mark_diverged(descent);
+    tile.leave_out(options);
     tile.gradients_at_beliefs(gradients);
 }
 
@@ -66,12 +69,12 @@ impl Relaxation<'_> {
         let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        let negated = Combine { alpha: -1.0, ..Combine::default() };
-        elementwise::combine(plan.level, &errors[place(0)], negated, &mut deviations[place(0)]);
+        let unweighted = |layer: usize| weighted(-1.0 / plan.layers[layer].precision);
+        elementwise::combine(plan.level, &errors[place(0)], unweighted(0), &mut deviations[place(0)]);
         for layer in 1..last {
             let (u, out) = read_write(deviations, place(layer - 1), place(layer));
             self.layers.push(layer, values, u, work, out);
-            elementwise::combine(plan.level, &errors[place(layer)], Combine { beta: 1.0, ..negated }, out);
+            elementwise::combine(plan.level, &errors[place(layer)], Combine { beta: 1.0, ..unweighted(layer) }, out);
         }
         let u = &deviations[place(last - 1)];
         self.layers.push(last, values, u, work, output_difference);
@@ -85,7 +88,7 @@ impl Relaxation<'_> {
         }
     }
 
-    /// r = delta - epsilon of the hidden layers, the Jacobians taken where the layers were last pushed.
+    /// r = delta - p epsilon of the hidden layers, the Jacobians taken where the layers were last pushed.
     fn pull_errors(&mut self, residuals: &mut [f32]) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
@@ -167,7 +170,7 @@ impl Relaxation<'_> {
         all
     }
 
-    /// epsilon += tau r.
+    /// p epsilon += tau r.
     fn take_lengths(&mut self, sweeping: &mut Sweeping) {
         let Sweeping { base, base_residuals, residuals, lengths, .. } = sweeping;
         let Tile { errors, steps, .. } = &mut *self.tile;

@@ -75,7 +75,7 @@ struct Question<'a> {
 
 pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let strict = asked.figure == Some(2);
-    let (loss, most) = if strict { (Loss::Mse, 400) } else { (Loss::CrossEntropy, 200) };
+    let (loss, most) = if strict { (Loss::MSE, 400) } else { (Loss::CROSS_ENTROPY, 200) };
     let most = if asked.quick { QUICK } else { most };
     let setting = Setting::mnist(asked, loss)?;
     let task = setting.task(Method::Exact, Options::default());

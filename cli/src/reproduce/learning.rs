@@ -57,12 +57,12 @@ struct Run {
 pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let figure = asked.figure.unwrap_or_default();
     let (setting, method) = match figure {
-        1 => (Setting::mnist(asked, Loss::Mse)?, Method::Strict { eta: 0.1, iterations: 20 }),
-        3 => (Setting::mnist(asked, Loss::CrossEntropy)?, Method::FixedPrediction { eta: 0.1, iterations: 20 }),
+        1 => (Setting::mnist(asked, Loss::MSE)?, Method::Strict { eta: 0.1, iterations: 20 }),
+        3 => (Setting::mnist(asked, Loss::CROSS_ENTROPY)?, Method::FixedPrediction { eta: 0.1, iterations: 20 }),
         5 => (Setting::cifar10(asked)?, Method::FixedPrediction { eta: 0.1, iterations: 20 }),
         _ => {
             let setting = match figure {
-                6 => Setting::mnist(asked, Loss::CrossEntropy)?,
+                6 => Setting::mnist(asked, Loss::CROSS_ENTROPY)?,
                 _ => Setting::cifar10(asked)?,
             };
             let iterations = setting.network.layers().len();

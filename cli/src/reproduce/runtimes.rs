@@ -68,7 +68,7 @@ impl Time {
 }
 
 pub fn run(asked: &Reproduce) -> Result<(), Failure> {
-    let mut setting = Setting::mnist(asked, Loss::Mse)?;
+    let mut setting = Setting::mnist(asked, Loss::MSE)?;
     if asked.data.is_none() && asked.epochs.is_none() {
         setting.epochs = 2;
     }

@@ -41,7 +41,7 @@ pub fn network(size: Size) -> Result<Network, Failure> {
         layers.push(vec![Op::Linear(Linear::new(4096 / size.divisor)), Op::Relu]);
     }
     layers.push(vec![Op::Linear(Linear::new(size.classes))]);
-    Ok(Network::new(&[3, size.side, size.side], Loss::CrossEntropy, layers)?)
+    Ok(Network::new(&[3, size.side, size.side], Loss::CROSS_ENTROPY, layers)?)
 }
 
 /// Weights from a file of torchvision's state dict, `features.0.weight` to `classifier.6.bias`.

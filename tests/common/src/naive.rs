@@ -2,7 +2,7 @@
 
 use std::iter;
 
-use predictive_coding::{Layer, Loss, Method, Network, Parameters, Targets};
+use predictive_coding::{Layer, Loss, LossFunction, Method, Network, Parameters, Reduction, Targets};
 
 use crate::operation::Operation;
 use crate::real::Real;
@@ -13,6 +13,8 @@ pub struct Naive<T> {
     loss: Loss,
     /// Elements of a sample of v_l.
     sizes: Vec<usize>,
+    /// p_l, for l = 1..=L; 1 for the input and the output.
+    precisions: Vec<T>,
     parameters: usize,
 }
 
@@ -74,6 +76,7 @@ impl<T: Real> Naive<T> {
             layers: network.layers().iter().enumerate().map(operations).collect(),
             loss: network.loss(),
             sizes: shapes.map(|shape| shape.iter().product()).collect(),
+            precisions: iter::once(1.0).chain(network.precisions()).map(T::of).collect(),
             parameters: values.len(),
         }
     }
@@ -118,12 +121,13 @@ impl<T: Real> Naive<T> {
             for l in 1..self.depth() {
                 eps[l] = minus(&hat[l], &v[l]);
             }
+            let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
-                let pulled = self.pull(l + 1, &hat[l], &eps[l + 1]);
-                update(&mut v[l], eta, &eps[l], &pulled);
+                let pulled = self.pull(l + 1, &hat[l], &weighted[l + 1]);
+                update(&mut v[l], eta, &weighted[l], &pulled);
             }
         }
-        let gradients = self.gradients(&hat, &eps);
+        let gradients = self.gradients(&hat, &self.weighted(&eps));
         Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
     }
 
@@ -143,12 +147,13 @@ impl<T: Real> Naive<T> {
         for _ in 0..iterations {
             eps = self.errors(&v, y);
             energies.push(self.energy(&v, y));
+            let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
-                let pulled = self.pull(l + 1, &v[l], &eps[l + 1]);
-                update(&mut v[l], eta, &eps[l], &pulled);
+                let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
+                update(&mut v[l], eta, &weighted[l], &pulled);
             }
         }
-        let gradients = self.gradients(&v, &eps);
+        let gradients = self.gradients(&v, &self.weighted(&eps));
         Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies }
     }
 
@@ -164,12 +169,13 @@ impl<T: Real> Naive<T> {
             for eps in &mut eps[1..self.depth()] {
                 eps.iter_mut().for_each(|eps| *eps = T::default() - *eps);
             }
+            let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
-                let pulled = self.pull(l + 1, &v[l], &eps[l + 1]);
-                update(&mut v[l], T::of(-eta), &eps[l], &pulled);
+                let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
+                update(&mut v[l], T::of(-eta), &weighted[l], &pulled);
             }
         }
-        let gradients = self.gradients(&hat, &eps);
+        let gradients = self.gradients(&hat, &self.weighted(&eps));
         Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
     }
 
@@ -184,13 +190,19 @@ impl<T: Real> Naive<T> {
         eps
     }
 
-    /// F of every sample: Loss(f_L(v_{L-1})) + sum over l < L of |f_l(v_{l-1}) - v_l|^2 / 2.
+    /// p_l eps_l.
+    fn weighted(&self, eps: &[Vec<T>]) -> Vec<Vec<T>> {
+        let layer = |(eps, &p): (&Vec<T>, &T)| eps.iter().map(|&eps| p * eps).collect();
+        eps.iter().zip(&self.precisions).map(layer).collect()
+    }
+
+    /// F of every sample: Loss(f_L(v_{L-1})) + sum over l < L of p_l |f_l(v_{l-1}) - v_l|^2 / 2.
     pub fn energy(&self, v: &[Vec<T>], y: &[T]) -> Vec<T> {
         let eps = self.errors(v, y);
         let mut energy = self.losses(&self.predict(self.depth(), &v[self.depth() - 1]), y);
         for l in 1..self.depth() {
             for (energy, eps) in energy.iter_mut().zip(eps[l].chunks(self.sizes[l])) {
-                eps.iter().for_each(|&e| *energy += T::of(0.5) * e * e);
+                eps.iter().for_each(|&e| *energy += T::of(0.5) * self.precisions[l] * e * e);
             }
         }
         energy
@@ -266,9 +278,9 @@ impl<T: Real> Naive<T> {
     fn losses(&self, output: &[T], y: &[T]) -> Vec<T> {
         let size = self.sizes[self.depth()];
         let share = self.share(output.len() / size);
-        let sample = |(o, y): (&[T], &[T])| match self.loss {
-            Loss::Mse => share * sum(o.iter().zip(y).map(|(&o, &y)| (o - y) * (o - y))),
-            Loss::CrossEntropy => {
+        let sample = |(o, y): (&[T], &[T])| match self.loss.function {
+            LossFunction::Mse => share * sum(o.iter().zip(y).map(|(&o, &y)| (o - y) * (o - y))),
+            LossFunction::CrossEntropy => {
                 let normaliser = T::of(log_sum_exp(o));
                 share * sum(o.iter().zip(y).map(|(&o, &y)| y * (normaliser - o)))
             }
@@ -281,20 +293,22 @@ impl<T: Real> Naive<T> {
         let share = self.share(output.len() / size);
         let sample = |(o, y): (&[T], &[T])| -> Vec<T> {
             let normaliser = log_sum_exp(o);
-            let derivative = |(&o, &y): (&T, &T)| match self.loss {
-                Loss::Mse => T::of(2.0) * share * (o - y),
-                Loss::CrossEntropy => share * (T::of((o.f64() - normaliser).exp()) - y),
+            let derivative = |(&o, &y): (&T, &T)| match self.loss.function {
+                LossFunction::Mse => T::of(2.0) * share * (o - y),
+                LossFunction::CrossEntropy => share * (T::of((o.f64() - normaliser).exp()) - y),
             };
             o.iter().zip(y).map(derivative).collect()
         };
         output.chunks(size).zip(y.chunks(size)).flat_map(sample).collect()
     }
 
-    /// What a term counts in the loss of a batch: the mean is over samples, or over all elements.
+    /// What a term counts in the loss of a batch: a mean is over samples, or over all elements.
     fn share(&self, samples: usize) -> T {
-        T::of(match self.loss {
-            Loss::Mse => 1.0 / (samples * self.sizes[self.depth()]) as f64,
-            Loss::CrossEntropy => 1.0 / samples as f64,
+        let Loss { function, reduction, weight } = self.loss;
+        T::of(match (reduction, function) {
+            (Reduction::Mean, LossFunction::Mse) => weight / (samples * self.sizes[self.depth()]) as f64,
+            (Reduction::Mean, LossFunction::CrossEntropy) => weight / samples as f64,
+            (Reduction::Sum, _) => weight,
         })
     }
 }

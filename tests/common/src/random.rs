@@ -1,6 +1,8 @@
 //! Random networks, parameters and data, the same for the same seed.
 
-use predictive_coding::{AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Targets};
+use predictive_coding::{
+    AvgPool2d, Conv2d, Linear, Loss, LossFunction, MaxPool2d, Method, Network, Op, Parameters, Reduction, Targets,
+};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -32,7 +34,7 @@ impl OwnedTargets {
     /// Random ones that the loss of `network` takes.
     pub fn random(rng: &mut ChaCha8Rng, network: &Network, samples: usize) -> Self {
         let outputs: usize = network.output_shape().iter().product();
-        match network.loss() == Loss::CrossEntropy || rng.random() {
+        match network.loss().function == LossFunction::CrossEntropy || rng.random() {
             true => OwnedTargets::Labels((0..samples).map(|_| rng.random_range(0..outputs as i64)).collect()),
             false => OwnedTargets::Values(values(rng, samples * outputs)),
         }
@@ -80,7 +82,7 @@ pub fn network(rng: &mut ChaCha8Rng) -> Network {
         2..5 => vec![rng.random_range(1..40)],
         _ => vec![rng.random_range(1..5), rng.random_range(1..14), rng.random_range(1..14)],
     };
-    let loss = if rng.random() { Loss::CrossEntropy } else { Loss::Mse };
+    let loss = loss(rng);
     let mut shape = input.clone();
     let mut layers = vec![];
     for _ in 0..rng.random_range(1..=6) {
@@ -92,10 +94,27 @@ pub fn network(rng: &mut ChaCha8Rng) -> Network {
         }
         layers.push(ops);
     }
-    if loss == Loss::CrossEntropy && shape.len() > 1 {
+    if loss.function == LossFunction::CrossEntropy && shape.len() > 1 {
         layers.last_mut().expect("a layer").push(Op::Flatten);
     }
-    Network::new(&input, loss, layers).expect("a legal network")
+    let hidden = 1..layers.len();
+    let network = Network::new(&input, loss, layers).expect("a legal network");
+    match rng.random() {
+        true => hidden.fold(network, |network, l| {
+            network.with_precision(l, rng.random_range(0.25..1.5)).expect("a legal precision")
+        }),
+        false => network,
+    }
+}
+
+/// A loss with any reduction, of a size with which relaxations descend.
+fn loss(rng: &mut ChaCha8Rng) -> Loss {
+    let usual = if rng.random() { Loss::CROSS_ENTROPY } else { Loss::MSE };
+    match rng.random_range(0..4) {
+        0 => Loss { reduction: Reduction::Sum, weight: rng.random_range(0.02..0.5), ..usual },
+        1 => Loss { weight: rng.random_range(0.2..5.0), ..usual },
+        _ => usual,
+    }
 }
 
 /// An operation that takes samples of this shape.

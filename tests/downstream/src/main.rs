@@ -25,7 +25,7 @@ fn steps() -> Result<()> {
         vec![Op::Linear(Linear::new(20)), Op::Tanh],
         vec![Op::Linear(Linear::new(10))],
     ];
-    let network = Network::new(&[3, 12, 9], Loss::CrossEntropy, layers)?;
+    let network = Network::new(&[3, 12, 9], Loss::CROSS_ENTROPY, layers)?;
     let parameters = network.initialize(1);
     let elements: usize = network.input_shape().iter().product();
     let x: Vec<f32> = (0..SAMPLES * elements).map(|i| (i as f32 * 0.37).sin()).collect();
