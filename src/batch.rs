@@ -84,7 +84,7 @@ impl BatchFile {
 
 /// Where the beliefs of a strict relaxation start, from a file that holds `deviation.l` or
 /// `belief.l`, f32 `[batch, shape of layer l]`, for any of the layers l = 1..L-1; the others start
-/// at v-hat.
+/// at v-hat. Deviations count where there are both, as in what an inference wrote, whose other tensors are not looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartFile {
     /// At index l - 1 for layer l.
@@ -114,16 +114,15 @@ impl StartFile {
             let shape = with_batch(samples, layer.output_shape());
             starts.push(match (file.has(&deviation), file.has(&belief)) {
                 (false, false) => LayerStart::Activation,
-                (true, false) => LayerStart::Deviation(file.finite_f32(&deviation, &shape)?),
+                (true, _) => LayerStart::Deviation(file.finite_f32(&deviation, &shape)?),
                 (false, true) => LayerStart::Belief(file.finite_f32(&belief, &shape)?),
-                (true, true) => {
-                    return Err(file.wrong(format!("holds both {deviation} and {belief}, expected one of them")));
-                }
             });
             names.remove(&deviation);
             names.remove(&belief);
         }
-        match names.first() {
+        // The rest of what an inference writes.
+        let others = ["activation.", "error.", "grad.", "loss"];
+        match names.iter().find(|name| !others.iter().any(|other| name.starts_with(other))) {
             None => Ok(StartFile { starts }),
             Some(name) => Err(file.wrong(format!(
                 "tensor {name} is no start of a belief, expected deviation.l or belief.l with l in 1..={}",
@@ -221,6 +220,10 @@ mod tests {
         let read = start(vec![("deviation.1", f32s(&[2, 4], &values))]).unwrap();
         assert!(matches!(read.starts()[..], [Start::Deviation(given)] if given == values));
         assert!(matches!(start(vec![]).unwrap().starts()[..], [Start::Activation]));
+        let inferred = ["activation.1", "belief.1", "error.1", "grad.0.0.bias", "loss"]
+            .map(|name| (name, f32s(&[2, 4], &[1.0; 8])));
+        let inferred = inferred.into_iter().chain([("deviation.1", f32s(&[2, 4], &values))]).collect();
+        assert!(matches!(start(inferred).unwrap().starts()[..], [Start::Deviation(given)] if given == values));
     }
 
     #[test]
@@ -230,7 +233,6 @@ mod tests {
             (vec![("v.1", f32s(&[2, 4], &[0.0; 8]))], "v.1 is no start"),
             (vec![("belief.1", f32s(&[1, 4], &[0.0; 4]))], "shape [1, 4], expected [2, 4]"),
             (vec![("belief.1", f32s(&[2, 4], &[f32::INFINITY; 8]))], "belief.1 holds inf at [0, 0]"),
-            (vec![("belief.1", f32s(&[2, 4], &[0.0; 8])), ("deviation.1", f32s(&[2, 4], &[0.0; 8]))], "holds both"),
         ] {
             let error = start(tensors).unwrap_err();
             assert!(error.contains(part), "{error:?} lacks {part:?}");

@@ -1,6 +1,6 @@
 //! Checkpoints: everything that a training run needs to go on with the same bits, in one
 //! safetensors file: the tensors `parameter.<name>` and `optimizer.<moment>.<name>`, the history as
-//! `history.steps` (i64 `[rows, 3]`: step, epoch, kind) and `history.values` (f64 `[rows, 2]`: loss,
+//! `history.steps` (i64 `[rows, 5]`: step, epoch, kind, shrunk, skipped) and `history.values` (f64 `[rows, 2]`: loss,
 //! accuracy), the rest as text in the header, with a CRC-32 of it all. The generator needs no state: the batches of an epoch
 //! follow from seed and epoch ([`epoch_rng`](crate::data::epoch_rng)).
 
@@ -14,7 +14,7 @@ use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::tensors::{self, TensorBytes, TensorFile};
 
-const FORMAT: &str = "predictive-coding checkpoint 2";
+const FORMAT: &str = "predictive-coding checkpoint 3";
 /// The key of the checksum of everything else.
 const CHECKSUM: &str = "checksum";
 const SETTING: &str = "setting.";
@@ -46,10 +46,14 @@ pub struct Record {
     pub epoch: u64,
     /// What was measured on.
     pub kind: RecordKind,
-    /// Mean loss.
+    /// The loss, by the network's reduction.
     pub loss: f64,
     /// Share of samples whose largest output is that of their label, in 0..=1.
     pub accuracy: f64,
+    /// Samples of the step that relaxed again by a smaller step size, since they had diverged.
+    pub shrunk: u64,
+    /// Samples that were left out of the step, since they diverged.
+    pub skipped: u64,
 }
 
 /// How far a training run has come.
@@ -94,10 +98,13 @@ pub fn save_checkpoint(
     let steps: Vec<i64> = progress
         .history
         .iter()
-        .flat_map(|row| [row.step as i64, row.epoch as i64, i64::from(row.kind == RecordKind::Test)])
+        .flat_map(|row| {
+            let kind = i64::from(row.kind == RecordKind::Test);
+            [row.step as i64, row.epoch as i64, kind, row.shrunk as i64, row.skipped as i64]
+        })
         .collect();
     let values: Vec<f64> = progress.history.iter().flat_map(|row| [row.loss, row.accuracy]).collect();
-    content.push(("history.steps".into(), TensorBytes::i64(&[rows, 3], &steps)));
+    content.push(("history.steps".into(), TensorBytes::i64(&[rows, 5], &steps)));
     content.push(("history.values".into(), TensorBytes::f64(&[rows, 2], &values)));
     let metadata = header.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let by_name: HashMap<&str, &TensorBytes> = content.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -182,19 +189,21 @@ fn check_identity(file: &TensorFile, expected: &Settings) -> Result<()> {
 fn read_parameters(file: &TensorFile, network: &Network, prefix: &str, finite: bool) -> Result<Parameters> {
     let specs = network.parameters();
     let names: Vec<String> = specs.iter().map(|spec| format!("{prefix}{}", spec.name)).collect();
-    file.parameters(specs, &names, finite)
+    file.parameters(specs, &names, if finite { TensorFile::finite_f32 } else { TensorFile::f32 })
 }
 
 fn read_history(file: &TensorFile) -> Result<Vec<Record>> {
     let rows = file.shape("history.steps")?.first().copied().unwrap_or_default();
-    let steps = file.i64("history.steps", &[rows, 3])?;
+    let steps = file.i64("history.steps", &[rows, 5])?;
     let values = file.f64("history.values", &[rows, 2])?;
-    let row = |(step, value): (&[i64; 3], &[f64; 2])| Record {
+    let row = |(step, value): (&[i64; 5], &[f64; 2])| Record {
         step: step[0] as u64,
         epoch: step[1] as u64,
         kind: if step[2] == 0 { RecordKind::Train } else { RecordKind::Test },
         loss: value[0],
         accuracy: value[1],
+        shrunk: step[3] as u64,
+        skipped: step[4] as u64,
     };
     Ok(steps.as_chunks().0.iter().zip(values.as_chunks().0).map(row).collect())
 }
@@ -219,7 +228,8 @@ mod tests {
     }
 
     fn progress() -> Progress {
-        let row = |step, kind, loss| Record { step, epoch: 2, kind, loss, accuracy: 1.0 / 3.0 };
+        let row =
+            |step, kind, loss| Record { step, epoch: 2, kind, loss, accuracy: 1.0 / 3.0, shrunk: 3, skipped: step };
         let history =
             vec![row(6, RecordKind::Train, 0.1), row(7, RecordKind::Train, 1e-300), row(7, RecordKind::Test, 7.0)];
         Progress { step: 7, epoch: 2, history }

@@ -73,11 +73,23 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut temporary = builder.tempfile_in(directory)?;
     temporary.write_all(content)?;
-    temporary.as_file().sync_all()?;
+    synced(temporary.as_file().sync_all())?;
     temporary.persist(&target).map_err(|e| e.error)?;
     #[cfg(unix)]
-    File::open(directory)?.sync_all()?;
+    synced(File::open(directory).and_then(|directory| directory.sync_all()))?;
     Ok(())
+}
+
+/// What a file system refuses to sync is written all the same: some, as network shares, sync no directories. That the
+/// device is full or broken is a failure.
+fn synced(outcome: io::Result<()>) -> io::Result<()> {
+    /// EIO, which has no kind.
+    const BROKEN: Option<i32> = Some(5);
+    outcome.or_else(|error| match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Err(error),
+        _ if error.raw_os_error() == BROKEN => Err(error),
+        _ => Ok(()),
+    })
 }
 
 /// What links lead to that is not there yet.
@@ -138,6 +150,18 @@ mod tests {
     fn a_device_is_written_to_and_not_replaced() {
         write_atomically("/dev/null", b"gone").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn only_a_full_or_broken_device_fails_to_sync() {
+        // Of Linux: EINVAL, ENOTSUP, ENOSYS; ENOSPC, EDQUOT, EIO.
+        for code in [22, 95, 38] {
+            assert!(synced(Err(io::Error::from_raw_os_error(code))).is_ok(), "{code}");
+        }
+        #[cfg(target_os = "linux")]
+        for code in [28, 122, 5] {
+            assert!(synced(Err(io::Error::from_raw_os_error(code))).is_err(), "{code}");
+        }
     }
 
     #[test]

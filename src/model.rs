@@ -43,7 +43,10 @@ struct Model {
 
 /// A name, or a name with what is not as usual.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected the name of a loss, or { type, reduction, weight } with reduction and weight left out for 1 times the mean")]
+#[serde(
+    untagged,
+    expecting = "expected the name of a loss, or { type, reduction, weight } with reduction and weight left out for 1 times the mean"
+)]
 enum LossTable {
     Name(String),
     Table(LossArguments),

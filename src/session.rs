@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use predictive_coding_kernels::{Buffer, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm};
+use predictive_coding_kernels::{
+    Buffer, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, pool_threads,
+};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -148,7 +150,7 @@ impl Session {
         let most = if layout == Layout::Channels { most.min(MOST_GROUPS) } else { most };
         let tiles_per_group = tiles.div_ceil(most);
         let groups = tiles.div_ceil(tiles_per_group);
-        let threads = rayon::current_num_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
+        let threads = pool_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);
         let products = options.products();
         let sweeping = options.solver == Solver::Sweeps;
@@ -496,7 +498,7 @@ impl Session {
         let tiles_per_group = self.groups[0].tiles.len();
         let used = tiles.div_ceil(tiles_per_group);
         // Where more threads would come than can run, a task takes several groups.
-        let per_task = if rayon::current_num_threads() > threads { used.div_ceil(threads) } else { 1 };
+        let per_task = if pool_threads() > threads { used.div_ceil(threads) } else { 1 };
         // A thread that waits for a part of a product may take another group, which then needs scratch too.
         let parallel = used < threads && self.scratch.len() >= used;
         let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel };
@@ -569,7 +571,7 @@ impl Session {
 /// Calls `f(start, block)` for the blocks of some values, on several threads if they are many.
 fn for_each_block(values: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
     let block = |(index, block): (usize, &mut [f32])| f(index * REDUCTION_BLOCK, block);
-    match values.len() > REDUCTION_BLOCK {
+    match values.len() > REDUCTION_BLOCK && pool_threads() > 1 {
         true => values.par_chunks_mut(REDUCTION_BLOCK).enumerate().for_each(block),
         false => block((0, values)),
     }

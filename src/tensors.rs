@@ -49,6 +49,13 @@ impl TensorFile {
             return Err(wrong("it is shorter than the length of its header"));
         }
         file.read_exact(&mut prefix).map_err(|e| files::io_error(path, "read", &e))?;
+        // A zip archive, or a pickle of protocol 2 and on.
+        if prefix.starts_with(b"PK\x03\x04") || (prefix[0] == 0x80 && (2..=5).contains(&prefix[1]) && prefix[7] != 0) {
+            return Err(Error::file(
+                path,
+                "is in the format of torch.save, expected safetensors; save it with safetensors.torch.save_file",
+            ));
+        }
         let announced = u64::from_le_bytes(prefix);
         if announced > MAX_HEADER.min(length - PREFIX) {
             return Err(wrong(&format!(
@@ -88,11 +95,36 @@ impl TensorFile {
 
     /// A tensor of any finite values of this shape.
     pub(crate) fn finite_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let values = self.f32(name, shape)?;
+        self.all_finite(name, shape, self.f32(name, shape)?)
+    }
+
+    fn all_finite(&self, name: &str, shape: &[usize], values: Vec<f32>) -> Result<Vec<f32>> {
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
             Some(at) => Err(self.wrong(not_finite(format_args!("tensor {name}"), values[at], at, shape))),
         }
+    }
+
+    /// A tensor of finite floating-point numbers of this shape: of half precision widened, of double precision rounded.
+    pub(crate) fn finite_floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let info = self.info(name)?;
+        let dtype = info.dtype;
+        let widen: fn(&[u8]) -> f32 = match dtype {
+            Dtype::F32 => return self.finite_f32(name, shape),
+            Dtype::F64 => |bytes| f64::from_le_bytes(bytes.try_into().unwrap_or_default()) as f32,
+            Dtype::F16 => |bytes| half_precision(u16::from_le_bytes(bytes.try_into().unwrap_or_default())),
+            Dtype::BF16 => {
+                |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes.try_into().unwrap_or_default())) << 16)
+            }
+            other => {
+                return Err(
+                    self.wrong(format!("tensor {name} is of type {other}, expected F32, F16, BF16 or F64; convert it"))
+                );
+            }
+        };
+        let size = dtype.bitsize() / 8;
+        let values: Vec<f32> = self.elements(name, dtype, shape)?.chunks_exact(size).map(widen).collect();
+        self.all_finite(name, shape, values)
     }
 
     pub(crate) fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
@@ -107,17 +139,17 @@ impl TensorFile {
         Ok(self.elements(name, Dtype::I64, shape)?.as_chunks().0.iter().copied().map(i64::from_le_bytes).collect())
     }
 
-    /// A tensor of finite numbers for each parameter, or else of any, under its name in `names`.
+    /// A tensor for each parameter, under its name in `names`, as `read` reads it.
     pub(crate) fn parameters(
         &self,
         specs: &Arc<[ParameterSpec]>,
         names: &[String],
-        finite: bool,
+        read: fn(&Self, &str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<Parameters> {
+        // All shapes before anything is read.
         for (spec, name) in specs.iter().zip(names) {
-            self.find(name, Dtype::F32, &spec.shape)?;
+            self.find(name, self.dtype(name)?, &spec.shape)?;
         }
-        let read = if finite { Self::finite_f32 } else { Self::f32 };
         let mut parameters = Parameters::zeros(specs.clone());
         for (spec, name) in specs.iter().zip(names) {
             let values = read(self, name, &spec.shape)?;
@@ -197,6 +229,19 @@ impl TensorFile {
     }
 }
 
+/// A number of IEEE 754's half precision.
+fn half_precision(bits: u16) -> f32 {
+    let sign = u32::from(bits >> 15) << 31;
+    let (exponent, fraction) = (u32::from(bits >> 10 & 0x1f), u32::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        // 2^-24 of a whole number is exact.
+        0 => (fraction as f32 * f32::from_bits((127 - 24) << 23)).to_bits(),
+        0x1f => 0xff << 23 | fraction << 13,
+        _ => (exponent + 127 - 15) << 23 | fraction << 13,
+    };
+    f32::from_bits(sign | magnitude)
+}
+
 /// The CRC-32 of keys with values and of names with what `add` hashes for them, whatever their order.
 pub(crate) fn checksum<'a>(
     metadata: impl Iterator<Item = (&'a str, &'a str)>,
@@ -233,22 +278,22 @@ pub(crate) struct TensorBytes {
 
 impl TensorBytes {
     pub(crate) fn f32(shape: &[usize], values: &[f32]) -> Self {
-        TensorBytes::new(Dtype::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        TensorBytes::of(Dtype::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     pub(crate) fn f64(shape: &[usize], values: &[f64]) -> Self {
-        TensorBytes::new(Dtype::F64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        TensorBytes::of(Dtype::F64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     pub(crate) fn i64(shape: &[usize], values: &[i64]) -> Self {
-        TensorBytes::new(Dtype::I64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        TensorBytes::of(Dtype::I64, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    fn new(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
+    pub(crate) fn of(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
         TensorBytes { dtype, shape: shape.to_vec(), bytes }
     }
 }
@@ -333,6 +378,34 @@ mod tests {
         let file = read(&raw(r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#, &data)).unwrap();
         let error = file.finite_f32("a", &[2, 2]).unwrap_err().to_string();
         assert!(error.ends_with("tensor a holds -inf at [1, 1], expected finite numbers"), "{error}");
+    }
+
+    #[test]
+    fn numbers_of_half_precision() {
+        let known = [
+            (0x0000, 0.0),
+            (0x8000, -0.0),
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x7bff, 65504.0),
+            (0x0001, 5.960_464_5e-8),
+            (0x03ff, 6.097_555e-5),
+            (0x0400, 6.103_515_6e-5),
+            (0x3555, 0.333_251_95),
+            (0x7c00, f32::INFINITY),
+        ];
+        for (bits, number) in known {
+            assert_eq!(half_precision(bits).to_bits(), number.to_bits(), "{bits:#06x}");
+        }
+        assert!(half_precision(0x7e00).is_nan());
+    }
+
+    #[test]
+    fn what_torch_saves_is_named() {
+        for bytes in [&b"PK\x03\x04\x00\x00\x08\x08\x00\x00"[..], b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."] {
+            let error = read(bytes).err().unwrap().to_string();
+            assert!(error.contains("format of torch.save"), "{error}");
+        }
     }
 
     /// A header whose tensors end where 64 bits do.

@@ -1,22 +1,43 @@
 //! Parameters as safetensors files, under PyTorch's state-dict names.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
+
+use safetensors::Dtype;
 
 use crate::error::Result;
 use crate::network::Network;
-use crate::parameters::{ParameterSpec, Parameters};
+use crate::parameters::{ParameterSpec, Parameters, Role};
 use crate::tensors::{self, TensorBytes, TensorFile};
 
 impl Parameters {
-    /// Reads the parameters of `network` from a safetensors file with an f32 tensor under the name
+    /// Reads the parameters of `network` from a safetensors file with a tensor under the name
     /// of each: `<layer>.<op>.weight` and `.bias`, both counted from 0, as the state dict of an
     /// `nn.Sequential(nn.Sequential(...), ...)` names them.
+    ///
+    /// A prefix that all names share (`module.`, `_orig_mod.`) is taken off. The names of a flat `nn.Sequential`
+    /// (`0.weight`, `2.bias`) are taken in their order, if there are as many and the shapes agree. F16 and BF16 are
+    /// widened, F64 is rounded.
     ///
     /// Errors: [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or
     /// type, holds a number that is not finite, or belongs to no parameter.
     pub fn load(network: &Network, path: impl AsRef<Path>) -> Result<Self> {
-        Self::load_named(network, path, |spec| spec.name.clone())
+        Self::load_noted(network, path).map(|(parameters, _)| parameters)
+    }
+
+    /// As [`load`](Self::load), with a line for each thing that was not as usual: a prefix, other names, rounding.
+    ///
+    /// Errors: as [`load`](Self::load).
+    pub fn load_noted(network: &Network, path: impl AsRef<Path>) -> Result<(Self, Vec<String>)> {
+        let file = TensorFile::read(path.as_ref())?;
+        let mut notes = Vec::new();
+        let names = own_names(&file, network.parameters(), &mut notes)?;
+        let parameters = file.parameters(network.parameters(), &names, TensorFile::finite_floats)?;
+        let rounded = names.iter().filter(|name| file.dtype(name).is_ok_and(|dtype| dtype == Dtype::F64)).count();
+        if rounded > 0 {
+            notes.push(format!("{rounded} of {} tensors are of type F64 and were rounded to F32", names.len()));
+        }
+        Ok((parameters, notes))
     }
 
     /// As [`load`](Self::load), from a file in which the parameters have other names.
@@ -28,17 +49,10 @@ impl Parameters {
         name: impl Fn(&ParameterSpec) -> String,
     ) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;
-        let specs = network.parameters();
-        let names: Vec<String> = specs.iter().map(name).collect();
-        let parameters = file.parameters(specs, &names, true)?;
-        let known: HashSet<&String> = names.iter().collect();
-        match file.names().into_iter().find(|found| !known.contains(found)) {
-            None => Ok(parameters),
-            Some(extra) => Err(file.wrong(format!(
-                "tensor {extra} is no parameter of the network, expected {}; is it the right model?",
-                if names.is_empty() { "none".into() } else { names.join(", ") }
-            ))),
-        }
+        let names: Vec<String> = network.parameters().iter().map(name).collect();
+        let parameters = file.parameters(network.parameters(), &names, TensorFile::finite_floats)?;
+        check_no_other(&file, &names)?;
+        Ok(parameters)
     }
 
     /// Writes the parameters as [`load`](Self::load) reads them, replacing what was there in one go.
@@ -52,6 +66,81 @@ impl Parameters {
         self.iter()
             .map(|(spec, values)| (format!("{prefix}{}", spec.name), TensorBytes::f32(&spec.shape, values)))
             .collect()
+    }
+}
+
+/// The name in a file of each parameter.
+fn own_names(file: &TensorFile, specs: &[ParameterSpec], notes: &mut Vec<String>) -> Result<Vec<String>> {
+    let found = file.names();
+    let prefix = common_prefix(&found, specs);
+    if !prefix.is_empty() {
+        notes.push(format!("the names of all tensors begin with {prefix}, which was taken off"));
+    }
+    let usual: Vec<String> = specs.iter().map(|spec| format!("{prefix}{}", spec.name)).collect();
+    if usual.iter().any(|name| !file.has(name))
+        && let Some(flat) = flat_names(&found, &prefix)
+    {
+        let shapes = flat.iter().map(|name| file.shape(name)).collect::<Result<Vec<_>>>()?;
+        let fits = shapes.iter().copied().eq(specs.iter().map(|spec| &spec.shape[..]));
+        if !fits {
+            let told = |name: &str, shape: &[usize]| format!("{name} {shape:?}");
+            let found: Vec<_> = flat.iter().zip(&shapes).map(|(name, shape)| told(name, shape)).collect();
+            let expected: Vec<_> = specs.iter().map(|spec| told(&spec.name, &spec.shape)).collect();
+            return Err(file.wrong(format!(
+                "has the names of a flat nn.Sequential, but other tensors: {}; expected {}",
+                found.join(", "),
+                expected.join(", ")
+            )));
+        }
+        notes.push("the names are those of a flat nn.Sequential, and were taken in their order".into());
+        return Ok(flat);
+    }
+    check_no_other(file, &usual)?;
+    Ok(usual)
+}
+
+/// What all names begin with before the first number that counts layers or operations.
+fn common_prefix(found: &[String], specs: &[ParameterSpec]) -> String {
+    let known = specs.iter().any(|spec| found.contains(&spec.name));
+    let prefix = |name: &String| {
+        let parts: Vec<&str> = name.split_inclusive('.').collect();
+        let words = parts.iter().take_while(|part| !part.starts_with(|c: char| c.is_ascii_digit())).count();
+        if words < parts.len() { parts[..words].concat() } else { String::new() }
+    };
+    let first = found.first().map_or(String::new(), prefix);
+    if known || found.iter().any(|name| prefix(name) != first) { String::new() } else { first }
+}
+
+/// The names of a file with nothing but `<number>.weight` and `<number>.bias` behind the prefix, in the order of
+/// parameters.
+fn flat_names(found: &[String], prefix: &str) -> Option<Vec<String>> {
+    let mut ordered: BTreeMap<(usize, bool), &String> = BTreeMap::new();
+    for name in found {
+        let (number, role) = name.strip_prefix(prefix)?.split_once('.')?;
+        let bias = match role {
+            _ if role == Role::Weight.to_string() => false,
+            _ if role == Role::Bias.to_string() => true,
+            _ => return None,
+        };
+        ordered.insert((number.parse().ok()?, bias), name);
+    }
+    Some(ordered.into_values().cloned().collect())
+}
+
+/// Refuses a tensor that is no parameter.
+fn check_no_other(file: &TensorFile, names: &[String]) -> Result<()> {
+    let known: HashSet<&String> = names.iter().collect();
+    let others: BTreeSet<String> = file.names().into_iter().filter(|found| !known.contains(found)).collect();
+    // What is missing says more than what is there instead.
+    if names.iter().any(|name| !file.has(name)) {
+        return Ok(());
+    }
+    match others.first() {
+        None => Ok(()),
+        Some(extra) => Err(file.wrong(format!(
+            "tensor {extra} is no parameter of the network, expected {}; is it the right model?",
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        ))),
     }
 }
 
@@ -75,6 +164,67 @@ mod tests {
         assert_eq!(Parameters::load(&network(3), &path).unwrap(), parameters);
         let error = Parameters::load(&network(4), &path).unwrap_err().to_string();
         assert!(error.ends_with("w.safetensors: tensor 1.1.weight has shape [3, 12], expected [4, 12]"), "{error}");
+    }
+
+    /// What `network(1)` has, under names that `rename` makes of `0.1.weight` and so on.
+    fn saved(rename: impl Fn(&str) -> String) -> std::result::Result<(Parameters, Vec<String>), String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("w.safetensors");
+        let tensors: Vec<_> = network(1)
+            .initialize(1)
+            .iter()
+            .map(|(spec, values)| (rename(&spec.name), spec.shape.clone(), values.to_vec()))
+            .collect();
+        write_tensors(&path, &tensors).unwrap();
+        Parameters::load_noted(&network(1), &path).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn prefixes_and_flat_names_are_understood() {
+        let want = network(1).initialize(1);
+        for prefix in ["module.", "_orig_mod.", "_orig_mod.module.", "net."] {
+            let (parameters, notes) = saved(|name| format!("{prefix}{name}")).unwrap();
+            assert_eq!(parameters, want);
+            assert!(notes.len() == 1 && notes[0].contains(prefix), "{notes:?}");
+        }
+        assert_eq!(saved(str::to_string).unwrap(), (want.clone(), vec![]));
+        // 10 comes behind 9.
+        let flat = |name: &str| name.replace("0.1.", "9.").replace("1.1.", "10.");
+        let (parameters, notes) = saved(flat).unwrap();
+        assert!(parameters == want && notes[0].contains("flat"), "{notes:?}");
+        let (parameters, notes) = saved(|name| format!("module.{}", flat(name))).unwrap();
+        assert!(parameters == want && notes.len() == 2, "{notes:?}");
+        let error = saved(|name| name.replace("0.1.", "3.").replace("1.1.", "2.")).unwrap_err();
+        assert!(error.contains("2.weight [1, 12], 3.weight [2, 1, 3, 2]") && error.contains("0.1.weight [2, 1, 3, 2]"));
+    }
+
+    #[test]
+    fn other_types_of_floats_are_widened_or_rounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("w.safetensors");
+        let network =
+            Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear { out_features: 1, bias: false })]]).unwrap();
+        let bytes = |dtype, bytes: &[u8]| TensorBytes::of(dtype, &[1, 2], bytes.to_vec());
+        let double = [0.1f64, 1e-50].map(f64::to_le_bytes).concat();
+        for (tensor, want, rounded) in [
+            (bytes(Dtype::F16, &[0x00, 0x3c, 0x01, 0x00]), [1.0, 5.960_464_5e-8], false),
+            (bytes(Dtype::BF16, &[0x80, 0x3f, 0x00, 0xc0]), [1.0, -2.0], false),
+            (bytes(Dtype::F64, &double), [0.1, 0.0], true),
+        ] {
+            tensors::write(&path, vec![("0.0.weight".into(), tensor)], None).unwrap();
+            let (parameters, notes) = Parameters::load_noted(&network, &path).unwrap();
+            assert_eq!((parameters.values(), !notes.is_empty()), (&want[..], rounded), "{notes:?}");
+        }
+        tensors::write(
+            &path,
+            vec![("0.0.weight".into(), bytes(Dtype::F64, &[1e300f64; 2].map(f64::to_le_bytes).concat()))],
+            None,
+        )
+        .unwrap();
+        assert!(Parameters::load(&network, &path).unwrap_err().to_string().contains("holds inf"));
+        tensors::write(&path, vec![("0.0.weight".into(), TensorBytes::i64(&[1, 2], &[1, 2]))], None).unwrap();
+        let error = Parameters::load(&network, &path).unwrap_err().to_string();
+        assert!(error.contains("is of type I64, expected F32, F16, BF16 or F64"), "{error}");
     }
 
     #[test]

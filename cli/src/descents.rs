@@ -13,6 +13,8 @@ pub struct Descents {
     pub iterations: usize,
     /// Samples that diverged.
     pub diverged: usize,
+    /// Samples that had diverged, and then relaxed by a smaller step.
+    pub shrunk: usize,
     /// Where it was estimated.
     pub lambda_max: Option<[f64; 2]>,
     /// Where samples took steps of that size.
@@ -26,11 +28,12 @@ impl Descents {
     }
 
     fn summarize<'a>(descents: impl Iterator<Item = &'a Descending>, step: StepSize) -> Option<Self> {
-        let none = Descents { samples: 0, iterations: 0, diverged: 0, lambda_max: None, eta: None };
+        let none = Descents { samples: 0, iterations: 0, diverged: 0, shrunk: 0, lambda_max: None, eta: None };
         let all = descents.fold(none, |all, one| Descents {
             samples: all.samples + 1,
             iterations: all.iterations.max(one.iterations),
             diverged: all.diverged + usize::from(one.diverged),
+            shrunk: all.shrunk + usize::from(one.shrunk),
             lambda_max: widen(all.lambda_max, one.lambda_max),
             // Without an estimate, as in a network of one layer, no automatic step was taken.
             eta: widen(all.eta, Some(one.eta).filter(|_| step == StepSize::Given || one.lambda_max.is_some())),
@@ -42,6 +45,7 @@ impl Descents {
         json!({
             "iterations_used": self.iterations,
             "diverged": self.diverged,
+            "shrunk": self.shrunk,
             "lambda_max": self.lambda_max,
             "eta_range": self.eta,
         })

@@ -172,7 +172,14 @@ impl Infer {
     }
 
     /// Settings, loss, times and rates.
-    fn report(&self, network: &Network, session: &Session, method: Method, options: &Options, seconds: &[f64]) -> Value {
+    fn report(
+        &self,
+        network: &Network,
+        session: &Session,
+        method: Method,
+        options: &Options,
+        seconds: &[f64],
+    ) -> Value {
         let descents = Descents::of(session, options);
         let median = median(seconds);
         let flops = flops_done(network, session, method, options);

@@ -1,6 +1,7 @@
 //! The machine: threads, memory, what to call it in a report.
 
 use std::num::NonZero;
+use std::path::{Path, PathBuf};
 
 use predictive_coding::Network;
 use serde_json::{Value, json};
@@ -34,10 +35,33 @@ fn proc_entry(file: &str, key: &str) -> Option<String> {
     Some(value.trim().to_string())
 }
 
-/// Bytes of main memory, where the system tells.
+/// Bytes of memory that this process may use, where the system tells: those of the machine, or fewer that its control
+/// group is allowed.
 fn memory() -> Option<u64> {
-    let entry = proc_entry("/proc/meminfo", "MemTotal")?;
-    entry.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+    let machine = proc_entry("/proc/meminfo", "MemTotal")
+        .and_then(|entry| entry.split_whitespace().next()?.parse::<u64>().ok())
+        .map(|kibibytes| kibibytes * 1024);
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    machine.into_iter().chain(group_limit(&groups, Path::new("/sys/fs/cgroup"))).min()
+}
+
+/// The least memory limit of the control groups in `groups`, the text of /proc/self/cgroup, and of those that they are
+/// in: of version 2 in memory.max, of version 1 in memory/memory.limit_in_bytes. In a container the group's own path
+/// may not be there, and the root stands for it.
+fn group_limit(groups: &str, root: &Path) -> Option<u64> {
+    let limits = groups.lines().flat_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let (hierarchy, file) = match controllers {
+            "" => (root.to_path_buf(), "memory.max"),
+            _ => (root.join("memory"), "memory.limit_in_bytes"),
+        };
+        let counts = controllers.is_empty() || controllers.split(',').any(|controller| controller == "memory");
+        let group = Path::new(group.trim_start_matches('/'));
+        let places: Vec<PathBuf> = group.ancestors().map(|place| hierarchy.join(place).join(file)).collect();
+        places.into_iter().filter(move |_| counts)
+    });
+    limits.filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok()).min()
 }
 
 /// What run.json tells of the machine.
@@ -65,12 +89,12 @@ pub fn check_memory(network: &Network, batch: usize) -> Result<(), Failure> {
     check_bytes(needed, &format!("the network at a batch of {batch}"), "use a smaller batch or network")
 }
 
-/// Refuses what needs more bytes than the main memory has, and tells what to do instead.
+/// Refuses what needs more bytes than there are for this process, and tells what to do instead.
 pub fn check_bytes(needed: u128, what: &str, instead: &str) -> Result<(), Failure> {
     let Some(memory) = memory().filter(|&memory| needed > u128::from(memory)) else { return Ok(()) };
     let gibibytes = |bytes: u128| bytes as f64 / f64::from(1 << 30);
     Err(Failure::usage(format!(
-        "{what} needs more than {:.1} GiB, this machine has {:.1}; {instead}",
+        "{what} needs more than {:.1} GiB, this process may use {:.1}; {instead}",
         gibibytes(needed),
         gibibytes(memory.into())
     )))
@@ -88,6 +112,30 @@ mod tests {
         if memory().is_some() {
             assert!(check_memory(&network(100), usize::MAX).is_err());
         }
+    }
+
+    #[test]
+    fn the_least_limit_of_the_control_groups_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let limit = |groups: &str| group_limit(groups, root.path());
+        assert_eq!(limit("0::/a/b\n"), None);
+        write("a/b/memory.max", "max\n");
+        assert_eq!(limit("0::/a/b\n"), None);
+        write("a/memory.max", "5000\n");
+        assert_eq!(limit("0::/a/b\n"), Some(5000));
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write("memory/docker/x/memory.limit_in_bytes", "4000\n");
+        let both = "12:cpu,cpuacct:/y\n5:memory:/docker/x\n0::/a\n";
+        assert_eq!(limit(both), Some(4000));
+        // The path of the host, which a container does not see.
+        write("memory/memory.limit_in_bytes", "3000\n");
+        assert_eq!(limit("5:memory:/elsewhere\n"), Some(3000));
+        assert_eq!(limit("5:cpu:/docker/x\n"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{LayoutChoice, Method, Options, Solver, StepSize};
+use predictive_coding::{LayoutChoice, Method, OnDivergence, Options, Solver, StepSize};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, note};
@@ -28,6 +28,27 @@ pub enum SolverName {
     Steps,
     /// At most n sweeps straight to the equilibrium, which need no step size and never climb
     Sweeps,
+}
+
+/// What becomes of a sample whose relaxation diverges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnDivergenceName {
+    /// The run ends before the step
+    Stop,
+    /// The sample is left out of the step
+    Skip,
+    /// The sample relaxes again by its own largest stable step, and is left out if it diverges even then
+    Shrink,
+}
+
+impl OnDivergenceName {
+    pub fn choice(self) -> OnDivergence {
+        match self {
+            OnDivergenceName::Stop => OnDivergence::Stop,
+            OnDivergenceName::Skip => OnDivergence::Skip,
+            OnDivergenceName::Shrink => OnDivergence::Shrink,
+        }
+    }
 }
 
 /// What lies across the lanes of vectors.
@@ -240,6 +261,11 @@ pub fn settings(method: Method, options: &Options) -> Value {
         "iterations": method.relaxation().map(|(_, iterations)| iterations),
         "literal": options.literal,
         "tolerance": options.tolerance,
+        "on_divergence": matches!(method, Method::Strict { .. }).then_some(match options.on_divergence {
+            OnDivergence::Stop => "stop",
+            OnDivergence::Skip => "skip",
+            OnDivergence::Shrink => "shrink",
+        }),
     })
 }
 

@@ -26,13 +26,14 @@ pub fn write_csv(path: &Path, rows: &[Vec<String>]) -> Result<(), Failure> {
 
 /// The columns of a history.
 pub fn history_header() -> Vec<String> {
-    ["step", "epoch", "kind", "loss", "accuracy"].map(String::from).to_vec()
+    ["step", "epoch", "kind", "loss", "accuracy", "shrunk", "skipped"].map(String::from).to_vec()
 }
 
 /// The row of a step or an evaluation.
 pub fn history_row(record: &Record) -> Vec<String> {
-    let Record { step, epoch, kind, loss, accuracy } = record;
-    vec![step.to_string(), epoch.to_string(), kind.to_string(), loss.to_string(), accuracy.to_string()]
+    let Record { step, epoch, kind, loss, accuracy, shrunk, skipped } = record;
+    let (loss, accuracy) = (loss.to_string(), accuracy.to_string());
+    vec![step.to_string(), epoch.to_string(), kind.to_string(), loss, accuracy, shrunk.to_string(), skipped.to_string()]
 }
 
 /// One measurement over the steps, as a curve.

@@ -1,10 +1,13 @@
 //! `train`: one method, or all three side by side.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser};
-use predictive_coding::{Dataset, Network, Progress as RunProgress, Settings, load_checkpoint, save_checkpoint};
+use predictive_coding::{
+    Dataset, Method, Network, OnDivergence, Options, Progress as RunProgress, Settings, load_checkpoint,
+    save_checkpoint,
+};
 use serde_json::json;
 
 use crate::compare;
@@ -13,7 +16,7 @@ use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
 use crate::options::{Data, MethodName, OptimizerName, Threads, check_fit};
 use crate::progress::Progress;
-use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, adapts, title, warn_of_unreached};
+use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, title, warn_of_unreached};
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
@@ -21,6 +24,9 @@ use crate::{figure, interrupt, report, writable};
 
 /// What a run by one method writes.
 const RESULTS: [&str; 5] = ["weights.safetensors", "history.csv", "curves.png", "curves.svg", "run.json"];
+
+/// The directory of results where none is named.
+const DEFAULT_OUT: &str = "out";
 
 /// How often curves are drawn while a run goes.
 const DRAW_EVERY: Duration = Duration::from_secs(5);
@@ -49,6 +55,9 @@ pub struct Train {
     method: Option<MethodName>,
     #[command(flatten)]
     relaxing: Relaxing,
+    /// What becomes of a sample whose strict relaxation diverges
+    #[arg(long, value_enum, default_value = "shrink", value_name = "WHAT")]
+    on_divergence: OnDivergenceName,
     /// Passes over the training set [default: digits 40, mnist 2, cifar10 1]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
@@ -66,9 +75,12 @@ pub struct Train {
     seed: u64,
     #[command(flatten)]
     threads: Threads,
-    /// Directory of the results, created if it is not there
-    #[arg(long, value_name = "DIR", default_value = "out")]
-    out: PathBuf,
+    /// Directory of the results, created if it is not there [default: out; with --method a new one in it]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replace the results of another run in the directory, and a checkpoint of another run
+    #[arg(long)]
+    overwrite: bool,
     /// Where to keep the state of the run: at the end of every epoch, and when it is stopped
     #[arg(long, value_name = "FILE", requires = "method")]
     checkpoint: Option<PathBuf>,
@@ -94,6 +106,7 @@ pub struct Setup {
     pub test: Dataset,
     pub dataset: &'static str,
     pub relaxing: Relaxing,
+    pub on_divergence: OnDivergence,
     pub batch: usize,
     pub epochs: u64,
     pub seed: u64,
@@ -106,6 +119,9 @@ impl Setup {
     /// Training by one method.
     pub fn task(&self, method: MethodName) -> Result<Task<'_>, Failure> {
         let (method, options) = self.relaxing.with(method, TRAINING_PRODUCTS)?;
+        let strict = matches!(method, Method::Strict { .. });
+        let on_divergence = if strict { self.on_divergence } else { OnDivergence::Stop };
+        let options = Options { on_divergence, stop: Some(interrupt::flag()), ..options };
         Ok(Task {
             network: &self.network,
             train: &self.train,
@@ -156,26 +172,70 @@ impl Train {
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         let batch = batch.min(train.len());
         check_memory(&network, batch)?;
-        writable::directory(&self.out)?;
+        let out = self.directory()?;
         Ok(Setup {
             network,
             train,
             test,
             dataset: name.name(),
             relaxing: self.relaxing,
+            on_divergence: self.on_divergence.choice(),
             batch,
             epochs: self.epochs.unwrap_or(name.default_epochs()),
             seed: self.seed,
             optimizer: self.optimizer,
             lr: self.lr.unwrap_or(self.optimizer.default_lr(name)),
-            out: self.out.clone(),
+            out,
         })
+    }
+
+    /// The directory of the results, in which no other run's are lost.
+    fn directory(&self) -> Result<PathBuf, Failure> {
+        let results: &[&str] = if self.method.is_some() { &RESULTS } else { &RESULTS[..1] };
+        let holds_a_run = |directory: &Path| results.iter().any(|name| directory.join(name).exists());
+        let out = match (&self.out, self.method) {
+            (Some(out), _) => out.clone(),
+            (None, None) => PathBuf::from(DEFAULT_OUT),
+            (None, Some(method)) => {
+                let name = format!("{}-{}", self.data.dataset.name(), method.name());
+                let numbered = (2..).map(|number| format!("{name}-{number}"));
+                let mut names = std::iter::once(name.clone()).chain(numbered);
+                let free = names.find(|name| !holds_a_run(&Path::new(DEFAULT_OUT).join(name)));
+                Path::new(DEFAULT_OUT).join(free.unwrap_or(name))
+            }
+        };
+        if holds_a_run(&out) && !self.overwrite && !self.resume {
+            return Err(Failure::usage(format!(
+                "{}: holds the results of another run, which would be lost; name another --out, or replace them with \
+                 --overwrite",
+                out.display()
+            )));
+        }
+        writable::directory(&out)?;
+        Ok(out)
+    }
+
+    /// Refuses a place for the checkpoint where something else would be lost.
+    fn check_checkpoint(&self, setup: &Setup) -> Result<(), Failure> {
+        let Some(path) = &self.checkpoint else { return Ok(()) };
+        let results = RESULTS.map(|name| setup.out.join(name));
+        let results = results.iter().map(|result| ("a file of the results", result.as_path()));
+        writable::apart(path, results.chain(self.model.as_deref().map(|model| ("--model", model))))?;
+        if path.is_file() && !self.resume && !self.overwrite {
+            return Err(Failure::usage(format!(
+                "{}: holds the state of a run, which would be lost; go on with it by --resume, name another \
+                 --checkpoint, or replace it with --overwrite",
+                path.display()
+            )));
+        }
+        writable::file(path)
     }
 
     fn train_one(&self, method: MethodName, setup: &Setup) -> Result<(), Failure> {
         let task = setup.task(method)?;
         warn_of_unreached(task.method, &task.options, setup.network.layers().len());
         let settings = self.checkpoint.as_ref().map_or(Settings::new(), |_| checkpoint_settings(setup, &task));
+        self.check_checkpoint(setup)?;
         let mut training = match &self.checkpoint {
             Some(path) if self.resume => {
                 let mut optimizer = setup.optimizer.build(&setup.network.initialize(setup.seed), setup.lr)?;
@@ -184,13 +244,6 @@ impl Train {
             }
             _ => setup.start(task)?,
         };
-        if let Some(path) = &self.checkpoint {
-            let results = RESULTS.map(|name| setup.out.join(name));
-            let results = results.iter().map(|result| ("a file of the results", result.as_path()));
-            writable::apart(path, results.chain(self.model.as_deref().map(|model| ("--model", model))))?;
-            writable::file(path)?;
-        }
-
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
         bar.advance(training.progress().step.saturating_mul(task.work()));
         bar.set_prefix(task.method.name());
@@ -218,10 +271,17 @@ impl Train {
         run["status"] = json!(status);
         run["steps"] = json!(training.progress().step);
         run["seconds"] = json!(training.seconds());
+        let [shrunk, skipped] = training.diverged();
+        run["shrunk"] = json!(shrunk);
+        run["skipped"] = json!(skipped);
         run["last_step"] = json!(training.descents().map(Descents::to_json));
         run["train"] = json!(scores.map(|(train, _)| report::score(train)));
         run["test"] = json!(scores.map(|(_, test)| report::score(test)));
-        let written = write_results(setup, &training, &run);
+        let written = match training.progress().step {
+            // Nothing has come of it. A directory that others use stays.
+            0 => Ok(drop(std::fs::remove_dir(&setup.out))),
+            _ => write_results(setup, &training, &run),
+        };
         let flow = outcome?;
         written?;
         match (flow, scores) {
@@ -236,6 +296,9 @@ impl Train {
                 ];
                 let header = ["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds"];
                 let mut text = table(&header, &[row]);
+                if let Some(told) = told_of_divergence(training.diverged()) {
+                    text.push_str(&format!("\n\n{told}"));
+                }
                 if let Some(descents) = training.descents().filter(|_| adapts(&task.options)) {
                     text.push_str(&format!("\n\nLast step: {descents}"));
                 }
@@ -243,11 +306,19 @@ impl Train {
                     text.push_str("\n\n");
                     text.push_str(&shares);
                 }
+                text.push_str(&format!("\n\nWritten to {}: {}", setup.out.display(), RESULTS.join(", ")));
                 print(&text)
             }
             _ => Err(stopped(training.progress().step, self.checkpoint.is_some())),
         }
     }
+}
+
+/// How many samples of a run diverged, and what became of them, if any did.
+pub fn told_of_divergence([shrunk, skipped]: [u64; 2]) -> Option<String> {
+    (shrunk + skipped > 0).then(|| {
+        format!("Diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out of the gradients")
+    })
 }
 
 fn stopped(step: u64, kept: bool) -> Failure {
@@ -262,6 +333,7 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         ("training samples".to_string(), setup.train.len().to_string()),
         ("checksum of the training samples".to_string(), setup.train.checksum()),
         ("method".to_string(), title(task.method, &task.options)),
+        ("on divergence".to_string(), format!("{:?}", task.options.on_divergence).to_lowercase()),
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
     ])
@@ -273,36 +345,51 @@ fn write_results(setup: &Setup, training: &Training, run: &serde_json::Value) ->
     report::write_json(&setup.out.join("run.json"), run)
 }
 
-fn write_curves(out: &std::path::Path, training: &Training) -> Result<(), Failure> {
+fn write_curves(out: &Path, training: &Training) -> Result<(), Failure> {
     let history = &training.progress().history;
     let rows: Vec<_> =
         std::iter::once(report::history_header()).chain(history.iter().map(report::history_row)).collect();
     report::write_csv(&out.join("history.csv"), &rows)?;
-    figure::write(&out.join("curves"), &report::curves(&title(training.task().method, &training.task().options), history))
+    figure::write(
+        &out.join("curves"),
+        &report::curves(&title(training.task().method, &training.task().options), history),
+    )
 }
 
 /// Keeps checkpoints, moves the bar, and ends the run when the user asks.
 struct Keeper<'a> {
-    path: Option<&'a std::path::Path>,
+    path: Option<&'a Path>,
     every: Option<u64>,
     settings: Settings,
     bar: Progress,
     /// Where the curves go.
-    out: &'a std::path::Path,
+    out: &'a Path,
     drawn: Instant,
 }
 
+impl Keeper<'_> {
+    /// Writes the checkpoint, if one is kept.
+    fn keep(&self, training: &Training) -> Result<(), Failure> {
+        let Some(path) = self.path else { return Ok(()) };
+        let network = training.task().network;
+        let (parameters, optimizer) = (training.parameters(), training.optimizer());
+        save_checkpoint(path, network, &self.settings, parameters, optimizer, training.progress()).map_err(Failure::run)
+    }
+}
+
 impl Watcher for Keeper<'_> {
+    fn stopped(&mut self, training: &Training) -> Result<(), Failure> {
+        self.keep(training)
+    }
+
     fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
         self.bar.step(training, training.task().work());
         let progress = training.progress();
         let asked = interrupt::asked();
         let due =
             training.evaluation().is_some() || self.every.is_some_and(|every| progress.step.is_multiple_of(every));
-        if let Some(path) = self.path.filter(|_| asked || due) {
-            let network = training.task().network;
-            save_checkpoint(path, network, &self.settings, training.parameters(), training.optimizer(), progress)
-                .map_err(Failure::run)?;
+        if asked || due {
+            self.keep(training)?;
         }
         if self.drawn.elapsed() > DRAW_EVERY {
             write_curves(self.out, training)?;

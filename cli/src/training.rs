@@ -70,6 +70,11 @@ pub trait Watcher {
         Ok(())
     }
 
+    /// When a step was stopped before its end: everything is as it was after the step before.
+    fn stopped(&mut self, _training: &Training) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// After a step and, at the end of an epoch, its evaluation.
     fn after_step(&mut self, training: &Training) -> Result<Flow, Failure>;
 }
@@ -136,7 +141,9 @@ impl<'a> Training<'a> {
     /// The measurement of the last step.
     pub fn latest(&self) -> Record {
         let train = self.progress.history.iter().rev().find(|record| record.kind == RecordKind::Train);
-        train.copied().unwrap_or(Record { step: 0, epoch: 0, kind: RecordKind::Train, loss: 0.0, accuracy: 0.0 })
+        let none =
+            Record { step: 0, epoch: 0, kind: RecordKind::Train, loss: 0.0, accuracy: 0.0, shrunk: 0, skipped: 0 };
+        train.copied().unwrap_or(none)
     }
 
     /// The evaluation that came with the last step, if it was the last of its epoch.
@@ -156,7 +163,10 @@ impl<'a> Training<'a> {
             let dataset = self.task.train;
             let batches = dataset.batches(self.task.batch, &mut epoch_rng(self.task.seed, epoch));
             for batch in batches.skip(done).take(per_epoch as usize - done) {
-                self.step(epoch, &batch, watcher)?;
+                if self.step(epoch, &batch, watcher)? == Flow::Stop {
+                    watcher.stopped(self)?;
+                    return Ok(Flow::Stop);
+                }
                 if self.progress.step.is_multiple_of(per_epoch) {
                     let score = self.evaluate(self.task.test)?;
                     self.record(RecordKind::Test, score);
@@ -169,16 +179,19 @@ impl<'a> Training<'a> {
         Ok(Flow::Continue)
     }
 
-    fn step(&mut self, epoch: u64, batch: &Batch, watcher: &mut dyn Watcher) -> Result<(), Failure> {
+    fn step(&mut self, epoch: u64, batch: &Batch, watcher: &mut dyn Watcher) -> Result<Flow, Failure> {
         let step = self.progress.step + 1;
         let started = Instant::now();
         let loss = match self.session.infer(&self.parameters, &batch.x, &batch.y) {
             Err(Error::Diverged(_)) if self.task.follow_divergence => Ok(self.session.loss()),
+            Err(Error::Stopped) => return Ok(Flow::Stop),
             outcome => outcome,
         };
         let loss = loss.map_err(|error| {
             let remedy = match error {
-                Error::Diverged(_) if self.task.options.step == StepSize::Given => ", or --eta auto",
+                Error::Diverged(_) if self.task.options.step == StepSize::Given => {
+                    ", or --eta auto, or --on-divergence shrink"
+                }
                 _ => "",
             };
             Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))
@@ -205,12 +218,23 @@ impl<'a> Training<'a> {
         let accuracy = correct as f64 / batch.y.len() as f64;
         (self.progress.step, self.progress.epoch) = (step, epoch);
         self.record(RecordKind::Train, Score { loss: loss.into(), accuracy });
-        Ok(())
+        Ok(Flow::Continue)
     }
 
     fn record(&mut self, kind: RecordKind, Score { loss, accuracy }: Score) {
         let Progress { step, epoch, .. } = self.progress;
-        self.progress.history.push(Record { step, epoch, kind, loss, accuracy });
+        let descents = self.descents.filter(|_| kind == RecordKind::Train);
+        let count = |of: fn(Descents) -> usize| descents.map_or(0, of) as u64;
+        let (shrunk, skipped) = (count(|descents| descents.shrunk), count(|descents| descents.diverged));
+        self.progress.history.push(Record { step, epoch, kind, loss, accuracy, shrunk, skipped });
+    }
+
+    /// Samples that relaxed again by a smaller step, and those that were left out, in all steps.
+    pub fn diverged(&self) -> [u64; 2] {
+        self.progress
+            .history
+            .iter()
+            .fold([0; 2], |[shrunk, skipped], record| [shrunk + record.shrunk, skipped + record.skipped])
     }
 
     /// Loss and accuracy of the current parameters.

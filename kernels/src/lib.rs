@@ -75,7 +75,7 @@ pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
 pub use layout::Layout;
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
 pub use local::{Local, Relaxing};
-pub use parallel::concurrency;
+pub use parallel::{concurrency, pool_threads};
 pub use peak::fma_peak;
 pub use view::{MatMut, MatRef};
 

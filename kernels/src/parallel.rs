@@ -7,10 +7,18 @@ use rayon::prelude::*;
 /// microseconds.
 const WORTHWHILE: u64 = 1_000_000;
 
-/// Threads of the current pool.
-fn pool_threads() -> usize {
+/// Threads of the current rayon pool: the one that the caller runs in, or else the global one. Where the system makes
+/// no threads for that, there is one: everything runs on the calling thread.
+pub fn pool_threads() -> usize {
     #[cfg(feature = "rayon")]
-    return rayon::current_num_threads();
+    {
+        use std::error::Error;
+        static GLOBAL: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        // A pool that is there already has no cause.
+        let build = || rayon::ThreadPoolBuilder::new().build_global().is_err_and(|error| error.source().is_some());
+        let in_pool = rayon::current_thread_index().is_some();
+        if in_pool || !GLOBAL.get_or_init(build) { rayon::current_num_threads() } else { 1 }
+    }
     #[cfg(not(feature = "rayon"))]
     1
 }
@@ -106,20 +114,20 @@ pub(crate) fn find_map_first<T: Sync, R: Send>(
     f: impl Fn(usize, &[T]) -> Option<R> + Sync,
 ) -> Option<R> {
     #[cfg(feature = "rayon")]
-    {
+    if pool_threads() > 1 {
         let chunks = data.par_chunks(chunk);
         let least = pieces_per_task(chunks.len());
-        chunks.enumerate().with_min_len(least).find_map_first(|(i, chunk)| f(i, chunk))
+        return chunks.enumerate().with_min_len(least).find_map_first(|(i, chunk)| f(i, chunk));
     }
-    #[cfg(not(feature = "rayon"))]
     data.chunks(chunk).enumerate().find_map(|(i, chunk)| f(i, chunk))
 }
 
 /// Runs `f` on every thread of the pool at a time; the sum of what it returns.
 pub(crate) fn sum_over_threads(f: impl Fn() -> f64 + Sync) -> f64 {
     #[cfg(feature = "rayon")]
-    return rayon::broadcast(|_| f()).iter().sum();
-    #[cfg(not(feature = "rayon"))]
+    if pool_threads() > 1 {
+        return rayon::broadcast(|_| f()).iter().sum();
+    }
     f()
 }
 

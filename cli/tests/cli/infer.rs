@@ -128,10 +128,12 @@ fn json_is_one_line_with_every_field() {
             keys,
             [
                 "method",
+                "solver",
                 "eta",
                 "iterations",
                 "literal",
                 "tolerance",
+                "on_divergence",
                 "batch",
                 "threads",
                 "level",
@@ -193,7 +195,8 @@ fn the_literal_iteration_gives_the_same_at_its_own_cost() {
 
 /// What `infer --json` tells.
 fn told(folder: &Folder, method: &str, more: &[&str]) -> Value {
-    serde_json::from_str(&folder.infer(method, &[more, &["--json"]].concat()).succeeded().stdout).unwrap()
+    let flags = ["--json", "--allow-divergence"];
+    serde_json::from_str(&folder.infer(method, &[more, &flags].concat()).succeeded().stdout).unwrap()
 }
 
 /// The two numbers of a range.
@@ -251,9 +254,13 @@ fn a_divergence_is_told_and_everything_written() {
     let folder = Folder::with_model(5);
     let output = folder.name("output.safetensors");
     let more = ["--eta", "30", "--iterations", "10", "--output", &output];
-    let finished = folder.infer("strict", &more).succeeded();
+    let finished = folder.infer("strict", &more);
     assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
-    assert!(finished.stderr.starts_with("warning: the relaxation diverged at sample"), "{finished:?}");
+    assert!(finished.stderr.starts_with("error: the relaxation diverged at sample"), "{finished:?}");
+    assert!(finished.stderr.contains(&output) && finished.stderr.contains("--allow-divergence"), "{finished:?}");
+    let allowed = folder.infer("strict", &[&more[..], &["--allow-divergence"]].concat()).succeeded();
+    assert!(allowed.stderr.starts_with("warning: the relaxation diverged at sample"), "{allowed:?}");
+    assert_eq!((finished.status, &finished.stdout), (Some(1), &allowed.stdout));
     assert_eq!(tensors(&folder.path("output.safetensors")).len(), 17);
     let loss = |text: &str| text.trim().strip_prefix("loss ").unwrap().parse::<f64>().unwrap();
     let stable = folder.infer("strict", &STRICT).succeeded();

@@ -171,7 +171,8 @@ fn what_fixed_prediction_lets_through_is_shown() {
     let folder = Folder::new();
     let [out, a, b] = ["out", "a", "b"].map(|name| folder.name(name));
     let train = |checkpoint: &str, more: &[&str]| {
-        let arguments = ["train", "--method", "fixed-prediction", "--epochs", "1", "--out", &out, "--checkpoint"];
+        let arguments =
+            ["train", "--method", "fixed-prediction", "--epochs", "1", "--out", &out, "--overwrite", "--checkpoint"];
         run(&[&arguments[..], &[checkpoint], more].concat())
     };
     let cells = |stdout: &str, layer: u32| {
@@ -187,14 +188,15 @@ fn what_fixed_prediction_lets_through_is_shown() {
         let least = (4..).find(|&n| fixed_prediction_share(3, 0.1, n) >= 0.99).unwrap();
         assert!(finished.stdout.contains(&format!("99% everywhere takes n = {least}\n")), "{finished:?}");
     }
-    assert!(!shown[1].stdout.contains("literal") && shown[2].stdout.contains("fixed-prediction (literal)"));
+    assert!(!shown[1].stdout.contains("literal") && shown[2].stdout.contains("fixed-prediction (0.1, 20, literal)"));
     for method in ["exact", "strict"] {
         assert!(!run(&["summary", "--method", method]).succeeded().stdout.contains("let through"));
     }
     // They round differently, so that neither goes on to the bits of the other.
     train(&a, &["--resume", "--literal"])
-        .refused(&["method fixed-prediction, this one has fixed-prediction (literal)"]);
-    train(&b, &["--resume"]).refused(&["method fixed-prediction (literal), this one has fixed-prediction;"]);
+        .refused(&["method fixed-prediction (0.1, 20), this one has fixed-prediction (0.1, 20, literal)"]);
+    train(&b, &["--resume"])
+        .refused(&["method fixed-prediction (0.1, 20, literal), this one has fixed-prediction (0.1, 20);"]);
     train(&a, &["--resume"]).succeeded();
 }
 
@@ -205,8 +207,8 @@ fn automatic_steps_outlast_weights_that_grow() {
     let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
     let automatic = ["--eta", "auto", "--lr", "0.01"];
     let finished = run(&strict(&out, &checkpoint, &[&automatic[..], &["--epochs", "20"]].concat())).succeeded();
-    let last = finished.stdout.lines().last().unwrap();
-    assert!(last.starts_with("Last step: eta ") && last.contains(", lambda_max "), "{finished:?}");
+    let last = finished.stdout.lines().find(|line| line.starts_with("Last step: eta ")).unwrap();
+    assert!(last.contains(", lambda_max "), "{finished:?}");
     assert!(finished.stderr.lines().all(|line| line.contains("test accuracy") && line.contains(", lambda_max ")));
     let run_json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
@@ -218,9 +220,10 @@ fn automatic_steps_outlast_weights_that_grow() {
     assert!(0.0 < low && low < high && high <= 1.8001 / flat && flat < steep, "{step}");
 
     let more = ["--epochs", "21", "--resume"];
-    run(&strict(&out, &checkpoint, &[&["--lr", "0.01"], &more[..]].concat())).refused(&["eta auto, this one has 0.1"]);
+    run(&strict(&out, &checkpoint, &[&["--lr", "0.01"], &more[..]].concat()))
+        .refused(&["strict (auto, 20), this one has strict (0.1, 20)"]);
     run(&strict(&out, &checkpoint, &[&automatic[..], &["--tolerance", "1e-2"], &more].concat()))
-        .refused(&["method strict, this one has strict (tolerance 0.01)"]);
+        .refused(&["method strict (auto, 20), this one has strict (auto, 20, tolerance 0.01)"]);
     run(&strict(&out, &checkpoint, &[&automatic[..], &more].concat())).succeeded();
 }
 
@@ -239,15 +242,66 @@ fn a_comparison_gives_each_method_what_it_knows() {
     let run_json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
     let [null, usual, auto] = [serde_json::Value::Null, 0.1.into(), "auto".into()];
-    assert_eq!((&run_json["eta"], &run_json["tolerance"]), (&auto, &0.01.into()));
     assert_eq!([0, 1, 2].map(|method| &run_json["results"][method]["eta"]), [&null, &usual, &auto]);
+    assert_eq!([0, 1, 2].map(|method| &run_json["results"][method]["tolerance"]), [&null, &null, &0.01.into()]);
 
     let summary = run(&["summary", "--eta", "auto"]).succeeded().stdout;
-    let row = |method: &str| {
-        let line = summary.lines().find(|line| line.starts_with(&format!("│ {method} "))).unwrap();
-        line.split(['│', '┆']).nth(2).unwrap().trim().to_string()
+    for label in ["│ exact ", "│ fixed-prediction (0.1, 20) ", "│ strict (auto, 20) "] {
+        assert!(summary.contains(label), "{summary}");
+    }
+
+    // Sweeps are strict's; fixed-prediction takes its usual iterations beside them.
+    let arguments = ["train", "--epochs", "1", "--solver", "sweeps", "--out", &out];
+    let finished = run(&arguments).succeeded();
+    for label in ["│ exact ", "fixed-prediction (0.1, 20) ", "strict (sweeps, 5) "] {
+        assert!(finished.stdout.contains(label), "{finished:?}");
+    }
+    let run_json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
+    let solvers = [0, 1, 2].map(|method| run_json["results"][method]["solver"].as_str());
+    assert_eq!(solvers, [None, Some("steps"), Some("sweeps")]);
+    let history = csv(&folder.path("out/history.csv"));
+    assert!(history.iter().all(|row| row["loss"].parse::<f64>().unwrap() > 0.0));
+}
+
+/// What was there before a run stays if the run comes to nothing, and is replaced only on request.
+#[test]
+fn results_of_another_run_are_not_lost() {
+    let folder = Folder::new();
+    let out = folder.name("out");
+    let train = |more: &[&str]| run(&[&["train", "--method", "exact", "--epochs", "1", "--out", &out], more].concat());
+    train(&[]).succeeded();
+    let kept = results(&folder, "out");
+    train(&["--seed", "1"]).refused(&["out: holds the results of another run", "another --out", "--overwrite"]);
+    run(&["train", "--epochs", "1", "--out", &out]).refused(&["out: holds the results of another run"]);
+    train(&["--optimizer", "sgd", "--lr", "1e39", "--overwrite"]).failed(1, &["step 1, epoch 1"]);
+    assert!(results(&folder, "out") == kept);
+    train(&["--seed", "1", "--overwrite"]).succeeded();
+    assert!(results(&folder, "out") != kept);
+
+    // Without a directory each run gets one of its own; one that comes to nothing leaves none.
+    let train = |more: &[&str]| {
+        let mut command = program(&[&["train", "--method", "exact", "--epochs", "1"], more].concat());
+        crate::common::Finished::from(command.current_dir(folder.path("")).output().unwrap())
     };
-    assert_eq!(["exact", "fixed-prediction", "strict"].map(row), ["-", "0.1", "auto"]);
+    std::fs::remove_dir_all(&out).unwrap();
+    for directory in ["out/digits-exact", "out/digits-exact-2"] {
+        assert!(train(&[]).succeeded().stdout.contains(&format!("Written to {directory}: weights.safetensors")));
+    }
+    train(&["--optimizer", "sgd", "--lr", "1e39"]).failed(1, &["step 1, epoch 1"]);
+    assert!(!folder.path("out/digits-exact-3").exists());
+}
+
+/// Layers that no error reaches are named.
+#[test]
+fn too_few_iterations_are_told() {
+    let folder = Folder::new();
+    let out = folder.name("out");
+    let told = "strict do not come down to layers 1 to 2 in 2 iterations, where gradients stay 0; 4 iterations reach";
+    let strict = ["--method", "strict", "--iterations", "2"];
+    let trained = run(&[&["train", "--epochs", "1", "--out", &out], &strict[..]].concat()).succeeded();
+    assert!(trained.stderr.contains(told), "{trained:?}");
+    assert!(run(&[&["summary"], &strict[..]].concat()).succeeded().stderr.contains(told));
 }
 
 #[test]
@@ -256,7 +310,7 @@ fn a_checkpoint_of_another_run_is_refused() {
     let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
     run(&strict(&out, &checkpoint, &["--epochs", "1"])).succeeded();
     for (more, part) in [
-        (&["--eta", "0.05"][..], "eta 0.1, this one has 0.05"),
+        (&["--eta", "0.05"][..], "method strict (0.1, 20), this one has strict (0.05, 20)"),
         (&["--batch", "32"], "batch 64, this one has 32"),
         (&["--lr", "0.01"], "lr=0.001"),
         (&["--optimizer", "sgd"], "optimizer adam"),
@@ -264,9 +318,15 @@ fn a_checkpoint_of_another_run_is_refused() {
         run(&strict(&out, &checkpoint, &[more, &["--resume"]].concat()))
             .refused(&["checkpoint: is a checkpoint of", part]);
     }
+    run(&strict(&folder.name("other"), &checkpoint, &["--epochs", "2"])).refused(&[
+        "checkpoint: holds the state of a run",
+        "--resume",
+        "another --checkpoint",
+        "--overwrite",
+    ]);
     run(&strict(&out, &folder.name("none"), &["--resume"])).refused(&["none", "does not exist"]);
-    let weights = folder.name("out/weights.safetensors");
-    run(&strict(&out, &weights, &["--resume"])).refused(&["weights.safetensors", "is no checkpoint"]);
+    let weights = folder.write("weights", std::fs::read(folder.path("out/weights.safetensors")).unwrap());
+    run(&strict(&out, &weights, &["--resume"])).refused(&["weights", "is no checkpoint"]);
 }
 
 #[test]
@@ -290,20 +350,39 @@ fn a_checkpoint_of_other_data_is_refused() {
 fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
     let folder = Folder::new();
     let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
-    let start = run(&strict(&out, &checkpoint, &["--eta", "3", "--epochs", "1"]));
+    let stop = ["--on-divergence", "stop"];
+    let start = run(&strict(&out, &checkpoint, &[&stop[..], &["--eta", "3", "--epochs", "1"]].concat()));
     start.failed(1, &["step 1, epoch 1", "sample", "layer", "try a smaller eta"]);
     assert!(!PathBuf::from(&checkpoint).exists());
 
     // A learning rate that lets the weights grow until eta = 0.1 is too large for them.
-    let grow = ["--lr", "0.01", "--epochs", "40", "--checkpoint-every", "1"];
-    run(&strict(&out, &checkpoint, &grow))
-        .failed(1, &["diverged at sample", "layer", "step", "try a smaller eta", "--eta auto"]);
+    let usual = ["--lr", "0.01", "--epochs", "40", "--checkpoint-every", "1"];
+    let grow = [&stop[..], &usual].concat();
+    run(&strict(&out, &checkpoint, &grow)).failed(
+        1,
+        &["diverged at sample", "layer", "step", "try a smaller eta", "--eta auto", "--on-divergence shrink"],
+    );
     let kept = std::fs::read(&checkpoint).unwrap();
     let steps = csv(&folder.path("out/history.csv")).iter().filter(|row| row["kind"] == "train").count();
     assert!(steps > 1);
     let again = run(&strict(&out, &checkpoint, &[&grow[..], &["--resume"]].concat()));
     again.failed(1, &[&format!("step {}, ", steps + 1)]);
     assert_eq!(std::fs::read(&checkpoint).unwrap(), kept);
+
+    // Usually such samples relax again by a smaller step, and the run goes on.
+    let [whole, state] = ["whole", "state"].map(|name| folder.name(name));
+    let finished = run(&strict(&whole, &state, &usual)).succeeded();
+    let rows = csv(&folder.path("whole/history.csv"));
+    let sum = |key: &str| rows.iter().map(|row| row[key].parse::<u64>().unwrap()).sum::<u64>();
+    let (shrunk, skipped) = (sum("shrunk"), sum("skipped"));
+    assert!(shrunk > 0);
+    let told = format!("Diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out");
+    assert!(finished.stdout.contains(&told), "{finished:?}");
+    let run_json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("whole/run.json")).unwrap()).unwrap();
+    assert_eq!((&run_json["shrunk"], &run_json["on_divergence"]), (&shrunk.into(), &"shrink".into()));
+    let accuracy = rows.last().unwrap()["accuracy"].parse::<f64>().unwrap();
+    assert!(accuracy > 0.9, "{accuracy}");
 }
 
 #[test]
@@ -321,7 +400,7 @@ fn a_step_beyond_all_numbers_is_taken_back() {
     let good = ["train", "--method", "exact", "--optimizer", "sgd", "--checkpoint", &checkpoint, "--out", &out];
     run(&[&good[..], &["--epochs", "1", "--lr", "0.1"]].concat()).succeeded();
     let kept = std::fs::read(&checkpoint).unwrap();
-    let wild = run(&[&good[..], &["--lr", "1e39", "--checkpoint-every", "1"]].concat());
+    let wild = run(&[&good[..], &["--lr", "1e39", "--checkpoint-every", "1", "--overwrite"]].concat());
     wild.failed(1, &["step 1, epoch 1", "parameter 0.", "expected finite numbers", "smaller --lr"]);
     assert_eq!(std::fs::read(&checkpoint).unwrap(), kept);
     let weights = tensors(&folder.path("out/weights.safetensors"));
@@ -382,7 +461,7 @@ fn a_checkpoint_that_can_not_be_written_leaves_the_last_one() {
     assert!(results(&folder, "whole") == results(&folder, "parts"));
 
     if PathBuf::from("/dev/full").exists() {
-        let arguments = strict(&parts, "/dev/full", &["--epochs", "1"]);
+        let arguments = strict(&parts, "/dev/full", &["--epochs", "1", "--overwrite"]);
         run(&arguments).failed(1, &["/dev/full", "no space is left"]);
     }
 }

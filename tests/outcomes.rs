@@ -1,0 +1,209 @@
+//! What a call gives whatever its method and options: its loss, and what becomes of samples that diverge and of calls
+//! that are stopped.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use predictive_coding::{
+    Conv2d, Error, Linear, Loss, Method, Network, OnDivergence, Op, Options, Parameters, Quantity, Reduction, Session,
+    Solver, Start, StepSize, StopFlag,
+};
+use predictive_coding_reference::compare::{relative_error, widen};
+use predictive_coding_reference::levels::forms;
+use predictive_coding_reference::random::{self, OwnedTargets};
+
+const SAMPLES: usize = 21;
+const STRICT: Method = Method::Strict { eta: 0.1, iterations: 6 };
+const FIXED: Method = Method::FixedPrediction { eta: 0.1, iterations: 6 };
+
+fn network(loss: Loss) -> Network {
+    let linear = |features| Op::Linear(Linear::new(features));
+    let layers = vec![
+        vec![Op::Conv2d(Conv2d::new(3, [3, 3])), Op::Relu, Op::Flatten],
+        vec![linear(9), Op::Tanh],
+        vec![linear(7), Op::Relu],
+        vec![linear(3)],
+    ];
+    Network::new(&[1, 6, 6], loss, layers).unwrap()
+}
+
+/// Parameters so large that relaxations by a given step of 0.4 diverge for some samples.
+fn steep(network: &Network) -> (Parameters, Vec<f32>, Vec<f32>) {
+    let mut parameters = network.initialize(3);
+    parameters.values_mut().iter_mut().for_each(|p| *p *= 2.6);
+    let mut rng = random::generator(5);
+    let (x, y) = (random::values(&mut rng, SAMPLES * 36), random::values(&mut rng, SAMPLES * 3));
+    (parameters, x, y)
+}
+
+#[test]
+fn the_loss_is_that_of_the_forward_pass_whatever_is_computed() {
+    let sum = Loss { reduction: Reduction::Sum, weight: 0.25, ..Loss::MSE };
+    let usual = Options::default();
+    let runs = [
+        (Method::Exact, usual),
+        (FIXED, usual),
+        (FIXED, Options { literal: true, ..usual }),
+        (STRICT, usual),
+        (STRICT, Options { tolerance: Some(0.5), ..usual }),
+        (STRICT, Options { step: StepSize::Automatic { products: 2 }, ..usual }),
+        (STRICT, Options { solver: Solver::Sweeps, ..usual }),
+        (STRICT, Options { solver: Solver::Sweeps, tolerance: Some(0.5), ..usual }),
+        (STRICT, Options { convention: predictive_coding::Convention::Published2022, ..usual }),
+        (STRICT, Options { on_divergence: OnDivergence::Skip, ..usual }),
+        (STRICT, Options { on_divergence: OnDivergence::Shrink, ..usual }),
+    ];
+    for loss in [Loss::MSE, Loss::CROSS_ENTROPY, sum] {
+        let network = network(loss);
+        let parameters = network.initialize(1);
+        let (x, y) = random::batch(&mut random::generator(2), &network, SAMPLES);
+        let (other, _) = random::batch(&mut random::generator(3), &network, SAMPLES);
+        for form in forms() {
+            let forward = form.session(&network, SAMPLES, Method::Exact).forward(&parameters, &x, y.view()).unwrap();
+            for (method, options) in runs {
+                let options = Options { level: Some(form.level), layout: form.layout, ..options };
+                let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+                // A value that an earlier call may leave behind.
+                session.infer(&parameters, &other, y.view()).unwrap();
+                let inferred = session.infer(&parameters, &x, y.view()).unwrap();
+                let what = format!("{form} {loss} {method:?} {options:?}");
+                assert_eq!([inferred, session.loss()].map(f32::to_bits), [forward.to_bits(); 2], "{what}");
+            }
+        }
+    }
+}
+
+/// With a sum, no sample sees how many others there are; with a mean, beliefs move less the more there are.
+#[test]
+fn samples_of_a_sum_relax_as_if_alone() {
+    for usual in [Loss::MSE, Loss::CROSS_ENTROPY] {
+        let sum = Loss { reduction: Reduction::Sum, weight: 0.5, ..usual };
+        let (x, y) = random::batch(&mut random::generator(4), &network(sum), SAMPLES);
+        let elements = x.len() / SAMPLES;
+        let one = match &y {
+            OwnedTargets::Labels(labels) => OwnedTargets::Labels(labels[..1].to_vec()),
+            OwnedTargets::Values(values) => OwnedTargets::Values(values[..values.len() / SAMPLES].to_vec()),
+        };
+        let moved = |loss: Loss, x: &[f32], y: &OwnedTargets, method| {
+            let network = network(loss);
+            let mut session = Session::new(&network, x.len() / elements, method).unwrap();
+            session.infer(&network.initialize(1), x, y.view()).unwrap();
+            let deviation = session.get(Quantity::Deviation, 3);
+            widen(&deviation[..session.elements(3)])
+        };
+        for method in [Method::Exact, FIXED, STRICT] {
+            let alone = moved(sum, &x[..elements], &one, method);
+            assert!(relative_error(&moved(sum, &x, &y, method), &alone) < 1e-6, "{usual} {method:?}");
+            let alone = moved(usual, &x[..elements], &one, method);
+            let mean = moved(usual, &x, &y, method);
+            let share = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
+            let ratio = share(&mean) / share(&alone) * SAMPLES as f64;
+            assert!((0.7..1.4).contains(&ratio), "{usual} {method:?}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn diverged_samples_are_left_out_or_relax_again() {
+    let loss = Loss { reduction: Reduction::Sum, weight: 0.5, ..Loss::MSE };
+    let network = network(loss);
+    let (parameters, x, y) = steep(&network);
+    let method = Method::Strict { eta: 0.4, iterations: 12 };
+    for form in forms() {
+        let session = |on_divergence| {
+            let options = Options { on_divergence, ..form.options() };
+            Session::with_options(&network, SAMPLES, method, options).unwrap()
+        };
+        let mut stopping = session(OnDivergence::Stop);
+        assert!(matches!(stopping.infer(&parameters, &x, &y), Err(Error::Diverged(_))), "{form}");
+        let diverged: Vec<bool> = stopping.descents().map(|descent| descent.diverged).collect();
+        assert!(diverged.contains(&true) && diverged.contains(&false), "{form}: {diverged:?} shows nothing");
+
+        let kept = |row: &[f32]| -> Vec<f32> {
+            let len = row.len() / SAMPLES;
+            row.chunks(len)
+                .zip(&diverged)
+                .filter(|(_, diverged)| !**diverged)
+                .flat_map(|(row, _)| row.to_vec())
+                .collect()
+        };
+        let mut alone = session(OnDivergence::Stop);
+        alone.infer(&parameters, &kept(&x), &kept(&y)).unwrap();
+        let mut skipping = session(OnDivergence::Skip);
+        skipping.infer(&parameters, &x, &y).unwrap();
+        assert_eq!(skipping.descents().map(|d| d.diverged).collect::<Vec<_>>(), diverged, "{form}");
+        let [got, want] = [&skipping, &alone].map(|session| widen(session.gradients().values()));
+        assert!(relative_error(&got, &want) < 1e-5, "{form}: {:e}", relative_error(&got, &want));
+
+        let mut shrinking = session(OnDivergence::Shrink);
+        shrinking.infer(&parameters, &x, &y).unwrap();
+        let shrunk: Vec<bool> = shrinking.descents().map(|descent| descent.shrunk).collect();
+        assert_eq!(shrunk, diverged, "{form}");
+        assert!(shrinking.descents().filter(|d| d.shrunk).all(|d| !d.diverged && d.eta < 0.4), "{form}");
+        for layer in 1..4 {
+            let [given, again] = [&stopping, &shrinking].map(|session| session.get(Quantity::Deviation, layer));
+            let elements = shrinking.elements(layer);
+            for (sample, diverged) in diverged.iter().enumerate() {
+                let place = sample * elements..(sample + 1) * elements;
+                let same = given[place.clone()] == again[place.clone()];
+                assert!(same != *diverged, "{form}: sample {sample} of layer {layer}");
+                assert!(again[place].iter().any(|&u| u != 0.0), "{form}: sample {sample} of layer {layer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sample_that_began_elsewhere_is_left_out() {
+    let network = network(Loss { reduction: Reduction::Sum, ..Loss::MSE });
+    let (parameters, x, y) = steep(&network);
+    let options = Options { on_divergence: OnDivergence::Shrink, ..Options::default() };
+    let method = Method::Strict { eta: 0.6, iterations: 12 };
+    let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+    session.infer_from(&parameters, &x, &y, &[Start::Activation]).unwrap();
+    assert!(session.descents().any(|descent| descent.diverged && !descent.shrunk));
+    assert!(session.gradients().values().iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn a_stopped_call_says_so_and_the_next_one_is_whole() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let network = network(Loss::MSE);
+    let parameters = network.initialize(1);
+    let (x, y) = random::batch(&mut random::generator(6), &network, SAMPLES);
+    let sweeps = Options { solver: Solver::Sweeps, ..Options::default() };
+    let literal = Options { literal: true, ..Options::default() };
+    for (method, options) in [(STRICT, Options::default()), (STRICT, sweeps), (FIXED, literal)] {
+        let options = Options { stop: Some(StopFlag(&STOP)), ..options };
+        let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+        session.infer(&parameters, &x, y.view()).unwrap();
+        let whole = session.gradients().clone();
+        STOP.store(true, Ordering::Relaxed);
+        assert_eq!(session.infer(&parameters, &x, y.view()), Err(Error::Stopped), "{method:?}");
+        STOP.store(false, Ordering::Relaxed);
+        session.infer(&parameters, &x, y.view()).unwrap();
+        assert_eq!(session.gradients().values(), whole.values(), "{method:?}");
+    }
+}
+
+/// Errors come down one layer per iteration: what they do not reach has gradients of 0, and nothing else has.
+#[test]
+fn layers_that_no_error_reaches_are_told() {
+    let network = network(Loss::MSE);
+    let parameters = network.initialize(1);
+    let (x, y) = random::batch(&mut random::generator(7), &network, SAMPLES);
+    for iterations in 1..=5 {
+        let strict = Method::Strict { eta: 0.1, iterations };
+        let sweeps = Options { solver: Solver::Sweeps, ..Options::default() };
+        let literal = Options { literal: true, ..Options::default() };
+        let fixed = Method::FixedPrediction { eta: 0.1, iterations };
+        let usual = Options::default();
+        for (method, options) in [(strict, usual), (strict, sweeps), (fixed, usual), (fixed, literal)] {
+            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            session.infer(&parameters, &x, y.view()).unwrap();
+            for (spec, gradient) in session.gradients().iter() {
+                let zero = gradient.iter().all(|&g| g == 0.0);
+                assert_eq!(zero, session.unreached().contains(&(spec.layer + 1)), "{method:?}, {}", spec.name);
+            }
+        }
+    }
+}
