@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             *value -= 0.02 * *velocity;
         }
         if step % (STEPS / 5) == 0 {
-            session.read(Quantity::Error, 1, &mut errors);
+            session.read(Quantity::Error, 1, &mut errors).unwrap();
             let squares: f32 = errors.iter().map(|error| error * error).sum();
             println!("step {step:4}: loss {loss:.4}, length of the first layer's errors {:.1e}", squares.sqrt());
         }
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         x = std::array::from_fn(|column| [coordinate(column, BATCH), coordinate(row, BATCH / 2)]);
         // The targets matter to the loss alone.
         threads.install(|| session.forward(&parameters, x.as_flattened(), &y[..]))?;
-        session.read(Quantity::Activation, 3, &mut outputs);
+        session.read(Quantity::Activation, 3, &mut outputs).unwrap();
         println!("{}", outputs.map(|inside| if inside > 0.5 { '#' } else { '.' }).iter().collect::<String>());
     }
     Ok(())

@@ -30,7 +30,8 @@ pub(crate) struct Call<'a> {
     pub(crate) layers: Layers<'a>,
     pub(crate) output: Output,
     pub(crate) x: &'a [f32],
-    pub(crate) targets: Targets<'a>,
+    /// None where only outputs are asked for.
+    pub(crate) targets: Option<Targets<'a>>,
     pub(crate) start: &'a [Start<'a>],
     pub(crate) samples: usize,
 }
@@ -41,7 +42,9 @@ impl Call<'_> {
         let plan = self.layers.plan;
         let rows = rows_of(first, tile.samples, plan.input.iter().product());
         plan.layout.load(plan.level, &self.x[rows], plan.input, &mut scratch.values[..plan.len(0)]);
-        self.output.load(self.targets, first, tile.samples, &mut tile.targets);
+        if let Some(targets) = self.targets {
+            self.output.load(targets, first, tile.samples, &mut tile.targets);
+        }
     }
 
     /// Puts the caller's beliefs into the deviations of a tile that has gone through the forward pass.
@@ -108,7 +111,9 @@ impl Group {
             if tile.samples > 0 {
                 call.load(first, tile, scratch);
                 call.layers.forward(tile, scratch);
-                Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
+                if call.targets.is_some() {
+                    Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
+                }
                 work(self, first, tile, scratch);
             }
         }

@@ -113,7 +113,7 @@ impl fmt::Display for Loss {
 }
 
 /// The targets of a batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Targets<'a> {
     /// A class in 0..outputs per sample; [`LossFunction::Mse`] takes it as a one-hot vector.
     Labels(&'a [i64]),

@@ -219,7 +219,7 @@ impl Session {
         start: &[Start<'_>],
     ) -> Result<f32> {
         let targets = y.into();
-        let samples = self.check(parameters, x, targets)?;
+        let samples = self.check(parameters, x, Some(targets))?;
         self.check_start(start, samples)?;
         self.pack(parameters);
         let mut open = self.open.take();
@@ -229,7 +229,7 @@ impl Session {
             StepSize::Given => open.vector(),
         });
         let (method, options) = (self.method, self.options);
-        self.run(parameters, x, targets, start, samples, |call, group, scratch, rows| {
+        self.run(parameters, x, Some(targets), start, samples, |call, group, scratch, rows| {
             group.step(call, method, options, vector, scratch, rows);
         });
         self.open = open;
@@ -250,44 +250,64 @@ impl Session {
     /// Errors: [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite.
     pub fn forward<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
         let targets = y.into();
-        let samples = self.check(parameters, x, targets)?;
+        let samples = self.check(parameters, x, Some(targets))?;
         self.pack(parameters);
-        self.run(parameters, x, targets, &[], samples, Group::forward);
+        self.run(parameters, x, Some(targets), &[], samples, Group::forward);
         self.inferred = false;
         Ok(self.loss)
     }
 
+    /// The outputs of the network, `[samples, output shape]`, for 1 to `batch` samples `x` without targets. Afterwards
+    /// only activations can be read.
+    ///
+    /// Errors: [`Error::Input`] if the size does not fit, or an input or a parameter is not finite.
+    pub fn predict(&mut self, parameters: &Parameters, x: &[f32]) -> Result<Vec<f32>> {
+        let samples = self.check(parameters, x, None)?;
+        self.pack(parameters);
+        self.run(parameters, x, None, &[], samples, Group::forward);
+        self.inferred = false;
+        self.get(Quantity::Activation, self.plan.layers.len())
+    }
+
     /// A quantity of layer `layer` (from 1) of the last call, `[samples, layer shape]`.
     ///
-    /// # Panics
-    /// If the layer has no such quantity, or the last call was none that computes it.
-    pub fn get(&self, quantity: Quantity, layer: usize) -> Vec<f32> {
+    /// Errors: [`Error::Input`] if the layer has no such quantity, or the last call was none that computes it.
+    pub fn get(&self, quantity: Quantity, layer: usize) -> Result<Vec<f32>> {
+        let layers = self.plan.layers.len();
+        if !(1..=layers).contains(&layer) {
+            return Err(Error::Input(format!("there is no layer {layer}, expected 1..={layers}")));
+        }
         let mut out = vec![0.0; self.samples * self.elements(layer)];
-        self.read(quantity, layer, &mut out);
-        out
+        self.read(quantity, layer, &mut out)?;
+        Ok(out)
     }
 
     /// As [`get`](Self::get), into a buffer of exactly that size.
     ///
-    /// # Panics
-    /// As [`get`](Self::get), or if `out` has another size.
-    pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) {
-        let elements = self.elements(layer);
+    /// Errors: as [`get`](Self::get), or [`Error::Input`] if `out` has another size.
+    pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) -> Result<()> {
         let layers = self.plan.layers.len();
-        assert!(
-            layer < layers || matches!(quantity, Quantity::Activation | Quantity::Error),
-            "layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}"
-        );
-        assert!(
-            quantity == Quantity::Activation || self.inferred,
-            "the last call was no inference, so there is no {quantity:?}; only activations can be read"
-        );
-        assert!(
-            out.len() == self.samples * elements,
-            "{} elements to read {quantity:?} of layer {layer} into, expected {} samples x {elements}",
-            out.len(),
-            self.samples
-        );
+        let computed = quantity == Quantity::Activation || self.inferred;
+        let hidden = layer < layers || matches!(quantity, Quantity::Activation | Quantity::Error);
+        let elements = if (1..=layers).contains(&layer) { self.elements(layer) } else { 0 };
+        let wrong = match (elements, hidden, computed) {
+            (0, ..) => format!("there is no layer {layer}, expected 1..={layers}"),
+            (_, false, _) => {
+                format!("layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}")
+            }
+            (.., false) => {
+                format!("the last call was no inference, so there is no {quantity:?}; only activations can be read")
+            }
+            _ if out.len() != self.samples * elements => format!(
+                "{} elements to read {quantity:?} of layer {layer} into, expected {} samples x {elements}",
+                out.len(),
+                self.samples
+            ),
+            _ => String::new(),
+        };
+        if !wrong.is_empty() {
+            return Err(Error::Input(wrong));
+        }
         let place = self.plan.layers[layer - 1].output.clone();
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         let layer_plan = &self.plan.layers[layer - 1];
@@ -314,6 +334,7 @@ impl Session {
                 }
             }
         }
+        Ok(())
     }
 
     /// Elements of one sample of layer `layer` (from 1).
@@ -331,7 +352,7 @@ impl Session {
         self.samples
     }
 
-    /// Loss of the forward pass of the last call, which a divergence does not change.
+    /// Loss of the forward pass of the last call, which a divergence does not change; NaN where there were no targets.
     pub fn loss(&self) -> f32 {
         self.loss
     }
@@ -407,7 +428,7 @@ impl Session {
     }
 
     /// The number of samples of a call that fits the plan.
-    fn check(&self, parameters: &Parameters, x: &[f32], targets: Targets<'_>) -> Result<usize> {
+    fn check(&self, parameters: &Parameters, x: &[f32], targets: Option<Targets<'_>>) -> Result<usize> {
         let (found, expected) = (parameters.specs(), self.gradients.specs());
         if !std::sync::Arc::ptr_eq(found, expected) && found != expected {
             return Err(Error::Input(
@@ -423,9 +444,11 @@ impl Session {
                 self.batch
             )));
         }
-        targets.validate(self.network.loss(), samples, self.plan.elements(self.plan.layers.len() - 1))?;
+        if let Some(targets) = targets {
+            targets.validate(self.network.loss(), samples, self.plan.elements(self.plan.layers.len() - 1))?;
+        }
         check_samples(self.plan.level, "the input", x, self.network.input_shape())?;
-        if let Targets::Values(values) = targets {
+        if let Some(Targets::Values(values)) = targets {
             check_samples(self.plan.level, "the target", values, self.network.output_shape())?;
         }
         parameters.check_finite_at(self.plan.level)?;
@@ -487,7 +510,7 @@ impl Session {
         &mut self,
         parameters: &Parameters,
         x: &[f32],
-        targets: Targets<'_>,
+        targets: Option<Targets<'_>>,
         start: &[Start<'_>],
         samples: usize,
         work: impl Fn(Call<'_>, &mut Group, &mut Scratch, &mut [f32]) + Sync,
@@ -523,7 +546,8 @@ impl Session {
         }
         self.samples = samples;
         let tiles = self.groups.iter().flat_map(|group| &group.tiles).take(tiles);
-        self.loss = (tiles.flat_map(|tile| &tile.losses[..tile.samples]).sum::<f64>() * output.scale) as f32;
+        let losses = tiles.flat_map(|tile| &tile.losses[..tile.samples]);
+        self.loss = targets.map_or(f32::NAN, |_| (losses.sum::<f64>() * output.scale) as f32);
     }
 
     /// Adds up what the groups found, in their order, and multiplies what is a product over the batch.

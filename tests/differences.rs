@@ -100,7 +100,7 @@ fn elementwise_differences_neither_cancel_nor_overflow() {
             let method = Method::Strict { eta: 0.1, iterations: 1 };
             let mut session = form.session(&network, 1, method);
             session.infer_from(&network.initialize(0), &z, &y, &[Start::Deviation(&d)]).unwrap();
-            let got = session.get(Quantity::Error, 2);
+            let got = session.get(Quantity::Error, 2).unwrap();
             for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
                 let (z, d) = (f64::from(z[i]), f64::from(d[i]));
                 let [before, after] = [z, z + d].map(|z| slope(&op, z));
@@ -124,7 +124,7 @@ fn elementwise_slopes_do_not_cancel() {
             let mut session = form.session(&network, 1, Method::Exact);
             let y = vec![100f32; z.len()];
             session.infer(&network.initialize(0), &z, &y).unwrap();
-            let (pulled, eps) = (session.get(Quantity::Error, 1), session.get(Quantity::Error, 2));
+            let (pulled, eps) = (session.get(Quantity::Error, 1).unwrap(), session.get(Quantity::Error, 2).unwrap());
             for ((&z, &pulled), &eps) in z.iter().zip(&pulled).zip(&eps) {
                 let (z, pulled, eps) = (f64::from(z), f64::from(pulled), f64::from(eps));
                 let want = slope(&op, z) * eps;
@@ -150,7 +150,7 @@ fn errors_of_certain_predictions_keep_their_digits() {
             let x = [0.3, certainty, -0.5, 0.1, certainty + 0.2, -0.7, 0.25, 0.0].map(|x: f64| x as f32);
             let mut session = form.session(&network, 2, Method::Exact);
             let loss = session.infer(&network.initialize(0), &x, &vec![1i64, 0]).unwrap();
-            let got = session.get(Quantity::Error, 1);
+            let got = session.get(Quantity::Error, 1).unwrap();
             let (mut losses, mut want) = (0.0, vec![]);
             for (x, label) in x.chunks(4).zip([1, 0]) {
                 let odds: Vec<f64> = x.iter().map(|&o| f64::from(o - x[label]).exp()).collect();

@@ -255,7 +255,8 @@ fn a_refusal_changes_nothing() {
     let parameters = network.initialize(0);
     let mut session = Session::new(&network, 2, STRICT).unwrap();
     session.infer(&parameters, &[0.5; 40], &vec![0i64, 1]).unwrap();
-    let state = |session: &Session| (session.samples(), session.get(Quantity::Belief, 1), session.gradients().clone());
+    let state =
+        |session: &Session| (session.samples(), session.get(Quantity::Belief, 1).unwrap(), session.gradients().clone());
     let before = state(&session);
     session.infer(&parameters, &[0.5; 20], &vec![7i64]).unwrap_err();
     session.infer(&parameters, &[0.5; 21], &vec![0i64]).unwrap_err();

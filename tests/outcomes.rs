@@ -87,7 +87,7 @@ fn samples_of_a_sum_relax_as_if_alone() {
             let network = network(loss);
             let mut session = Session::new(&network, x.len() / elements, method).unwrap();
             session.infer(&network.initialize(1), x, y.view()).unwrap();
-            let deviation = session.get(Quantity::Deviation, 3);
+            let deviation = session.get(Quantity::Deviation, 3).unwrap();
             widen(&deviation[..session.elements(3)])
         };
         for method in [Method::Exact, FIXED, STRICT] {
@@ -140,7 +140,8 @@ fn diverged_samples_are_left_out_or_relax_again() {
         assert_eq!(shrunk, diverged, "{form}");
         assert!(shrinking.descents().filter(|d| d.shrunk).all(|d| !d.diverged && d.eta < 0.4), "{form}");
         for layer in 1..4 {
-            let [given, again] = [&stopping, &shrinking].map(|session| session.get(Quantity::Deviation, layer));
+            let [given, again] =
+                [&stopping, &shrinking].map(|session| session.get(Quantity::Deviation, layer).unwrap());
             let elements = shrinking.elements(layer);
             for (sample, diverged) in diverged.iter().enumerate() {
                 let place = sample * elements..(sample + 1) * elements;

@@ -232,8 +232,8 @@ fn a_relaxation_that_overflows_is_a_divergence() {
         let mut session = form.session(&case.network, 6, case.method);
         let result = case.infer(&mut session);
         assert!(matches!(result, Err(Error::Diverged(_))), "{form}: {result:?}");
-        assert!(session.get(Quantity::Activation, 4).iter().all(|v| v.is_finite()), "{form}");
-        assert!(session.get(Quantity::Belief, 3).iter().any(|v| !v.is_finite()), "{form}");
+        assert!(session.get(Quantity::Activation, 4).unwrap().iter().all(|v| v.is_finite()), "{form}");
+        assert!(session.get(Quantity::Belief, 3).unwrap().iter().any(|v| !v.is_finite()), "{form}");
     }
 }
 
@@ -249,11 +249,11 @@ fn a_stable_relaxation_has_not_diverged() {
         assert!(energies[2999] < energies[0], "{form}: {} to {}", energies[0], energies[2999]);
         assert!(energies.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)), "{form}: {energies:?}");
         // From where it ended there is nothing left but rounding.
-        let beliefs: Vec<_> = (1..4).map(|l| Begin::Belief(session.get(Quantity::Belief, l))).collect();
+        let beliefs: Vec<_> = (1..4).map(|l| Begin::Belief(session.get(Quantity::Belief, l).unwrap())).collect();
         let settled = Case { begin: beliefs, ..case.clone() };
         settled.infer(&mut session).unwrap_or_else(|error| panic!("{form}: {error}"));
         // Nor is there where the prediction is the target.
-        let output = session.get(Quantity::Activation, 4);
+        let output = session.get(Quantity::Activation, 4).unwrap();
         let satisfied = Case { y: OwnedTargets::Values(output), ..case };
         satisfied.infer(&mut session).unwrap_or_else(|error| panic!("{form}: {error}"));
     }
@@ -284,7 +284,7 @@ fn the_forward_pass_alone_gives_loss_and_activations() {
         let loss = session.forward(&case.parameters, &case.x, case.y.view()).unwrap();
         assert!(relative_error(&[loss.into()], &[step.loss]) <= BOUND, "{form}: {loss}");
         for l in 1..=4 {
-            let got = widen(&session.get(Quantity::Activation, l));
+            let got = widen(&session.get(Quantity::Activation, l).unwrap());
             assert!(relative_error(&got, &step.activations[l]) <= BOUND, "{form}, layer {l}");
         }
     }
@@ -318,7 +318,9 @@ fn samples_are_independent() {
                 for (q, quantity) in quantities.into_iter().enumerate() {
                     for l in 1..=if q < 2 { last } else { last - 1 } {
                         let size = session.elements(l);
-                        bits.extend(session.get(quantity, l)[sample * size..][..size].iter().map(|v| v.to_bits()));
+                        bits.extend(
+                            session.get(quantity, l).unwrap()[sample * size..][..size].iter().map(|v| v.to_bits()),
+                        );
                     }
                 }
                 bits

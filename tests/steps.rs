@@ -204,8 +204,8 @@ fn settled_samples_stay_where_they_are() {
                 let elements = plain.elements(layer);
                 let place = sample * elements..(sample + 1) * elements;
                 assert_eq!(
-                    settled.get(Quantity::Deviation, layer)[place.clone()],
-                    plain.get(Quantity::Deviation, layer)[place]
+                    settled.get(Quantity::Deviation, layer).unwrap()[place.clone()],
+                    plain.get(Quantity::Deviation, layer).unwrap()[place]
                 );
             }
         }
@@ -220,7 +220,7 @@ fn ends(session: &Session, network: &Network, parameters: &Parameters, x: &[f32]
     let mut v = naive.forward(&x);
     let depth = naive.depth();
     for layer in 1..depth {
-        let deviation = session.get(Quantity::Deviation, layer);
+        let deviation = session.get(Quantity::Deviation, layer).unwrap();
         v[layer].iter_mut().zip(deviation).for_each(|(v, u)| *v += f64::from(u));
     }
     let errors = naive.errors(&v, &y);

@@ -93,7 +93,7 @@ fn denormals(criterion: &mut Criterion) {
             ("weights", &without_biases(&network, 1e-39), &x),
         ] {
             session.infer(parameters, x, &targets).expect("the relaxation is stable");
-            let denormal = session.get(Quantity::Error, 2).iter().filter(|error| error.is_subnormal()).count();
+            let denormal = session.get(Quantity::Error, 2).unwrap().iter().filter(|error| error.is_subnormal()).count();
             assert_eq!(denormal > 0, numbers == "inputs", "{denormal} errors are denormal");
             group.bench_function(format!("{}/{numbers}", method.name()), |bencher| {
                 bencher.iter(|| session.infer(parameters, x, &targets).expect("the relaxation is stable"));

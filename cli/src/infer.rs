@@ -132,7 +132,6 @@ impl Infer {
         }
         seconds.sort_by(f64::total_cmp);
 
-        let mut tensors = self.output.as_ref().map_or(Vec::new(), |_| tensors(&network, &session));
         let descents = Descents::of(&session, &options);
         let divergence = match loss {
             Ok(_) => None,
@@ -141,13 +140,14 @@ impl Infer {
         };
         let loss = session.loss();
         if let Some(path) = &self.output {
+            let mut tensors = tensors(&network, &session)?;
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
         }
         if let Some(directory) = &self.maps {
             for (number, layer) in (1..).zip(network.layers()) {
                 if let Some(size) = pixels(layer) {
-                    let sheet = maps(&session, number, number < network.layers().len(), size);
+                    let sheet = maps(&session, number, number < network.layers().len(), size)?;
                     write_maps(&directory.join(format!("layer-{number}")), &sheet)?;
                 }
             }
@@ -239,11 +239,12 @@ fn check_side(layer: usize, size: [usize; 2]) -> Result<(), Failure> {
 }
 
 /// The maps of a layer (from 1), a row for each of the first samples.
-fn maps(session: &Session, layer: usize, hidden: bool, [height, width]: [usize; 2]) -> Sheet {
+fn maps(session: &Session, layer: usize, hidden: bool, [height, width]: [usize; 2]) -> Result<Sheet, Error> {
     let beliefs = hidden.then_some(("belief", Quantity::Belief));
     let quantities =
         [Some(("activation", Quantity::Activation)), beliefs, Some(("error", Quantity::Error))].into_iter().flatten();
-    let values: Vec<_> = quantities.map(|(name, quantity)| (name, session.get(quantity, layer))).collect();
+    let values = quantities.map(|(name, quantity)| Ok((name, session.get(quantity, layer)?)));
+    let values: Vec<(&str, Vec<f32>)> = values.collect::<Result<_, Error>>()?;
     let elements = session.elements(layer);
     let row = |sample: usize| {
         let map = |(name, values): &(&str, Vec<f32>)| Map {
@@ -255,11 +256,11 @@ fn maps(session: &Session, layer: usize, hidden: bool, [height, width]: [usize; 
         values.iter().map(map).collect()
     };
     let rows = (0..session.samples().min(MOST_SAMPLES)).map(row).collect();
-    Sheet { title: format!("Layer {layer}"), rows }
+    Ok(Sheet { title: format!("Layer {layer}"), rows })
 }
 
 /// Everything that the session holds, by name, with the batch as the first axis.
-fn tensors(network: &Network, session: &Session) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+fn tensors(network: &Network, session: &Session) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>, Error> {
     let layers = network.layers();
     let mut tensors = Vec::new();
     for (l, layer) in (1..).zip(layers) {
@@ -272,12 +273,12 @@ fn tensors(network: &Network, session: &Session) -> Vec<(String, Vec<usize>, Vec
         ] {
             if present {
                 let shape = [&[session.samples()], layer.output_shape()].concat();
-                tensors.push((format!("{name}.{l}"), shape, session.get(quantity, l)));
+                tensors.push((format!("{name}.{l}"), shape, session.get(quantity, l)?));
             }
         }
     }
     let gradients = session.gradients().iter();
     tensors
         .extend(gradients.map(|(spec, values)| (format!("grad.{}", spec.name), spec.shape.clone(), values.to_vec())));
-    tensors
+    Ok(tensors)
 }

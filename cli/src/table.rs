@@ -17,7 +17,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     table.to_string()
 }
 
-/// A share as a percentage.
+/// A share as a percentage; a dash where there is none.
 pub fn percent(share: f64) -> String {
-    format!("{:.2}%", 100.0 * share)
+    if share.is_nan() { "-".into() } else { format!("{:.2}%", 100.0 * share) }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use predictive_coding::data::epoch_rng;
 use predictive_coding::{
     Batch, Dataset, Error, Method, Network, Optimizer, Options, Parameters, Progress, Quantity, Record, RecordKind,
-    Session, StepSize,
+    Session, StepSize, Targets,
 };
 
 use crate::console::Failure;
@@ -52,7 +52,7 @@ impl Task<'_> {
 pub struct Score {
     /// Of the whole data set, by the network's reduction.
     pub loss: f64,
-    /// Share of samples whose largest output is that of their label.
+    /// Share of samples whose largest output is that of their label; NaN where targets are values.
     pub accuracy: f64,
 }
 
@@ -214,8 +214,8 @@ impl<'a> Training<'a> {
         }
 
         self.descents = Descents::of(&self.session, &self.task.options);
-        let correct = count_correct(&self.session, self.task.network, &batch.y, &mut self.outputs);
-        let accuracy = correct as f64 / batch.y.len() as f64;
+        let correct = count_correct(&self.session, self.task.network, (&batch.y).into(), &mut self.outputs)?;
+        let accuracy = correct.map_or(f64::NAN, |correct| correct as f64 / batch.samples() as f64);
         (self.progress.step, self.progress.epoch) = (step, epoch);
         self.record(RecordKind::Train, Score { loss: loss.into(), accuracy });
         Ok(Flow::Continue)
@@ -253,13 +253,14 @@ pub fn evaluate(
     batch: usize,
 ) -> Result<Score, Failure> {
     let mut outputs = output_buffer(network, batch);
-    let (mut losses, mut correct) = (Vec::new(), 0);
+    let (mut losses, mut correct) = (Vec::new(), Some(0));
     for (x, y) in dataset.chunks(batch) {
-        losses.push((y.len(), f64::from(session.forward(parameters, x, y).map_err(Failure::run)?)));
-        correct += count_correct(session, network, y, &mut outputs);
+        let loss = session.forward(parameters, x, y).map_err(Failure::run)?;
+        losses.push((session.samples(), f64::from(loss)));
+        correct = correct.zip(count_correct(session, network, y, &mut outputs)?).map(|(all, more)| all + more);
     }
     let loss = network.loss().of_batches(losses.into_iter());
-    Ok(Score { loss, accuracy: correct as f64 / dataset.len() as f64 })
+    Ok(Score { loss, accuracy: correct.map_or(f64::NAN, |correct| correct as f64 / dataset.len() as f64) })
 }
 
 /// Room for the outputs of a batch.
@@ -267,16 +268,23 @@ fn output_buffer(network: &Network, batch: usize) -> Vec<f32> {
     vec![0.0; batch * network.output_shape().iter().product::<usize>()]
 }
 
-/// How many samples of the session's last call have their largest output at their label.
-fn count_correct(session: &Session, network: &Network, labels: &[i64], outputs: &mut [f32]) -> usize {
+/// How many samples of the session's last call have their largest output at their label; none if they have no labels.
+fn count_correct(
+    session: &Session,
+    network: &Network,
+    targets: Targets<'_>,
+    outputs: &mut [f32],
+) -> Result<Option<usize>, Failure> {
+    let Targets::Labels(labels) = targets else { return Ok(None) };
     let classes = network.output_shape().iter().product::<usize>();
     let outputs = &mut outputs[..labels.len() * classes];
-    session.read(Quantity::Activation, network.layers().len(), outputs);
-    outputs.chunks(classes).zip(labels).filter(|(outputs, label)| largest(outputs) as i64 == **label).count()
+    session.read(Quantity::Activation, network.layers().len(), outputs).map_err(Failure::run)?;
+    let pairs = outputs.chunks(classes).zip(labels);
+    Ok(Some(pairs.filter(|(outputs, label)| largest(outputs) as i64 == **label).count()))
 }
 
 /// The index of the largest value, the first on a tie.
-fn largest(values: &[f32]) -> usize {
+pub fn largest(values: &[f32]) -> usize {
     (1..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
 }
 

@@ -1,9 +1,9 @@
 //! CIFAR-10, binary version: records of a label and 3 x 32 x 32 pixels, red, green and blue plane,
 //! each row-major. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::source::{Source, check_directory, find, scale};
+use super::source::{Source, check_directory, files_below, find, scale};
 use super::{Dataset, Result};
 use crate::error::Error;
 
@@ -13,16 +13,31 @@ const MAX_RECORDS: usize = 10_000;
 const CLASSES: usize = 10;
 
 impl Dataset {
-    /// The training and the test set of CIFAR-10, binary version, from a directory with
-    /// `test_batch.bin` and at least one of `data_batch_1.bin` to `data_batch_5.bin`, each plain or
+    /// The directory that [`cifar10`](Self::cifar10) reads: the given one, or else the nearest up to two levels below it
+    /// that has one of its files, as `cifar-10-batches-bin` has.
+    ///
+    /// Errors: [`Error::File`] if the directory is not there.
+    pub fn cifar10_directory(directory: impl AsRef<Path>) -> Result<PathBuf> {
+        let directory = directory.as_ref();
+        check_directory(directory)?;
+        let is_batch = |path: &&PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("data_batch_") && (name.ends_with(".bin") || name.ends_with(".bin.gz"))
+        };
+        let files = files_below(directory, 2);
+        let nearest = files.iter().filter(is_batch).min_by_key(|path| path.components().count());
+        Ok(nearest.and_then(|path| path.parent()).unwrap_or(directory).to_path_buf())
+    }
+
+    /// The training and the test set of CIFAR-10, binary version, from a directory, or one
+    /// [below it](Self::cifar10_directory), with `test_batch.bin` and at least one of `data_batch_1.bin` to `data_batch_5.bin`, each plain or
     /// with `.gz` at the end. Pixels are divided by 255.
     ///
     /// Errors: [`Error::File`] if a file is missing, is not a whole number of
     /// records, has more than 10,000 of them, or holds a label above 9; or if a compressed file holds more
     /// than a MiB and 64 times its size.
     pub fn cifar10(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
-        let directory = directory.as_ref();
-        check_directory(directory)?;
+        let directory = &Self::cifar10_directory(directory)?;
         let mut images = Vec::new();
         let mut labels = Vec::new();
         let batches = (1..=5).filter_map(|i| find(directory, &format!("data_batch_{i}.bin")));

@@ -5,19 +5,23 @@ mod digits;
 mod idx;
 mod source;
 
+pub use idx::IdxFiles;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::batch::BatchTargets;
 use crate::error::{Error, Result};
+use crate::loss::Targets;
 
-/// Images of one shape with a class each.
+/// Images of one shape, or samples of any kind, with a class or values each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     images: Vec<f32>,
-    labels: Vec<i64>,
+    targets: BatchTargets,
     shape: Vec<usize>,
+    /// Classes, or values of each target.
     classes: usize,
 }
 
@@ -26,8 +30,16 @@ pub struct Dataset {
 pub struct Batch {
     /// `[samples, image shape]`.
     pub x: Vec<f32>,
-    /// `[samples]`.
-    pub y: Vec<i64>,
+    /// A target for each sample.
+    pub y: BatchTargets,
+    samples: usize,
+}
+
+impl Batch {
+    /// Number of samples, at least 1.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
 }
 
 impl Dataset {
@@ -35,27 +47,41 @@ impl Dataset {
     ///
     /// Errors: [`Error::Input`] if sizes or labels do not fit, or there is no image.
     pub fn new(images: Vec<f32>, labels: Vec<i64>, shape: &[usize], classes: usize) -> Result<Self> {
-        let pixels: usize = shape.iter().product();
-        if labels.is_empty() || pixels == 0 {
-            return Err(Error::Input(format!(
-                "{} images of shape {shape:?}, expected at least one with at least one pixel",
-                labels.len()
-            )));
-        }
-        if images.len() != labels.len() * pixels {
-            return Err(Error::Input(format!(
-                "{} pixels, expected {} images x {pixels} of shape {shape:?}",
-                images.len(),
-                labels.len()
-            )));
-        }
+        check_images(images.len(), labels.len(), shape)?;
         if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &y)| y < 0 || y as usize >= classes) {
             return Err(Error::Input(format!(
                 "label {label} of image {i} is out of range, expected 0..={}",
                 classes.saturating_sub(1)
             )));
         }
-        Ok(Dataset { images, labels, shape: shape.to_vec(), classes })
+        Ok(Dataset { images, targets: BatchTargets::Labels(labels), shape: shape.to_vec(), classes })
+    }
+
+    /// Samples `[len, shape]` with targets `[len, outputs]`.
+    ///
+    /// Errors: [`Error::Input`] if sizes do not fit, or there is no sample.
+    pub fn with_values(images: Vec<f32>, values: Vec<f32>, shape: &[usize], outputs: usize) -> Result<Self> {
+        let samples = values.len() / outputs.max(1);
+        check_images(images.len(), samples, shape)?;
+        if values.len() != samples * outputs {
+            return Err(Error::Input(format!("{} target values, expected {samples} x {outputs}", values.len())));
+        }
+        Ok(Dataset { images, targets: BatchTargets::Values(values), shape: shape.to_vec(), classes: outputs })
+    }
+
+    /// The first `count` samples, or all if there are fewer.
+    ///
+    /// # Panics
+    /// If `count` is 0.
+    pub fn first(&self, count: usize) -> Dataset {
+        assert!(count > 0, "the first 0 samples, expected at least 1");
+        let count = count.min(self.len());
+        let targets = match &self.targets {
+            BatchTargets::Labels(labels) => BatchTargets::Labels(labels[..count].to_vec()),
+            BatchTargets::Values(values) => BatchTargets::Values(values[..count * self.classes].to_vec()),
+        };
+        let images = self.images[..count * self.pixels()].to_vec();
+        Dataset { images, targets, shape: self.shape.clone(), classes: self.classes }
     }
 
     /// Every pixel, `[len, shape]`.
@@ -63,9 +89,21 @@ impl Dataset {
         &self.images
     }
 
-    /// The class of each image.
+    /// The class or the values of each sample.
+    pub fn targets(&self) -> &BatchTargets {
+        &self.targets
+    }
+
+    /// The class of each image; nothing if the targets are values.
     pub fn labels(&self) -> &[i64] {
-        &self.labels
+        match &self.targets {
+            BatchTargets::Labels(labels) => labels,
+            BatchTargets::Values(_) => &[],
+        }
+    }
+
+    fn pixels(&self) -> usize {
+        self.shape.iter().product()
     }
 
     /// The shape of an image, `[channels, height, width]` for the data sets here.
@@ -73,7 +111,7 @@ impl Dataset {
         &self.shape
     }
 
-    /// Number of classes.
+    /// Number of classes, or of values of each target.
     pub fn classes(&self) -> usize {
         self.classes
     }
@@ -81,7 +119,7 @@ impl Dataset {
     /// Number of images, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a data set is never empty")]
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.images.len() / self.pixels()
     }
 
     /// The CRC-32 of shape, images and labels, as eight hexadecimal digits: what tells a data set from another.
@@ -90,12 +128,18 @@ impl Dataset {
         let mut hasher = crc32fast::Hasher::new();
         self.shape.iter().chain([&self.classes]).for_each(|&size| hasher.update(&(size as u64).to_le_bytes()));
         let mut bytes = Vec::with_capacity(BLOCK * size_of::<f32>());
-        for block in self.images.chunks(BLOCK) {
-            bytes.clear();
-            bytes.extend(block.iter().flat_map(|pixel| pixel.to_le_bytes()));
-            hasher.update(&bytes);
+        let mut add = |values: &[f32]| {
+            for block in values.chunks(BLOCK) {
+                bytes.clear();
+                bytes.extend(block.iter().flat_map(|value| value.to_le_bytes()));
+                hasher.update(&bytes);
+            }
+        };
+        add(&self.images);
+        match &self.targets {
+            BatchTargets::Labels(labels) => labels.iter().for_each(|label| hasher.update(&label.to_le_bytes())),
+            BatchTargets::Values(values) => add(values),
         }
-        self.labels.iter().for_each(|label| hasher.update(&label.to_le_bytes()));
         format!("{:08x}", hasher.finalize())
     }
 
@@ -115,9 +159,15 @@ impl Dataset {
     ///
     /// # Panics
     /// If `size` is 0.
-    pub fn chunks(&self, size: usize) -> impl Iterator<Item = (&[f32], &[i64])> {
-        let pixels = self.images.len() / self.labels.len();
-        self.images.chunks(size * pixels).zip(self.labels.chunks(size))
+    pub fn chunks(&self, size: usize) -> impl Iterator<Item = (&[f32], Targets<'_>)> {
+        let targets = |first: usize, count: usize| match &self.targets {
+            BatchTargets::Labels(labels) => Targets::Labels(&labels[first..first + count]),
+            BatchTargets::Values(values) => {
+                Targets::Values(&values[first * self.classes..(first + count) * self.classes])
+            }
+        };
+        let chunks = self.images.chunks(size * self.pixels()).zip((0..).step_by(size));
+        chunks.map(move |(images, first)| (images, targets(first, images.len() / self.pixels())))
     }
 }
 
@@ -142,12 +192,17 @@ impl Iterator for Batches<'_> {
         let chosen = remaining.chunks(self.size).nth(skipped);
         self.next = self.next.saturating_add(self.size.saturating_mul(skipped.saturating_add(1)));
         let chosen = chosen?;
-        let pixels = self.dataset.images.len() / self.dataset.len();
-        let mut x = Vec::with_capacity(chosen.len() * pixels);
-        for &i in chosen {
-            x.extend_from_slice(&self.dataset.images[i * pixels..(i + 1) * pixels]);
-        }
-        Some(Batch { x, y: chosen.iter().map(|&i| self.dataset.labels[i]).collect() })
+        let Dataset { images, targets, classes, .. } = self.dataset;
+        let rows = |of: &[f32], len: usize| {
+            let mut rows = Vec::with_capacity(chosen.len() * len);
+            chosen.iter().for_each(|&i| rows.extend_from_slice(&of[i * len..(i + 1) * len]));
+            rows
+        };
+        let y = match targets {
+            BatchTargets::Labels(labels) => BatchTargets::Labels(chosen.iter().map(|&i| labels[i]).collect()),
+            BatchTargets::Values(values) => BatchTargets::Values(rows(values, *classes)),
+        };
+        Some(Batch { x: rows(images, self.dataset.pixels()), y, samples: chosen.len() })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -166,9 +221,30 @@ pub fn epoch_rng(seed: u64, epoch: u64) -> ChaCha8Rng {
     rng
 }
 
+/// Refuses images that are not as many as their targets.
+fn check_images(pixels: usize, targets: usize, shape: &[usize]) -> Result<()> {
+    let of_image: usize = shape.iter().product();
+    if targets == 0 || of_image == 0 {
+        return Err(Error::Input(format!(
+            "{targets} images of shape {shape:?}, expected at least one with at least one pixel"
+        )));
+    }
+    if pixels != targets * of_image {
+        return Err(Error::Input(format!(
+            "{pixels} pixels, expected {targets} images x {of_image} of shape {shape:?}"
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn labels(batch: &Batch) -> &[i64] {
+        let BatchTargets::Labels(labels) = &batch.y else { panic!("{batch:?} has no labels") };
+        labels
+    }
 
     fn numbered(len: usize) -> Dataset {
         let images = (0..len).flat_map(|i| [i as f32, i as f32 + 0.5]).collect();
@@ -179,13 +255,13 @@ mod tests {
     fn every_image_comes_once_with_its_label_and_the_last_batch_is_kept() {
         let dataset = numbered(10);
         let batches: Vec<Batch> = dataset.batches(4, &mut epoch_rng(3, 1)).collect();
-        assert_eq!(batches.iter().map(|batch| batch.y.len()).collect::<Vec<_>>(), [4, 4, 2]);
-        let mut seen: Vec<i64> = batches.iter().flat_map(|batch| batch.y.clone()).collect();
+        assert_eq!(batches.iter().map(|batch| batch.samples()).collect::<Vec<_>>(), [4, 4, 2]);
+        let mut seen: Vec<i64> = batches.iter().flat_map(|batch| labels(batch).to_vec()).collect();
         assert_ne!(seen, (0..10).collect::<Vec<_>>());
         seen.sort_unstable();
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
         for batch in &batches {
-            let expected: Vec<f32> = batch.y.iter().flat_map(|&i| [i as f32, i as f32 + 0.5]).collect();
+            let expected: Vec<f32> = labels(batch).iter().flat_map(|&i| [i as f32, i as f32 + 0.5]).collect();
             assert_eq!(batch.x, expected);
         }
     }
@@ -242,8 +318,26 @@ mod tests {
         let dataset = numbered(5);
         let chunks: Vec<_> = dataset.chunks(2).collect();
         assert_eq!(chunks.len(), 3);
-        assert_eq!(chunks[1], (&[2.0, 2.5, 3.0, 3.5][..], &[2, 3][..]));
-        assert_eq!(chunks[2], (&[4.0, 4.5][..], &[4][..]));
+        assert_eq!(chunks[1], (&[2.0, 2.5, 3.0, 3.5][..], Targets::Labels(&[2, 3])));
+        assert_eq!(chunks[2], (&[4.0, 4.5][..], Targets::Labels(&[4])));
+    }
+
+    #[test]
+    fn values_come_with_their_samples() {
+        let values: Vec<f32> = (0..10).map(|i| i as f32).collect();
+        let dataset = Dataset::with_values(values.clone(), values[..5].repeat(3), &[2], 3).unwrap();
+        assert_eq!((dataset.len(), dataset.labels()), (5, &[][..]));
+        let chunks: Vec<_> = dataset.first(3).chunks(2).map(|(x, y)| (x.to_vec(), format!("{y:?}"))).collect();
+        assert_eq!(chunks[1], (vec![4.0, 5.0], "Values([1.0, 2.0, 3.0])".into()));
+        for batch in dataset.batches(2, &mut epoch_rng(1, 1)) {
+            let BatchTargets::Values(y) = batch.y else { panic!("values were given") };
+            for (x, y) in batch.x.chunks(2).zip(y.chunks(3)) {
+                let sample = (x[0] / 2.0) as usize;
+                assert_eq!(y, &values[..5].repeat(3)[3 * sample..3 * sample + 3]);
+            }
+        }
+        let message = Dataset::with_values(vec![0.0; 4], vec![0.0; 5], &[2], 2).unwrap_err().to_string();
+        assert!(message.contains("5 target values"), "{message}");
     }
 
     #[test]

@@ -26,6 +26,29 @@ pub(super) fn find(directory: &Path, name: &str) -> Option<PathBuf> {
     [name.to_string(), format!("{name}.gz")].map(|name| directory.join(name)).into_iter().find(|path| path.exists())
 }
 
+/// The most files that are looked at.
+const MOST_FILES: usize = 100_000;
+
+/// The files in a directory and up to so many levels below it, in the order of their paths at each level. What can not
+/// be read is left out.
+pub(super) fn files_below(directory: &Path, levels: usize) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut level = vec![directory.to_path_buf()];
+    for _ in 0..=levels {
+        let mut next = Vec::new();
+        for directory in level {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().take(MOST_FILES - files.len());
+            for path in entries.map(|entry| entry.path()) {
+                if path.is_dir() { next.push(path) } else { files.push(path) }
+            }
+        }
+        next.sort();
+        level = next;
+    }
+    files.sort();
+    files
+}
+
 /// Refuses a directory that is not there.
 pub(super) fn check_directory(directory: &Path) -> Result<()> {
     match std::fs::metadata(directory) {

@@ -168,7 +168,7 @@ impl Question<'_> {
         let convention = self.asked.convention.convention();
         let options = Options { convention, ..Options::default() };
         let method = Method::Strict { eta, iterations: 1 };
-        let mut session = Session::with_options(&self.setting.network, self.batch.y.len(), method, options)?;
+        let mut session = Session::with_options(&self.setting.network, self.batch.samples(), method, options)?;
         let hidden = self.setting.network.layers().len() - 1;
         let mut beliefs: Vec<Vec<f32>> = Vec::new();
         for n in 1..=self.most {
@@ -181,7 +181,7 @@ impl Question<'_> {
                 Follow::On => {}
                 end => return Ok(end),
             }
-            beliefs = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect();
+            beliefs = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect::<Result<_, _>>()?;
         }
         Ok(Follow::On)
     }
@@ -189,7 +189,7 @@ impl Question<'_> {
     fn fixed_prediction(&self, eta: f64, see: &mut dyn FnMut(usize, &Parameters) -> Follow) -> Result<Follow, Failure> {
         for n in 1..=self.most {
             let method = Method::FixedPrediction { eta, iterations: n };
-            let mut session = Session::with_options(&self.setting.network, self.batch.y.len(), method, literal())?;
+            let mut session = Session::with_options(&self.setting.network, self.batch.samples(), method, literal())?;
             session.infer(self.parameters, &self.batch.x, &self.batch.y).map_err(Failure::run)?;
             match see(n, session.gradients()) {
                 Follow::On => {}

@@ -60,7 +60,8 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let samples = samples(asked, &network, &parameters, &mut exact, pictures)?;
     exact.infer(&parameters, &samples.x, &samples.labels).map_err(Failure::run)?;
     let level = exact.level().name();
-    let gradients: Vec<Vec<f32>> = layers.iter().map(|&layer| exact.get(Quantity::Error, layer)).collect();
+    let gradients: Vec<Vec<f32>> =
+        layers.iter().map(|&layer| exact.get(Quantity::Error, layer)).collect::<Result<_, _>>()?;
     drop(exact);
 
     let (strict, energies) = relax(asked, &network, &parameters, &samples, iterations, &weights)?;
@@ -70,14 +71,14 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         .map(|(&layer, gradient)| {
             let shape = network.layers()[layer - 1].output_shape();
             let field = |quantity, values: Vec<f32>| Field::new(layer, quantity, shape, &values);
-            Vec::from([
-                field("activation", strict.get(Quantity::Activation, layer)),
+            Ok(Vec::from([
+                field("activation", strict.get(Quantity::Activation, layer)?),
                 field("gradient", gradient),
-                field("belief", strict.get(Quantity::Belief, layer)),
-                field("error", strict.get(Quantity::Error, layer)),
-            ])
+                field("belief", strict.get(Quantity::Belief, layer)?),
+                field("error", strict.get(Quantity::Error, layer)?),
+            ]))
         })
-        .collect();
+        .collect::<Result<_, predictive_coding::Error>>()?;
     drop(strict);
     let network_name = if asked.quick { "small VGG-19" } else { "VGG-19" };
     let title = format!("{network_name} with {weights}: strict ({ETA}, {iterations}), norms over the channels");
@@ -150,7 +151,7 @@ fn samples(
     let x: Vec<f32> = pictures.iter().flat_map(Picture::input).collect();
     session.forward(parameters, &x, &vec![0i64; pictures.len()]).map_err(Failure::run)?;
     let layers = network.layers().len();
-    let outputs = session.get(Quantity::Activation, layers);
+    let outputs = session.get(Quantity::Activation, layers)?;
     let guesses = outputs.chunks(session.elements(layers)).map(|outputs| {
         let mut order: Vec<usize> = (0..outputs.len()).collect();
         order.sort_by(|&a, &b| outputs[b].total_cmp(&outputs[a]));
@@ -223,7 +224,8 @@ fn relax(
             return Ok((session, energies));
         }
         let hidden = network.layers().len() - 1;
-        relaxed.beliefs = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect();
+        relaxed.beliefs =
+            (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer)).collect::<Result<_, _>>()?;
         if interrupt::asked() || kept.elapsed() > KEEP_EVERY {
             relaxed.write(network, count)?;
             kept = Instant::now();

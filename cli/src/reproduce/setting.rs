@@ -89,8 +89,8 @@ impl Setting {
         }
         let [steps, batch, tested] = QUICK;
         Setting {
-            train: first(&self.train, steps * batch),
-            test: first(&self.test, tested),
+            train: self.train.first(steps * batch),
+            test: self.test.first(tested),
             batch,
             epochs: self.epochs.min(2),
             compare_every: 1,
@@ -124,13 +124,4 @@ impl Setting {
 fn directory(data: &std::path::Path, name: &str) -> PathBuf {
     let inside = data.join(name);
     if inside.is_dir() { inside } else { data.to_path_buf() }
-}
-
-/// The first `count` samples, or all if there are fewer.
-fn first(data: &Dataset, count: usize) -> Dataset {
-    let count = count.min(data.len());
-    let pixels = data.images().len() / data.len();
-    let images = data.images()[..count * pixels].to_vec();
-    Dataset::new(images, data.labels()[..count].to_vec(), data.shape(), data.classes())
-        .expect("a part of a data set, which is never empty, is one")
 }

@@ -99,12 +99,12 @@ impl Case {
         let mut bits = vec![loss];
         let mut add = |values: &[f32]| bits.extend(values.iter().map(|v| u64::from(v.to_bits())));
         for l in 1..=last {
-            add(&session.get(Quantity::Activation, l));
-            add(&session.get(Quantity::Error, l));
+            add(&session.get(Quantity::Activation, l).unwrap());
+            add(&session.get(Quantity::Error, l).unwrap());
         }
         for l in 1..last {
-            add(&session.get(Quantity::Deviation, l));
-            add(&session.get(Quantity::Belief, l));
+            add(&session.get(Quantity::Deviation, l).unwrap());
+            add(&session.get(Quantity::Belief, l).unwrap());
         }
         add(session.gradients().values());
         bits.extend(session.energies().iter().map(|energy| energy.to_bits()));

@@ -32,7 +32,7 @@ pub fn of_step(step: &Step<f64>, network: &Network) -> Tensors {
 /// What `session` holds after a step on `network`.
 pub fn of_session(session: &Session, network: &Network) -> Tensors {
     let last = network.layers().len();
-    let get = |quantity, l| widen(&session.get(quantity, l));
+    let get = |quantity, l| widen(&session.get(quantity, l).unwrap());
     let mut tensors = vec![("loss".to_string(), vec![session.loss().into()])];
     for l in 1..=last {
         tensors.push((format!("activation.{l}"), get(Quantity::Activation, l)));
