@@ -95,7 +95,7 @@ impl Network {
     /// operations and, if it is hidden, may have a `precision` ([`Network::with_precision`]). Operations take the arguments of [`Op`] under their names there; sizes are an integer or a pair.
     ///
     /// Errors: [`Error::Network`], one line, for anything that is not understood: the line or the
-    /// layer (from 1) and operation (from 0), what was found and what was expected.
+    /// operation, by the numbers that are in the names of its tensors, what was found and what was expected.
     pub fn from_toml(text: &str) -> Result<Self> {
         let line = |offset: usize| text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1;
         let model: Model = toml::from_str(text).map_err(|error| {
@@ -112,7 +112,7 @@ impl Network {
             for (o, table) in layer.ops.iter().enumerate() {
                 let op = read_op(table.get_ref()).map_err(|message| {
                     let line = line(table.span().start);
-                    Error::Network(format!("line {line}, layer {}, operation {o}: {message}", l + 1))
+                    Error::Network(format!("line {line}, operation {l}.{o}: {message}"))
                 })?;
                 ops.push(op);
             }
@@ -403,9 +403,9 @@ mod tests {
         for (text, parts) in [
             (
                 "{ type = \"conv3d\" }",
-                &["line 7, layer 1, operation 1", "unknown operation \"conv3d\"", "conv2d, linear"][..],
+                &["line 7, operation 0.1", "unknown operation \"conv3d\"", "conv2d, linear"][..],
             ),
-            ("{ kernel_size = 2 }", &["operation 1", "no type"]),
+            ("{ kernel_size = 2 }", &["operation 0.1", "no type"]),
             ("{ type = 3 }", &["type is 3"]),
             ("{ type = \"relu\", inplace = true }", &["relu has inplace", "no argument"]),
             (
@@ -421,7 +421,7 @@ mod tests {
             ("{ type = \"max_pool2d\", kernel_size = \"same\" }", &["kernel_size = \"same\""]),
             ("{ type = \"conv2d\", out_channels = 1, kernel_size = 1, bias = 1 }", &["bias = 1", "true or false"]),
             ("{ type = \"leaky_relu\", negative_slope = nan }", &["negative_slope NaN"]),
-            ("{ type = \"max_pool2d\", kernel_size = 10 }", &["layer 1, operation 1", "window of 10"]),
+            ("{ type = \"max_pool2d\", kernel_size = 10 }", &["operation 0.1", "window of 10"]),
             ("{ type = \"linear\", out_features = 3 }", &["linear takes a flat input", "[2, 9, 8]"]),
             ("{ type = \"relu\"", &["line 8: "]),
         ] {

@@ -156,7 +156,8 @@ impl Network {
         for (l, ops) in layers.into_iter().enumerate() {
             let mut shapes = vec![shape];
             for (o, op) in ops.iter().enumerate() {
-                let place = |message| Error::Network(format!("layer {}, operation {o}: {message}", l + 1));
+                // As in the names of tensors.
+                let place = |message| Error::Network(format!("operation {l}.{o}: {message}"));
                 let before = &shapes[o];
                 let after = op.output_shape(before).map_err(|e| place(e.to_string()))?;
                 check_size(&format!("the output of {}", op.name()), &after, MAX_SAMPLE)

@@ -81,7 +81,7 @@ fn windows_that_meet_the_border_in_too_many_ways() {
     }
     // Many of which each would do.
     let ops = vec![conv([31, 31], [15, 15]); 2000];
-    assert_refused(Network::new(&[1, 64, 64], Loss::MSE, vec![ops]), &["layer 1, operation", "tables"]);
+    assert_refused(Network::new(&[1, 64, 64], Loss::MSE, vec![ops]), &["operation 0.", "tables"]);
     let many = Op::Conv2d(Conv2d { padding: [128, 128], bias: false, ..Conv2d::new(1, [256, 256]) });
     assert_refused(
         Network::new(&[1 << 16, 1, 1], Loss::MSE, vec![vec![many]]),
@@ -272,7 +272,7 @@ fn networks_that_cannot_be_built() {
         assert_refused(result, parts);
     };
     let one = |op| vec![vec![Op::Identity], vec![Op::Identity, op]];
-    let place = "layer 2, operation 1";
+    let place = "operation 1.1";
     let image = [2, 5, 4];
     refused(&[], Loss::MSE, one(Op::Relu), &["input", "[]", "expected"]);
     refused(&[3, 0], Loss::MSE, one(Op::Relu), &["input", "[3, 0]", "expected"]);

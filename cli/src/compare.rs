@@ -55,7 +55,7 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
         warn_of_unreached(task.method, &task.options, setup.network.layers().len());
         bar.set_prefix(task.method.name());
         let mut training = setup.start(task)?;
-        description = report::describe(&task, setup.dataset, &training.optimizer().description(), training.session());
+        description = report::describe(&task, &setup.dataset, &training.optimizer().description(), training.session());
         let exact = Session::new(task.network, task.batch, Method::Exact)?;
         let mut comparison = Comparison { bar, exact, sums: Vec::new(), from: task.steps() - compared };
         let flow = training.run(&mut comparison);

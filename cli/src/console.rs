@@ -1,7 +1,10 @@
 //! Output: results on standard output, everything else on standard error, a failure as one line.
 
+use std::error::Error;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue};
 
 /// Why the program stops early.
 #[derive(Debug)]
@@ -68,6 +71,9 @@ fn single_line(text: &str) -> String {
 
 /// The parser's complaint, which it spreads over paragraphs, as one line.
 pub fn flatten_usage_error(error: &clap::Error) -> String {
+    if let Some(told) = wrong_value(error) {
+        return told;
+    }
     let text = error.render().to_string();
     let parts: Vec<String> = text
         .split("\n\n")
@@ -76,6 +82,28 @@ pub fn flatten_usage_error(error: &clap::Error) -> String {
         .collect();
     let message = parts.join("; ");
     format!("{}; see --help", message.strip_prefix("error: ").unwrap_or(&message))
+}
+
+/// As in `--batch 10x: expected a whole number`, if it is a value that is wrong.
+fn wrong_value(error: &clap::Error) -> Option<String> {
+    let text = |kind: ContextKind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let (argument, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
+    let option = argument.split_whitespace().next()?;
+    let expected = match (error.source(), error.get(ContextKind::ValidValue)) {
+        (Some(source), _) => match source.to_string().as_str() {
+            "invalid digit found in string" | "cannot parse integer from empty string" => {
+                "expected a whole number".into()
+            }
+            "invalid float literal" | "cannot parse float from empty string" => "expected a number".into(),
+            other => other.to_string(),
+        },
+        (None, Some(ContextValue::Strings(names))) => format!("expected {}", names.join(", ")),
+        (None, _) => return None,
+    };
+    (!value.is_empty()).then(|| format!("{option} {value}: {expected}; see --help"))
 }
 
 #[cfg(test)]
@@ -92,7 +120,7 @@ mod tests {
             "{unknown}"
         );
         let invalid = message(&["x", "--eta", "small"]);
-        assert_eq!(invalid, "invalid value 'small' for '--eta <E>': invalid float literal; see --help");
+        assert_eq!(invalid, "--eta small: expected a number; see --help");
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use predictive_coding::{Method, Parameters, Session};
+use predictive_coding::{Method, Session};
 use serde_json::json;
 
 use crate::console::{Failure, print};
 use crate::machine::{check_memory, on_threads};
-use crate::options::{Data, Threads, check_fit};
+use crate::options::{Data, Threads, check_fit, load_weights};
 use crate::table::{percent, table};
 use crate::training::evaluate;
 
@@ -40,10 +40,10 @@ impl Evaluate {
     }
 
     fn evaluate(&self) -> Result<(), Failure> {
-        let name = self.data.dataset;
+        let name = &self.data.dataset;
         let network = name.network(self.model.as_deref())?;
         check_memory(&network, 1)?;
-        let parameters = Parameters::load(&network, &self.weights)?;
+        let parameters = load_weights(&network, &self.weights)?;
         let (train, test) = self.data.load()?;
         check_fit(&network, &train)?;
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));

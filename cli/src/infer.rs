@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use predictive_coding::{
-    BatchFile, Error, Layer, Method, Network, Op, Options, Parameters, Quantity, Session, StartFile, write_tensors,
+    BatchFile, Error, Layer, Method, Network, Op, Options, Quantity, Session, StartFile, write_tensors,
 };
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::console::{Failure, note, print};
 use crate::descents::Descents;
 use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
 use crate::machine::{check_memory, on_threads};
-use crate::options::{MethodName, Threads};
+use crate::options::{MethodName, Threads, load_weights};
 use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, warn_of_unreached};
 use crate::report;
 use crate::timing::median;
@@ -83,7 +83,7 @@ impl Infer {
         self.relaxing.check(Some(self.method))?;
         if self.method != MethodName::Exact && !self.relaxing.is_complete() {
             return Err(Failure::usage(
-                "--method strict and fixed-prediction need both --eta and --iterations; 0.1 and 20 are usual",
+                "--method strict by steps and fixed-prediction need both --eta and --iterations; 0.1 and 20 are usual",
             ));
         }
         let (method, options) = self.relaxing.with(self.method, INFERENCE_PRODUCTS)?;
@@ -94,7 +94,7 @@ impl Infer {
         }
         let network = Network::from_file(&self.model)?;
         check_memory(&network, 1)?;
-        let parameters = Parameters::load(&network, &self.weights)?;
+        let parameters = load_weights(&network, &self.weights)?;
         let batch = BatchFile::read(&network, &self.batch)?;
         check_memory(&network, batch.samples)?;
         let initial = match &self.initial {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arrays;
 mod bench;
 mod compare;
 mod console;
@@ -13,6 +14,7 @@ mod infer;
 mod interrupt;
 mod machine;
 mod options;
+mod predict;
 mod progress;
 mod relaxing;
 mod report;
@@ -50,6 +52,7 @@ enum Command {
     Train(train::Train),
     Infer(infer::Infer),
     Evaluate(evaluate::Evaluate),
+    Predict(predict::Predict),
     Summary(summary::Summary),
     Reproduce(reproduce::Reproduce),
     Bench(bench::Bench),
@@ -66,6 +69,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Train(train)) => train.run(),
         Some(Command::Infer(infer)) => infer.run(),
         Some(Command::Evaluate(evaluate)) => evaluate.run(),
+        Some(Command::Predict(predict)) => predict.run(),
         Some(Command::Summary(summary)) => summary.run(),
         Some(Command::Reproduce(reproduce)) => reproduce.run(),
         Some(Command::Bench(bench)) => bench.run(),

@@ -1,11 +1,15 @@
 //! Options that subcommands share, and what they stand for.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{Adam, AdamOptions, AdamW, Dataset, Network, Optimizer, Parameters, Sgd, SgdOptions};
+use predictive_coding::{
+    Adam, AdamOptions, AdamW, BatchTargets, Dataset, Network, Optimizer, Parameters, Sgd, SgdOptions,
+};
 
-use crate::console::Failure;
+use crate::arrays::{self, Array};
+use crate::console::{Failure, note};
 
 /// PyTorch's weight decay for AdamW.
 const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
@@ -45,83 +49,188 @@ impl MethodName {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatasetName {
-    /// Handwritten digits of 8 x 8 pixels, inside the program
+    /// Handwritten digits of 8 x 8 pixels, inside the program.
     Digits,
-    /// MNIST, or another data set in its format
+    /// MNIST, or another data set in its format.
     Mnist,
-    /// CIFAR-10, binary version
+    /// CIFAR-10, binary version.
     Cifar10,
+    /// Arrays of somebody's own.
+    File(PathBuf),
+}
+
+impl FromStr for DatasetName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "digits" => Ok(DatasetName::Digits),
+            "mnist" => Ok(DatasetName::Mnist),
+            "cifar10" => Ok(DatasetName::Cifar10),
+            _ if arrays::is_known(Path::new(text)) => Ok(DatasetName::File(text.into())),
+            _ => Err("expected digits, mnist, cifar10 or a file that ends in .safetensors, .npz or .npy".into()),
+        }
+    }
 }
 
 /// A choice of data.
 #[derive(Args, Clone, Debug)]
 pub struct Data {
-    /// Data set
-    #[arg(long, value_enum, default_value = "digits")]
+    /// Data set: digits, mnist, cifar10, or a file of your own
+    ///
+    /// The digits of 8 x 8 pixels are inside the program; mnist and cifar10 need --data. A file (.safetensors, .npz, or
+    /// x.npy with y.npy beside it) holds x [samples, shape of a sample] and y, a label or a row of outputs each, and
+    /// may hold x_test and y_test; without these the training set is tested on. Bytes are divided by 255.
+    #[arg(long, default_value = "digits", value_name = "NAME|FILE")]
     pub dataset: DatasetName,
-    /// Directory with the files of mnist or cifar10, plain or .gz
+    /// Directory with the files of mnist or cifar10, plain or .gz, in it or below it
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Use the first N samples of the training and of the test set
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
 }
 
 impl Data {
     /// The training and the test set.
     pub fn load(&self) -> Result<(Dataset, Dataset), Failure> {
-        let name = self.dataset.name();
-        match (self.dataset, &self.data) {
+        let (train, test) = self.load_all()?;
+        let Some(limit) = self.limit else { return Ok((train, test)) };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok((train.first(limit), test.first(limit)))
+    }
+
+    fn load_all(&self) -> Result<(Dataset, Dataset), Failure> {
+        match (&self.dataset, &self.data) {
             (DatasetName::Digits, None) => Ok(Dataset::digits()),
-            (DatasetName::Digits, Some(_)) => Err(Failure::usage(
-                "--data was given, but the digits are inside the program; leave it out or name another --dataset",
+            (DatasetName::File(path), None) => own_data(path),
+            (DatasetName::Digits | DatasetName::File(_), Some(_)) => Err(Failure::usage(
+                "--data was given, but is for --dataset mnist and cifar10 alone; leave it out or name one of them",
             )),
-            (_, None) => {
-                Err(Failure::usage(format!("--dataset {name} needs --data DIR, the directory with its files")))
+            (name, None) => {
+                Err(Failure::usage(format!("--dataset {} needs --data DIR, the directory with its files", name.name())))
             }
-            (DatasetName::Mnist, Some(directory)) => Ok(Dataset::mnist(directory)?),
+            (DatasetName::Mnist, Some(directory)) => mnist(directory),
             (DatasetName::Cifar10, Some(directory)) => Ok(Dataset::cifar10(directory)?),
         }
     }
 }
 
+/// MNIST from a directory; says which files are read where others would have fitted too.
+pub fn mnist(directory: &Path) -> Result<(Dataset, Dataset), Failure> {
+    let files = Dataset::mnist_files(directory)?;
+    if files.others > 0 {
+        let names = files.paths.iter().map(|path| path.display().to_string());
+        let names = names.collect::<Vec<_>>().join(", ");
+        note(&format!("note: of several files that fit, these are read: {names}"));
+    }
+    Ok(Dataset::mnist(directory)?)
+}
+
+/// The data of a file of arrays.
+fn own_data(path: &Path) -> Result<(Dataset, Dataset), Failure> {
+    let mut arrays = arrays::read(path, &["x", "y", "x_test", "y_test"])?;
+    let wrong = |message: String| Failure::usage(format!("{}: {message}", path.display()));
+    let mut pair = |x: &str, y: &str| match (arrays.remove(x), arrays.remove(y)) {
+        (Some(inputs), Some(targets)) => Ok(Some((inputs, targets))),
+        (None, None) => Ok(None),
+        (found, _) => {
+            let (has, lacks) = if found.is_some() { (x, y) } else { (y, x) };
+            Err(wrong(format!("holds {has} but no {lacks}, expected both")))
+        }
+    };
+    let train =
+        pair("x", "y")?.ok_or_else(|| wrong("holds no x and y, expected the samples and their targets".into()))?;
+    let test = pair("x_test", "y_test")?;
+    let largest = |(_, y): &(Array, Array)| y.values.labels().and_then(|labels| labels.into_iter().max());
+    let classes = largest(&train).max(test.as_ref().and_then(largest)).map_or(0, |label| label.max(0) as usize + 1);
+    let set = |(x, y): (Array, Array)| {
+        let Some((&samples, shape)) = x.shape.split_first().filter(|(_, shape)| !shape.is_empty()) else {
+            return Err(wrong(format!("x has the shape {:?}, expected [samples, shape of a sample]", x.shape)));
+        };
+        let of_sample = y.shape.iter().skip(1).product::<usize>();
+        if y.shape.first() != Some(&samples) {
+            return Err(wrong(format!(
+                "y has the shape {:?}, expected a target for each of {samples} samples",
+                y.shape
+            )));
+        }
+        match y.values.labels() {
+            Some(labels) if of_sample == 1 => Dataset::new(x.values.numbers(), labels, shape, classes),
+            Some(_) => return Err(wrong(format!("y has the shape {:?}, expected one label for each sample", y.shape))),
+            None => Dataset::with_values(x.values.numbers(), y.values.numbers(), shape, of_sample),
+        }
+        .map_err(|e| wrong(e.to_string()))
+    };
+    let train = set(train)?;
+    let test = match test {
+        Some(test) => set(test)?,
+        None => {
+            note(&format!("note: {} holds no x_test and y_test; the training set is tested on", path.display()));
+            train.clone()
+        }
+    };
+    if test.shape() != train.shape() {
+        return Err(wrong(format!("x_test has samples of {:?}, expected {:?} as x has", test.shape(), train.shape())));
+    }
+    Ok((train, test))
+}
+
 impl DatasetName {
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> String {
         match self {
-            DatasetName::Digits => "digits",
-            DatasetName::Mnist => "mnist",
-            DatasetName::Cifar10 => "cifar10",
+            DatasetName::Digits => "digits".into(),
+            DatasetName::Mnist => "mnist".into(),
+            DatasetName::Cifar10 => "cifar10".into(),
+            DatasetName::File(path) => {
+                path.file_stem().map_or("data".into(), |stem| stem.to_string_lossy().into_owned())
+            }
         }
     }
 
     /// The batch size that goes with the data set's default model.
-    pub fn default_batch(self) -> usize {
+    pub fn default_batch(&self) -> usize {
         match self {
-            DatasetName::Digits => 64,
+            DatasetName::Digits | DatasetName::File(_) => 64,
             DatasetName::Mnist => 300,
             DatasetName::Cifar10 => 256,
         }
     }
 
-    pub fn default_epochs(self) -> u64 {
+    pub fn default_epochs(&self) -> u64 {
         match self {
             DatasetName::Digits => 40,
+            DatasetName::File(_) => 10,
             DatasetName::Mnist => 2,
             DatasetName::Cifar10 => 1,
         }
     }
 
     /// The network of the model file at `model`, or the data set's default model.
-    pub fn network(self, model: Option<&Path>) -> Result<Network, Failure> {
-        let built_in = match self {
-            DatasetName::Digits => include_str!("../models/digits.toml"),
-            DatasetName::Mnist => include_str!("../models/mnist.toml"),
-            DatasetName::Cifar10 => include_str!("../models/cifar10.toml"),
+    pub fn network(&self, model: Option<&Path>) -> Result<Network, Failure> {
+        let built_in = match (model, self) {
+            (Some(path), _) => return Ok(Network::from_file(path)?),
+            (None, DatasetName::Digits) => include_str!("../models/digits.toml"),
+            (None, DatasetName::Mnist) => include_str!("../models/mnist.toml"),
+            (None, DatasetName::Cifar10) => include_str!("../models/cifar10.toml"),
+            (None, DatasetName::File(path)) => {
+                return Err(Failure::usage(format!(
+                    "--dataset {} needs --model FILE: only the data sets with names have a model",
+                    path.display()
+                )));
+            }
         };
-        Ok(match model {
-            Some(path) => Network::from_file(path)?,
-            None => Network::from_toml(built_in)?,
-        })
+        Ok(Network::from_toml(built_in)?)
     }
+}
+
+/// The weights of a file, with a note of whatever was not as usual.
+pub fn load_weights(network: &Network, path: &Path) -> Result<Parameters, Failure> {
+    let (parameters, notes) = Parameters::load_noted(network, path)?;
+    notes.iter().for_each(|line| note(&format!("note: {}: {line}", path.display())));
+    Ok(parameters)
 }
 
 /// Refuses a network that does not take the images of `data` or has fewer outputs than classes.
@@ -135,13 +244,18 @@ pub fn check_fit(network: &Network, data: &Dataset) -> Result<(), Failure> {
             data.shape()
         )));
     }
-    if outputs.iter().product::<usize>() < data.classes() {
-        return Err(Failure::usage(format!(
+    let count = outputs.iter().product::<usize>();
+    match data.targets() {
+        BatchTargets::Labels(_) if count < data.classes() => Err(Failure::usage(format!(
             "the model has outputs of shape {outputs:?}, the data set {} classes; expected at least one output for each",
             data.classes()
-        )));
+        ))),
+        BatchTargets::Values(_) if count != data.classes() => Err(Failure::usage(format!(
+            "the model has outputs of shape {outputs:?}, the data set targets of {} values; expected as many",
+            data.classes()
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -153,10 +267,10 @@ pub enum OptimizerName {
 
 impl OptimizerName {
     /// The learning rate that goes with the data set's default model.
-    pub fn default_lr(self, dataset: DatasetName) -> f64 {
+    pub fn default_lr(self, dataset: &DatasetName) -> f64 {
         match (self, dataset) {
             (OptimizerName::Sgd, _) => 0.1,
-            (_, DatasetName::Digits) => 1e-3,
+            (_, DatasetName::Digits | DatasetName::File(_)) => 1e-3,
             (_, DatasetName::Mnist | DatasetName::Cifar10) => 2e-3,
         }
     }

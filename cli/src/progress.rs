@@ -23,7 +23,7 @@ pub struct Progress {
 impl Progress {
     /// A bar for `work` operations in all.
     pub fn new(work: u64) -> Self {
-        let style = ProgressStyle::with_template("{prefix}{bar:30} {percent:>3}%  {msg}  {eta} left")
+        let style = ProgressStyle::with_template("{prefix}{bar:10} {percent:>3}%  {eta:>3} left  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         Progress { bar: ProgressBar::new(work).with_style(style), prefix: String::new(), test: String::new() }
     }

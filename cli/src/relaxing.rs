@@ -120,7 +120,7 @@ pub struct Relaxing {
     /// in infer and by 1 in train, each at the cost of one to two iterations. Not for exact.
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
     eta: Option<Eta>,
-    /// Iterations of the relaxation [default: 20, of strict by sweeps 5; infer needs them]
+    /// Iterations of the relaxation [default: 20, of strict by sweeps 5; infer needs them for steps]
     ///
     /// Not for exact.
     #[arg(long, value_name = "N")]
@@ -153,9 +153,9 @@ impl Relaxing {
         })
     }
 
-    /// Whether step size and number of iterations were given.
+    /// Whether step size and number of iterations were given, which sweeps do without.
     pub fn is_complete(self) -> bool {
-        (self.eta.is_some() || self.solver == SolverName::Sweeps) && self.iterations.is_some()
+        self.solver == SolverName::Sweeps || (self.eta.is_some() && self.iterations.is_some())
     }
 
     /// Refuses what the method does not know. Without a method all three are meant, and each takes what

@@ -19,7 +19,7 @@ pub struct Summary {
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Data set whose default model and batch size are meant
-    #[arg(long, value_enum, default_value = "digits")]
+    #[arg(long, default_value = "digits", value_name = "NAME")]
     dataset: DatasetName,
     /// Method whose costs are shown [default: all three]
     #[arg(long, value_enum)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser};
 use predictive_coding::{
-    Dataset, Method, Network, OnDivergence, Options, Progress as RunProgress, Settings, load_checkpoint,
+    Dataset, Method, Network, OnDivergence, Options, Parameters, Progress as RunProgress, Settings, load_checkpoint,
     save_checkpoint,
 };
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::compare;
 use crate::console::{Failure, print};
 use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
-use crate::options::{Data, MethodName, OptimizerName, Threads, check_fit};
+use crate::options::{Data, MethodName, OptimizerName, Threads, check_fit, load_weights};
 use crate::progress::Progress;
 use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, title, warn_of_unreached};
 use crate::shares::shares_table;
@@ -50,6 +50,9 @@ pub struct Train {
     /// Model file [default: the data set's own, for mnist and cifar10 the paper's]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Weights to start from, as infer takes them [default: random ones, by the seed]
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    weights: Option<PathBuf>,
     /// How errors and gradients are found [default: all three, compared]
     #[arg(long, value_enum)]
     method: Option<MethodName>,
@@ -102,9 +105,11 @@ struct Defaults {
 /// What the options stand for.
 pub struct Setup {
     pub network: Network,
+    /// The weights that a run starts from.
+    pub initial: Parameters,
     pub train: Dataset,
     pub test: Dataset,
-    pub dataset: &'static str,
+    pub dataset: String,
     pub relaxing: Relaxing,
     pub on_divergence: OnDivergence,
     pub batch: usize,
@@ -138,9 +143,8 @@ impl Setup {
 
     /// A run of `task` from its first step.
     pub fn start<'a>(&self, task: Task<'a>) -> Result<Training<'a>, Failure> {
-        let parameters = task.network.initialize(task.seed);
-        let optimizer = self.optimizer.build(&parameters, self.lr)?;
-        Training::new(task, parameters, optimizer, RunProgress::default())
+        let optimizer = self.optimizer.build(&self.initial, self.lr)?;
+        Training::new(task, self.initial.clone(), optimizer, RunProgress::default())
     }
 }
 
@@ -164,9 +168,13 @@ impl Train {
     }
 
     fn setup(&self) -> Result<Setup, Failure> {
-        let name = self.data.dataset;
+        let name = &self.data.dataset;
         self.relaxing.with(self.method.unwrap_or(MethodName::Strict), TRAINING_PRODUCTS)?;
         let network = name.network(self.model.as_deref())?;
+        let initial = match &self.weights {
+            Some(path) => load_weights(&network, path)?,
+            None => network.initialize(self.seed),
+        };
         let (train, test) = self.data.load()?;
         check_fit(&network, &train)?;
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
@@ -175,6 +183,7 @@ impl Train {
         let out = self.directory()?;
         Ok(Setup {
             network,
+            initial,
             train,
             test,
             dataset: name.name(),
@@ -238,7 +247,7 @@ impl Train {
         self.check_checkpoint(setup)?;
         let mut training = match &self.checkpoint {
             Some(path) if self.resume => {
-                let mut optimizer = setup.optimizer.build(&setup.network.initialize(setup.seed), setup.lr)?;
+                let mut optimizer = setup.optimizer.build(&setup.initial, setup.lr)?;
                 let (parameters, progress) = load_checkpoint(path, &setup.network, &settings, &mut *optimizer)?;
                 Training::new(task, parameters, optimizer, progress)?
             }
@@ -267,7 +276,7 @@ impl Train {
             _ => None,
         };
         let optimizer = training.optimizer().description();
-        let mut run = report::describe(&task, setup.dataset, &optimizer, training.session());
+        let mut run = report::describe(&task, &setup.dataset, &optimizer, training.session());
         run["status"] = json!(status);
         run["steps"] = json!(training.progress().step);
         run["seconds"] = json!(training.seconds());
@@ -329,7 +338,7 @@ fn stopped(step: u64, kept: bool) -> Failure {
 /// What a checkpoint must agree with besides network and optimiser.
 fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
     Settings::from([
-        ("dataset".to_string(), setup.dataset.to_string()),
+        ("dataset".to_string(), setup.dataset.clone()),
         ("training samples".to_string(), setup.train.len().to_string()),
         ("checksum of the training samples".to_string(), setup.train.checksum()),
         ("method".to_string(), title(task.method, &task.options)),

@@ -6,7 +6,7 @@ use predictive_coding::{Dataset, Loss, Method, Network, Options};
 
 use super::Reproduce;
 use crate::console::Failure;
-use crate::options::{DatasetName, OptimizerName};
+use crate::options::{self, DatasetName, OptimizerName};
 use crate::training::Task;
 
 /// Steps of an epoch, samples of a batch and of the test set in a quick run.
@@ -34,7 +34,7 @@ impl Setting {
         let (title, toml, (train, test), batch, epochs) = match &asked.data {
             Some(data) => {
                 let toml = include_str!("../../models/mnist.toml");
-                ("MNIST", toml, Dataset::mnist(directory(data, "mnist"))?, DatasetName::Mnist.default_batch(), 2)
+                ("MNIST", toml, options::mnist(&directory(data, "mnist"))?, DatasetName::Mnist.default_batch(), 2)
             }
             None => {
                 let toml = include_str!("../../models/mnist_8x8.toml");

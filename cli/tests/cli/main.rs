@@ -5,5 +5,6 @@ mod common;
 mod errors;
 mod infer;
 mod mnist;
+mod own;
 mod reproduce;
 mod train;

@@ -1,0 +1,207 @@
+//! `predict`: the outputs of trained weights for inputs without targets.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use image::imageops::FilterType;
+use predictive_coding::{Method, Network, Session, write_atomically};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use crate::arrays;
+use crate::console::{Failure, print};
+use crate::machine::{check_memory, on_threads};
+use crate::options::{Threads, load_weights};
+use crate::training::largest;
+use crate::writable;
+
+/// What is told of each sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// The index of the largest output
+    Labels,
+    /// The softmax of the outputs
+    Probabilities,
+    /// The outputs themselves
+    Logits,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            What::Labels => "labels",
+            What::Probabilities => "probabilities",
+            What::Logits => "logits",
+        }
+    }
+}
+
+/// Predict labels, probabilities or outputs for inputs.
+///
+/// Prints a line for each sample, with commas between its numbers, or writes a safetensors file that holds labels
+/// (i64 [samples]), probabilities or logits (f32 [samples, outputs]).
+#[derive(Args, Clone, Debug)]
+pub struct Predict {
+    /// Model file
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// Weights, as infer takes them
+    #[arg(long, value_name = "W")]
+    weights: PathBuf,
+    /// Inputs: a .safetensors or .npz file with x, a .npy file, or PNG and JPEG files
+    ///
+    /// x is [samples, input of the model]; bytes are divided by 255. Images are resized to the input of the model,
+    /// which has 1 or 3 channels, or none if it is flat; pixels are divided by 255.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    input: Vec<PathBuf>,
+    /// What to tell
+    #[arg(long = "as", value_enum, default_value = "labels", value_name = "WHAT")]
+    what: What,
+    /// Where to write the results, as safetensors, instead of printing them
+    #[arg(long, value_name = "O")]
+    output: Option<PathBuf>,
+    /// Samples of a forward pass
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    batch: u64,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Predict {
+    pub fn run(self) -> Result<(), Failure> {
+        let threads = self.threads.count();
+        on_threads(threads, || self.predict())
+    }
+
+    fn predict(&self) -> Result<(), Failure> {
+        let network = Network::from_file(&self.model)?;
+        check_memory(&network, 1)?;
+        let parameters = load_weights(&network, &self.weights)?;
+        let x = self.inputs(&network)?;
+        if let Some(output) = &self.output {
+            let inputs = self.input.iter().map(|path| ("--input", path.as_path()));
+            let others = [("--model", self.model.as_path()), ("--weights", self.weights.as_path())];
+            writable::apart(output, inputs.chain(others))?;
+            writable::file(output)?;
+        }
+        let elements = network.input_shape().iter().product::<usize>();
+        let samples = x.len() / elements;
+        let batch = usize::try_from(self.batch).unwrap_or(usize::MAX).min(samples);
+        check_memory(&network, batch)?;
+        let mut session = Session::new(&network, batch, Method::Exact)?;
+        let mut outputs = Vec::new();
+        for x in x.chunks(batch * elements) {
+            outputs.extend(session.predict(&parameters, x)?);
+        }
+        let classes = outputs.len() / samples;
+        if self.what == What::Probabilities {
+            outputs.chunks_mut(classes).for_each(softmax);
+        }
+        let labels: Vec<usize> = outputs.chunks(classes).map(largest).collect();
+        if let Some(path) = &self.output {
+            return match self.what {
+                What::Labels => {
+                    let bytes: Vec<u8> = labels.iter().flat_map(|&label| (label as i64).to_le_bytes()).collect();
+                    self.write(path, Dtype::I64, vec![samples], &bytes)
+                }
+                What::Probabilities | What::Logits => {
+                    let bytes: Vec<u8> = outputs.iter().flat_map(|output| output.to_le_bytes()).collect();
+                    self.write(path, Dtype::F32, [&[samples], network.output_shape()].concat(), &bytes)
+                }
+            };
+        }
+        let lines: Vec<String> = match self.what {
+            What::Labels => labels.iter().map(usize::to_string).collect(),
+            What::Probabilities | What::Logits => {
+                let row = |row: &[f32]| row.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+                outputs.chunks(classes).map(row).collect()
+            }
+        };
+        print(&lines.join("\n"))
+    }
+
+    fn write(&self, path: &Path, dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<(), Failure> {
+        let tensor = TensorView::new(dtype, shape, bytes).map_err(Failure::run)?;
+        let bytes = safetensors::serialize([(self.what.name(), tensor)], None).map_err(Failure::run)?;
+        write_atomically(path, &bytes).map_err(Failure::run)
+    }
+
+    /// The inputs of all samples, one after the other.
+    fn inputs(&self, network: &Network) -> Result<Vec<f32>, Failure> {
+        let input = network.input_shape();
+        let mut x = Vec::new();
+        for path in &self.input {
+            if !arrays::is_known(path) {
+                x.extend(picture(path, input)?);
+                continue;
+            }
+            let wrong = |message: String| Failure::usage(format!("{}: {message}", path.display()));
+            let array =
+                arrays::read(path, &["x"])?.remove("x").ok_or_else(|| wrong("holds no x, expected it".into()))?;
+            let elements = input.iter().product::<usize>();
+            match array.shape.split_first() {
+                Some((&samples, shape))
+                    if samples > 0 && (shape == input || input == [shape.iter().product::<usize>()]) => {}
+                _ => {
+                    return Err(wrong(format!(
+                        "x has the shape {:?}, expected [samples, ...] of at least one sample of {input:?}, {elements} numbers",
+                        array.shape
+                    )));
+                }
+            }
+            x.extend(array.values.numbers());
+        }
+        Ok(x)
+    }
+}
+
+/// The pixels of a PNG or JPEG file as a network takes them, each channel behind the other.
+fn picture(path: &Path, input: &[usize]) -> Result<Vec<f32>, Failure> {
+    let (channels, [height, width]) = match *input {
+        [channels @ (1 | 3), height, width] => (channels, [height, width]),
+        [pixels] if pixels.isqrt().pow(2) == pixels => (1, [pixels.isqrt(); 2]),
+        _ => {
+            return Err(Failure::usage(format!(
+                "{}: the model takes inputs of shape {input:?}, no images; expected 1 or 3 channels, or a flat square; give \
+                 tensors as .safetensors, .npz or .npy",
+                path.display()
+            )));
+        }
+    };
+    let wrong = |what: String| Failure::usage(format!("{}: {what}; expected a PNG or JPEG file", path.display()));
+    let reader = image::ImageReader::open(path).and_then(|reader| reader.with_guessed_format());
+    let reader = reader.map_err(|e| wrong(format!("can not be read: {e}")))?;
+    let image = reader.decode().map_err(|e| wrong(format!("is no image that can be read: {e}")))?;
+    let image = match [image.height() as usize, image.width() as usize] == [height, width] {
+        true => image,
+        false => image.resize_exact(width as u32, height as u32, FilterType::Triangle),
+    };
+    let scale = |byte: u8| f32::from(byte) / 255.0;
+    if channels == 1 {
+        return Ok(image.into_luma8().into_raw().into_iter().map(scale).collect());
+    }
+    let rgb = image.into_rgb8().into_raw();
+    Ok((0..3)
+        .flat_map(|channel| rgb.iter().skip(channel).step_by(3).map(|&byte| scale(byte)).collect::<Vec<_>>())
+        .collect())
+}
+
+/// Outputs to probabilities.
+fn softmax(outputs: &mut [f32]) {
+    let most = outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let odds: Vec<f64> = outputs.iter().map(|&output| f64::from(output - most).exp()).collect();
+    let sum: f64 = odds.iter().sum();
+    outputs.iter_mut().zip(odds).for_each(|(output, odds)| *output = (odds / sum) as f32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_of_outputs_of_any_size() {
+        let mut outputs = [1000.0, 1000.0 + std::f32::consts::LN_2, -1000.0];
+        softmax(&mut outputs);
+        assert!((outputs[0] - 1.0 / 3.0).abs() < 1e-4 && (outputs[1] - 2.0 / 3.0).abs() < 1e-4 && outputs[2] == 0.0);
+    }
+}
