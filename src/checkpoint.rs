@@ -18,6 +18,7 @@ const FORMAT: &str = "predictive-coding checkpoint 3";
 /// The key of the checksum of everything else.
 const CHECKSUM: &str = "checksum";
 const SETTING: &str = "setting.";
+const LEARNING_RATE: &str = "optimizer_lr";
 
 /// Which samples a [`Record`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,7 @@ pub fn save_checkpoint(
         .map(|(key, value)| (SETTING.to_string() + &key, value))
         .collect();
     header.insert("format".into(), FORMAT.into());
+    header.insert(LEARNING_RATE.into(), optimizer.lr().to_string());
     for (key, value) in [("step", progress.step), ("epoch", progress.epoch), ("optimizer_steps", optimizer.steps())] {
         header.insert(key.into(), value.to_string());
     }
@@ -128,7 +130,46 @@ pub fn load_checkpoint(
     settings: &Settings,
     optimizer: &mut dyn Optimizer,
 ) -> Result<(Parameters, Progress)> {
-    let file = TensorFile::read(path.as_ref())?;
+    let file = open(path.as_ref())?;
+    let changed = changes(&file, &identity(network, settings, optimizer));
+    if let Some((_, refusal)) = changed.first() {
+        return Err(file.wrong(refusal));
+    }
+    let lr = number(&file, LEARNING_RATE)?;
+    let (parameters, progress) = read_state(&file, network, optimizer)?;
+    optimizer.set_lr(lr).map_err(|e| file.wrong(e))?;
+    Ok((parameters, progress))
+}
+
+/// As [`load_checkpoint`], but with the settings that are given now, and the learning rate that the optimiser has. Tells
+/// what is another than in the run that wrote the checkpoint, a line each.
+///
+/// Errors: as [`load_checkpoint`], but of other settings only if they are those of another network or of an optimiser
+/// with other averages.
+pub fn load_checkpoint_overriding(
+    path: impl AsRef<Path>,
+    network: &Network,
+    settings: &Settings,
+    optimizer: &mut dyn Optimizer,
+) -> Result<(Parameters, Progress, Vec<String>)> {
+    let file = open(path.as_ref())?;
+    let changed = changes(&file, &identity(network, settings, optimizer));
+    if let Some((_, refusal)) = changed.iter().find(|(key, _)| key == "model") {
+        return Err(file.wrong(refusal));
+    }
+    let told = changed.iter().map(|(key, _)| {
+        let [before, now] = [file.metadata(&format!("{SETTING}{key}")), settings.get(key).map(String::as_str)];
+        let now = now.map_or_else(|| optimizer.description(), str::to_string);
+        format!("{key}: {}, now {now}", before.unwrap_or("none"))
+    });
+    let told: Vec<String> = told.collect();
+    let (parameters, progress) = read_state(&file, network, optimizer)?;
+    Ok((parameters, progress, told))
+}
+
+/// The file of a checkpoint, whose checksum is right.
+fn open(path: &Path) -> Result<TensorFile> {
+    let file = TensorFile::read(path)?;
     match file.metadata("format") {
         Some(FORMAT) => (),
         Some(other) => return Err(file.wrong(format!("is a {other:?}, expected a {FORMAT:?}"))),
@@ -142,19 +183,22 @@ pub fn load_checkpoint(
             found.unwrap_or("missing")
         )));
     }
-    check_identity(&file, &identity(network, settings, optimizer))?;
+    Ok(file)
+}
 
-    let parameters = read_parameters(&file, network, "parameter.", true)?;
+/// Parameters, progress, and the state that `optimizer` takes over.
+fn read_state(file: &TensorFile, network: &Network, optimizer: &mut dyn Optimizer) -> Result<(Parameters, Progress)> {
+    let parameters = read_parameters(file, network, "parameter.", true)?;
     let names: Vec<&str> = optimizer.moments().iter().map(|(name, _)| *name).collect();
     let moments: Vec<Parameters> = names
         .iter()
         // Squares of large gradients are infinite.
-        .map(|name| read_parameters(&file, network, &format!("optimizer.{name}."), false))
+        .map(|name| read_parameters(file, network, &format!("optimizer.{name}."), false))
         .collect::<Result<_>>()?;
     let progress =
-        Progress { step: number(&file, "step")?, epoch: number(&file, "epoch")?, history: read_history(&file)? };
+        Progress { step: number(file, "step")?, epoch: number(file, "epoch")?, history: read_history(file)? };
     let moments: Vec<(&str, &Parameters)> = names.into_iter().zip(&moments).collect();
-    optimizer.restore(number(&file, "optimizer_steps")?, &moments).map_err(|e| file.wrong(e))?;
+    optimizer.restore(number(file, "optimizer_steps")?, &moments).map_err(|e| file.wrong(e))?;
     Ok((parameters, progress))
 }
 
@@ -166,24 +210,23 @@ fn identity(network: &Network, settings: &Settings, optimizer: &dyn Optimizer) -
     identity
 }
 
-fn check_identity(file: &TensorFile, expected: &Settings) -> Result<()> {
-    for (key, value) in expected {
-        match file.metadata(&format!("{SETTING}{key}")) {
-            Some(found) if found == value => (),
+/// What is another in the file than expected, each with a refusal.
+fn changes(file: &TensorFile, expected: &Settings) -> Vec<(String, String)> {
+    let change = |(key, value): (&String, &String)| {
+        let refusal = match file.metadata(&format!("{SETTING}{key}")) {
+            Some(found) if found == value => return None,
             Some(found) if found.contains('\n') || value.contains('\n') => {
-                return Err(file.wrong(format!(
-                    "is a checkpoint of a run with another {key}; give the same one, or name another checkpoint"
-                )));
+                format!("is a checkpoint of a run with another {key}; give the same one, or name another checkpoint")
             }
-            Some(found) => {
-                return Err(file.wrong(format!(
-                    "is a checkpoint of a run with {key} {found}, this one has {value}; give the same one, or name another checkpoint"
-                )));
-            }
-            None => return Err(file.wrong(format!("is a checkpoint of a run without {key}; name another checkpoint"))),
-        }
-    }
-    Ok(())
+            Some(found) => format!(
+                "is a checkpoint of a run with {key} {found}, this one has {value}; give the same one, or name another \
+                 checkpoint"
+            ),
+            None => format!("is a checkpoint of a run without {key}; name another checkpoint"),
+        };
+        Some((key.clone(), refusal))
+    };
+    expected.iter().filter_map(change).collect()
 }
 
 fn read_parameters(file: &TensorFile, network: &Network, prefix: &str, finite: bool) -> Result<Parameters> {
@@ -208,7 +251,7 @@ fn read_history(file: &TensorFile) -> Result<Vec<Record>> {
     Ok(steps.as_chunks().0.iter().zip(values.as_chunks().0).map(row).collect())
 }
 
-fn number(file: &TensorFile, key: &str) -> Result<u64> {
+fn number<T: std::str::FromStr>(file: &TensorFile, key: &str) -> Result<T> {
     file.metadata(key)
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| file.wrong(format!("has no number {key} in its header, expected one; it is damaged")))

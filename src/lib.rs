@@ -73,7 +73,7 @@ pub use loss::{Loss, LossFunction, Reduction, Targets};
 pub use method::{Convention, LayoutChoice, Method, OnDivergence, Options, Solver, StepSize, StopFlag};
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
-pub use optimizer::{Adam, AdamOptions, AdamW, Optimizer, Sgd, SgdOptions};
+pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use parameters::{ParameterSpec, Parameters, Role};
 pub use predictive_coding_kernels::{Layout, Level};
 pub use session::{Quantity, Session};
@@ -82,7 +82,9 @@ pub use state::Descending;
 #[cfg(feature = "files")]
 pub use batch::{BatchFile, BatchTargets, StartFile};
 #[cfg(feature = "files")]
-pub use checkpoint::{Progress, Record, RecordKind, Settings, load_checkpoint, save_checkpoint};
+pub use checkpoint::{
+    Progress, Record, RecordKind, Settings, load_checkpoint, load_checkpoint_overriding, save_checkpoint,
+};
 #[cfg(feature = "files")]
 pub use data::{Batch, Dataset};
 #[cfg(feature = "files")]

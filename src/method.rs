@@ -133,6 +133,8 @@ pub struct Options {
     pub literal: bool,
     /// How strict relaxations find their step sizes.
     pub step: StepSize,
+    /// A step size for each hidden layer, from the lowest on, instead of the method's eta.
+    pub etas: Option<&'static [f64]>,
     /// Strict relaxations of a sample end before their iterations are done, once |u_new - u| is at most this
     /// times |u_new|, over all hidden layers; a sample that has settled stays as it is.
     ///
@@ -253,6 +255,19 @@ impl Options {
 
     /// Refuses what does not fit the method.
     pub fn validate(&self, method: Method) -> Result<()> {
+        if let Some(etas) = self.etas {
+            if method.relaxation().is_none() || self.step != StepSize::Given || self.solver != Solver::Steps {
+                return Err(Error::Argument(
+                    "step sizes of the layers were given, but only steps of given sizes take them; leave them out"
+                        .into(),
+                ));
+            }
+            if let Some(eta) = etas.iter().find(|eta| !(eta.is_finite() && **eta > 0.0)) {
+                return Err(Error::Argument(format!(
+                    "eta is {eta} for a layer, expected a finite number above 0; 0.1 is a usual choice"
+                )));
+            }
+        }
         if !matches!(method, Method::Strict { .. })
             && (self.step != StepSize::Given
                 || self.tolerance.is_some()

@@ -401,10 +401,7 @@ mod tests {
     #[test]
     fn refusals_name_place_finding_and_expectation() {
         for (text, parts) in [
-            (
-                "{ type = \"conv3d\" }",
-                &["line 7, operation 0.1", "unknown operation \"conv3d\"", "conv2d, linear"][..],
-            ),
+            ("{ type = \"conv3d\" }", &["line 7, operation 0.1", "unknown operation \"conv3d\"", "conv2d, linear"][..]),
             ("{ kernel_size = 2 }", &["operation 0.1", "no type"]),
             ("{ type = 3 }", &["type is 3"]),
             ("{ type = \"relu\", inplace = true }", &["relu has inplace", "no argument"]),

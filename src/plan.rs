@@ -87,6 +87,8 @@ pub(crate) struct LayerPlan {
     pub(crate) pulled: Range<usize>,
     /// What the layer's error is weighted by; 1 at the output.
     pub(crate) precision: f64,
+    /// What the step size of its belief is multiplied by.
+    pub(crate) rate: f64,
 }
 
 #[derive(Debug)]
@@ -153,6 +155,7 @@ impl Plan {
                 lowest_product,
                 pulled: place(&mut pulled, if local_end { builder.inputs[steps.end - 1] } else { 0 }),
                 precision: layer.precision(),
+                rate: 1.0,
                 steps,
             });
         }

@@ -122,8 +122,18 @@ impl Session {
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
         let layout = choose_layout(network, level, batch, options.layout);
-        let plan = Plan::new(network, level, layout, batch, options.solver == Solver::Steps);
+        let mut plan = Plan::new(network, level, layout, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
+        if let (Some(etas), Some((eta, _))) = (options.etas, method.relaxation()) {
+            if etas.len() != layers - 1 {
+                return Err(Error::Argument(format!(
+                    "{} step sizes, expected {}: one for each hidden layer",
+                    etas.len(),
+                    layers - 1
+                )));
+            }
+            plan.layers.iter_mut().zip(etas).for_each(|(layer, own)| layer.rate = own / eta);
+        }
         let multiples = match method {
             Method::Exact => {
                 let ones = vec![1.0; layers];
@@ -131,7 +141,8 @@ impl Session {
             }
             Method::FixedPrediction { eta, iterations } => {
                 let precisions = network.precisions();
-                let shares = shares(&precisions, eta, iterations);
+                let rates = plan.layers.iter().map(|layer| layer.rate * layer.precision).collect::<Vec<_>>();
+                let shares = shares(&rates, eta, iterations);
                 if shares.iter().flatten().any(|&share| !(share as f32).is_finite()) {
                     return Err(Error::Argument(format!(
                         "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
@@ -374,6 +385,18 @@ impl Session {
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
     pub fn gradients(&self) -> &Parameters {
         &self.gradients
+    }
+
+    /// Scales the gradients of the last [`infer`](Self::infer) down to a norm of `most`, if theirs is larger, as PyTorch's
+    /// `clip_grad_norm_`; returns the norm that they had.
+    pub fn clip_gradients(&mut self, most: f64) -> f64 {
+        let values = self.gradients.values_mut();
+        let norm = values.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let factor = most / (norm + 1e-6);
+        if factor < 1.0 {
+            values.iter_mut().for_each(|g| *g = (f64::from(*g) * factor) as f32);
+        }
+        norm
     }
 
     /// Whether the next strict relaxations record their energies. Off by default.

@@ -7,8 +7,9 @@ use predictive_coding::{
     Conv2d, Error, Linear, Loss, Method, Network, OnDivergence, Op, Options, Parameters, Quantity, Reduction, Session,
     Solver, Start, StepSize, StopFlag,
 };
-use predictive_coding_reference::compare::{relative_error, widen};
+use predictive_coding_reference::compare::{self, relative_error, widen};
 use predictive_coding_reference::levels::forms;
+use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::{self, OwnedTargets};
 
 const SAMPLES: usize = 21;
@@ -184,6 +185,36 @@ fn a_stopped_call_says_so_and_the_next_one_is_whole() {
         session.infer(&parameters, &x, y.view()).unwrap();
         assert_eq!(session.gradients().values(), whole.values(), "{method:?}");
     }
+}
+
+/// Each layer by its own eta, as the formulas have it.
+#[test]
+fn every_layer_takes_its_own_step() {
+    static ETAS: [f64; 3] = [0.05, 0.2, 0.1];
+    let network = network(Loss::CROSS_ENTROPY).with_precision(2, 1.5).unwrap();
+    let parameters = network.initialize(1);
+    let (x, y) = random::batch(&mut random::generator(8), &network, SAMPLES);
+    let mut naive = Naive::<f64>::new(&network, &parameters);
+    naive.rates = vec![0.0, 0.05 / 0.3, 0.2 / 0.3, 0.1 / 0.3, 0.0];
+    let (strict, fixed) =
+        (Method::Strict { eta: 0.3, iterations: 9 }, Method::FixedPrediction { eta: 0.3, iterations: 9 });
+    for (method, literal) in [(strict, false), (fixed, false), (fixed, true)] {
+        let want = compare::of_step(&naive.step(method, &widen(&x), &dense(y.view(), 3), &[]), &network);
+        for form in forms() {
+            let options = Options { etas: Some(&ETAS), literal, ..form.options() };
+            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            session.infer(&parameters, &x, y.view()).unwrap();
+            let (error, tensor) = compare::worst(&compare::of_session(&session, &network), &want);
+            assert!(error <= compare::BOUND, "{form} {method:?}, literal {literal}: {error:.1e} at {tensor}");
+        }
+    }
+    let refused = |method, etas: &'static [f64]| {
+        let options = Options { etas: Some(etas), ..Options::default() };
+        Session::with_options(&network, SAMPLES, method, options).unwrap_err().to_string()
+    };
+    assert!(refused(strict, &[0.1; 2]).contains("2 step sizes, expected 3"));
+    assert!(refused(strict, &[0.1, -0.1, 0.1]).contains("eta is -0.1 for a layer"));
+    assert!(refused(Method::Exact, &[0.1; 3]).contains("only steps of given sizes"));
 }
 
 /// Errors come down one layer per iteration: what they do not reach has gradients of 0, and nothing else has.

@@ -13,6 +13,7 @@ mod figure;
 mod infer;
 mod interrupt;
 mod machine;
+mod optimizing;
 mod options;
 mod predict;
 mod progress;

@@ -4,15 +4,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{
-    Adam, AdamOptions, AdamW, BatchTargets, Dataset, Network, Optimizer, Parameters, Sgd, SgdOptions,
-};
+use predictive_coding::{BatchTargets, Dataset, Network, Parameters};
 
 use crate::arrays::{self, Array};
 use crate::console::{Failure, note};
-
-/// PyTorch's weight decay for AdamW.
-const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
 
 /// The number of threads of a pool.
 #[derive(Args, Clone, Debug)]
@@ -255,35 +250,6 @@ pub fn check_fit(network: &Network, data: &Dataset) -> Result<(), Failure> {
             data.classes()
         ))),
         _ => Ok(()),
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OptimizerName {
-    Sgd,
-    Adam,
-    Adamw,
-}
-
-impl OptimizerName {
-    /// The learning rate that goes with the data set's default model.
-    pub fn default_lr(self, dataset: &DatasetName) -> f64 {
-        match (self, dataset) {
-            (OptimizerName::Sgd, _) => 0.1,
-            (_, DatasetName::Digits | DatasetName::File(_)) => 1e-3,
-            (_, DatasetName::Mnist | DatasetName::Cifar10) => 2e-3,
-        }
-    }
-
-    pub fn build(self, parameters: &Parameters, lr: f64) -> Result<Box<dyn Optimizer>, Failure> {
-        let adam = AdamOptions { lr, ..AdamOptions::default() };
-        Ok(match self {
-            OptimizerName::Sgd => Box::new(Sgd::with_options(parameters, SgdOptions { lr, ..SgdOptions::default() })?),
-            OptimizerName::Adam => Box::new(Adam::with_options(parameters, adam)?),
-            OptimizerName::Adamw => {
-                Box::new(AdamW::with_options(parameters, AdamOptions { weight_decay: ADAMW_WEIGHT_DECAY, ..adam })?)
-            }
-        })
     }
 }
 

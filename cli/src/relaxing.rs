@@ -76,6 +76,8 @@ impl LayoutName {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Eta {
     Number(f64),
+    /// One for each hidden layer.
+    PerLayer(&'static [f64]),
     /// The largest stable one of each sample.
     Automatic,
 }
@@ -86,7 +88,16 @@ impl FromStr for Eta {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "auto" => Ok(Eta::Automatic),
-            _ => text.parse().map(Eta::Number).map_err(|_| "expected a number above 0, such as 0.1, or auto"),
+            _ => {
+                let numbers: Result<Vec<f64>, _> = text.split(',').map(str::parse).collect();
+                match numbers
+                    .map_err(|_| "expected a number above 0, such as 0.1, one for each hidden layer, or auto")?
+                {
+                    one if one.len() == 1 => Ok(Eta::Number(one[0])),
+                    // Of the command line, once.
+                    several => Ok(Eta::PerLayer(several.leak())),
+                }
+            }
         }
     }
 }
@@ -95,16 +106,18 @@ impl fmt::Display for Eta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Eta::Number(eta) => eta.fmt(f),
+            Eta::PerLayer(etas) => f.write_str(&etas.iter().map(f64::to_string).collect::<Vec<_>>().join(" | ")),
             Eta::Automatic => f.write_str("auto"),
         }
     }
 }
 
 impl Eta {
-    /// The number, or "auto".
+    /// The number or numbers, or "auto".
     pub fn to_json(self) -> Value {
         match self {
             Eta::Number(eta) => json!(eta),
+            Eta::PerLayer(etas) => json!(etas),
             Eta::Automatic => json!("auto"),
         }
     }
@@ -113,7 +126,8 @@ impl Eta {
 /// How to relax, for whatever method.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Relaxing {
-    /// Step size of the relaxation, a number or, for strict, auto [default: 0.1; infer needs one]
+    /// Step size of the relaxation: a number, one for each hidden layer as in 0.1,0.1,0.05, or, for strict, auto
+    /// [default: 0.1; infer needs one]
     ///
     /// With auto each sample takes the largest step with which its relaxation is stable by a margin:
     /// 1.8 / lambda_max, the largest eigenvalue of its energy's Hessian, which is estimated by 16 products with it
@@ -196,16 +210,18 @@ impl Relaxing {
     pub fn with(self, method: MethodName, products: usize) -> Result<(Method, Options), Failure> {
         let strict = method == MethodName::Strict;
         // Where steps are automatic, strict does not look at eta, and fixed-prediction beside it has the usual one.
-        let (eta, step) = match self.eta() {
-            Eta::Number(eta) => (eta, StepSize::Given),
-            Eta::Automatic if strict => (DEFAULT_ETA, StepSize::Automatic { products }),
-            Eta::Automatic => (DEFAULT_ETA, StepSize::Given),
+        let (eta, step, etas) = match self.eta() {
+            Eta::Number(eta) => (eta, StepSize::Given, None),
+            Eta::PerLayer(etas) => (etas[0], StepSize::Given, Some(etas).filter(|_| method != MethodName::Exact)),
+            Eta::Automatic if strict => (DEFAULT_ETA, StepSize::Automatic { products }, None),
+            Eta::Automatic => (DEFAULT_ETA, StepSize::Given, None),
         };
         let iterations = self.iterations(method);
         let options = Options {
             layout: self.layout.choice(),
             literal: self.literal && method == MethodName::FixedPrediction,
             step,
+            etas,
             tolerance: self.tolerance.filter(|_| strict),
             solver: if strict && self.solver == SolverName::Sweeps { Solver::Sweeps } else { Solver::Steps },
             ..Options::default()
@@ -223,9 +239,10 @@ impl Relaxing {
 
 /// The step size that a method was given, if it relaxes.
 pub fn eta(method: Method, options: &Options) -> Option<Eta> {
-    method.relaxation().map(|(eta, _)| match options.step {
-        StepSize::Given => Eta::Number(eta),
-        StepSize::Automatic { .. } => Eta::Automatic,
+    method.relaxation().map(|(eta, _)| match (options.step, options.etas) {
+        (StepSize::Given, None) => Eta::Number(eta),
+        (StepSize::Given, Some(etas)) => Eta::PerLayer(etas),
+        (StepSize::Automatic { .. }, _) => Eta::Automatic,
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser};
 use predictive_coding::{
     Dataset, Method, Network, OnDivergence, Options, Parameters, Progress as RunProgress, Settings, load_checkpoint,
-    save_checkpoint,
+    load_checkpoint_overriding, save_checkpoint,
 };
 use serde_json::json;
 
@@ -14,7 +14,8 @@ use crate::compare;
 use crate::console::{Failure, print};
 use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
-use crate::options::{Data, MethodName, OptimizerName, Threads, check_fit, load_weights};
+use crate::optimizing::Optimizing;
+use crate::options::{Data, DatasetName, MethodName, Threads, check_fit, load_weights};
 use crate::progress::Progress;
 use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, title, warn_of_unreached};
 use crate::shares::shares_table;
@@ -67,12 +68,8 @@ pub struct Train {
     /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
-    /// What steps down the gradients
-    #[arg(long, value_enum, default_value = "adam")]
-    optimizer: OptimizerName,
-    /// Learning rate [default: sgd 0.1, adam and adamw 0.002, on digits 0.001]
-    #[arg(long, allow_hyphen_values = true)]
-    lr: Option<f64>,
+    #[command(flatten)]
+    optimizing: Optimizing,
     /// Seed of the initial weights and of the order of the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -93,6 +90,9 @@ pub struct Train {
     /// Go on from the checkpoint
     #[arg(long, requires = "checkpoint")]
     resume: bool,
+    /// Go on under other settings than those of the checkpoint; run.json tells which
+    #[arg(long = "override", requires = "resume")]
+    overrides: bool,
 }
 
 /// A parser that knows these options alone.
@@ -115,8 +115,8 @@ pub struct Setup {
     pub batch: usize,
     pub epochs: u64,
     pub seed: u64,
-    pub optimizer: OptimizerName,
-    pub lr: f64,
+    pub optimizing: Optimizing,
+    pub name: DatasetName,
     pub out: PathBuf,
 }
 
@@ -127,7 +127,11 @@ impl Setup {
         let strict = matches!(method, Method::Strict { .. });
         let on_divergence = if strict { self.on_divergence } else { OnDivergence::Stop };
         let options = Options { on_divergence, stop: Some(interrupt::flag()), ..options };
+        let per_epoch = self.train.len().div_ceil(self.batch) as u64;
         Ok(Task {
+            rate: Some(self.optimizing.rate(&self.name, self.epochs, per_epoch)?),
+            clip: self.optimizing.clip(),
+            patience: self.optimizing.patience,
             network: &self.network,
             train: &self.train,
             test: &self.test,
@@ -143,7 +147,7 @@ impl Setup {
 
     /// A run of `task` from its first step.
     pub fn start<'a>(&self, task: Task<'a>) -> Result<Training<'a>, Failure> {
-        let optimizer = self.optimizer.build(&self.initial, self.lr)?;
+        let optimizer = self.optimizing.build(&self.initial, &self.name)?;
         Training::new(task, self.initial.clone(), optimizer, RunProgress::default())
     }
 }
@@ -192,8 +196,8 @@ impl Train {
             batch,
             epochs: self.epochs.unwrap_or(name.default_epochs()),
             seed: self.seed,
-            optimizer: self.optimizer,
-            lr: self.lr.unwrap_or(self.optimizer.default_lr(name)),
+            optimizing: self.optimizing,
+            name: name.clone(),
             out,
         })
     }
@@ -245,10 +249,19 @@ impl Train {
         warn_of_unreached(task.method, &task.options, setup.network.layers().len());
         let settings = self.checkpoint.as_ref().map_or(Settings::new(), |_| checkpoint_settings(setup, &task));
         self.check_checkpoint(setup)?;
+        let mut overridden = Vec::new();
         let mut training = match &self.checkpoint {
             Some(path) if self.resume => {
-                let mut optimizer = setup.optimizer.build(&setup.initial, setup.lr)?;
-                let (parameters, progress) = load_checkpoint(path, &setup.network, &settings, &mut *optimizer)?;
+                let mut optimizer = setup.optimizing.build(&setup.initial, &setup.name)?;
+                let (network, optimiser) = (&setup.network, &mut *optimizer);
+                let (parameters, progress) = match self.overrides {
+                    true => {
+                        let found = load_checkpoint_overriding(path, network, &settings, optimiser)?;
+                        overridden = found.2;
+                        (found.0, found.1)
+                    }
+                    false => load_checkpoint(path, network, &settings, optimiser)?,
+                };
                 Training::new(task, parameters, optimizer, progress)?
             }
             _ => setup.start(task)?,
@@ -267,6 +280,7 @@ impl Train {
         let outcome = training.run(&mut keeper);
         keeper.bar.finish();
         let status = match &outcome {
+            Ok(Flow::Continue) if training.progress().step < task.steps() => "ended early",
             Ok(Flow::Continue) => "finished",
             Ok(Flow::Stop) => "interrupted",
             Err(_) => "failed",
@@ -278,6 +292,7 @@ impl Train {
         let optimizer = training.optimizer().description();
         let mut run = report::describe(&task, &setup.dataset, &optimizer, training.session());
         run["status"] = json!(status);
+        run["overridden"] = json!(overridden);
         run["steps"] = json!(training.progress().step);
         run["seconds"] = json!(training.seconds());
         let [shrunk, skipped] = training.diverged();
@@ -305,6 +320,13 @@ impl Train {
                 ];
                 let header = ["method", "train loss", "train accuracy", "test loss", "test accuracy", "seconds"];
                 let mut text = table(&header, &[row]);
+                if training.progress().step < task.steps() {
+                    let (epoch, patience) = (training.progress().epoch, task.patience.unwrap_or(0));
+                    text.push_str(&format!(
+                        "\n\nEnded after epoch {epoch} of {}: the test loss was not lower in {patience} epochs",
+                        task.epochs
+                    ));
+                }
                 if let Some(told) = told_of_divergence(training.diverged()) {
                     text.push_str(&format!("\n\n{told}"));
                 }
@@ -345,6 +367,8 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         ("on divergence".to_string(), format!("{:?}", task.options.on_divergence).to_lowercase()),
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
+        ("learning rate".to_string(), task.rate.map_or(String::new(), |rate| rate.to_string())),
+        ("clip".to_string(), task.clip.map_or("none".into(), |clip| clip.to_string())),
     ])
 }
 

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use predictive_coding::data::epoch_rng;
 use predictive_coding::{
-    Batch, Dataset, Error, Method, Network, Optimizer, Options, Parameters, Progress, Quantity, Record, RecordKind,
-    Session, StepSize, Targets,
+    Batch, Dataset, Error, LearningRate, Method, Network, Optimizer, Options, Parameters, Progress, Quantity, Record,
+    RecordKind, Session, StepSize, Targets,
 };
 
 use crate::console::Failure;
@@ -23,6 +23,12 @@ pub struct Task<'a> {
     pub batch: usize,
     pub epochs: u64,
     pub seed: u64,
+    /// The learning rate of each step, if the optimiser's own does not hold.
+    pub rate: Option<LearningRate>,
+    /// The norm that gradients are scaled down to.
+    pub clip: Option<f64>,
+    /// Epochs in a row without a lower test loss after which the run ends.
+    pub patience: Option<u64>,
     /// Whether an epoch ends before a batch that would be smaller than the others.
     pub whole_batches: bool,
     /// Whether a relaxation that climbs does not end the run, until numbers are no longer finite.
@@ -157,7 +163,7 @@ impl<'a> Training<'a> {
     /// good step.
     pub fn run(&mut self, watcher: &mut dyn Watcher) -> Result<Flow, Failure> {
         let per_epoch = self.task.steps_per_epoch();
-        while self.progress.step < self.task.steps() {
+        while self.progress.step < self.task.steps() && !self.out_of_patience() {
             let epoch = self.progress.step / per_epoch + 1;
             let done = (self.progress.step % per_epoch) as usize;
             let dataset = self.task.train;
@@ -177,6 +183,18 @@ impl<'a> Training<'a> {
             }
         }
         Ok(Flow::Continue)
+    }
+
+    /// Whether the last epochs have all ended with a test loss that is not below those before.
+    fn out_of_patience(&self) -> bool {
+        let Some(patience) = self.task.patience else { return false };
+        let tests = self.progress.history.iter().filter(|record| record.kind == RecordKind::Test);
+        let losses: Vec<f64> = tests.map(|record| record.loss).collect();
+        let Some(before) = losses.len().checked_sub(patience as usize).filter(|&before| before > 0) else {
+            return false;
+        };
+        let best = losses[..before].iter().copied().fold(f64::INFINITY, f64::min);
+        losses[before..].iter().all(|&loss| loss >= best)
     }
 
     fn step(&mut self, epoch: u64, batch: &Batch, watcher: &mut dyn Watcher) -> Result<Flow, Failure> {
@@ -206,6 +224,12 @@ impl<'a> Training<'a> {
 
         let started = Instant::now();
         self.before.values_mut().copy_from_slice(self.parameters.values());
+        if let Some(clip) = self.task.clip {
+            self.session.clip_gradients(clip);
+        }
+        if let Some(rate) = self.task.rate {
+            self.optimizer.set_lr(rate.at(self.progress.step))?;
+        }
         self.optimizer.step(&mut self.parameters, self.session.gradients());
         self.seconds += started.elapsed().as_secs_f64();
         if let Err(error) = self.parameters.check_finite() {

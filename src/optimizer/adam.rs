@@ -81,6 +81,8 @@ impl AdamW {
 #[derive(Clone, Debug)]
 struct State {
     options: AdamOptions,
+    /// Of the next step.
+    lr: f64,
     mean: Parameters,
     square: Parameters,
     steps: u64,
@@ -97,7 +99,7 @@ impl State {
             }
         }
         let zeros = Parameters::zeros(parameters.specs().clone());
-        Ok(State { options, mean: zeros.clone(), square: zeros, steps: 0 })
+        Ok(State { options, lr: options.lr, mean: zeros.clone(), square: zeros, steps: 0 })
     }
 
     fn description(&self, name: &str) -> String {
@@ -109,7 +111,7 @@ impl State {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters, shrink: f64, decay: f64) {
         check_sizes(self.mean.values().len(), parameters, gradients);
         self.steps = self.steps.saturating_add(1);
-        let AdamOptions { lr, betas: (beta1, beta2), eps, .. } = self.options;
+        let (AdamOptions { betas: (beta1, beta2), eps, .. }, lr) = (self.options, self.lr);
         let t = self.steps as f64;
         let step_size = (lr / (1.0 - beta1.powf(t))) as f32;
         let inverse_root = (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32;
@@ -123,6 +125,12 @@ impl State {
             *s = keep2 * *s + rate2 * (g * g);
             *theta = shrink * *theta - step_size * (*m / (s.sqrt() * inverse_root + eps));
         }
+    }
+
+    fn set_lr(&mut self, lr: f64) -> Result<()> {
+        check_not_negative("lr", lr)?;
+        self.lr = lr;
+        Ok(())
     }
 
     fn moments(&self) -> Vec<(&'static str, &Parameters)> {
@@ -150,6 +158,14 @@ impl Optimizer for Adam {
         self.0.step(parameters, gradients, 1.0, decay);
     }
 
+    fn lr(&self) -> f64 {
+        self.0.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) -> Result<()> {
+        self.0.set_lr(lr)
+    }
+
     fn steps(&self) -> u64 {
         self.0.steps
     }
@@ -173,8 +189,16 @@ impl Optimizer for AdamW {
     }
 
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
-        let shrink = 1.0 - self.0.options.lr * self.0.options.weight_decay;
+        let shrink = 1.0 - self.0.lr * self.0.options.weight_decay;
         self.0.step(parameters, gradients, shrink, 0.0);
+    }
+
+    fn lr(&self) -> f64 {
+        self.0.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) -> Result<()> {
+        self.0.set_lr(lr)
     }
 
     fn steps(&self) -> u64 {

@@ -3,9 +3,11 @@
 //! computed in f64 and rounded once.
 
 mod adam;
+mod schedule;
 mod sgd;
 
 pub use adam::{Adam, AdamOptions, AdamW};
+pub use schedule::{LearningRate, Schedule};
 pub use sgd::{Sgd, SgdOptions};
 
 use crate::error::{Error, Result};
@@ -16,8 +18,8 @@ pub trait Optimizer: Send + Sync {
     /// The name on the command line and in reports.
     fn name(&self) -> &'static str;
 
-    /// Every setting, as in `adam lr=0.001 beta1=0.9 ...`: two optimisers of the same description
-    /// and state take the same steps.
+    /// Every setting that it was made with, as in `adam lr=0.001 beta1=0.9 ...`: two optimisers of the same description,
+    /// learning rate and state take the same steps.
     fn description(&self) -> String;
 
     /// One step down the gradients. Allocates nothing.
@@ -26,6 +28,14 @@ pub trait Optimizer: Send + Sync {
     /// If `parameters` or `gradients` has another number of values than the parameters that the
     /// optimiser was made for.
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters);
+
+    /// The learning rate of the next step.
+    fn lr(&self) -> f64;
+
+    /// Takes the next steps by another learning rate than the one that it was made with.
+    ///
+    /// Errors: [`Error::Argument`] if it is not a finite number of at least 0.
+    fn set_lr(&mut self, lr: f64) -> Result<()>;
 
     /// Steps taken so far.
     fn steps(&self) -> u64;

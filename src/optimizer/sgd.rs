@@ -28,6 +28,8 @@ impl Default for SgdOptions {
 #[derive(Clone, Debug)]
 pub struct Sgd {
     options: SgdOptions,
+    /// Of the next step.
+    lr: f64,
     len: usize,
     /// Only there if the momentum is not 0.
     momentum: Option<Parameters>,
@@ -60,7 +62,7 @@ impl Sgd {
             return Err(Error::Argument("nesterov needs a momentum above 0; 0.9 is a usual choice".into()));
         }
         let momentum = (options.momentum > 0.0).then(|| Parameters::zeros(parameters.specs().clone()));
-        Ok(Sgd { options, len: parameters.values().len(), momentum, steps: 0 })
+        Ok(Sgd { options, lr: options.lr, len: parameters.values().len(), momentum, steps: 0 })
     }
 }
 
@@ -77,7 +79,7 @@ impl Optimizer for Sgd {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
         check_sizes(self.len, parameters, gradients);
         self.steps = self.steps.saturating_add(1);
-        let lr = self.options.lr as f32;
+        let lr = self.lr as f32;
         let decay = self.options.weight_decay as f32;
         let keep = self.options.momentum as f32;
         let pairs = parameters.values_mut().iter_mut().zip(gradients.values());
@@ -97,6 +99,16 @@ impl Optimizer for Sgd {
                 }
             }
         }
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) -> Result<()> {
+        check_not_negative("lr", lr)?;
+        self.lr = lr;
+        Ok(())
     }
 
     fn steps(&self) -> u64 {

@@ -54,6 +54,32 @@ fn adam_reference(lr: f64, decay: f64, shrink: f64) -> impl FnMut(i32, f64, f64,
     }
 }
 
+/// Whatever it was made with, an optimiser goes on by the learning rate that it is given.
+#[test]
+fn learning_rates_can_be_set() {
+    let start = parameters(&START);
+    let made: [fn(&Parameters, f64) -> Box<dyn Optimizer>; 3] = [
+        |theta, lr| Box::new(Sgd::new(theta, lr)),
+        |theta, lr| Box::new(Adam::new(theta, lr)),
+        |theta, lr| Box::new(AdamW::new(theta, lr)),
+    ];
+    for make in made {
+        let (mut set, mut plain) = (make(&start, 0.5), make(&start, 1e-2));
+        set.set_lr(1e-2).unwrap();
+        assert_eq!(set.lr(), 1e-2);
+        let [mut a, mut b] = [start.clone(), start.clone()];
+        for step in 1..4 {
+            set.step(&mut a, &parameters(&gradients(step)));
+            plain.step(&mut b, &parameters(&gradients(step)));
+        }
+        assert_eq!(a, b);
+        assert!(set.description().contains("lr=0.5"), "{}", set.description());
+        for lr in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(set.set_lr(lr).is_err() && set.lr() == 1e-2);
+        }
+    }
+}
+
 #[test]
 fn adam_follows_its_recurrence() {
     let mut theta = parameters(&START);

@@ -15,6 +15,7 @@ use predictive_coding_kernels::Combine;
 use super::Relaxation;
 use crate::layer::{Gradients, Input};
 use crate::method::{Options, first_pulled};
+use crate::plan::LayerPlan;
 use crate::state::{Tile, Values, write_read};
 
 pub(crate) fn fixed_prediction(
@@ -39,7 +40,8 @@ pub(crate) fn fixed_prediction(
             let Relaxation { layers, tile: state, scratch, .. } = &mut tile;
             let values = Values::new(layers.plan, &scratch.values, &state.activations);
             let (out, error) = write_read(&mut state.errors, below, above);
-            let rate = eta * layers.plan.layers[layer - 1].precision;
+            let LayerPlan { precision, rate, .. } = layers.plan.layers[layer - 1];
+            let rate = eta * rate * precision;
             let combine = Combine { alpha: rate as f32, beta: (1.0 - rate) as f32, ..Combine::default() };
             layers.backward(layer, values, Input::Activation, error, &mut scratch.work, None, Some((combine, out)));
             if layer > 1 {
@@ -51,7 +53,8 @@ pub(crate) fn fixed_prediction(
         let (below, above) = (tile.place(layer - 1), tile.place(layer));
         let Relaxation { layers, tile: Tile { activations, deviations, errors, .. }, scratch, .. } = &mut tile;
         let values = Values::new(layers.plan, &scratch.values, activations);
-        let precision = layers.plan.layers[layer - 1].precision;
+        let LayerPlan { precision, rate, .. } = layers.plan.layers[layer - 1];
+        let eta = eta * rate;
         let kept = (1.0 - eta * precision) / precision;
         let other = &errors[below.clone()];
         let combine = Combine { alpha: -eta as f32, gamma: -kept as f32, other, ..Combine::default() };

@@ -16,6 +16,7 @@ use super::Relaxation;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Input};
 use crate::method::{OnDivergence, Options, StepSize, first_pulled, first_pushed};
+use crate::plan::LayerPlan;
 use crate::relaxation::curvature::largest_step;
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
 
@@ -442,10 +443,11 @@ impl Relaxation<'_> {
             let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
             let Scratch { values, work } = &mut *self.scratch;
             let values = Values::new(self.layers.plan, values, activations);
-            let step = Combine { alpha: -1.0, step: Some(&steps.eta), ..Combine::default() };
+            let LayerPlan { precision, rate, .. } = self.layers.plan.layers[layer - 1];
+            let step = Combine { alpha: -rate as f32, step: Some(&steps.eta), ..Combine::default() };
             let step = match layer - 1 < pushed {
-                true => Combine { beta: -self.layers.plan.layers[layer - 1].precision as f32, ..step },
-                false => Combine { gamma: 1.0, other: &errors[below.clone()], ..step },
+                true => Combine { beta: -(rate * precision) as f32, ..step },
+                false => Combine { gamma: rate as f32, other: &errors[below.clone()], ..step },
             };
             let input = if layer < pushed { Input::Activation } else { Input::Pushed };
             let out = Some((step, &mut deviations[below]));

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use predictive_coding::{Dataset, Loss, Method, Network, Options};
+use predictive_coding::{Adam, AdamOptions, Dataset, Loss, Method, Network, Options};
 
 use super::Reproduce;
 use crate::console::Failure;
-use crate::options::{self, DatasetName, OptimizerName};
+use crate::options::{self, DatasetName};
 use crate::training::Task;
 
 /// Steps of an epoch, samples of a batch and of the test set in a quick run.
@@ -110,13 +110,17 @@ impl Setting {
             batch: self.batch,
             epochs: self.epochs,
             seed: self.seed,
+            rate: None,
+            clip: None,
+            patience: None,
             whole_batches: true,
             follow_divergence: true,
         }
     }
 
     pub fn optimizer(&self) -> Result<Box<dyn predictive_coding::Optimizer>, Failure> {
-        OptimizerName::Adam.build(&self.network.initialize(self.seed), self.lr)
+        let parameters = self.network.initialize(self.seed);
+        Ok(Box::new(Adam::with_options(&parameters, AdamOptions { lr: self.lr, ..AdamOptions::default() })?))
     }
 }
 

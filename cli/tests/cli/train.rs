@@ -98,6 +98,59 @@ fn more_epochs_from_a_checkpoint_end_as_if_never_stopped() {
     assert!(results(&folder, "whole") == results(&folder, "parts"));
 }
 
+/// Every setting of the optimiser, stopped in the middle of an epoch's schedule.
+#[test]
+fn schedules_momentum_and_clipping_go_on_to_the_same_bits() {
+    let folder = Folder::new();
+    for (i, more) in [
+        &["--optimizer", "sgd", "--momentum", "0.9", "--schedule", "cosine", "--warmup", "5", "--clip", "0.05"][..],
+        &["--optimizer", "adamw", "--weight-decay", "0.1", "--schedule", "step", "--decay-every", "1"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let [whole, parts, a, b] = ["whole", "parts", "a", "b"].map(|name| folder.name(&format!("{name}{i}")));
+        let usual = ["--epochs", "3", "--checkpoint-every", "1"];
+        run(&strict(&whole, &a, &[&usual[..], more].concat())).succeeded();
+        let child = program(&strict(&parts, &b, &[&usual[..], more].concat()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child = child.unwrap();
+        while !PathBuf::from(&b).exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let resume = [&usual[..], more, &["--resume"]].concat();
+        run(&strict(&parts, &b, &resume)).succeeded();
+        assert!(results(&folder, &format!("whole{i}")) == results(&folder, &format!("parts{i}")), "{more:?}");
+        let plain = [&usual[..], &["--resume"]].concat();
+        run(&strict(&parts, &b, &plain)).refused(&["is a checkpoint of"]);
+    }
+}
+
+#[test]
+fn settings_can_be_overridden_and_runs_end_early() {
+    let folder = Folder::new();
+    let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
+    run(&strict(&out, &checkpoint, &["--epochs", "2"])).succeeded();
+    let more = ["--epochs", "40", "--lr", "0", "--patience", "3", "--resume"];
+    run(&strict(&out, &checkpoint, &more)).refused(&["lr=0.001"]);
+    let finished = run(&strict(&out, &checkpoint, &[&more[..], &["--override"]].concat())).succeeded();
+    // The loss of epoch 3 is that of epoch 2, and so are all after it.
+    let told = "Ended after epoch 5 of 40: the test loss was not lower in 3 epochs";
+    assert!(finished.stdout.contains(told), "{finished:?}");
+    let run_json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
+    assert_eq!(run_json["status"], "ended early");
+    let overridden = run_json["overridden"].as_array().unwrap();
+    let told = overridden[0].as_str().unwrap();
+    assert!(overridden.len() == 1 && told.contains("lr=0.001") && told.contains("now adam lr=0 "), "{overridden:?}");
+    run(&["train", "--momentum", "0.9", "--method", "exact", "--out", &folder.name("x")]).refused(&["--momentum"]);
+    run(&["train", "--clip", "0", "--method", "exact", "--out", &folder.name("x")]).refused(&["--clip 0"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_bits() {

@@ -15,6 +15,8 @@ pub struct Naive<T> {
     sizes: Vec<usize>,
     /// p_l, for l = 1..=L; 1 for the input and the output.
     precisions: Vec<T>,
+    /// What the step size of v_l is multiplied by, for l = 0..=L.
+    pub rates: Vec<T>,
     parameters: usize,
 }
 
@@ -77,6 +79,7 @@ impl<T: Real> Naive<T> {
             loss: network.loss(),
             sizes: shapes.map(|shape| shape.iter().product()).collect(),
             precisions: iter::once(1.0).chain(network.precisions()).map(T::of).collect(),
+            rates: vec![T::of(1.0); network.layers().len() + 1],
             parameters: values.len(),
         }
     }
@@ -124,7 +127,7 @@ impl<T: Real> Naive<T> {
             let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
                 let pulled = self.pull(l + 1, &hat[l], &weighted[l + 1]);
-                update(&mut v[l], eta, &weighted[l], &pulled);
+                update(&mut v[l], eta * self.rates[l], &weighted[l], &pulled);
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
@@ -150,7 +153,7 @@ impl<T: Real> Naive<T> {
             let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
                 let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
-                update(&mut v[l], eta, &weighted[l], &pulled);
+                update(&mut v[l], eta * self.rates[l], &weighted[l], &pulled);
             }
         }
         let gradients = self.gradients(&v, &self.weighted(&eps));

@@ -1,0 +1,119 @@
+//! How the weights follow their gradients: the options of that.
+
+use clap::{Args, ValueEnum};
+use predictive_coding::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Parameters, Schedule, Sgd, SgdOptions};
+
+use crate::console::Failure;
+use crate::options::DatasetName;
+
+/// PyTorch's weight decay for AdamW.
+const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OptimizerName {
+    Sgd,
+    Adam,
+    Adamw,
+}
+
+/// What the learning rate does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScheduleName {
+    /// It stays
+    Constant,
+    /// It falls to 0 by half a period of a cosine
+    Cosine,
+    /// It is multiplied by --decay-factor after every --decay-every epochs
+    Step,
+}
+
+/// How to take steps, for whatever method.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Optimizing {
+    /// Optimiser
+    #[arg(long, value_enum, default_value = "adam")]
+    optimizer: OptimizerName,
+    /// Learning rate [default: sgd 0.1, adam and adamw 0.002, on digits and your own data 0.001]
+    #[arg(long, allow_hyphen_values = true)]
+    lr: Option<f64>,
+    /// Momentum of sgd
+    #[arg(long, value_name = "M", allow_hyphen_values = true)]
+    momentum: Option<f64>,
+    /// Weight decay, as in PyTorch [default: adamw 0.01, others 0]
+    #[arg(long, value_name = "W", allow_hyphen_values = true)]
+    weight_decay: Option<f64>,
+    /// What the learning rate does over the run
+    #[arg(long, value_enum, default_value = "constant")]
+    schedule: ScheduleName,
+    /// Steps over which the learning rate rises to its value
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
+    warmup: u64,
+    /// Epochs between changes, for --schedule step [default: a third of all]
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u64).range(1..))]
+    decay_every: Option<u64>,
+    /// Factor of a change, for --schedule step
+    #[arg(long, value_name = "F", default_value_t = 0.1, allow_hyphen_values = true)]
+    decay_factor: f64,
+    /// Scale gradients of a larger norm than this down to it
+    #[arg(long, value_name = "NORM", allow_hyphen_values = true)]
+    clip: Option<f64>,
+    /// End after so many epochs in a row without a lower test loss
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub patience: Option<u64>,
+}
+
+impl Optimizing {
+    /// The learning rate that was given, or the one that goes with the data set's default model.
+    fn lr(&self, dataset: &DatasetName) -> f64 {
+        self.lr.unwrap_or(match (self.optimizer, dataset) {
+            (OptimizerName::Sgd, _) => 0.1,
+            (_, DatasetName::Digits | DatasetName::File(_)) => 1e-3,
+            (_, DatasetName::Mnist | DatasetName::Cifar10) => 2e-3,
+        })
+    }
+
+    pub fn build(&self, parameters: &Parameters, dataset: &DatasetName) -> Result<Box<dyn Optimizer>, Failure> {
+        let lr = self.lr(dataset);
+        if self.momentum.is_some() && self.optimizer != OptimizerName::Sgd {
+            return Err(Failure::usage("--momentum was given, but is for --optimizer sgd alone; leave it out"));
+        }
+        if let Some(clip) = self.clip.filter(|clip| !(clip.is_finite() && *clip > 0.0)) {
+            return Err(Failure::usage(format!("--clip {clip}: expected a finite number above 0")));
+        }
+        let weight_decay = self.weight_decay.unwrap_or(match self.optimizer {
+            OptimizerName::Adamw => ADAMW_WEIGHT_DECAY,
+            OptimizerName::Sgd | OptimizerName::Adam => 0.0,
+        });
+        let adam = AdamOptions { lr, weight_decay, ..AdamOptions::default() };
+        Ok(match self.optimizer {
+            OptimizerName::Sgd => {
+                let momentum = self.momentum.unwrap_or(0.0);
+                let options = SgdOptions { lr, momentum, weight_decay, ..SgdOptions::default() };
+                Box::new(Sgd::with_options(parameters, options)?)
+            }
+            OptimizerName::Adam => Box::new(Adam::with_options(parameters, adam)?),
+            OptimizerName::Adamw => Box::new(AdamW::with_options(parameters, adam)?),
+        })
+    }
+
+    /// The learning rate of each step of a run of so many epochs of so many steps.
+    pub fn rate(&self, dataset: &DatasetName, epochs: u64, steps_per_epoch: u64) -> Result<LearningRate, Failure> {
+        let schedule = match self.schedule {
+            ScheduleName::Constant => Schedule::Constant,
+            ScheduleName::Cosine => Schedule::Cosine,
+            ScheduleName::Step => {
+                let every = self.decay_every.unwrap_or(epochs.div_ceil(3)).saturating_mul(steps_per_epoch);
+                Schedule::Step { every, factor: self.decay_factor }
+            }
+        };
+        let steps = epochs.saturating_mul(steps_per_epoch);
+        let rate = LearningRate { base: self.lr(dataset), schedule, warmup: self.warmup, steps };
+        rate.validate()?;
+        Ok(rate)
+    }
+
+    /// The norm that gradients are scaled down to.
+    pub fn clip(&self) -> Option<f64> {
+        self.clip
+    }
+}
