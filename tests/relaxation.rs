@@ -73,6 +73,29 @@ fn convolutions_to_one_pixel() {
     assert_eq!(judge.skipped, 0);
 }
 
+/// Rounding does not add up over layers and iterations. With kinks, as ReLU has, it decides where a unit that comes to
+/// rest on one stands: perturbed by 1e-7, float64 itself then changes by more than 1e-5.
+#[test]
+fn many_iterations_of_deep_networks_keep_their_digits() {
+    for (depth, activation) in [(9, Op::Tanh), (16, Op::Silu)] {
+        let conv = |channels| Op::Conv2d(Conv2d { padding: [1, 1], ..Conv2d::new(channels, [3, 3]) });
+        let mut layers: Vec<_> = (0..depth - 3).map(|i| vec![conv(5 + i % 3), activation.clone()]).collect();
+        layers.push(vec![Op::Flatten, Op::Linear(Linear::new(20)), activation.clone()]);
+        layers.push(vec![Op::Linear(Linear::new(20)), activation.clone()]);
+        layers.push(vec![Op::Linear(Linear::new(10))]);
+        let network = Network::new(&[3, 6, 6], Loss::MSE, layers).unwrap();
+        let method = Method::Strict { eta: 0.1, iterations: 200 };
+        let case = Case::random(&mut random::generator(depth as u64), &network, method, 3);
+        let want = case.tensors(&case.reference());
+        for form in forms() {
+            let mut session = form.session(&network, 3, method);
+            case.infer(&mut session).unwrap();
+            let (error, tensor) = compare::worst(&case.results(&session), &want);
+            assert!(error <= BOUND, "{form}, {depth} layers of {activation:?}: {error:.1e} at {tensor}");
+        }
+    }
+}
+
 #[test]
 fn the_convention_of_2022_is_its_formulas() {
     let (mut judged, mut skipped) = (0, 0);

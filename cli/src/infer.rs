@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 use predictive_coding::{
-    BatchFile, Error, Layer, Method, Network, Op, Options, Quantity, Session, StartFile, write_tensors,
+    BatchFile, Error, Layer, Method, Network, Op, Options, Quantity, Session, Solver, StartFile, StepSize,
+    write_tensors,
 };
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ use crate::options::{MethodName, Threads, load_weights};
 use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, warn_of_unreached};
 use crate::report;
 use crate::timing::median;
+use crate::trace;
 use crate::writable;
 
 /// Samples that maps are made of.
@@ -55,7 +57,11 @@ pub struct Infer {
     /// row for each of the first 8 samples; norms over the channels, dark is 0. Of up to 2048 pixels a side
     #[arg(long, value_name = "DIR")]
     maps: Option<PathBuf>,
-    /// How often to do it, for the times
+    /// Directory for trace.csv and a picture of it: the energy of each layer and the norm of the energy's gradient, before
+    /// each update; for strict by steps of a given size
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
+    /// Number of repetitions, for the times
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     #[command(flatten)]
@@ -118,6 +124,14 @@ impl Infer {
             }
             writable::directory(directory)?;
         }
+        if let Some(directory) = &self.trace {
+            if self.method != MethodName::Strict || options.step != StepSize::Given || options.solver != Solver::Steps {
+                return Err(Failure::usage(
+                    "--trace was given, but is for --method strict by steps of a given size; leave it out",
+                ));
+            }
+            writable::directory(directory)?;
+        }
         let mut session = Session::with_options(&network, batch.samples, method, options)?;
         if starts.is_empty() {
             warn_of_unreached(method, &options, network.layers().len());
@@ -143,6 +157,10 @@ impl Infer {
             let mut tensors = tensors(&network, &session)?;
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
+        }
+        if let Some(directory) = &self.trace {
+            let pair = (&batch.x[..], (&batch.y).into());
+            trace::write(directory, &network, &parameters, pair, (method, options), &starts)?;
         }
         if let Some(directory) = &self.maps {
             for (number, layer) in (1..).zip(network.layers()) {

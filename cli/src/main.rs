@@ -24,6 +24,7 @@ mod shares;
 mod summary;
 mod table;
 mod timing;
+mod trace;
 mod train;
 mod training;
 mod writable;

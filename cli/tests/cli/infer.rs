@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::common::{Folder, tensors};
+use crate::common::{Folder, csv, tensors};
 
 const STRICT: [&str; 4] = ["--eta", "0.1", "--iterations", "10"];
 
@@ -227,6 +227,34 @@ fn automatic_steps_are_stable_for_each_sample() {
     assert!(lines.len() == 2 && lines[0].starts_with("loss "), "{text}");
     assert!(lines[1].starts_with("eta ") && lines[1].contains(", lambda_max "), "{text}");
     assert!(lines[1].ends_with(", 60 iterations, 0 of 5 samples diverged"), "{text}");
+}
+
+/// The energies of the layers in each iteration are those of the errors that a run of as many iterations ends with.
+#[test]
+fn a_trace_is_the_energy_of_every_iteration() {
+    let folder = Folder::with_model(5);
+    let trace = folder.name("trace");
+    folder.infer("strict", &["--eta", "0.2", "--iterations", "9", "--trace", &trace]).succeeded();
+    let rows = csv(&folder.path("trace/trace.csv"));
+    assert_eq!(rows.len(), 9);
+    let number = |row: usize, key: &str| rows[row][key].parse::<f64>().unwrap();
+    for (row, iterations) in ["3", "9"].map(|n| (n.parse::<usize>().unwrap() - 1, n)) {
+        let found = infer(&folder, "strict", &["--eta", "0.2", "--iterations", iterations]);
+        for layer in 1..=2 {
+            let squares: f64 = found[&format!("error.{layer}")].1.iter().map(|&e| f64::from(e).powi(2)).sum();
+            let energy = number(row, &format!("energy.{layer}"));
+            assert!((energy - squares / 2.0).abs() <= 1e-5 * energy, "{energy}, {squares}");
+        }
+    }
+    let all: Vec<f64> = (0..9).map(|row| number(row, "energy")).collect();
+    assert!(all.windows(2).all(|pair| pair[1] < pair[0]), "{all:?}");
+    // The step of steepest descent: F falls by eta |grad F|^2, but for what is of second order.
+    let fall = (all[0] - all[1]) / (0.2 * number(0, "gradient").powi(2));
+    assert!((0.5..1.0).contains(&fall), "{fall}");
+    for file in ["trace.png", "trace.svg"] {
+        assert!(folder.path("trace").join(file).metadata().unwrap().len() > 1000, "{file}");
+    }
+    folder.infer("exact", &["--trace", &trace]).refused(&["--trace", "strict"]);
 }
 
 #[test]

@@ -1,0 +1,108 @@
+//! `infer --trace`: the energy of each layer and the norm of its gradient, iteration by iteration.
+
+use std::path::Path;
+
+use predictive_coding::{Error, Method, Network, Options, Parameters, Quantity, Session, Start, Targets};
+
+use crate::console::Failure;
+use crate::figure::{self, Curve, Panel};
+use crate::report::write_csv;
+
+/// What is known of the beliefs before an update.
+struct Row {
+    /// Of each layer, the loss last.
+    energies: Vec<f64>,
+    /// |dF/dv|, over the whole batch.
+    gradient: f64,
+}
+
+/// Relaxes a batch one iteration at a time, from v-hat or `starts` on, and writes trace.csv, trace.png and trace.svg to a
+/// directory.
+pub fn write(
+    directory: &Path,
+    network: &Network,
+    parameters: &Parameters,
+    (x, y): (&[f32], Targets<'_>),
+    (method, options): (Method, Options),
+    starts: &[Start<'_>],
+) -> Result<(), Failure> {
+    let Method::Strict { eta, iterations } = method else {
+        return Err(Failure::usage("--trace was given, but only --method strict goes down an energy; leave it out"));
+    };
+    let samples = x.len() / network.input_shape().iter().product::<usize>();
+    let one = Method::Strict { eta, iterations: 1 };
+    let mut session = Session::with_options(network, samples, one, Options { tolerance: None, ..options })?;
+    session.record_energies(true)?;
+    let hidden = network.layers().len() - 1;
+    let mut rows = Vec::new();
+    let mut beliefs: Vec<Vec<f32>> = Vec::new();
+    for iteration in 1..=iterations {
+        let own: Vec<Start> = beliefs.iter().map(|u| Start::Deviation(u)).collect();
+        match session.infer_from(parameters, x, y, if iteration == 1 { starts } else { &own }) {
+            Ok(_) | Err(Error::Diverged(_)) => {}
+            Err(error) => return Err(Failure::run(error)),
+        }
+        let mut energies = Vec::new();
+        for layer in 1..=hidden {
+            let squares = session.get(Quantity::Error, layer)?.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>();
+            energies.push(0.5 * network.layers()[layer - 1].precision() * squares);
+        }
+        energies.push(session.energies()[0] - energies.iter().sum::<f64>());
+        let moved = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer));
+        let moved = moved.collect::<Result<Vec<_>, _>>()?;
+        if beliefs.is_empty() {
+            beliefs = moved.iter().map(|u| vec![0.0; u.len()]).collect();
+        }
+        let mut square = 0.0;
+        for (layer, (new, old)) in moved.iter().zip(&beliefs).enumerate() {
+            let eta = options.etas.map_or(eta, |etas| etas[layer]);
+            let moves = new.iter().zip(old).map(|(new, old)| (f64::from(*new) - f64::from(*old)) / eta);
+            square += moves.map(|g| g * g).sum::<f64>();
+        }
+        // Where the caller's beliefs lie is known after their first update.
+        let gradient = if iteration == 1 && !starts.is_empty() { f64::NAN } else { square.sqrt() };
+        rows.push(Row { energies, gradient });
+        beliefs = moved;
+    }
+    write_csv(&directory.join("trace.csv"), &csv(&rows, hidden))?;
+    figure::write(&directory.join("trace"), &panels(&rows, hidden))
+}
+
+fn csv(rows: &[Row], hidden: usize) -> Vec<Vec<String>> {
+    let layers = (1..=hidden).map(|layer| format!("energy.{layer}"));
+    let header =
+        std::iter::once("iteration".to_string()).chain(layers).chain(["loss", "energy", "gradient"].map(String::from));
+    let row = |(iteration, row): (usize, &Row)| {
+        let numbers = row.energies.iter().copied().chain([row.energies.iter().sum(), row.gradient]);
+        std::iter::once(iteration.to_string()).chain(numbers.map(|number| number.to_string())).collect()
+    };
+    std::iter::once(header.collect()).chain((1..).zip(rows).map(row)).collect()
+}
+
+fn panels(rows: &[Row], hidden: usize) -> [Panel; 2] {
+    let curve = |name: String, colour: usize, value: &dyn Fn(&Row) -> f64| Curve {
+        name,
+        colour,
+        // A layer that nothing has reached has none.
+        points: (1..).zip(rows).map(|(i, row)| (f64::from(i), value(row))).filter(|(_, y)| *y > 0.0).collect(),
+        ..Curve::default()
+    };
+    let panel = |title: &str, curves: Vec<Curve>| Panel {
+        title: title.into(),
+        x_label: "iteration".into(),
+        y_label: title.to_lowercase(),
+        logarithmic: true,
+        whole_x: rows.len() < 20,
+        curves,
+        ..Panel::default()
+    };
+    let layers = (0..=hidden).map(|layer| {
+        let name = if layer == hidden { "loss".into() } else { format!("layer {}", layer + 1) };
+        curve(name, layer, &|row| row.energies[layer])
+    });
+    let all = curve("all".into(), hidden + 1, &|row| row.energies.iter().sum());
+    [
+        panel("Energy", layers.chain([all]).collect()),
+        panel("Norm of its gradient", vec![curve("by all beliefs".into(), 0, &|row| row.gradient)]),
+    ]
+}
