@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use npyz::{DType, NpyFile, TypeChar};
 use safetensors::{Dtype, SafeTensors};
+use zip::ZipArchive;
+use zip::result::ZipError;
 
 use crate::console::Failure;
 
@@ -115,12 +117,18 @@ fn half(bits: u16) -> f32 {
 }
 
 fn read_npz(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Failure> {
-    let mut archive = npyz::npz::NpzArchive::open(path).map_err(|e| wrong(path, format!("is no .npz file: {e}")))?;
+    let file = File::open(path).map_err(|e| wrong(path, format!("can not be read: {e}")))?;
+    let archive = ZipArchive::new(BufReader::new(file));
+    let mut archive = archive.map_err(|e| wrong(path, format!("is no .npz file: {e}")))?;
     let mut arrays = BTreeMap::new();
     for name in names {
-        if let Some(file) = archive.by_name(name).map_err(|e| wrong(path, format!("array {name}: {e}")))? {
-            arrays.insert(name.to_string(), array(file).map_err(|e| wrong(path, format!("array {name}: {e}")))?);
-        }
+        let of_array = |e: &dyn Display| wrong(path, format!("array {name}: {e}"));
+        let entry = match archive.by_name(&format!("{name}.npy")) {
+            Err(ZipError::FileNotFound) => continue,
+            entry => entry.map_err(|e| of_array(&e))?,
+        };
+        let file = NpyFile::new(entry).map_err(|e| of_array(&e))?;
+        arrays.insert(name.to_string(), array(file).map_err(|e| of_array(&e))?);
     }
     Ok(arrays)
 }

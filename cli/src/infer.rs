@@ -277,8 +277,11 @@ fn maps(session: &Session, layer: usize, hidden: bool, [height, width]: [usize; 
     Ok(Sheet { title: format!("Layer {layer}"), rows })
 }
 
+/// A name, a shape and values.
+type Tensor = (String, Vec<usize>, Vec<f32>);
+
 /// Everything that the session holds, by name, with the batch as the first axis.
-fn tensors(network: &Network, session: &Session) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>, Error> {
+fn tensors(network: &Network, session: &Session) -> Result<Vec<Tensor>, Error> {
     let layers = network.layers();
     let mut tensors = Vec::new();
     for (l, layer) in (1..).zip(layers) {

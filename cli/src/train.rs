@@ -303,7 +303,10 @@ impl Train {
         run["test"] = json!(scores.map(|(_, test)| report::score(test)));
         let written = match training.progress().step {
             // Nothing has come of it. A directory that others use stays.
-            0 => Ok(drop(std::fs::remove_dir(&setup.out))),
+            0 => {
+                let _ = std::fs::remove_dir(&setup.out);
+                Ok(())
+            }
             _ => write_results(setup, &training, &run),
         };
         let flow = outcome?;

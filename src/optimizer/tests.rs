@@ -58,7 +58,8 @@ fn adam_reference(lr: f64, decay: f64, shrink: f64) -> impl FnMut(i32, f64, f64,
 #[test]
 fn learning_rates_can_be_set() {
     let start = parameters(&START);
-    let made: [fn(&Parameters, f64) -> Box<dyn Optimizer>; 3] = [
+    type Make = fn(&Parameters, f64) -> Box<dyn Optimizer>;
+    let made: [Make; 3] = [
         |theta, lr| Box::new(Sgd::new(theta, lr)),
         |theta, lr| Box::new(Adam::new(theta, lr)),
         |theta, lr| Box::new(AdamW::new(theta, lr)),

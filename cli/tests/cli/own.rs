@@ -53,9 +53,9 @@ fn npy<T: npyz::AutoSerialize + Copy>(shape: &[u64], values: &[T], order: npyz::
 
 fn npz(folder: &Folder, name: &str, arrays: &[(&str, Vec<u8>)]) -> String {
     use std::io::Write;
-    let mut archive = npyz::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in arrays {
-        archive.start_file(format!("{name}.npy"), npyz::zip::write::FileOptions::default()).unwrap();
+        archive.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
         archive.write_all(bytes).unwrap();
     }
     folder.write(name, archive.finish().unwrap().into_inner())
