@@ -23,7 +23,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // All this is the host's: the session writes where it is told and runs on the threads it is given.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build()?;
     let (mut x, mut y) = ([[0.0; 2]; BATCH], [0.0; BATCH]);
-    let mut outputs = [0.0; BATCH];
     let mut errors = vec![0.0; BATCH * session.elements(1)];
     let mut velocity = vec![0.0; parameters.values().len()];
 
@@ -39,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             *value -= 0.02 * *velocity;
         }
         if step % (STEPS / 5) == 0 {
-            session.read(Quantity::Error, 1, &mut errors).unwrap();
+            session.read(Quantity::Error, 1, &mut errors)?;
             let squares: f32 = errors.iter().map(|error| error * error).sum();
             println!("step {step:4}: loss {loss:.4}, length of the first layer's errors {:.1e}", squares.sqrt());
         }
@@ -48,10 +47,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let coordinate = |i: usize, count: usize| (2 * i + 1) as f32 / count as f32 - 1.0;
     for row in 0..BATCH / 2 {
         x = std::array::from_fn(|column| [coordinate(column, BATCH), coordinate(row, BATCH / 2)]);
-        // The targets matter to the loss alone.
-        threads.install(|| session.forward(&parameters, x.as_flattened(), &y[..]))?;
-        session.read(Quantity::Activation, 3, &mut outputs).unwrap();
-        println!("{}", outputs.map(|inside| if inside > 0.5 { '#' } else { '.' }).iter().collect::<String>());
+        let outputs = threads.install(|| session.predict(&parameters, x.as_flattened()))?;
+        println!("{}", outputs.iter().map(|&inside| if inside > 0.5 { '#' } else { '.' }).collect::<String>());
     }
     Ok(())
 }

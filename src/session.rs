@@ -88,29 +88,24 @@ pub struct Session {
     energies: Vec<f64>,
 }
 
-impl Session {
-    /// Plans a session for batches of up to `batch` samples at the SIMD level of this machine, or
-    /// the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
-    ///
-    /// Errors: [`Error::Argument`] if the batch is 0, the method is refused by [`Method::validate`] or, as a
-    /// fixed-prediction with a large eta, diverges in this network beyond all numbers, the level does not exist here,
-    /// or there is not enough memory.
-    pub fn new(network: &Network, batch: usize, method: Method) -> Result<Self> {
-        let level = Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?;
-        Self::with_level(network, batch, method, level)
-    }
+/// A session before its buffers are there.
+struct Draft {
+    plan: Plan,
+    multiples: Option<Multiples>,
+    tiles: usize,
+    tiles_per_group: usize,
+    /// Tasks that run at the same time, and threads that share one.
+    tasks: usize,
+    threads: usize,
+    extras: Extras,
+    /// Whether step sizes may be estimated.
+    estimates: bool,
+    /// Elements of all buffers; none if they are too many to be counted.
+    total: Option<usize>,
+}
 
-    /// Plans a session at a given SIMD level.
-    ///
-    /// Errors: as [`new`](Self::new).
-    pub fn with_level(network: &Network, batch: usize, method: Method, level: Level) -> Result<Self> {
-        Self::with_options(network, batch, method, Options { level: Some(level), ..Options::default() })
-    }
-
-    /// Plans a session that does not do everything as usual.
-    ///
-    /// Errors: as [`new`](Self::new), and [`Error::Argument`] if an option does not fit the method.
-    pub fn with_options(network: &Network, batch: usize, method: Method, options: Options) -> Result<Self> {
+impl Draft {
+    fn new(network: &Network, batch: usize, method: Method, options: Options) -> Result<Self> {
         method.validate()?;
         options.validate(method)?;
         let level = match options.level {
@@ -178,6 +173,35 @@ impl Session {
             .checked_mul(Tile::len(&plan))
             .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(group_len)?))
             .and_then(|len| len.checked_add(tasks.checked_mul(scratch_len)?)?.checked_add(fixed));
+        Ok(Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total })
+    }
+}
+
+impl Session {
+    /// Plans a session for batches of up to `batch` samples at the SIMD level of this machine, or
+    /// the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
+    ///
+    /// Errors: [`Error::Argument`] if the batch is 0, the method is refused by [`Method::validate`] or, as a
+    /// fixed-prediction with a large eta, diverges in this network beyond all numbers, the level does not exist here,
+    /// or there is not enough memory.
+    pub fn new(network: &Network, batch: usize, method: Method) -> Result<Self> {
+        let level = Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?;
+        Self::with_level(network, batch, method, level)
+    }
+
+    /// Plans a session at a given SIMD level.
+    ///
+    /// Errors: as [`new`](Self::new).
+    pub fn with_level(network: &Network, batch: usize, method: Method, level: Level) -> Result<Self> {
+        Self::with_options(network, batch, method, Options { level: Some(level), ..Options::default() })
+    }
+
+    /// Plans a session that does not do everything as usual.
+    ///
+    /// Errors: as [`new`](Self::new), and [`Error::Argument`] if an option does not fit the method.
+    pub fn with_options(network: &Network, batch: usize, method: Method, options: Options) -> Result<Self> {
+        let Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total } =
+            Draft::new(network, batch, method, options)?;
         check_memory(batch, total)?;
         let group = |first: usize| {
             let tiles = first..(first + tiles_per_group).min(tiles);
@@ -202,6 +226,15 @@ impl Session {
             inferred: false,
             energies: Vec::new(),
         })
+    }
+
+    /// Bytes that a session with these settings will take, at most; none if they are too many to be counted. Little is
+    /// allocated to tell.
+    ///
+    /// Errors: as [`with_options`](Self::with_options).
+    pub fn required_bytes(network: &Network, batch: usize, method: Method, options: Options) -> Result<Option<usize>> {
+        let total = Draft::new(network, batch, method, options)?.total;
+        Ok(total.and_then(|total| total.checked_mul(size_of::<f32>())?.checked_add(network.table_bytes())))
     }
 
     /// One step without the optimiser: forward pass, relaxation, gradients. `x` is

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use predictive_coding::{
     Conv2d, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Session, Solver, StepSize,
 };
-use predictive_coding_kernels::{
-    Buffer, ConvShape, GemmScratch, Lhs, MatMut, MatRef, NchwConv, PackedLhs, gemm, reference,
-};
+use predictive_coding_kernels::{Buffer, ConvShape, GemmScratch, Lhs, MatMut, MatRef, NchwConv, PackedLhs, gemm};
+use predictive_coding_kernels_reference as reference;
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::judge::{Judge, sessions};
 use predictive_coding_reference::levels::{forms_of, levels};

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::console::{Failure, note, print};
 use crate::descents::Descents;
 use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
-use crate::machine::{check_memory, on_threads};
+use crate::machine::{check_memory, check_session, on_threads};
 use crate::options::{MethodName, Threads, load_weights};
 use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, warn_of_unreached};
 use crate::report;
@@ -132,6 +132,7 @@ impl Infer {
             }
             writable::directory(directory)?;
         }
+        check_session(&network, batch.samples, method, options)?;
         let mut session = Session::with_options(&network, batch.samples, method, options)?;
         if starts.is_empty() {
             warn_of_unreached(method, &options, network.layers().len());

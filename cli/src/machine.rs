@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
-use predictive_coding::Network;
+use predictive_coding::{Method, Network, Options, Session};
 use serde_json::{Value, json};
 
 use crate::console::Failure;
@@ -87,6 +87,15 @@ pub fn check_memory(network: &Network, batch: usize) -> Result<(), Failure> {
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end as u128);
     let needed = 4 * (2 * states * batch as u128 + 5 * parameters);
     check_bytes(needed, &format!("the network at a batch of {batch}"), "use a smaller batch or network")
+}
+
+/// Refuses a session, with the parameters, gradients and averages beside it, that is larger than the memory: the system
+/// would end the program without a word.
+pub fn check_session(network: &Network, batch: usize, method: Method, options: Options) -> Result<(), Failure> {
+    let session = Session::required_bytes(network, batch, method, options)?.map_or(u128::MAX, |bytes| bytes as u128);
+    let parameters = network.parameters().last().map_or(0, |spec| spec.range.end as u128);
+    let needed = session.saturating_add(4 * 4 * parameters);
+    check_bytes(needed, &format!("a session for the network at a batch of {batch}"), "use a smaller batch or network")
 }
 
 /// Refuses what needs more bytes than there are for this process, and tells what to do instead.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use predictive_coding::{Layer, Network, ParameterSpec, Session};
+use predictive_coding::{Layer, Network, ParameterSpec, Reduction, Session};
 
 use crate::console::{Failure, print};
 use crate::machine::check_memory;
@@ -56,9 +56,16 @@ impl Summary {
         }
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         print(&format!(
-            "input {}, loss {}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}{shares}",
+            "input {}, loss {}{}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}{shares}",
             shape(network.input_shape()),
             network.loss(),
+            match network.loss().reduction {
+                Reduction::Mean => format!(
+                    " (a mean: at a batch of {batch} beliefs move about 1/{batch} as far as those of one sample; reduction \
+                     = \"sum\" relaxes every sample as if it were alone)"
+                ),
+                Reduction::Sum => String::new(),
+            },
             table(&["layer", "operation", "output", "parameters", "flops per sample"], &operations(&network)),
             parameters,
             network.layers().iter().map(Layer::flops).sum::<u64>(),

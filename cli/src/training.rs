@@ -10,6 +10,7 @@ use predictive_coding::{
 
 use crate::console::Failure;
 use crate::descents::Descents;
+use crate::machine::check_session;
 
 /// What to train, on what, by which method.
 #[derive(Clone, Copy)]
@@ -108,6 +109,7 @@ impl<'a> Training<'a> {
         optimizer: Box<dyn Optimizer>,
         progress: Progress,
     ) -> Result<Self, Failure> {
+        check_session(task.network, task.batch, task.method, task.options)?;
         let session = Session::with_options(task.network, task.batch, task.method, task.options)?;
         let outputs = output_buffer(task.network, task.batch);
         let before = parameters.clone();

@@ -57,6 +57,7 @@ mod activation;
 pub mod loss;
 pub mod elementwise;
 pub mod reduce;
+mod dots;
 mod pack;
 mod blocking;
 mod parallel;
@@ -65,7 +66,6 @@ mod math;
 mod simd;
 mod level;
 mod peak;
-pub mod reference;
 
 pub use activation::Activation;
 pub use buffer::Buffer;

@@ -5,7 +5,8 @@
 //! is one of a single channel, which the naive twin does. A wrong element goes unseen only if the
 //! factors happen to cancel it.
 
-use predictive_coding_kernels::{ConvShape, reference};
+use predictive_coding_kernels::ConvShape;
+use predictive_coding_kernels_reference as reference;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -10,7 +10,8 @@ fn train(data: &str, folder: &Folder, model: Option<&str>, method: &str, more: &
     let out = folder.name("out");
     let common = ["train", "--dataset", "mnist", "--data", data, "--epochs", "2", "--batch", "300", "--lr", "2e-3"];
     let model = model.map_or(vec![], |model| vec!["--model", model]);
-    run(&[&common[..], &["--optimizer", "adam", "--method", method, "--out", &out], &model, more].concat())
+    run(&[&common[..], &["--optimizer", "adam", "--method", method, "--out", &out, "--overwrite"], &model, more]
+        .concat())
 }
 
 fn test_accuracy(folder: &Folder) -> f64 {
@@ -39,8 +40,13 @@ fn every_method_learns_mnist_as_far_as_it_is_stable() {
         }
     }
     // With cross-entropy eta = 0.1 becomes too large for the weights within two epochs.
-    let fixed = train(data, &folder, None, "strict", &[]);
+    let fixed = train(data, &folder, None, "strict", &["--on-divergence", "stop"]);
     fixed.failed(1, &["diverged at sample", "layer", "step", "try a smaller eta", "--eta auto"]);
+    // By default what diverges relaxes again.
+    let shrinking = train(data, &folder, None, "strict", &["--limit", "30000"]).succeeded();
+    assert!(shrinking.stdout.contains("Diverged relaxations"), "{shrinking:?}");
+    let accuracy = test_accuracy(&folder);
+    assert!(accuracy >= 0.88, "strict with steps that shrink: {accuracy}");
     train(data, &folder, None, "strict", &["--eta", "auto"]).succeeded();
     let accuracy = test_accuracy(&folder);
     assert!(accuracy >= 0.93, "strict with automatic steps: {accuracy}");

@@ -182,6 +182,32 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
     assert!(results(&folder, "whole") == results(&folder, "parts"));
 }
 
+/// Wrappers send again what their whole group of processes has got.
+#[cfg(unix)]
+#[test]
+fn signals_that_come_together_are_one_and_keep_the_checkpoint() {
+    let folder = Folder::new();
+    let [out, checkpoint] = ["out", "checkpoint"].map(|name| folder.name(name));
+    let mut more: &[&str] = &[];
+    for signals in [["-TERM", "-TERM"], ["-HUP", "-TERM"], ["-INT", "-INT"]] {
+        let arguments = strict(&out, &checkpoint, &[&["--epochs", "100000"], more].concat());
+        let before = checkpoint_time(&checkpoint);
+        let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while checkpoint_time(&checkpoint) == before {
+            assert!(Instant::now() < deadline, "no checkpoint within a minute");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let kept = checkpoint_time(&checkpoint);
+        for signal in signals {
+            let _ = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{signals:?}");
+        assert_ne!(checkpoint_time(&checkpoint), kept, "{signals:?}: nothing was kept when it was stopped");
+        more = &["--resume"];
+    }
+}
+
 /// When the checkpoint was written, if there is one.
 #[cfg(unix)]
 fn checkpoint_time(path: &str) -> Option<std::time::SystemTime> {

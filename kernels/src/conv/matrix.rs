@@ -11,11 +11,12 @@ use std::ops::Range;
 use crate::blocking::Blocks;
 use crate::combine::Combine;
 use crate::conv::check_len;
+use crate::dots::Dots;
 use crate::elementwise::combine_vectors;
-use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
+use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
 use crate::parallel::{Shared, for_each_task, threads_for};
-use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::simd::MAX_LANES;
 
 /// To read a weight takes as long as so many multiplications and additions where it is reused.
 const MEMORY_BOUND: u64 = 8;
@@ -34,34 +35,12 @@ impl Matrix {
         let leaves = Leaves::of(self.level);
         self.in_vectors(weight, x, out, [self.columns, self.rows], combine, parallel, |vectors, sums| {
             let first = vectors.start * leaves.lanes;
-            let rows = first..self.rows.min(first + sums.len());
-            let (whole, [tallest, _]) = (self.columns / leaves.lanes, leaves.dot_tile());
-            for tile in Blocks::new(rows.len(), tallest).iter().filter(|tile| !tile.is_empty()) {
-                let mut lanes = [0.0; MAX_LANES * MAX_LANES];
-                let from = weight[(rows.start + tile.start) * self.columns..].as_ptr();
-                let walk = |count: usize| Walk { count, a: leaves.lanes, b: leaves.lanes };
-                let dot = Dot {
-                    a: from,
-                    step: self.columns,
-                    b: x.as_ptr(),
-                    offsets: &[[0, 0]],
-                    rows: walk(1),
-                    vectors: walk(whole),
-                    sums: lanes.as_mut_ptr(),
-                    sums_step: leaves.lanes,
-                };
-                // SAFETY: the rows have whole vectors of the columns, and so has `x`; there are sums for all.
-                unsafe { leaves.dot(tile.len(), &dot) };
-                let rest = self.columns - whole * leaves.lanes;
-                let finish = Finish {
-                    lanes: &lanes,
-                    weight: &weight[(rows.start + tile.start) * self.columns + whole * leaves.lanes..],
-                    columns: self.columns,
-                    x: &x[whole * leaves.lanes..][..rest],
-                    to: &mut sums[tile],
-                };
-                dispatch(self.level, finish);
-            }
+            let rows = (self.rows - first).min(sums.len());
+            let a = weight[first * self.columns..].as_ptr();
+            let depth = self.columns;
+            let dots = Dots { a, step: depth, rows, depth, b: x, stride: 0, columns: 1 };
+            // SAFETY: the rows are those of the weights.
+            unsafe { dots.each(self.level, |rows, _, products| sums[rows].copy_from_slice(products)) };
         });
     }
 
@@ -136,29 +115,5 @@ impl Matrix {
             let bias = combine.bias.map(|bias| &bias[first..end.min(len)]);
             combine_vectors(self.level, sums, Combine { other, bias, ..combine }, out);
         });
-    }
-}
-
-/// Adds up lanes, with the products of what is behind whole vectors.
-struct Finish<'a> {
-    lanes: &'a [f32],
-    /// Of the first row, behind its whole vectors.
-    weight: &'a [f32],
-    columns: usize,
-    x: &'a [f32],
-    to: &'a mut [f32],
-}
-
-impl Kernel for Finish<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Finish { lanes, weight, columns, x, to } = self;
-        for (row, to) in to.iter_mut().enumerate() {
-            let rest: f32 = x.iter().zip(weight.get(row * columns..).unwrap_or_default()).map(|(x, w)| x * w).sum();
-            // SAFETY: there is a vector for each row.
-            *to = s.sum(unsafe { s.load(lanes[row * S::LANES..][..S::LANES].as_ptr()) }) + rest;
-        }
     }
 }

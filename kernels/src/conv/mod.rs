@@ -12,13 +12,11 @@ use crate::combine::Combine;
 use crate::conv::gradient::Gradient;
 use crate::conv::matrix::Matrix;
 use crate::conv::product::{Direction, Pixels, TapProduct};
-use crate::gemm::{GemmScratch, Lhs, product as matrix_product};
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::pack::unpack_vectors;
 use crate::reduce::{add_plane, sum};
 use crate::simd::lanes;
-use crate::view::{MatMut, MatRef};
 
 pub use nchw::NchwConv;
 pub use shape::ConvShape;
@@ -249,15 +247,6 @@ impl Conv {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("input", input.len(), self.input_len());
         check_len("weight gradient", gradient.len(), self.gradient_len());
-        if self.is_matrix_of_images() {
-            // One pixel leaves nothing to sum but the lanes: a matrix product over images.
-            let lanes = lanes(self.level);
-            let (outputs, depth) = (self.shape.out_channels, input.len() / lanes);
-            let errors = MatRef::row_major(output_gradient, outputs, lanes);
-            let inputs = MatRef::row_major(input, depth, lanes).transposed();
-            let gradient = MatMut::row_major(gradient, outputs, depth);
-            return matrix_product(self.level, 1.0, Lhs::Plain(errors), inputs, 1.0, gradient, scratch, parallel);
-        }
         self.gradient.add(output_gradient, input, gradient, scratch, parallel);
     }
 
@@ -281,13 +270,7 @@ impl Conv {
 
     /// Elements of scratch that [`backward_weights`](Self::backward_weights) needs.
     pub fn weights_scratch_len(&self) -> usize {
-        match self.is_matrix_of_images() {
-            true => {
-                let depth = self.shape.in_channels * self.shape.taps();
-                GemmScratch::new(self.level, self.shape.out_channels, lanes(self.level), depth).len()
-            }
-            false => self.gradient.scratch_len(),
-        }
+        self.gradient.scratch_len()
     }
 
     /// Adds the sums over pixels and images of each output channel to `gradient`.
@@ -311,9 +294,5 @@ impl Conv {
     pub fn is_matrix(&self) -> bool {
         let ConvShape { input, kernel, padding, dilation, .. } = self.shape;
         input == kernel && padding == [0, 0] && dilation == [1, 1]
-    }
-
-    fn is_matrix_of_images(&self) -> bool {
-        self.layout == Layout::Images && self.is_matrix()
     }
 }

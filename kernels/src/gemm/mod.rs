@@ -15,12 +15,13 @@ use std::ops::Range;
 
 use crate::blocking::Blocks;
 use crate::buffer::{LINE, collide, from_line};
+use crate::dots::Dots;
 use crate::gemm::lhs::{ROW, Rows, is_deep, pack_rows};
-use crate::leaf::{Dot, Epilogue, Leaves, MOST_SUMS, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
+use crate::leaf::{Epilogue, Leaves, MOST_SUMS, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
 use crate::pack::pack_panel;
 use crate::parallel::{for_each_part, threads_for};
-use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::simd::MAX_LANES;
 use crate::view::{MatMut, MatRef};
 
 pub use crate::gemm::lhs::{Lhs, PackedLhs};
@@ -373,89 +374,19 @@ impl Part<'_> {
         columns: Range<usize>,
         scratch: &mut [f32],
     ) {
-        let lanes = self.leaves.lanes;
         let (kc, count) = (depth.len(), columns.len());
-        let whole = kc / lanes * lanes;
-        let stride = kc.next_multiple_of(lanes);
+        let stride = kc.next_multiple_of(self.leaves.lanes);
         let copy = &mut scratch[..count * stride];
         pack_panel(self.level, self.b, depth, columns.clone(), [stride; 2], copy);
-        let [tallest, widest] = self.leaves.dot_tile();
-        for tile_rows in Blocks::new(rows.len(), tallest).iter().map(|block| shifted(block, rows.start)) {
-            for tile_columns in Blocks::new(count, widest).iter() {
-                let (height, width) = (tile_rows.len(), tile_columns.len());
-                let mut sums = [0.0; MAX_TILE];
-                let mut offsets = [[0; 2]; WIDEST];
-                for (n, offset) in offsets[..width].iter_mut().enumerate() {
-                    *offset = [(tile_columns.start + n) * stride, n * lanes];
-                }
-                let dot = Dot {
-                    a: a.first.wrapping_offset(tile_rows.start as isize * a.row),
-                    step: a.row as usize,
-                    b: copy.as_ptr(),
-                    offsets: &offsets[..width],
-                    rows: Walk { count: 1, a: 0, b: 0 },
-                    vectors: Walk { count: whole / lanes, a: lanes, b: lanes },
-                    sums: sums.as_mut_ptr(),
-                    sums_step: width * lanes,
-                };
-                // SAFETY: the rows of A have the whole vectors of the depth, which lie one behind the other, and so do
-                // the copied columns; there are sums for all.
-                unsafe { self.leaves.dot(height, &dot) };
-                let rest = Rest {
-                    a: dot.a.wrapping_add(whole),
-                    step: dot.step,
-                    count: kc - whole,
-                    b: &copy[whole..],
-                    offsets: dot.offsets,
-                };
-                let mut tile = [0.0; MAX_TILE];
-                dispatch(self.level, FinishDots { sums: &sums, rest, tile: &mut tile[..height * width] });
-                let place = [tile_rows.start, columns.start + tile_columns.start];
-                // SAFETY: the rows and columns are those of C.
-                unsafe { output.store(&tile, width, place, [height, width]) };
-            }
-        }
-    }
-}
-
-/// What is left of the rows of A and the columns of B behind whole vectors.
-#[derive(Clone, Copy)]
-struct Rest<'a> {
-    a: *const f32,
-    /// Distance of the rows of A.
-    step: usize,
-    /// Elements of a row.
-    count: usize,
-    b: &'a [f32],
-    offsets: &'a [[usize; 2]],
-}
-
-/// The sums of the lanes of vectors, `[rows][columns][LANES]`, with the products of what is left.
-struct FinishDots<'a> {
-    sums: &'a [f32],
-    rest: Rest<'a>,
-    tile: &'a mut [f32],
-}
-
-impl Kernel for FinishDots<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let FinishDots { sums, rest: Rest { a, step, count, b, offsets }, tile } = self;
-        assert!(tile.len() * S::LANES <= sums.len(), "{} sums for {} elements", sums.len(), tile.len());
-        for (i, out) in tile.iter_mut().enumerate() {
-            let (row, [column, _]) = (i / offsets.len(), offsets[i % offsets.len()]);
-            // SAFETY: there is a vector for each element; the rows of A have `count` elements more, and the columns of B
-            // are padded to whole vectors.
-            unsafe {
-                let mut sum = s.load(sums.as_ptr().add(i * S::LANES));
-                if count > 0 {
-                    let row = s.load_first(a.add(row * step), count);
-                    sum = s.fma(row, s.load(b.as_ptr().add(column)), sum);
-                }
-                *out = s.sum(sum);
-            }
+        let first = a.first.wrapping_offset(rows.start as isize * a.row);
+        let dots =
+            Dots { a: first, step: a.row as usize, rows: rows.len(), depth: kc, b: copy, stride, columns: count };
+        // SAFETY: the rows of A have the depth, and are those of C, as the columns are.
+        unsafe {
+            dots.each(self.level, |tile_rows, tile_columns, products| {
+                let place = [rows.start + tile_rows.start, columns.start + tile_columns.start];
+                output.store(products, tile_columns.len(), place, [tile_rows.len(), tile_columns.len()]);
+            });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Convolutions band by band: to the bit the rows of the whole product, which has a twin.
 
-use predictive_coding_kernels::{Combine, Conv, ConvShape, lanes, reference};
+use predictive_coding_kernels::{Combine, Conv, ConvShape, lanes};
+use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
 use crate::common::*;

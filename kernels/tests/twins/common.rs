@@ -2,7 +2,8 @@
 
 use std::fmt::Debug;
 
-use predictive_coding_kernels::{Conv, ConvShape, LEVEL_VARIABLE, Layout, Level, lanes, reference};
+use predictive_coding_kernels::{Conv, ConvShape, LEVEL_VARIABLE, Layout, Level, lanes};
+use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

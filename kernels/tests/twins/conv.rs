@@ -1,6 +1,7 @@
 //! Convolutions of tiles against their twins.
 
-use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level, lanes, reference};
+use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level, lanes};
+use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
 use crate::common::*;

@@ -1,7 +1,8 @@
 //! The matrix product against its twin and against matrixmultiply in f64.
 
 use crate::common::*;
-use predictive_coding_kernels::{GemmScratch, Level, Lhs, MatMut, MatRef, PackedLhs, gemm, lanes, reference};
+use predictive_coding_kernels::{GemmScratch, Level, Lhs, MatMut, MatRef, PackedLhs, gemm, lanes};
+use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
 /// How a matrix lies in memory.

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Activation, ConvShape, Layout, Local, Relaxing, lanes, reference};
+use predictive_coding_kernels::{Activation, ConvShape, Layout, Local, Relaxing, lanes};
+use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
 use crate::activation::ALL;

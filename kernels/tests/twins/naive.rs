@@ -5,8 +5,8 @@
 
 use std::f64::consts::{PI, SQRT_2};
 
-use predictive_coding_kernels::reference::{output_size, under};
 use predictive_coding_kernels::{Activation, Combine, ConvShape};
+use predictive_coding_kernels_reference::{output_size, under};
 
 /// `alpha sum + beta out + gamma other + bias`, for tensors of `plane` pixels a channel. Operands
 /// with a coefficient of 0 are not read.

@@ -1,6 +1,7 @@
 //! Convolutions of plain NCHW tensors against their twins.
 
-use predictive_coding_kernels::{ConvShape, Level, NchwConv, reference};
+use predictive_coding_kernels::{ConvShape, Level, NchwConv};
+use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
 use crate::common::*;

@@ -1,6 +1,7 @@
 //! Pooling of tiles against its twins.
 
-use predictive_coding_kernels::{Activation, ConvShape, Layout, Level, Local, reference};
+use predictive_coding_kernels::{Activation, ConvShape, Layout, Level, Local};
+use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
 use crate::activation::{ALL, difference_size, roundings, slope_size, underflow, widen};

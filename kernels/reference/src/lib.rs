@@ -5,7 +5,7 @@
 //! Everything returns f64, so that a test can tell how far a kernel is off; called with absolute
 //! values, a product gives the size that its error scales with.
 
-use crate::ConvShape;
+use predictive_coding_kernels::ConvShape;
 
 /// alpha A B + beta C, row after row, for A of m x k and B of k x n. Element (i, j) of a matrix is
 /// `data[i * strides[0] + j * strides[1]]`. With beta 0, C is not read.
