@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::blocking::Blocks;
-use crate::leaf::{Dot, Leaves, WIDEST, Walk};
+use crate::leaf::{Dot, Leaves, MOST_SUMS, WIDEST, Walk};
 use crate::level::Level;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
@@ -35,7 +35,7 @@ impl Dots<'_> {
         for rows in Blocks::new(rows, tallest).iter().filter(|rows| !rows.is_empty()) {
             for columns in Blocks::new(columns, widest).iter() {
                 let (height, width) = (rows.len(), columns.len());
-                let mut sums = [0.0; MOST * MAX_LANES];
+                let mut sums = [0.0; MOST_SUMS * MAX_LANES];
                 let mut offsets = [[0; 2]; WIDEST];
                 for (n, offset) in offsets[..width].iter_mut().enumerate() {
                     *offset = [(columns.start + n) * stride, n * lanes];
@@ -54,7 +54,7 @@ impl Dots<'_> {
                 // SAFETY: the rows have the whole vectors of the depth, which lie one behind the other, and so have the
                 // columns; there are sums for all.
                 unsafe { leaves.dot(height, &dot) };
-                let mut products = [0.0; MOST];
+                let mut products = [0.0; MOST_SUMS];
                 let products = &mut products[..height * width];
                 let (a, b) = (dot.a.wrapping_add(whole), &b[whole..]);
                 dispatch(
@@ -66,9 +66,6 @@ impl Dots<'_> {
         }
     }
 }
-
-/// The most products of a tile.
-const MOST: usize = MAX_LANES * MAX_LANES / 4;
 
 /// The sums of the lanes of vectors, `[rows][columns][LANES]`, with the products of what is behind whole vectors.
 struct Finish<'a> {
