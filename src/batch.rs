@@ -102,7 +102,7 @@ impl StartFile {
     /// Reads the starts of `samples` samples.
     ///
     /// Errors: [`Error::File`](crate::Error::File) if a tensor has another name, shape or type, a
-    /// number that is not finite, or if a layer has both.
+    /// number that is not finite.
     pub fn read(network: &Network, samples: usize, path: impl AsRef<Path>) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;
         let layers = network.layers();

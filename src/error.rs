@@ -64,7 +64,7 @@ pub struct Divergence {
     /// Index of the sample in its batch, from 0.
     pub sample: usize,
     /// The layer, from 1, whose term of the energy rose most since the start, or was the first that is
-    /// not finite: half the squared error, or at the output the loss.
+    /// not finite: half the squared error times the precision, or at the output the loss.
     pub layer: usize,
     /// The iteration whose energy, taken before its update, was too large, from 1.
     pub iteration: usize,

@@ -65,16 +65,21 @@ impl Loss {
         sum / by_samples(samples)
     }
 
-    /// Refuses a weight that is not a finite number above 0.
+    /// Refuses a weight that is not a number above 0 in the range of f32.
     pub(crate) fn validate(self) -> Result<()> {
-        match self.weight.is_finite() && self.weight > 0.0 {
+        match is_factor(self.weight) {
             true => Ok(()),
             false => Err(Error::Network(format!(
-                "the weight of the loss is {}, expected a finite number above 0",
+                "the weight of the loss is {}, expected a number above 0, from 1e-37 to 1e37",
                 self.weight
             ))),
         }
     }
+}
+
+/// Whether a number above 0 and its inverse are in the range of f32.
+pub(crate) fn is_factor(number: f64) -> bool {
+    number > 0.0 && [number, 1.0 / number].iter().all(|&x| (x as f32).is_normal())
 }
 
 impl LossFunction {

@@ -18,7 +18,8 @@ pub enum Method {
     Exact,
     /// Predictions and Jacobians stay those of the forward pass (Algorithm 2 of the paper): from
     /// v = v-hat, `iterations` times for all l < L at once, epsilon_l = v-hat_l - v_l, then
-    /// v_l += eta (epsilon_l - J_{l+1}(v-hat_l)^T epsilon_{l+1}), with epsilon_L = delta_L.
+    /// v_l += eta (epsilon_l - J_{l+1}(v-hat_l)^T epsilon_{l+1}), with epsilon_L = delta_L. Where layers have precisions,
+    /// each of the errors is multiplied by that of its layer.
     FixedPrediction {
         /// Step size, finite and above 0.
         eta: f64,
@@ -27,7 +28,7 @@ pub enum Method {
     },
     /// Predictions follow the beliefs (Algorithm 1 of the paper): `iterations` times for all l < L
     /// at once, epsilon_l = f_l(v_{l-1}) - v_l and epsilon_L = dLoss/df_L(v_{L-1}), then
-    /// v_l += eta (epsilon_l - J_{l+1}(v_l)^T epsilon_{l+1}).
+    /// v_l += eta (epsilon_l - J_{l+1}(v_l)^T epsilon_{l+1}). As there, errors are multiplied by precisions.
     Strict {
         /// Step size, finite and above 0.
         eta: f64,
@@ -281,7 +282,8 @@ impl Options {
                 method.name()
             )));
         }
-        if self.convention != Convention::Current && (self.step != StepSize::Given || self.solver != Solver::Steps) {
+        let chosen = self.step != StepSize::Given || self.on_divergence == OnDivergence::Shrink;
+        if self.convention != Convention::Current && (chosen || self.solver != Solver::Steps) {
             return Err(Error::Argument(
                 "an automatic step size or sweeps were asked for in the convention of 2022, whose beliefs climb; expected \
                  steps of a given size"

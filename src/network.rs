@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::loss::{Loss, LossFunction};
+use crate::loss::{Loss, LossFunction, is_factor};
 use crate::method::{Method, Options, Solver, StepSize, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, MAX_TABLES, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
@@ -194,16 +194,16 @@ impl Network {
     /// The same network with a precision for a hidden layer, counted from 1: what half of |epsilon_l|^2 is multiplied
     /// by in the energy F = loss + sum over l < L of precision_l / 2 |epsilon_l|^2.
     ///
-    /// Errors: [`Error::Network`] if there is no such layer, it is the output, or the precision is not a finite number
-    /// above 0.
+    /// Errors: [`Error::Network`] if there is no such layer, it is the output, or the precision is not a number above 0
+    /// in the range of f32.
     pub fn with_precision(mut self, layer: usize, precision: f64) -> Result<Self> {
         let layers = self.layers.len();
         if !(1..=layers).contains(&layer) {
             return Err(Error::Network(format!("layer {layer} of {layers} has a precision, expected 1..{layers}")));
         }
-        if !(precision.is_finite() && precision > 0.0) {
+        if !is_factor(precision) {
             return Err(Error::Network(format!(
-                "layer {layer}: the precision is {precision}, expected a finite number above 0"
+                "layer {layer}: the precision is {precision}, expected a number above 0, from 1e-37 to 1e37"
             )));
         }
         if layer == layers && precision != 1.0 {

@@ -141,7 +141,7 @@ impl Draft {
                 if shares.iter().flatten().any(|&share| !(share as f32).is_finite()) {
                     return Err(Error::Argument(format!(
                         "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
-                         errors are beyond all numbers; use an eta of at most 1"
+                         errors are beyond all numbers; use an eta that, times every precision, is at most 1"
                     )));
                 }
                 let unweighted = |c: &[f64]| c.iter().zip(&precisions).map(|(c, precision)| c / precision).collect();
@@ -454,7 +454,7 @@ impl Session {
     }
 
     /// F_1 .. F_n of the last strict relaxation, summed over the batch: the loss at the current
-    /// prediction plus half the squared errors of layers 1..L-1, each before the update of its
+    /// prediction plus half the squared errors of layers 1..L-1 times their precisions, each before the update of its
     /// iteration. Empty unless they were recorded.
     pub fn energies(&self) -> &[f64] {
         &self.energies

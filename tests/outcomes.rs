@@ -2,6 +2,7 @@
 //! that are stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use predictive_coding::{
     Conv2d, Error, Linear, Loss, Method, Network, OnDivergence, Op, Options, Parameters, Quantity, Reduction, Session,
@@ -179,9 +180,23 @@ fn a_stopped_call_says_so_and_the_next_one_is_whole() {
         let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
         session.infer(&parameters, &x, y.view()).unwrap();
         let whole = session.gradients().clone();
-        STOP.store(true, Ordering::Relaxed);
-        assert_eq!(session.infer(&parameters, &x, y.view()), Err(Error::Stopped), "{method:?}");
+        // A call that would take hours ends soon after the flag is set.
+        let endless = match method {
+            Method::Strict { eta, .. } => Method::Strict { eta, iterations: 1 << 40 },
+            Method::FixedPrediction { eta, .. } => Method::FixedPrediction { eta, iterations: 1 << 40 },
+            Method::Exact => method,
+        };
+        let mut long = Session::with_options(&network, SAMPLES, endless, options).unwrap();
+        let outcome = std::thread::scope(|scope| {
+            let call = scope.spawn(|| long.infer(&parameters, &x, y.view()));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!call.is_finished(), "{method:?} ended by itself");
+            STOP.store(true, Ordering::Relaxed);
+            call.join().unwrap()
+        });
         STOP.store(false, Ordering::Relaxed);
+        assert_eq!(outcome, Err(Error::Stopped), "{method:?}");
+        assert!(long.get(Quantity::Error, 1).is_err() && long.get(Quantity::Activation, 1).is_ok());
         session.infer(&parameters, &x, y.view()).unwrap();
         assert_eq!(session.gradients().values(), whole.values(), "{method:?}");
     }

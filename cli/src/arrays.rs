@@ -13,6 +13,9 @@ use zip::result::ZipError;
 
 use crate::console::Failure;
 
+/// How much a compressed array may hold: this many bytes, and so many times its size.
+const UNPACKED_BYTES: u64 = 1 << 20;
+const UNPACKED_FACTOR: u64 = 64;
 /// What bytes are divided by, as pixels are.
 const BYTE: f32 = 255.0;
 
@@ -96,6 +99,11 @@ fn read_safetensors(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Arra
             Dtype::I16 => Values::Integers(data.as_chunks().0.iter().map(|&b| i16::from_le_bytes(b).into()).collect()),
             Dtype::U32 => Values::Integers(data.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b).into()).collect()),
             Dtype::I32 => Values::Integers(data.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b).into()).collect()),
+            Dtype::U64 => {
+                let values = data.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b)).collect();
+                Values::Integers(unsigned(values).map_err(|e| wrong(path, e))?)
+            }
+            Dtype::BOOL => Values::Integers(data.iter().map(|&byte| i64::from(byte)).collect()),
             Dtype::I64 => Values::Integers(data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect()),
             Dtype::F32 => Values::Floats(data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()),
             Dtype::F64 => Values::Floats(data.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect()),
@@ -127,8 +135,14 @@ fn read_npz(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Fail
             Err(ZipError::FileNotFound) => continue,
             entry => entry.map_err(|e| of_array(&e))?,
         };
-        let file = NpyFile::new(entry).map_err(|e| of_array(&e))?;
-        arrays.insert(name.to_string(), array(file).map_err(|e| of_array(&e))?);
+        let bytes = entry.size();
+        if bytes > entry.compressed_size().saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_BYTES) {
+            return Err(of_array(&format!(
+                "holds more than {UNPACKED_FACTOR} times its size, and is not unpacked for that; save it without compression"
+            )));
+        }
+        let file = NpyFile::new(entry.take(bytes)).map_err(|e| of_array(&e))?;
+        arrays.insert(name.to_string(), array(file, bytes).map_err(|e| of_array(&e))?);
     }
     Ok(arrays)
 }
@@ -147,22 +161,30 @@ fn read_npy(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Fail
             continue;
         }
         let file = File::open(&place).map_err(|e| wrong(&place, format!("can not be read: {e}")))?;
+        let bytes = file.metadata().map_err(|e| wrong(&place, format!("can not be read: {e}")))?.len();
         let file = NpyFile::new(BufReader::new(file)).map_err(|e| wrong(&place, format!("is no .npy file: {e}")))?;
-        arrays.insert(name.to_string(), array(file).map_err(|e| wrong(&place, e))?);
+        arrays.insert(name.to_string(), array(file, bytes).map_err(|e| wrong(&place, e))?);
     }
     Ok(arrays)
 }
 
-/// An array of any number type, in row-major order.
-fn array(file: NpyFile<impl Read>) -> Result<Array, String> {
+/// An array of any number type, in row-major order, from a file that holds so many bytes.
+fn array(file: NpyFile<impl Read>, bytes: u64) -> Result<Array, String> {
     let shape: Vec<usize> = file.shape().iter().map(|&size| size as usize).collect();
     let column_major = file.order() == npyz::Order::Fortran;
     let DType::Plain(kind) = file.dtype() else { return Err("is a structure, expected numbers".into()) };
+    let size = kind.size_field().max(1);
+    let announced = file.shape().iter().try_fold(size, |product, &size| product.checked_mul(size));
+    if announced.is_none_or(|announced| announced > bytes) {
+        return Err(format!("announces the shape {shape:?}, expected no more than its {bytes} bytes hold"));
+    }
     let text = |error: std::io::Error| error.to_string();
     let values = match (kind.type_char(), kind.size_field()) {
         (TypeChar::Uint, 1) => Values::Bytes(file.into_vec::<u8>().map_err(text)?),
         (TypeChar::Uint, 2) => integers(file.into_vec::<u16>().map_err(text)?),
         (TypeChar::Uint, 4) => integers(file.into_vec::<u32>().map_err(text)?),
+        (TypeChar::Uint, 8) => Values::Integers(unsigned(file.into_vec::<u64>().map_err(text)?)?),
+        (TypeChar::Bool, _) => integers(file.into_vec::<bool>().map_err(text)?),
         (TypeChar::Int, 1) => integers(file.into_vec::<i8>().map_err(text)?),
         (TypeChar::Int, 2) => integers(file.into_vec::<i16>().map_err(text)?),
         (TypeChar::Int, 4) => integers(file.into_vec::<i32>().map_err(text)?),
@@ -181,6 +203,12 @@ fn array(file: NpyFile<impl Read>) -> Result<Array, String> {
         return Err(format!("holds {} elements, expected those of the shape {shape:?}", values.len()));
     }
     Ok(Array { values: if column_major { row_major(values, &shape) } else { values }, shape })
+}
+
+/// Numbers that may be too large for a label.
+fn unsigned(values: Vec<u64>) -> Result<Vec<i64>, String> {
+    let label = |value: u64| i64::try_from(value).map_err(|_| format!("holds {value}, expected at most {}", i64::MAX));
+    values.into_iter().map(label).collect()
 }
 
 fn integers<T: Into<i64>>(values: Vec<T>) -> Values {

@@ -10,7 +10,7 @@ use crate::options::MethodName;
 use crate::progress::Progress;
 use crate::relaxing::{Eta, eta, settings, title, warn_of_unreached};
 use crate::table::{percent, table};
-use crate::train::Setup;
+use crate::train::{Setup, told_of_divergence};
 use crate::training::{Flow, Score, Task, Training, Watcher};
 use crate::{interrupt, report};
 
@@ -26,6 +26,8 @@ struct Outcome {
     train: Score,
     test: Score,
     seconds: f64,
+    /// Samples that relaxed again by a smaller step, and those that were left out.
+    diverged: [u64; 2],
     /// By layer, for those with weights.
     deviations: Vec<(usize, Deviation)>,
     history: Vec<Record>,
@@ -67,6 +69,7 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
                 train: training.evaluate(task.train)?,
                 test: training.evaluate(task.test)?,
                 seconds: training.seconds(),
+                diverged: training.diverged(),
                 deviations: mean(comparison.sums, compared),
                 history: training.progress().history.clone(),
             }),
@@ -170,6 +173,11 @@ fn text(setup: &Setup, outcomes: &[Outcome], compared: u64) -> String {
          mean of the last {compared} steps\n"
     ));
     text.push_str(&table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows));
+    for outcome in outcomes {
+        if let Some(told) = told_of_divergence(outcome.diverged) {
+            text.push_str(&format!("\n\n{}: {told}", outcome.method.name()));
+        }
+    }
     text.push_str(&format!(
         "\n\nWritten to {}: comparison.csv, comparison.png, comparison.svg, history.csv, run.json",
         setup.out.display()
@@ -185,7 +193,9 @@ fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut
     let results: Vec<Value> = outcomes.iter().map(|outcome| to_json(outcome, exact_seconds(outcomes))).collect();
     run["method"] = METHODS.iter().map(|method| method.name()).collect();
     // Each of the results has its own.
-    ["eta", "iterations", "literal", "solver", "tolerance"].iter().for_each(|&setting| run[setting] = Value::Null);
+    ["eta", "iterations", "literal", "on_divergence", "solver", "tolerance"]
+        .iter()
+        .for_each(|&setting| run[setting] = Value::Null);
     run["compared_steps"] = json!(COMPARED_STEPS);
     run["results"] = json!(results);
     let failed = |(method, message): &(Method, String)| json!({ "method": method.name(), "reason": message });
@@ -213,6 +223,8 @@ fn to_json(outcome: &Outcome, exact: f64) -> Value {
         "test": report::score(outcome.test),
         "seconds": outcome.seconds,
         "ratio_to_exact": outcome.seconds / exact,
+        "shrunk": outcome.diverged[0],
+        "skipped": outcome.diverged[1],
         "layers": layers,
     });
     report::merge(&mut result, measured);

@@ -1,6 +1,7 @@
 //! Output: results on standard output, everything else on standard error, a failure as one line.
 
 use std::error::Error;
+use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -15,6 +16,13 @@ pub enum Failure {
     Run(String),
     /// The user stopped the run. Exit status 130, as for a program that Ctrl-C ends.
     Interrupted(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Usage(message) | Failure::Run(message) | Failure::Interrupted(message)) = self;
+        f.write_str(message)
+    }
 }
 
 impl Failure {

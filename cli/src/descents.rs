@@ -13,7 +13,7 @@ pub struct Descents {
     pub iterations: usize,
     /// Samples that diverged.
     pub diverged: usize,
-    /// Samples that had diverged, and then relaxed by a smaller step.
+    /// Samples that had diverged, and then ended well by a smaller step.
     pub shrunk: usize,
     /// Where it was estimated.
     pub lambda_max: Option<[f64; 2]>,
@@ -33,7 +33,7 @@ impl Descents {
             samples: all.samples + 1,
             iterations: all.iterations.max(one.iterations),
             diverged: all.diverged + usize::from(one.diverged),
-            shrunk: all.shrunk + usize::from(one.shrunk),
+            shrunk: all.shrunk + usize::from(one.shrunk && !one.diverged),
             lambda_max: widen(all.lambda_max, one.lambda_max),
             // Without an estimate, as in a network of one layer, no automatic step was taken.
             eta: widen(all.eta, Some(one.eta).filter(|_| step == StepSize::Given || one.lambda_max.is_some())),

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use predictive_coding::{Method, Session};
+use predictive_coding::{Method, Options, Session};
 use serde_json::json;
 
 use crate::console::{Failure, print};
-use crate::machine::{check_memory, on_threads};
+use crate::machine::{check_memory, check_session, on_threads};
 use crate::options::{Data, Threads, check_fit, load_weights};
 use crate::table::{percent, table};
 use crate::training::evaluate;
@@ -46,9 +46,11 @@ impl Evaluate {
         let parameters = load_weights(&network, &self.weights)?;
         let (train, test) = self.data.load()?;
         check_fit(&network, &train)?;
+        check_fit(&network, &test)?;
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         let batch = batch.min(train.len().max(test.len()));
         check_memory(&network, batch)?;
+        check_session(&network, batch, Method::Exact, Options::default())?;
         let mut session = Session::new(&network, batch, Method::Exact)?;
         let mut rows = Vec::new();
         let mut result = json!({ "dataset": name.name() });

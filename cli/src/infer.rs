@@ -36,7 +36,7 @@ pub struct Infer {
     /// Model file
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// Weights, safetensors with f32 tensors named as in 0.1.weight and 0.1.bias: layer, operation
+    /// Weights, safetensors with tensors of floats named as in 0.1.weight and 0.1.bias: layer, operation
     #[arg(long, value_name = "W")]
     weights: PathBuf,
     /// Batch, safetensors with x (f32, batch first) and y (i64, a label each, or f32, a row of outputs each)

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use predictive_coding::StopFlag;
 
 use crate::console::Failure;
+#[cfg(unix)]
+use crate::machine::proc_entry;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -34,9 +36,18 @@ pub fn listen() -> Result<(), Failure> {
 fn listen_for(f: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    // Whoever started the program under nohup wants it to outlive the terminal.
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup))?;
     std::thread::Builder::new().spawn(move || signals.forever().for_each(|signal| f(signal == SIGINT)))?;
     Ok(())
+}
+
+/// Whether a signal is ignored, where the system tells.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let ignored = proc_entry("/proc/self/status", "SigIgn").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 #[cfg(not(unix))]

@@ -29,7 +29,7 @@ fn cores() -> usize {
 }
 
 /// A line of a Linux proc file: the text after `key` and a colon.
-fn proc_entry(file: &str, key: &str) -> Option<String> {
+pub fn proc_entry(file: &str, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let (_, value) = text.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == key)?;
     Some(value.trim().to_string())

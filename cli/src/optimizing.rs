@@ -8,6 +8,8 @@ use crate::options::DatasetName;
 
 /// PyTorch's weight decay for AdamW.
 const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
+/// The usual factor of a change of the learning rate.
+const DECAY: f64 = 0.1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OptimizerName {
@@ -51,14 +53,14 @@ pub struct Optimizing {
     /// Epochs between changes, for --schedule step [default: a third of all]
     #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u64).range(1..))]
     decay_every: Option<u64>,
-    /// Factor of a change, for --schedule step
-    #[arg(long, value_name = "F", default_value_t = 0.1, allow_hyphen_values = true)]
-    decay_factor: f64,
+    /// Factor of a change, for --schedule step [default: 0.1]
+    #[arg(long, value_name = "F", allow_hyphen_values = true)]
+    decay_factor: Option<f64>,
     /// Scale gradients of a larger norm than this down to it
     #[arg(long, value_name = "NORM", allow_hyphen_values = true)]
     clip: Option<f64>,
-    /// End after so many epochs in a row without a lower test loss
-    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// End after so many epochs in a row without a lower test loss; with --method
+    #[arg(long, value_name = "EPOCHS", requires = "method", value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: Option<u64>,
 }
 
@@ -98,12 +100,17 @@ impl Optimizing {
 
     /// The learning rate of each step of a run of so many epochs of so many steps.
     pub fn rate(&self, dataset: &DatasetName, epochs: u64, steps_per_epoch: u64) -> Result<LearningRate, Failure> {
+        if (self.decay_every.is_some() || self.decay_factor.is_some()) && self.schedule != ScheduleName::Step {
+            return Err(Failure::usage(
+                "--decay-every or --decay-factor was given, but is for --schedule step alone; leave it out",
+            ));
+        }
         let schedule = match self.schedule {
             ScheduleName::Constant => Schedule::Constant,
             ScheduleName::Cosine => Schedule::Cosine,
             ScheduleName::Step => {
                 let every = self.decay_every.unwrap_or(epochs.div_ceil(3)).saturating_mul(steps_per_epoch);
-                Schedule::Step { every, factor: self.decay_factor }
+                Schedule::Step { every, factor: self.decay_factor.unwrap_or(DECAY) }
             }
         };
         let steps = epochs.saturating_mul(steps_per_epoch);

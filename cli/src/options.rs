@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{BatchTargets, Dataset, Network, Parameters};
+use predictive_coding::{BatchTargets, Dataset, LossFunction, Network, Parameters};
 
 use crate::arrays::{self, Array};
 use crate::console::{Failure, note};
@@ -245,6 +245,9 @@ pub fn check_fit(network: &Network, data: &Dataset) -> Result<(), Failure> {
             "the model has outputs of shape {outputs:?}, the data set {} classes; expected at least one output for each",
             data.classes()
         ))),
+        BatchTargets::Values(_) if network.loss().function == LossFunction::CrossEntropy => Err(Failure::usage(
+            "the model's loss is cross_entropy, which takes a label for each sample, the data set has values; use mse",
+        )),
         BatchTargets::Values(_) if count != data.classes() => Err(Failure::usage(format!(
             "the model has outputs of shape {outputs:?}, the data set targets of {} values; expected as many",
             data.classes()

@@ -1,7 +1,6 @@
 //! A progress bar on standard error; where that is no terminal, a line now and then.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use predictive_coding::Record;
 
 use crate::console::{Failure, note};
 use crate::interrupt;
@@ -53,20 +52,16 @@ impl Progress {
         let epochs = training.task().epochs;
         let epoch = latest.epoch;
         if let Some(test) = training.evaluation() {
-            self.test = format!("  test accuracy {:.1}%", 100.0 * test.accuracy);
+            self.test = accuracy("  test accuracy", test.accuracy);
             if self.bar.is_hidden() && (epoch == epochs || epoch.is_multiple_of(epochs.div_ceil(LINES))) {
-                let Record { loss, accuracy, .. } = test;
-                let percent = 100.0 * accuracy;
+                let (loss, accuracy) = (test.loss, accuracy(", test accuracy", test.accuracy));
                 let descents = training.descents().filter(|_| adapts(&training.task().options));
                 let descents = descents.map_or(String::new(), |descents| format!(", {descents}"));
-                note(&format!(
-                    "{}epoch {epoch}/{epochs}: test loss {loss:.4}, test accuracy {percent:.1}%{descents}",
-                    self.prefix
-                ));
+                note(&format!("{}epoch {epoch}/{epochs}: test loss {loss:.4}{accuracy}{descents}", self.prefix));
             }
         }
-        let (loss, percent) = (latest.loss, 100.0 * latest.accuracy);
-        self.bar.set_message(format!("epoch {epoch}/{epochs}  loss {loss:.4}  accuracy {percent:5.1}%{}", self.test));
+        let (loss, accuracy) = (latest.loss, accuracy("  accuracy", latest.accuracy));
+        self.bar.set_message(format!("epoch {epoch}/{epochs}  loss {loss:.4}{accuracy}{}", self.test));
         self.bar.inc(work);
     }
 
@@ -74,6 +69,11 @@ impl Progress {
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// An accuracy with its name, if there is one.
+fn accuracy(name: &str, accuracy: f64) -> String {
+    if accuracy.is_nan() { String::new() } else { format!("{name} {:.1}%", 100.0 * accuracy) }
 }
 
 /// Looks on, and ends the run when the user asks.

@@ -1,7 +1,8 @@
 //! How much of each layer's gradient fixed-prediction lets through, as a table.
 
-use predictive_coding::Method;
+use predictive_coding::{Method, Options};
 
+use crate::relaxing::title;
 use crate::table::{percent, table};
 
 /// What counts as nearly all of a gradient.
@@ -11,11 +12,16 @@ const LARGE: f64 = 1e3;
 
 /// What the iterations let through to each layer, and how many let nearly all of it through; nothing for
 /// methods other than fixed-prediction.
-pub fn shares_table(method: Method, precisions: &[f64]) -> Option<String> {
-    let Method::FixedPrediction { eta, iterations } = method else { return None };
+pub fn shares_table(method: Method, options: &Options, precisions: &[f64]) -> Option<String> {
+    let Method::FixedPrediction { eta, .. } = method else { return None };
+    // A layer's own eta counts as a precision does.
+    let own = |layer: usize| options.etas.and_then(|etas| etas.get(layer)).map_or(1.0, |own| own / eta);
+    let precisions: Vec<f64> = precisions.iter().enumerate().map(|(layer, precision)| own(layer) * precision).collect();
+    let precisions = &precisions[..];
+    let steepest = precisions[..precisions.len() - 1].iter().map(|precision| eta * precision).fold(0.0, f64::max);
     let enough = match method.iterations_for(precisions, NEARLY_ALL) {
         Some(n) => format!("{:.0}% everywhere takes n = {n}", 100.0 * NEARLY_ALL),
-        None if eta > 1.0 => "an eta above 1 overshoots".into(),
+        None if steepest > 1.0 => "an eta, times the precision, above 1 overshoots".into(),
         None => format!("{:.0}% everywhere takes more than can be counted", 100.0 * NEARLY_ALL),
     };
     let row = |(layer, share): (usize, f64)| {
@@ -24,7 +30,8 @@ pub fn shares_table(method: Method, precisions: &[f64]) -> Option<String> {
     };
     let rows: Vec<Vec<String>> = (1..).zip(method.shares(precisions)?).map(row).collect();
     let table = table(&["layer", "gradient let through"], &rows);
-    Some(format!("fixed-prediction, eta {eta}, n {iterations}: {enough}\n{table}"))
+    let title = title(method, options);
+    Some(format!("{title}: {enough}\n{table}"))
 }
 
 #[cfg(test)]
@@ -32,14 +39,15 @@ mod tests {
     use super::*;
 
     fn lines(eta: f64, iterations: usize, layers: usize) -> Vec<String> {
-        let text = shares_table(Method::FixedPrediction { eta, iterations }, &vec![1.0; layers]).unwrap();
+        let text =
+            shares_table(Method::FixedPrediction { eta, iterations }, &Options::default(), &vec![1.0; layers]).unwrap();
         text.lines().map(str::to_string).collect()
     }
 
     #[test]
     fn tables_are_aligned_and_say_what_is_enough() {
         let lines = lines(0.1, 20, 5);
-        assert_eq!(lines[0], "fixed-prediction, eta 0.1, n 20: 99% everywhere takes n = 98");
+        assert_eq!(lines[0], "fixed-prediction (0.1, 20): 99% everywhere takes n = 98");
         assert_eq!(lines[4], "│     1 ┆               11.50% │");
         assert_eq!(lines[8], "│     5 ┆              100.00% │");
         assert_eq!(lines.len(), 10);
@@ -48,11 +56,11 @@ mod tests {
 
     #[test]
     fn steps_that_never_get_there() {
-        assert!(lines(1.5, 3, 2)[0].ends_with("an eta above 1 overshoots"));
+        assert!(lines(1.5, 3, 2)[0].ends_with("above 1 overshoots"));
         assert_eq!(lines(1.5, 3, 2)[4], "│     1 ┆               75.00% │");
         assert!(lines(1e-300, 3, 2)[0].ends_with("more than can be counted"));
         // 1 - (-2)^20.
         assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆             -1.05e8% │");
-        assert!(shares_table(Method::Exact, &[1.0; 2]).is_none());
+        assert!(shares_table(Method::Exact, &Options::default(), &[1.0; 2]).is_none());
     }
 }

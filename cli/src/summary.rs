@@ -6,7 +6,7 @@ use clap::Args;
 use predictive_coding::{Layer, Network, ParameterSpec, Reduction, Session};
 
 use crate::console::{Failure, print};
-use crate::machine::check_memory;
+use crate::machine::{check_memory, check_session};
 use crate::options::{DatasetName, MethodName};
 use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, title, warn_of_unreached};
 use crate::shares::shares_table;
@@ -43,8 +43,9 @@ impl Summary {
         let all = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
         for name in self.method.map_or(all.to_vec(), |method| vec![method]) {
             let (method, options) = self.relaxing.with(name, TRAINING_PRODUCTS)?;
+            check_session(&network, batch, method, options)?;
             let session = Session::with_options(&network, batch, method, options)?;
-            if let Some(table) = shares_table(method, &network.precisions()) {
+            if let Some(table) = shares_table(method, &options, &network.precisions()) {
                 shares = format!("\n\n{table}");
             }
             warn_of_unreached(method, &options, network.layers().len());

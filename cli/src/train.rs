@@ -11,7 +11,7 @@ use predictive_coding::{
 use serde_json::json;
 
 use crate::compare;
-use crate::console::{Failure, print};
+use crate::console::{Failure, note, print};
 use crate::descents::Descents;
 use crate::machine::{check_memory, on_threads};
 use crate::optimizing::Optimizing;
@@ -25,6 +25,9 @@ use crate::{figure, interrupt, report, writable};
 
 /// What a run by one method writes.
 const RESULTS: [&str; 5] = ["weights.safetensors", "history.csv", "curves.png", "curves.svg", "run.json"];
+
+/// Settings by which the steps of an epoch are counted.
+const COUNTED_BY: [&str; 2] = ["batch:", "training samples:"];
 
 /// The directory of results where none is named.
 const DEFAULT_OUT: &str = "out";
@@ -118,6 +121,8 @@ pub struct Setup {
     pub optimizing: Optimizing,
     pub name: DatasetName,
     pub out: PathBuf,
+    /// Whether this run made the directory.
+    pub out_is_new: bool,
 }
 
 impl Setup {
@@ -164,10 +169,15 @@ impl Train {
         let threads = self.threads.count();
         on_threads(threads, || {
             let setup = self.setup()?;
-            match self.method {
+            let outcome = match self.method {
                 Some(method) => self.train_one(method, &setup),
                 None => compare::run(&setup),
+            };
+            if outcome.is_err() && setup.out_is_new {
+                // Fails if something is in it.
+                let _ = std::fs::remove_dir(&setup.out);
             }
+            outcome
         })
     }
 
@@ -181,10 +191,11 @@ impl Train {
         };
         let (train, test) = self.data.load()?;
         check_fit(&network, &train)?;
+        check_fit(&network, &test)?;
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         let batch = batch.min(train.len());
         check_memory(&network, batch)?;
-        let out = self.directory()?;
+        let (out, out_is_new) = self.directory()?;
         Ok(Setup {
             network,
             initial,
@@ -199,11 +210,12 @@ impl Train {
             optimizing: self.optimizing,
             name: name.clone(),
             out,
+            out_is_new,
         })
     }
 
-    /// The directory of the results, in which no other run's are lost.
-    fn directory(&self) -> Result<PathBuf, Failure> {
+    /// The directory of the results, in which no other run's are lost, and whether it is new.
+    fn directory(&self) -> Result<(PathBuf, bool), Failure> {
         let results: &[&str] = if self.method.is_some() { &RESULTS } else { &RESULTS[..1] };
         let holds_a_run = |directory: &Path| results.iter().any(|name| directory.join(name).exists());
         let out = match (&self.out, self.method) {
@@ -217,15 +229,24 @@ impl Train {
                 Path::new(DEFAULT_OUT).join(free.unwrap_or(name))
             }
         };
-        if holds_a_run(&out) && !self.overwrite && !self.resume {
+        if holds_a_run(&out) && !self.overwrite && !(self.resume && self.wrote(&out)) {
             return Err(Failure::usage(format!(
                 "{}: holds the results of another run, which would be lost; name another --out, or replace them with \
                  --overwrite",
                 out.display()
             )));
         }
+        let is_new = !out.exists();
         writable::directory(&out)?;
-        Ok(out)
+        Ok((out, is_new))
+    }
+
+    /// Whether the results in a directory may be those of the run that is in the checkpoint: one that was killed has not
+    /// come to say so.
+    fn wrote(&self, out: &Path) -> bool {
+        let run = std::fs::read(out.join("run.json")).ok();
+        let run = run.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        run.is_none_or(|run| run["checkpoint"] == json!(self.checkpoint))
     }
 
     /// Refuses a place for the checkpoint where something else would be lost.
@@ -233,7 +254,13 @@ impl Train {
         let Some(path) = &self.checkpoint else { return Ok(()) };
         let results = RESULTS.map(|name| setup.out.join(name));
         let results = results.iter().map(|result| ("a file of the results", result.as_path()));
-        writable::apart(path, results.chain(self.model.as_deref().map(|model| ("--model", model))))?;
+        let own = match &self.data.dataset {
+            DatasetName::File(path) => Some(path),
+            _ => None,
+        };
+        let inputs = [("--model", self.model.as_ref()), ("--weights", self.weights.as_ref()), ("--dataset", own)];
+        let inputs = inputs.into_iter().filter_map(|(name, path)| Some((name, path?.as_path())));
+        writable::apart(path, results.chain(inputs))?;
         if path.is_file() && !self.resume && !self.overwrite {
             return Err(Failure::usage(format!(
                 "{}: holds the state of a run, which would be lost; go on with it by --resume, name another \
@@ -257,6 +284,13 @@ impl Train {
                 let (parameters, progress) = match self.overrides {
                     true => {
                         let found = load_checkpoint_overriding(path, network, &settings, optimiser)?;
+                        if found.2.iter().any(|told| COUNTED_BY.iter().any(|setting| told.starts_with(setting))) {
+                            return Err(Failure::usage(format!(
+                                "{}: is a checkpoint of a run with {}; steps are counted by these, which can not be overridden",
+                                path.display(),
+                                found.2.join("; ")
+                            )));
+                        }
                         overridden = found.2;
                         (found.0, found.1)
                     }
@@ -292,6 +326,7 @@ impl Train {
         let optimizer = training.optimizer().description();
         let mut run = report::describe(&task, &setup.dataset, &optimizer, training.session());
         run["status"] = json!(status);
+        run["checkpoint"] = json!(self.checkpoint);
         run["overridden"] = json!(overridden);
         run["steps"] = json!(training.progress().step);
         run["seconds"] = json!(training.seconds());
@@ -302,11 +337,8 @@ impl Train {
         run["train"] = json!(scores.map(|(train, _)| report::score(train)));
         run["test"] = json!(scores.map(|(_, test)| report::score(test)));
         let written = match training.progress().step {
-            // Nothing has come of it. A directory that others use stays.
-            0 => {
-                let _ = std::fs::remove_dir(&setup.out);
-                Ok(())
-            }
+            // Nothing has come of it.
+            0 => Ok(()),
             _ => write_results(setup, &training, &run),
         };
         let flow = outcome?;
@@ -331,12 +363,12 @@ impl Train {
                     ));
                 }
                 if let Some(told) = told_of_divergence(training.diverged()) {
-                    text.push_str(&format!("\n\n{told}"));
+                    text.push_str(&format!("\n\n{}: {told}", task.method.name()));
                 }
                 if let Some(descents) = training.descents().filter(|_| adapts(&task.options)) {
                     text.push_str(&format!("\n\nLast step: {descents}"));
                 }
-                if let Some(shares) = shares_table(task.method, &setup.network.precisions()) {
+                if let Some(shares) = shares_table(task.method, &task.options, &setup.network.precisions()) {
                     text.push_str("\n\n");
                     text.push_str(&shares);
                 }
@@ -351,7 +383,7 @@ impl Train {
 /// How many samples of a run diverged, and what became of them, if any did.
 pub fn told_of_divergence([shrunk, skipped]: [u64; 2]) -> Option<String> {
     (shrunk + skipped > 0).then(|| {
-        format!("Diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out of the gradients")
+        format!("diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out of the gradients")
     })
 }
 
@@ -371,6 +403,7 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
         ("learning rate".to_string(), task.rate.map_or(String::new(), |rate| rate.to_string())),
+        ("layout".to_string(), format!("{:?}", task.options.layout).to_lowercase()),
         ("clip".to_string(), task.clip.map_or("none".into(), |clip| clip.to_string())),
     ])
 }
@@ -428,7 +461,9 @@ impl Watcher for Keeper<'_> {
             self.keep(training)?;
         }
         if self.drawn.elapsed() > DRAW_EVERY {
-            write_curves(self.out, training)?;
+            if let Err(failure) = write_curves(self.out, training) {
+                note(&format!("warning: {failure}"));
+            }
             self.drawn = Instant::now();
         }
         // A run that is asked to stop with its last step has nothing left to go on with.

@@ -230,7 +230,9 @@ impl<'a> Training<'a> {
             self.session.clip_gradients(clip);
         }
         if let Some(rate) = self.task.rate {
-            self.optimizer.set_lr(rate.at(self.progress.step))?;
+            let lr = rate.at(self.progress.step);
+            let failed = |error| Failure::run(format!("step {step}, epoch {epoch}: {error}"));
+            self.optimizer.set_lr(lr).map_err(failed)?;
         }
         self.optimizer.step(&mut self.parameters, self.session.gradients());
         self.seconds += started.elapsed().as_secs_f64();

@@ -70,7 +70,8 @@ fn recursion(rates: &[f64], iterations: usize) -> Vec<f64> {
         let element = |i: usize, j: usize| (j..=i).map(|k| power[i][k] * power[k][j]).sum();
         power = (0..layers).map(|i| (0..=i).map(|j| element(i, j)).collect()).collect();
         // Where all c are 1 they stay so: rounding must not add up.
-        for row in &mut power {
+        // Where they overshoot, terms of both signs cancel, and sums tell nothing.
+        for row in power.iter_mut().filter(|_| rates.iter().all(|&rate| rate <= 1.0)) {
             let sum: f64 = row.iter().sum();
             row.iter_mut().for_each(|share| *share /= sum);
         }

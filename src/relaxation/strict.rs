@@ -226,9 +226,14 @@ pub(crate) fn strict(
     if let Some(open) = open.filter(|_| shrinks && descent.diverged().any(|diverged| diverged)) {
         // The other samples relax once more to what they were.
         tile.choose_steps(open);
+        let hidden = tile.layers.plan.layers.iter().take(tile.len() - 1);
+        let steepest = hidden.map(|layer| layer.rate).fold(1.0, f64::max);
         for (sample, diverged) in tile.tile.steps.samples.iter_mut().zip(descent.diverged()) {
             *sample = match diverged {
-                true => Descending { shrunk: true, iterations, diverged: false, ..*sample },
+                true => {
+                    let eta = (sample.eta / steepest).min(eta);
+                    Descending { eta, shrunk: true, iterations, ..*sample }
+                }
                 false => Descending { eta, iterations, ..Descending::default() },
             };
         }

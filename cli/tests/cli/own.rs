@@ -205,7 +205,11 @@ fn outputs_without_targets() {
         .iter()
         .enumerate()
         .map(|(i, pixels)| {
-            let image = image::GrayImage::from_fn(8, 8, |x, y| image::Luma([pixels[(8 * y + x) as usize]]));
+            // One of them in colours.
+            let image =
+                image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([pixels[(8 * (y / 2) + x / 2) as usize]; 3]));
+            let image = image::DynamicImage::from(image);
+            let image = if i == 0 { image.into_luma8().into() } else { image };
             let path = folder.name(&format!("{i}.png"));
             image.save(&path).unwrap();
             path

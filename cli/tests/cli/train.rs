@@ -147,6 +147,14 @@ fn settings_can_be_overridden_and_runs_end_early() {
     let overridden = run_json["overridden"].as_array().unwrap();
     let told = overridden[0].as_str().unwrap();
     assert!(overridden.len() == 1 && told.contains("lr=0.001") && told.contains("now adam lr=0 "), "{overridden:?}");
+    // Steps are counted by the batch; the directory is another run's.
+    run(&strict(&out, &checkpoint, &["--batch", "32", "--resume", "--override"])).refused(&["batch: 64, now 32"]);
+    let other = folder.name("other");
+    run(&strict(&out, &other, &["--epochs", "1", "--overwrite"])).succeeded();
+    run(&strict(&out, &checkpoint, &["--epochs", "3", "--resume"])).refused(&["holds the results of another run"]);
+    run(&["train", "--patience", "3"]).refused(&["--method"]);
+    run(&["train", "--method", "exact", "--decay-factor", "0.5", "--out", &folder.name("x")])
+        .refused(&["--decay-every"]);
     run(&["train", "--momentum", "0.9", "--method", "exact", "--out", &folder.name("x")]).refused(&["--momentum"]);
     run(&["train", "--clip", "0", "--method", "exact", "--out", &folder.name("x")]).refused(&["--clip 0"]);
 }
@@ -403,9 +411,11 @@ fn a_checkpoint_of_another_run_is_refused() {
         "another --checkpoint",
         "--overwrite",
     ]);
-    run(&strict(&out, &folder.name("none"), &["--resume"])).refused(&["none", "does not exist"]);
+    let fresh = folder.name("fresh");
+    run(&strict(&fresh, &folder.name("none"), &["--resume"])).refused(&["none", "does not exist"]);
     let weights = folder.write("weights", std::fs::read(folder.path("out/weights.safetensors")).unwrap());
-    run(&strict(&out, &weights, &["--resume"])).refused(&["weights", "is no checkpoint"]);
+    run(&strict(&fresh, &weights, &["--resume"])).refused(&["weights", "is no checkpoint"]);
+    assert!(!PathBuf::from(&fresh).exists());
 }
 
 #[test]
@@ -455,7 +465,7 @@ fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
     let sum = |key: &str| rows.iter().map(|row| row[key].parse::<u64>().unwrap()).sum::<u64>();
     let (shrunk, skipped) = (sum("shrunk"), sum("skipped"));
     assert!(shrunk > 0);
-    let told = format!("Diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out");
+    let told = format!("strict: diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out");
     assert!(finished.stdout.contains(&told), "{finished:?}");
     let run_json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path("whole/run.json")).unwrap()).unwrap();
