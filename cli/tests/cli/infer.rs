@@ -264,6 +264,10 @@ fn samples_that_have_settled_end_early() {
         let more = ["--eta", "0.1", "--iterations", "5000", "--tolerance", tolerance];
         let json = told(&folder, "strict", &more);
         assert_eq!(json["tolerance"].as_f64(), tolerance.parse().ok());
+        // The iterations that were done are counted, not all.
+        let used = json["iterations_used"].as_u64().unwrap();
+        let done = told(&folder, "strict", &["--eta", "0.1", "--iterations", &used.to_string()]);
+        assert_eq!(json["flops"], done["flops"]);
         (json["iterations_used"].as_u64().unwrap(), infer(&folder, "strict", &more))
     };
     let ((few, rough), (more, fine)) = (settled("1e-2"), settled("1e-5"));
