@@ -539,12 +539,14 @@ impl TapProduct {
     }
 
     /// Vectors of the tiles that a run of `count` pixels is cut into, by up to `vectors` vectors: those that take the fewest
-    /// cycles for each, where a tile of few sums waits for their latency, and one of few pixels for its vectors.
+    /// cycles for each, where a tile of few sums waits for their latency, and one of few pixels for its vectors, which
+    /// come from the second cache.
     fn tile_width(&self, count: usize, vectors: usize) -> usize {
         const LATENCY: usize = 8;
+        const FEWEST: usize = 4;
         let cycles = |width: usize| {
             let tiles = Blocks::new(count, self.leaves.tallest(width)).all_equal();
-            let cycles = tiles.map(|tiles| tiles.count * (tiles.size.max(2) * width).max(LATENCY)).sum::<usize>();
+            let cycles = tiles.map(|tiles| tiles.count * (tiles.size.max(FEWEST) * width).max(LATENCY)).sum::<usize>();
             cycles as f64 / width as f64
         };
         let widths = (1..=vectors.min(self.leaves.widest(1))).rev();
