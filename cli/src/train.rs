@@ -38,10 +38,11 @@ const DRAW_EVERY: Duration = Duration::from_secs(5);
 /// Train a network, by default a small one on digits by all three methods.
 ///
 /// With --method one method is trained; the directory of results gets weights.safetensors,
-/// history.csv (a row per step and per evaluation) and curves.png and .svg, both written anew every few
-/// seconds, and run.json (every setting). Ctrl-C stops it after its step; with --checkpoint it can go on with --resume, and ends
-/// with the same bits as a run that was never stopped. With --eta auto it ends near it: the estimate of
-/// the largest stable steps follows the weights from step to step, is not kept, and starts anew.
+/// history.csv (a row per step and per evaluation), curves.png and .svg (both written anew every few
+/// seconds), and run.json (every setting). Ctrl-C stops it; with --checkpoint it resumes by --resume,
+/// with results bit-identical to those of a run that was never stopped. With --eta auto they come
+/// near it: the estimate of the largest stable steps follows the weights from step to step, is not
+/// kept, and starts anew.
 ///
 /// Without --method exact, fixed-prediction and strict are trained one after the other, each from
 /// the same weights and batches, and compared: a table on standard output, and comparison.csv,

@@ -104,7 +104,9 @@ impl Gradient {
             [Blocks::new(output[0], (pixels / output[1]).max(1)), Blocks::new(output[1], pixels)]
         };
         let side_by_side = layout == Layout::Channels;
-        let (widest, rows) = if side_by_side { (2, usize::MAX) } else { (leaves.widest(PLANES), PLANES) };
+        // A low tile has more to do for each pixel of a short row.
+        let low = if side_by_side { leaves.low } else { PLANES };
+        let (widest, rows) = (leaves.widest(low), if side_by_side { usize::MAX } else { PLANES });
         let panels = Blocks::new(shape.out_channels.div_ceil(lanes), widest);
         let tallest = leaves.tallest(panels.longest()).min(rows);
         let width = panels.longest() * lanes;
