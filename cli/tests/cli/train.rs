@@ -169,11 +169,11 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
 
     let mut more: &[&str] = &[];
     for signal in ["-INT", "-TERM"] {
-        let before = checkpoint_time(&b);
+        let before = checkpoint_file(&b);
         let arguments = strict(&parts, &b, &[&epochs[..], more].concat());
         let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while checkpoint_time(&b) == before {
+        while checkpoint_file(&b) == before {
             assert!(Instant::now() < deadline, "no checkpoint within a minute");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -199,27 +199,29 @@ fn signals_that_come_together_are_one_and_keep_the_checkpoint() {
     let mut more: &[&str] = &[];
     for signals in [["-TERM", "-TERM"], ["-HUP", "-TERM"], ["-INT", "-INT"]] {
         let arguments = strict(&out, &checkpoint, &[&["--epochs", "100000"], more].concat());
-        let before = checkpoint_time(&checkpoint);
+        let before = checkpoint_file(&checkpoint);
         let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while checkpoint_time(&checkpoint) == before {
+        while checkpoint_file(&checkpoint) == before {
             assert!(Instant::now() < deadline, "no checkpoint within a minute");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let kept = checkpoint_time(&checkpoint);
+        let kept = checkpoint_file(&checkpoint);
         for signal in signals {
             let _ = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         }
         assert_eq!(child.wait().unwrap().code(), Some(130), "{signals:?}");
-        assert_ne!(checkpoint_time(&checkpoint), kept, "{signals:?}: nothing was kept when it was stopped");
+        assert_ne!(checkpoint_file(&checkpoint), kept, "{signals:?}: nothing was kept when it was stopped");
         more = &["--resume"];
     }
 }
 
-/// When the checkpoint was written, if there is one.
+/// Which file the checkpoint is, if there is one: times alone are too coarse where two are written within one tick.
 #[cfg(unix)]
-fn checkpoint_time(path: &str) -> Option<std::time::SystemTime> {
-    std::fs::metadata(path).ok().map(|file| file.modified().unwrap())
+fn checkpoint_file(path: &str) -> Option<(u64, std::time::SystemTime)> {
+    use std::os::unix::fs::MetadataExt;
+
+    std::fs::metadata(path).ok().map(|file| (file.ino(), file.modified().unwrap()))
 }
 
 /// Killed without a word, at any moment: while a checkpoint is written, too.
@@ -233,11 +235,11 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bits() {
 
     let mut kills = 0;
     for life in 0..25 {
-        let before = checkpoint_time(&b);
+        let before = checkpoint_file(&b);
         let resume: &[&str] = if before.is_some() { &["--resume"] } else { &[] };
         let arguments = strict(&parts, &b, &[&epochs[..], resume].concat());
         let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while checkpoint_time(&b) == before && child.try_wait().unwrap().is_none() {
+        while checkpoint_file(&b) == before && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_micros(200));
         }
         std::thread::sleep(Duration::from_micros(life * 7 % 25 * 300));
