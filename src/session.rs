@@ -317,11 +317,7 @@ impl Session {
     ///
     /// Errors: [`Error::Input`] if the layer has no such quantity, or the last call was none that computes it.
     pub fn get(&self, quantity: Quantity, layer: usize) -> Result<Vec<f32>> {
-        let layers = self.plan.layers.len();
-        if !(1..=layers).contains(&layer) {
-            return Err(Error::Input(format!("there is no layer {layer}, expected 1..={layers}")));
-        }
-        let mut out = vec![0.0; self.samples * self.elements(layer)];
+        let mut out = vec![0.0; self.samples * self.elements_of(layer)?];
         self.read(quantity, layer, &mut out)?;
         Ok(out)
     }
@@ -331,30 +327,27 @@ impl Session {
     /// Errors: as [`get`](Self::get), or [`Error::Input`] if `out` has another size.
     pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) -> Result<()> {
         let layers = self.plan.layers.len();
-        let computed = quantity == Quantity::Activation || self.inferred;
-        let hidden = layer < layers || matches!(quantity, Quantity::Activation | Quantity::Error);
-        let elements = if (1..=layers).contains(&layer) { self.elements(layer) } else { 0 };
-        let wrong = match (elements, hidden, computed) {
-            (0, ..) => format!("there is no layer {layer}, expected 1..={layers}"),
-            (_, false, _) => {
-                format!("layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}")
-            }
-            (.., false) => {
-                format!("the last call was no inference, so there is no {quantity:?}; only activations can be read")
-            }
-            _ if out.len() != self.samples * elements => format!(
+        let elements = self.elements_of(layer)?;
+        if layer == layers && matches!(quantity, Quantity::Deviation | Quantity::Belief) {
+            return Err(Error::Input(format!(
+                "layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}"
+            )));
+        }
+        if quantity != Quantity::Activation && !self.inferred {
+            return Err(Error::Input(format!(
+                "the last call was no inference, so there is no {quantity:?}; only activations can be read"
+            )));
+        }
+        if out.len() != self.samples * elements {
+            return Err(Error::Input(format!(
                 "{} elements to read {quantity:?} of layer {layer} into, expected {} samples x {elements}",
                 out.len(),
                 self.samples
-            ),
-            _ => String::new(),
-        };
-        if !wrong.is_empty() {
-            return Err(Error::Input(wrong));
+            )));
         }
-        let place = self.plan.layers[layer - 1].output.clone();
-        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         let layer_plan = &self.plan.layers[layer - 1];
+        let place = layer_plan.output.clone();
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         // What is iterated is kept times its precision.
         let error = self.multiples.as_ref().map_or(1.0 / layer_plan.precision, |multiples| multiples.errors[layer - 1]);
         let moved = self.multiples.as_ref().map(|multiples| multiples.moves[layer - 1] as f32);
@@ -365,7 +358,7 @@ impl Session {
                 (Quantity::Deviation | Quantity::Belief, Some(moved)) => (&tile.errors, -moved),
                 (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
             };
-            let (Plan { level, layout, .. }, image) = (&self.plan, self.plan.layers[layer - 1].image);
+            let (Plan { level, layout, .. }, image) = (&self.plan, layer_plan.image);
             let samples = rows.len() / elements;
             layout.store(*level, &source[place.clone()], image, rows, samples, elements);
             if factor != 1.0 {
@@ -386,9 +379,15 @@ impl Session {
     /// # Panics
     /// If there is no such layer.
     pub fn elements(&self, layer: usize) -> usize {
+        self.elements_of(layer).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn elements_of(&self, layer: usize) -> Result<usize> {
         let layers = self.plan.layers.len();
-        assert!((1..=layers).contains(&layer), "there is no layer {layer}, expected 1..={layers}");
-        self.plan.elements(layer - 1)
+        match (1..=layers).contains(&layer) {
+            true => Ok(self.plan.elements(layer - 1)),
+            false => Err(Error::Input(format!("there is no layer {layer}, expected 1..={layers}"))),
+        }
     }
 
     /// Samples of the last call.

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use predictive_coding::{Method, Options, Session};
 use serde_json::json;
 
 use crate::console::{Failure, print};
-use crate::machine::{check_memory, check_session, on_threads};
+use crate::machine::{check_memory, forward_session, on_threads};
 use crate::options::{Data, Threads, check_fit, load_weights};
 use crate::table::{percent, table};
 use crate::training::evaluate;
@@ -49,9 +48,7 @@ impl Evaluate {
         check_fit(&network, &test)?;
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         let batch = batch.min(train.len().max(test.len()));
-        check_memory(&network, batch)?;
-        check_session(&network, batch, Method::Exact, Options::default())?;
-        let mut session = Session::new(&network, batch, Method::Exact)?;
+        let mut session = forward_session(&network, batch)?;
         let mut rows = Vec::new();
         let mut result = json!({ "dataset": name.name() });
         for (set, data) in [("train", &train), ("test", &test)] {

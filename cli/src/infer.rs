@@ -159,9 +159,9 @@ impl Infer {
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
         }
-        if let Some(directory) = &self.trace {
+        if let (Some(directory), Method::Strict { eta, iterations }) = (&self.trace, method) {
             let pair = (&batch.x[..], (&batch.y).into());
-            trace::write(directory, &network, &parameters, pair, (method, options), &starts)?;
+            trace::write(directory, &network, &parameters, pair, (eta, iterations, options), &starts)?;
         }
         if let Some(directory) = &self.maps {
             for (number, layer) in (1..).zip(network.layers()) {

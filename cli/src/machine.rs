@@ -98,6 +98,13 @@ pub fn check_session(network: &Network, batch: usize, method: Method, options: O
     check_bytes(needed, &format!("a session for the network at a batch of {batch}"), "use a smaller batch or network")
 }
 
+/// A session for forward passes alone, if memory holds it.
+pub fn forward_session(network: &Network, batch: usize) -> Result<Session, Failure> {
+    check_memory(network, batch)?;
+    check_session(network, batch, Method::Exact, Options::default())?;
+    Ok(Session::new(network, batch, Method::Exact)?)
+}
+
 /// Refuses what needs more bytes than there are for this process, and tells what to do instead.
 pub fn check_bytes(needed: u128, what: &str, instead: &str) -> Result<(), Failure> {
     let Some(memory) = memory().filter(|&memory| needed > u128::from(memory)) else { return Ok(()) };

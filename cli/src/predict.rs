@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use image::imageops::FilterType;
-use predictive_coding::{Method, Network, Options, Session, write_atomically};
+use predictive_coding::{Network, write_atomically};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::arrays;
 use crate::console::{Failure, print};
-use crate::machine::{check_memory, check_session, on_threads};
+use crate::machine::{check_memory, forward_session, on_threads};
 use crate::options::{Threads, load_weights};
 use crate::training::largest;
 use crate::writable;
@@ -87,9 +87,7 @@ impl Predict {
         let elements = network.input_shape().iter().product::<usize>();
         let samples = x.len() / elements;
         let batch = usize::try_from(self.batch).unwrap_or(usize::MAX).min(samples);
-        check_memory(&network, batch)?;
-        check_session(&network, batch, Method::Exact, Options::default())?;
-        let mut session = Session::new(&network, batch, Method::Exact)?;
+        let mut session = forward_session(&network, batch)?;
         let mut outputs = Vec::new();
         for x in x.chunks(batch * elements) {
             outputs.extend(session.predict(&parameters, x)?);

@@ -16,19 +16,16 @@ struct Row {
     gradient: f64,
 }
 
-/// Relaxes a batch one iteration at a time, from v-hat or `starts` on, and writes trace.csv, trace.png and trace.svg to a
-/// directory.
+/// Relaxes a batch by strict, one iteration at a time, from v-hat or `starts` on, and writes trace.csv, trace.png and
+/// trace.svg to a directory.
 pub fn write(
     directory: &Path,
     network: &Network,
     parameters: &Parameters,
     (x, y): (&[f32], Targets<'_>),
-    (method, options): (Method, Options),
+    (eta, iterations, options): (f64, usize, Options),
     starts: &[Start<'_>],
 ) -> Result<(), Failure> {
-    let Method::Strict { eta, iterations } = method else {
-        return Err(Failure::usage("--trace was given, but only --method strict goes down an energy; leave it out"));
-    };
     let samples = x.len() / network.input_shape().iter().product::<usize>();
     let one = Method::Strict { eta, iterations: 1 };
     let mut session = Session::with_options(network, samples, one, Options { tolerance: None, ..options })?;
