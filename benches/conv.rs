@@ -3,7 +3,7 @@
 //! peak printed first.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level, fma_peak};
+use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Level, fma_peak};
 
 /// Channels in and out, size of the square input, padding; all kernels are 3x3.
 const SHAPES: [[usize; 4]; 5] = [[1, 10, 28, 0], [10, 5, 13, 0], [3, 64, 32, 1], [64, 128, 32, 1], [128, 256, 16, 1]];
@@ -24,9 +24,10 @@ fn assert_adjoint(conv: &Conv, weight: &[f32], x: &[f32], y: &[f32], level: Leve
     conv.pack_backward(weight, &mut backward, false);
     let (mut out, mut back) = (vec![0.0; y.len()], vec![0.0; x.len()]);
     let (mut sums, mut gradient) = (vec![0.0; conv.gradient_len()], vec![0.0; weight.len()]);
-    conv.forward(&forward, x, Combine::default(), &mut out, false);
-    conv.backward_data(&backward, y, Combine::default(), &mut back, false);
-    conv.backward_weights(y, x, &mut sums, &mut vec![0.0; conv.weights_scratch_len()], false);
+    let mut scratch = vec![0.0; conv.scratch_len()];
+    conv.forward(&forward, x, Combine::default(), &mut out, &mut scratch, false);
+    conv.backward_data(&backward, y, Combine::default(), &mut back, &mut scratch, false);
+    conv.backward_weights(y, x, &mut sums, &mut scratch, false);
     conv.unpack_gradient(&sums, 1.0, &mut gradient);
     let size = dot(&out, &out).sqrt() * dot(y, y).sqrt();
     let (a, b, c) = (dot(&out, y), dot(x, &back), dot(weight, &gradient));
@@ -47,7 +48,7 @@ fn convolutions(criterion: &mut Criterion) {
             padding: [padding, padding],
             dilation: [1, 1],
         };
-        let conv = Conv::new(level, layout, shape);
+        let conv = Conv::new(level, layout, shape, Algorithm::Auto);
         let weight = noise(o * c * 9, 1);
         let (x, y) = (noise(conv.input_len(), 2), noise(conv.output_len(), 3));
         assert_adjoint(&conv, &weight, &x, &y, level);
@@ -58,14 +59,14 @@ fn convolutions(criterion: &mut Criterion) {
         let mut out = vec![0.0; y.len()];
         let mut back = vec![0.0; x.len()];
         let mut gradient = vec![0.0; conv.gradient_len()];
-        let mut scratch = vec![0.0; conv.weights_scratch_len()];
+        let mut scratch = vec![0.0; conv.scratch_len()];
         let mut group = criterion.benchmark_group(format!("{} {c}->{o} 3x3 {size}x{size} p{padding}", layout.name()));
         group.throughput(Throughput::Elements(shape.flops() * layout.images(level) as u64));
         group.bench_function("forward", |bencher| {
-            bencher.iter(|| conv.forward(&forward, &x, Combine::default(), &mut out, false));
+            bencher.iter(|| conv.forward(&forward, &x, Combine::default(), &mut out, &mut scratch, false));
         });
         group.bench_function("backward-data", |bencher| {
-            bencher.iter(|| conv.backward_data(&backward, &y, Combine::default(), &mut back, false));
+            bencher.iter(|| conv.backward_data(&backward, &y, Combine::default(), &mut back, &mut scratch, false));
         });
         group.bench_function("backward-weights", |bencher| {
             bencher.iter(|| conv.backward_weights(&y, &x, &mut gradient, &mut scratch, false));

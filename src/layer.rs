@@ -66,7 +66,8 @@ impl Layers<'_> {
     /// The forward pass, from the tile's input values.
     pub(crate) fn forward(&self, tile: &mut Tile, scratch: &mut Scratch) {
         let Plan { steps, .. } = self.plan;
-        let (inside, activations) = (&mut *scratch.values, &mut *tile.activations);
+        let Scratch { values, work } = scratch;
+        let (inside, activations, products) = (&mut **values, &mut *tile.activations, &mut *work.products);
         let mut b = 0;
         while b < steps.len() {
             match (&steps[b], steps.get(b + 1)) {
@@ -74,7 +75,8 @@ impl Layers<'_> {
                     for band in 0..product.conv.output_bands() {
                         let (z, out) = values_around(self.plan, inside, activations, b);
                         let packed = self.weights(product, &product.forward);
-                        product.conv.forward_band(band, packed, z, self.biased(product), out, self.parallel);
+                        let combine = self.biased(product);
+                        product.conv.forward_band(band, packed, z, combine, out, products, self.parallel);
                         let (z, out) = values_around(self.plan, inside, activations, b + 1);
                         local.forward(z, out, rows_of_band(&product.conv, local, band), self.parallel);
                     }
@@ -84,7 +86,7 @@ impl Layers<'_> {
                 (Step::Product(product), _) => {
                     let (z, out) = values_around(self.plan, inside, activations, b);
                     let packed = self.weights(product, &product.forward);
-                    product.conv.forward(packed, z, self.biased(product), out, self.parallel);
+                    product.conv.forward(packed, z, self.biased(product), out, products, self.parallel);
                 }
                 (Step::Local(local), _) => {
                     let (z, out) = values_around(self.plan, inside, activations, b);
@@ -126,9 +128,10 @@ impl Layers<'_> {
             Step::Product(product) => {
                 self.push_inside(layer, last, values, u, work);
                 let combine = Combine { alpha: precision, gamma: -precision, other: own, ..Combine::default() };
-                let d = self.difference(layer, last, u, &work.differences);
+                let Work { differences, products, .. } = work;
+                let d = self.difference(layer, last, u, differences);
                 let packed = self.weights(product, &product.forward);
-                product.conv.forward(packed, d, combine, error, self.parallel);
+                product.conv.forward(packed, d, combine, error, products, self.parallel);
             }
             Step::Local(local) => {
                 let (z, value) = (values.at(last), values.at(steps.end));
@@ -160,13 +163,13 @@ impl Layers<'_> {
         match &self.plan.steps[last.saturating_sub(1)] {
             Step::Product(product) if plan.fused => {
                 self.push_inside(layer, last - 1, values, u, work);
-                let Work { differences, band: difference, pulled, .. } = work;
+                let Work { differences, band: difference, pulled, products, .. } = work;
                 let d = self.difference(layer, last - 1, u, differences);
                 let packed = self.weights(product, &product.forward);
                 for band in 0..product.conv.output_bands() {
                     let rows = rows_of_band(&product.conv, local, band);
                     let difference = &mut difference[..product.conv.output_band_len(band)];
-                    product.conv.forward_alone(band, packed, d, difference, self.parallel);
+                    product.conv.forward_alone(band, packed, d, difference, products, self.parallel);
                     f(difference, &mut pulled[plan.pulled.clone()], rows);
                 }
             }
@@ -183,31 +186,33 @@ impl Layers<'_> {
     pub(crate) fn push(&self, layer: usize, values: Values<'_>, u: &[f32], work: &mut Work, out: &mut [f32]) {
         let last = self.plan.layers[layer].steps.end - 1;
         self.push_inside(layer, last, values, u, work);
-        self.push_step(last, values, self.difference(layer, last, u, &work.differences), out);
+        let Work { differences, products, .. } = work;
+        self.push_step(last, values, self.difference(layer, last, u, differences), out, products);
     }
 
     /// The differences at the boundaries inside of a layer up to step `end`.
     fn push_inside(&self, layer: usize, end: usize, values: Values<'_>, u: &[f32], work: &mut Work) {
         let places = &self.plan.differences;
         let start = self.plan.layers[layer].steps.start;
+        let Work { differences, products, .. } = work;
         if !places[start].is_empty() {
-            work.differences[places[start].clone()].copy_from_slice(u);
+            differences[places[start].clone()].copy_from_slice(u);
         }
         for b in start..end {
             if b == start {
-                self.push_step(b, values, u, &mut work.differences[places[b + 1].clone()]);
+                self.push_step(b, values, u, &mut differences[places[b + 1].clone()], products);
             } else {
-                let (d, out) = read_write(&mut work.differences, places[b].clone(), places[b + 1].clone());
-                self.push_step(b, values, d, out);
+                let (d, out) = read_write(differences, places[b].clone(), places[b + 1].clone());
+                self.push_step(b, values, d, out, products);
             }
         }
     }
 
-    fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], out: &mut [f32]) {
+    fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], out: &mut [f32], products: &mut [f32]) {
         match &self.plan.steps[b] {
             Step::Product(product) => {
                 let packed = self.weights(product, &product.forward);
-                product.conv.forward(packed, d, Combine::default(), out, self.parallel);
+                product.conv.forward(packed, d, Combine::default(), out, products, self.parallel);
             }
             Step::Local(local) => local.push(values.at(b), values.at(b + 1), d, out, self.parallel),
         }
@@ -276,7 +281,7 @@ impl Layers<'_> {
     ) {
         let plan = &self.plan.layers[layer];
         let (first, last) = (plan.steps.start, plan.steps.end - 1);
-        let Work { differences, pulled, gradients: [from, to], input, weights, .. } = work;
+        let Work { differences, pulled, gradients: [from, to], input, products, .. } = work;
         let (mut from, mut to) = (&mut **from, &mut **to);
         let (top, known) = match &self.plan.steps[last] {
             Step::Local(_) => (last, &pulled[plan.pulled.clone()]),
@@ -298,17 +303,18 @@ impl Layers<'_> {
             match &self.plan.steps[b] {
                 Step::Product(product) => {
                     if let Some(gradients) = &mut gradients {
-                        self.gradient(product, gradient, values.at(b), d, input, weights, gradients);
+                        self.gradient(product, gradient, values.at(b), d, input, products, gradients);
                     }
                     let packed = self.weights(product, &product.backward);
                     match out {
                         Some((combine, out)) if to_out => {
-                            return product.conv.backward_data(packed, gradient, combine, out, self.parallel);
+                            return product.conv.backward_data(packed, gradient, combine, out, products, self.parallel);
                         }
                         _ if b == lowest => return,
                         _ => {
                             let to = &mut to[..self.plan.len(b)];
-                            product.conv.backward_data(packed, gradient, Combine::default(), to, self.parallel);
+                            let combine = Combine::default();
+                            product.conv.backward_data(packed, gradient, combine, to, products, self.parallel);
                         }
                     }
                 }
@@ -335,7 +341,7 @@ impl Layers<'_> {
         z: &[f32],
         d: Option<&[f32]>,
         input: &mut [f32],
-        weights: &mut [f32],
+        products: &mut [f32],
         gradients: &mut Gradients<'_>,
     ) {
         let level = self.plan.level;
@@ -358,7 +364,7 @@ impl Layers<'_> {
             }
             WeightGradient::Partial(place) => {
                 let sums = &mut gradients.partial[place.clone()];
-                product.conv.backward_weights(gradient, x, sums, weights, self.parallel);
+                product.conv.backward_weights(gradient, x, sums, products, self.parallel);
             }
         }
         if let Some(bias) = &product.partial_bias {

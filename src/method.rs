@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use predictive_coding_kernels::Level;
+use predictive_coding_kernels::{Algorithm, Level};
 
 use crate::error::{Error, Result};
 use crate::relaxation::{iterations_for, shares};
@@ -129,6 +129,8 @@ pub struct Options {
     pub level: Option<Level>,
     /// What lies across the lanes of vectors.
     pub layout: LayoutChoice,
+    /// How convolutions are computed.
+    pub convolution: Algorithm,
     /// Fixed-prediction runs its iterations one by one, to the same result as without but for rounding:
     /// usually its errors are found from backpropagation's ([`Method::shares`]).
     pub literal: bool,

@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Activation, Conv, ConvShape, GemmScratch, Layout, Level, Local};
+use predictive_coding_kernels::{
+    Activation, Algorithm, Conv, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local,
+};
 
 use crate::network::{Network, elements};
 use crate::op::Op;
@@ -48,8 +50,8 @@ pub(crate) struct Sizes {
     pub(crate) gradient: usize,
     /// Of the largest input of a product.
     pub(crate) product_input: usize,
-    /// Scratch for the weight gradients of convolutions.
-    pub(crate) weights_scratch: usize,
+    /// Scratch for products and the weight gradients of convolutions.
+    pub(crate) product_scratch: usize,
     /// The gradients that are summed tile by tile.
     pub(crate) partial: usize,
     /// The operands of the weight gradients of matrices, per sample.
@@ -126,8 +128,15 @@ impl Plan {
     /// For batches of up to `batch` samples.
     ///
     /// `fuse`: whether relaxations take their differences band by band, so that they are nowhere afterwards.
-    pub(crate) fn new(network: &Network, level: Level, layout: Layout, batch: usize, fuse: bool) -> Self {
-        let mut builder = Builder::new(level, layout, batch, network);
+    pub(crate) fn new(
+        network: &Network,
+        level: Level,
+        layout: Layout,
+        algorithm: Algorithm,
+        batch: usize,
+        fuse: bool,
+    ) -> Self {
+        let mut builder = Builder::new(level, layout, algorithm, batch, network);
         let input = builder.channels_and_pixels();
         let mut layers: Vec<LayerPlan> = Vec::new();
         let (mut output, mut pulled) = (0, 0);
@@ -232,6 +241,7 @@ enum Draft {
 struct Builder<'a> {
     level: Level,
     layout: Layout,
+    algorithm: Algorithm,
     batch: usize,
     specs: &'a [ParameterSpec],
     /// Channels, height and width of what the next operation reads. With channels across lanes, what is flat stays the
@@ -245,10 +255,11 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(level: Level, layout: Layout, batch: usize, network: &'a Network) -> Self {
+    fn new(level: Level, layout: Layout, algorithm: Algorithm, batch: usize, network: &'a Network) -> Self {
         let (steps, inputs, sizes) = (Vec::new(), Vec::new(), Sizes::default());
         let image = image(network.input_shape());
-        Builder { level, layout, batch, specs: network.parameters(), image, steps, inputs, sizes, row: 0 }
+        let specs = network.parameters();
+        Builder { level, layout, algorithm, batch, specs, image, steps, inputs, sizes, row: 0 }
     }
 
     fn channels_and_pixels(&self) -> [usize; 2] {
@@ -341,7 +352,9 @@ impl<'a> Builder<'a> {
     }
 
     fn product(&mut self, layer: usize, op: usize, shape: ConvShape, rows_per_band: usize, hidden: bool) -> Step {
-        let conv = Conv::with_bands(self.level, self.layout, shape, rows_per_band);
+        let options = ConvOptions { algorithm: self.algorithm, rows_per_band, images: self.batch };
+        let conv = Conv::with_options(self.level, self.layout, shape, options);
+        self.sizes.product_scratch = self.sizes.product_scratch.max(conv.scratch_len());
         // In the order of layers and operations.
         let own = self.specs.partition_point(|spec| (spec.layer, spec.op) < (layer, op))..;
         let tensor = |role: Role| {
@@ -365,7 +378,6 @@ impl<'a> Builder<'a> {
             let errors = place(&mut self.row, outputs);
             WeightGradient::Rows { errors, inputs: place(&mut self.row, inputs) }
         } else {
-            self.sizes.weights_scratch = self.sizes.weights_scratch.max(conv.weights_scratch_len());
             WeightGradient::Partial(place(&mut self.sizes.partial, conv.gradient_len()))
         };
         let partial_bias = bias.as_ref().map(|bias| place(&mut self.sizes.partial, bias.len()));

@@ -117,7 +117,7 @@ impl Draft {
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
         let layout = choose_layout(network, level, batch, options.layout);
-        let mut plan = Plan::new(network, level, layout, batch, options.solver == Solver::Steps);
+        let mut plan = Plan::new(network, level, layout, options.convolution, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
         if let (Some(etas), Some((eta, _))) = (options.etas, method.relaxation()) {
             if etas.len() != layers - 1 {

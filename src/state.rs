@@ -101,8 +101,8 @@ pub(crate) struct Work {
     pub(crate) gradients: [Buffer; 2],
     /// z + D at the input of a product.
     pub(crate) input: Buffer,
-    /// For the weight gradients of convolutions.
-    pub(crate) weights: Buffer,
+    /// For products and the weight gradients of convolutions.
+    pub(crate) products: Buffer,
     /// u before an iteration, where samples may settle.
     pub(crate) previous: Buffer,
     pub(crate) krylov: Krylov,
@@ -210,7 +210,7 @@ impl Scratch {
                 pulled: Buffer::zeros(plan.sizes.pulled),
                 gradients: [Buffer::zeros(plan.sizes.gradient), Buffer::zeros(plan.sizes.gradient)],
                 input: Buffer::zeros(plan.sizes.product_input),
-                weights: Buffer::zeros(plan.sizes.weights_scratch),
+                products: Buffer::zeros(plan.sizes.product_scratch),
                 previous: Buffer::zeros(if extras.settling { plan.hidden_len() } else { 0 }),
                 krylov: Krylov::new(plan, extras.products),
                 sweeping: if extras.sweeping { Sweeping::new(plan) } else { Sweeping::default() },
@@ -231,13 +231,13 @@ impl Scratch {
             + sizes.pulled
             + 2 * sizes.gradient
             + sizes.product_input
-            + sizes.weights_scratch
+            + sizes.product_scratch
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let Work { differences, band, pulled, gradients: [a, b], input, weights, previous, krylov, sweeping } =
+        let Work { differences, band, pulled, gradients: [a, b], input, products, previous, krylov, sweeping } =
             &self.work;
-        let buffers = [&self.values, differences, band, pulled, a, b, input, weights, previous];
+        let buffers = [&self.values, differences, band, pulled, a, b, input, products, previous];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes() + sweeping.bytes()
     }
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use predictive_coding::{
     Conv2d, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Session, Solver, StepSize,
 };
-use predictive_coding_kernels::{Buffer, ConvShape, GemmScratch, Lhs, MatMut, MatRef, NchwConv, PackedLhs, gemm};
+use predictive_coding_kernels::{
+    Algorithm, Buffer, ConvShape, GemmScratch, Lhs, MatMut, MatRef, NchwConv, PackedLhs, gemm,
+};
 use predictive_coding_kernels_reference as reference;
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::judge::{Judge, sessions};
@@ -228,7 +230,7 @@ fn convolution(rng: &mut ChaCha8Rng, pools: &[ThreadPool], levels: &[Level], see
         for pool in pools {
             pool.install(|| {
                 let what = format!("case {seed}: {level} {shape:?}, {batch} images");
-                let conv = NchwConv::new(level, shape, batch);
+                let conv = NchwConv::new(level, shape, batch, Algorithm::Auto);
                 let mut scratch = Buffer::zeros(conv.scratch_len());
                 let [mut y, mut back, mut gradient] = [e.len(), x.len(), weight.len()].map(|len| vec![f32::NAN; len]);
                 conv.forward(&weight, None, &x, &mut y, &mut scratch);

@@ -10,7 +10,8 @@
 //! Layers are counted from 0, which is the network's second; `u[i]` is what layer i reads.
 
 use predictive_coding_kernels::{
-    Activation, Buffer, Combine, Conv, ConvShape, Layout, Level, Local, Relaxing, lanes, loss::Outputs, reduce,
+    Activation, Buffer, Combine, Conv, ConvOptions, ConvShape, Layout, Level, Local, Relaxing, lanes, loss::Outputs,
+    reduce,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -29,6 +30,8 @@ pub(crate) struct Layer {
     behind: Option<Local>,
     /// The weights as the product wants them, and as its transpose does.
     packed: [Buffer; 2],
+    /// For the products.
+    scratch: Buffer,
     /// The product and the layer's value in the forward pass.
     z: Buffer,
     value: Buffer,
@@ -50,14 +53,20 @@ impl Layer {
             Some(size) if row * height > BAND => (BAND / row / size).max(1) * size,
             _ => usize::MAX,
         };
-        let conv = Conv::with_bands(level, Layout::Images, shape, rows);
+        let conv = Conv::with_options(
+            level,
+            Layout::Images,
+            shape,
+            ConvOptions { rows_per_band: rows, ..ConvOptions::default() },
+        );
         let depth = shape.in_channels * shape.taps();
         let weight = noise(shape.out_channels * depth, (depth as f32).powf(-0.5), random);
         let mut packed = [conv.packed_forward_len(), conv.packed_backward_len()].map(Buffer::zeros);
         conv.pack_forward(&weight, &mut packed[0], false);
         conv.pack_backward(&weight, &mut packed[1], false);
         let mut z = Buffer::zeros(conv.output_len());
-        conv.forward(&packed[0], input, Combine::default(), &mut z, false);
+        let mut scratch = Buffer::zeros(conv.scratch_len());
+        conv.forward(&packed[0], input, Combine::default(), &mut z, &mut scratch, false);
         let mut value = z.clone();
         if let Some(local) = &behind {
             value = Buffer::zeros(local.output_len());
@@ -65,7 +74,7 @@ impl Layer {
         }
         let difference = Buffer::zeros(conv.output_band_len(0));
         let pulled = Buffer::zeros(behind.as_ref().map_or(0, Local::input_len));
-        Layer { conv, behind, packed, z, value, difference, pulled }
+        Layer { conv, behind, packed, scratch, z, value, difference, pulled }
     }
 
     pub(crate) fn name(&self) -> String {
@@ -132,10 +141,10 @@ impl Tile {
     }
 
     pub(crate) fn push(&mut self, i: usize) {
-        let Layer { conv, behind, packed: [packed, _], z, value, difference, pulled } = &mut self.layers[i];
+        let Layer { conv, behind, packed: [packed, _], scratch, z, value, difference, pulled } = &mut self.layers[i];
         let (u, error) = (&self.u[i], &mut self.errors[i]);
         let Some(local) = behind else {
-            conv.forward(packed, u, Combine::default(), difference, false);
+            conv.forward(packed, u, Combine::default(), difference, scratch, false);
             let (level, lanes, losses) = (self.level, self.eta.len(), &mut self.losses);
             let outputs = Outputs { level, layout: Layout::Images, image: [z.len() / lanes, 1] };
             return outputs.squared_error(z, difference, &self.targets, lanes, 0.5, error, losses);
@@ -143,7 +152,7 @@ impl Tile {
         let step = local.rows_per_row().expect("the windows do not overlap");
         for band in 0..conv.output_bands() {
             let rows = conv.output_band(band);
-            conv.forward_alone(band, packed, u, difference, false);
+            conv.forward_alone(band, packed, u, difference, scratch, false);
             let relaxing = Relaxing { z, value, d: difference, u: &self.u[i + 1], error, pulled };
             local.relax(relaxing, rows.start / step..rows.end / step, false);
         }
@@ -156,14 +165,14 @@ impl Tile {
     }
 
     pub(crate) fn pull(&mut self, i: usize) {
-        let Layer { conv, behind, packed: [_, packed], pulled, .. } = &self.layers[i];
+        let Layer { conv, behind, packed: [_, packed], scratch, pulled, .. } = &mut self.layers[i];
         let step = Combine { alpha: -1.0, step: Some(&self.eta), ..Combine::default() };
         let step = match i {
             0 => Combine { beta: -1.0, ..step },
             _ => Combine { gamma: 1.0, other: &self.errors[i - 1], ..step },
         };
         let error = if behind.is_some() { pulled } else { &self.errors[i] };
-        conv.backward_data(packed, error, step, &mut self.u[i], false);
+        conv.backward_data(packed, error, step, &mut self.u[i], scratch, false);
     }
 
     /// Multiplications and additions of a layer's product, in either direction.
@@ -190,7 +199,8 @@ impl Tile {
         for (i, layer) in self.layers.iter().enumerate() {
             let Some(local) = &layer.behind else { continue };
             let (mut product, mut difference) = (vec![0.0; layer.z.len()], vec![0.0; layer.value.len()]);
-            layer.conv.forward(&layer.packed[0], &self.u[i], Combine::default(), &mut product, false);
+            let mut scratch = layer.scratch.clone();
+            layer.conv.forward(&layer.packed[0], &self.u[i], Combine::default(), &mut product, &mut scratch, false);
             local.push(&layer.z, &layer.value, &product, &mut difference, false);
             for ((d, error), own) in difference.iter().zip(&*self.errors[i]).zip(&*self.u[i + 1]) {
                 assert!((d - error - own).abs() <= 1e-5 * (1.0 + d.abs()), "{error} + {own} is not {d}");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{LayoutChoice, Method, OnDivergence, Options, Solver, StepSize};
+use predictive_coding::{Algorithm, LayoutChoice, Method, OnDivergence, Options, Solver, StepSize};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, note};
@@ -68,6 +68,27 @@ impl LayoutName {
             LayoutName::Auto => LayoutChoice::Auto,
             LayoutName::Images => LayoutChoice::Images,
             LayoutName::Channels => LayoutChoice::Channels,
+        }
+    }
+}
+
+/// How convolutions are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConvolutionName {
+    /// The algorithm that takes less time for each layer, by a count of operations
+    Auto,
+    /// As they are defined
+    Direct,
+    /// With a quarter of the multiplications and twice the rounding error, where kernels are 3 x 3
+    Winograd,
+}
+
+impl ConvolutionName {
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            ConvolutionName::Auto => Algorithm::Auto,
+            ConvolutionName::Direct => Algorithm::Direct,
+            ConvolutionName::Winograd => Algorithm::Winograd,
         }
     }
 }
@@ -151,6 +172,9 @@ pub struct Relaxing {
     /// What lies across the lanes of vectors; results differ by rounding alone
     #[arg(long, value_enum, default_value = "auto")]
     pub layout: LayoutName,
+    /// How convolutions are computed; results differ by rounding alone
+    #[arg(long, value_enum, default_value = "auto")]
+    pub convolution: ConvolutionName,
 }
 
 impl Relaxing {
@@ -219,6 +243,7 @@ impl Relaxing {
         let iterations = self.iterations(method);
         let options = Options {
             layout: self.layout.choice(),
+            convolution: self.convolution.algorithm(),
             literal: self.literal && method == MethodName::FixedPrediction,
             step,
             etas,

@@ -11,7 +11,7 @@
 //! are the same to the last bit on any number of threads. NaN and infinity travel like any other value.
 //!
 //! ```
-//! use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level};
+//! use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Level};
 //!
 //! // A 3 x 3 convolution of one image of 16 channels, which lie across the lanes.
 //! let (level, layout) = (Level::detect(), Layout::Channels);
@@ -24,14 +24,14 @@
 //!     padding: [1, 1],
 //!     dilation: [1, 1],
 //! };
-//! let conv = Conv::new(level, layout, shape);
+//! let conv = Conv::new(level, layout, shape, Algorithm::Auto);
 //! let weight = vec![0.1; 8 * 16 * 9];
 //! let mut packed = vec![0.0; conv.packed_forward_len()];
 //! conv.pack_forward(&weight, &mut packed, false);
 //! let mut input = vec![0.0; conv.input_len()];
 //! layout.load(level, &[1.0; 16 * 25], [16, 25], &mut input);
-//! let mut output = vec![0.0; conv.output_len()];
-//! conv.forward(&packed, &input, Combine::default(), &mut output, false);
+//! let (mut output, mut scratch) = (vec![0.0; conv.output_len()], vec![0.0; conv.scratch_len()]);
+//! conv.forward(&packed, &input, Combine::default(), &mut output, &mut scratch, false);
 //! let mut rows = vec![0.0; 8 * 25];
 //! layout.store(level, &output, [8, 25], &mut rows, 1, 8 * 25);
 //! assert!((rows[12] - 16.0 * 9.0 * 0.1).abs() < 1e-4);
@@ -70,7 +70,7 @@ mod peak;
 pub use activation::Activation;
 pub use buffer::Buffer;
 pub use combine::Combine;
-pub use conv::{Conv, ConvShape, NchwConv};
+pub use conv::{Algorithm, Conv, ConvOptions, ConvShape, NchwConv};
 pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
 pub use layout::Layout;
 pub use level::{LEVEL_VARIABLE, Level, LevelError};

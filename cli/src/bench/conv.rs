@@ -1,7 +1,7 @@
 //! The three passes of a convolution, from either layout of tiles and from plain NCHW.
 
 use predictive_coding_kernels::elementwise::accumulate;
-use predictive_coding_kernels::{self as kernels, Buffer, Combine, ConvShape, Level, NchwConv, lanes};
+use predictive_coding_kernels::{self as kernels, Algorithm, Buffer, Combine, ConvShape, Level, NchwConv, lanes};
 use rayon::prelude::*;
 
 use crate::bench::check::{self, values};
@@ -107,24 +107,31 @@ impl Conv {
     }
 
     /// Convolves on the current rayon pool: checks the result, then times it.
-    pub fn measure(&self, level: Level, seconds: f64) -> Result<Measured, String> {
+    pub fn measure(&self, level: Level, algorithm: Algorithm, seconds: f64) -> Result<Measured, String> {
         let [first, second, result] = self.lengths().map(|length| length as usize);
         let operands = [values(1, first), values(2, second)];
         let operands = [&operands[0][..], &operands[1][..]];
         let layout = match self.layout {
-            Layout::Nchw => return self.nchw(level, operands, result, seconds),
+            Layout::Nchw => return self.nchw(level, algorithm, operands, result, seconds),
             Layout::Images => kernels::Layout::Images,
             Layout::Channels => kernels::Layout::Channels,
         };
-        let tiles = Tiles { level, layout, batch: self.batch };
+        let tiles = Tiles { level, layout, algorithm, batch: self.batch };
         match self.pass {
             Pass::BackwardWeights => self.tile_weights(tiles, operands, seconds),
             _ => self.tile_tensor(tiles, operands, result, seconds),
         }
     }
 
-    fn nchw(&self, level: Level, operands: [&[f32]; 2], result: usize, seconds: f64) -> Result<Measured, String> {
-        let conv = NchwConv::new(level, self.shape, self.batch);
+    fn nchw(
+        &self,
+        level: Level,
+        algorithm: Algorithm,
+        operands: [&[f32]; 2],
+        result: usize,
+        seconds: f64,
+    ) -> Result<Measured, String> {
+        let conv = NchwConv::new(level, self.shape, self.batch, algorithm);
         let [first, second] = operands;
         let mut scratch = poisoned(conv.scratch_len());
         let mut result = poisoned(result);
@@ -147,7 +154,7 @@ impl Conv {
         result: usize,
         seconds: f64,
     ) -> Result<Measured, String> {
-        let conv = kernels::Conv::new(tiles.level, tiles.layout, self.shape);
+        let conv = kernels::Conv::new(tiles.level, tiles.layout, self.shape, tiles.algorithm);
         let [first, weight] = operands;
         let (lens, packed_len) = match self.pass {
             Pass::Forward => ([conv.input_len(), conv.output_len()], conv.packed_forward_len()),
@@ -163,31 +170,39 @@ impl Conv {
         }
         let from = tiles.tiled(first, from_image);
         let mut to = poisoned(tiles.count() * to_len);
-        let run = |to: &mut [f32]| {
-            to.par_chunks_exact_mut(to_len).zip(from.par_chunks_exact(from_len)).for_each(|(to, from)| {
-                let combine = Combine::default();
-                match self.pass {
-                    Pass::Forward => conv.forward(&packed, from, combine, to, tiles.share()),
-                    _ => conv.backward_data(&packed, from, combine, to, tiles.share()),
+        // Every thread its share of the tiles, and scratch of one element at least, for there are chunks only of something.
+        let share = tiles.count().div_ceil(rayon::current_num_threads());
+        let scratch_len = conv.scratch_len().max(1);
+        let mut scratch = poisoned(tiles.count().div_ceil(share) * scratch_len);
+        let mut run = |to: &mut [f32]| {
+            let shares = to.par_chunks_mut(share * to_len).zip(from.par_chunks(share * from_len));
+            shares.zip(scratch.par_chunks_exact_mut(scratch_len)).for_each(|((to, from), scratch)| {
+                for (to, from) in to.chunks_exact_mut(to_len).zip(from.chunks_exact(from_len)) {
+                    let combine = Combine::default();
+                    match self.pass {
+                        Pass::Forward => conv.forward(&packed, from, combine, to, scratch, tiles.share()),
+                        _ => conv.backward_data(&packed, from, combine, to, scratch, tiles.share()),
+                    }
                 }
             });
         };
         run(&mut to);
         check::conv(self, operands, &tiles.untiled(&to, to_image, result))?;
-        Ok(Measured { times: time(seconds, || run(&mut to)), scratch_bytes: 0 })
+        let times = time(seconds, || run(&mut to));
+        Ok(Measured { times, scratch_bytes: size_of_val(&scratch[..]) })
     }
 
     /// Backward to weights: every thread sums the gradients of consecutive tiles, and the sums of all
     /// are added in order.
     fn tile_weights(&self, tiles: Tiles, operands: [&[f32]; 2], seconds: f64) -> Result<Measured, String> {
-        let conv = kernels::Conv::new(tiles.level, tiles.layout, self.shape);
+        let conv = kernels::Conv::new(tiles.level, tiles.layout, self.shape, tiles.algorithm);
         let (e_len, x_len) = (conv.output_len(), conv.input_len());
         let [input, output] = self.images();
         let (e, x) = (tiles.tiled(operands[0], output), tiles.tiled(operands[1], input));
         let parts = tiles.count().min(rayon::current_num_threads());
         let sums = conv.gradient_len();
         let mut weights = poisoned(self.shape.out_channels * self.shape.in_channels * self.shape.taps());
-        let scratch_len = conv.weights_scratch_len();
+        let scratch_len = conv.scratch_len();
         // One element at least, for there are chunks only of something.
         let mut scratch = poisoned(parts * scratch_len.max(1));
         let mut gradients = poisoned(parts * sums);
@@ -225,6 +240,7 @@ impl Conv {
 struct Tiles {
     level: Level,
     layout: kernels::Layout,
+    algorithm: Algorithm,
     batch: usize,
 }
 

@@ -16,6 +16,7 @@ use crate::bench::case::{Case, GEMM_SUITE, Work, conv_suite};
 use crate::console::{Failure, print};
 use crate::machine::on_threads;
 use crate::options::Threads;
+use crate::relaxing::ConvolutionName;
 use crate::table::{percent, table};
 use crate::timing::Times;
 
@@ -34,6 +35,9 @@ pub struct Bench {
     /// A set of cases [default: all, if no case is named]
     #[arg(long, value_enum)]
     suite: Option<Suite>,
+    /// The algorithm of convolutions
+    #[arg(long, value_enum, default_value = "auto")]
+    convolution: ConvolutionName,
     #[command(flatten)]
     threads: Threads,
     /// Seconds that each case is repeated for, and three times at least
@@ -111,7 +115,7 @@ impl Bench {
             bar.set_message(case.name.clone());
             let measured = match &case.work {
                 Work::Gemm(gemm) => gemm.measure(level, self.min_time),
-                Work::Conv(conv) => conv.measure(level, self.min_time),
+                Work::Conv(conv) => conv.measure(level, self.convolution.algorithm(), self.min_time),
             };
             let measured = measured.map_err(|error| Failure::run(format!("{}: {error}", case.name)))?;
             let Measured { times, scratch_bytes } = measured;

@@ -3,15 +3,18 @@
 mod gradient;
 mod matrix;
 mod nchw;
+mod pass;
 mod product;
 mod shape;
+mod winograd;
 
 use std::ops::Range;
 
 use crate::combine::Combine;
 use crate::conv::gradient::Gradient;
 use crate::conv::matrix::Matrix;
-use crate::conv::product::{Direction, Pixels, TapProduct};
+use crate::conv::pass::{Direction, Pass, Pixels};
+use crate::conv::product::TapProduct;
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::pack::unpack_vectors;
@@ -19,6 +22,7 @@ use crate::reduce::{add_plane, sum};
 use crate::simd::lanes;
 
 pub use nchw::NchwConv;
+pub use pass::{Algorithm, ConvOptions};
 pub use shape::ConvShape;
 pub(crate) use shape::{Axis, AxisSize, check_tensor};
 
@@ -38,37 +42,38 @@ pub struct Conv {
     shape: ConvShape,
     level: Level,
     layout: Layout,
-    forward: TapProduct,
-    backward: TapProduct,
+    forward: Pass,
+    backward: Pass,
     gradient: Gradient,
 }
 
 impl Conv {
-    /// Plans a convolution.
+    /// Plans a convolution by an algorithm.
     ///
     /// # Panics
     /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0;
     /// if a tensor of LANES images has 2^32 elements or more, the weights of a channel of either side 2^28, or a padded
     /// tensor 2^38.
-    pub fn new(level: Level, layout: Layout, shape: ConvShape) -> Self {
-        Self::with_bands(level, layout, shape, usize::MAX)
+    pub fn new(level: Level, layout: Layout, shape: ConvShape, algorithm: Algorithm) -> Self {
+        Self::with_options(level, layout, shape, ConvOptions { algorithm, ..ConvOptions::default() })
     }
 
-    /// Plans a convolution whose output can be computed in bands of so many rows.
+    /// Plans a convolution that is not as usual.
     ///
     /// # Panics
-    /// As [`new`](Self::new), or if the number is 0.
-    pub fn with_bands(level: Level, layout: Layout, shape: ConvShape, rows: usize) -> Self {
+    /// As [`new`](Self::new), or if a band has 0 rows.
+    pub fn with_options(level: Level, layout: Layout, shape: ConvShape, options: ConvOptions) -> Self {
         let lanes = lanes(level);
         shape.check_sizes(lanes);
         let shape = shape.with_needed_steps();
         let pixels = Pixels::of(layout, lanes);
+        let whole = ConvOptions { rows_per_band: usize::MAX, ..options };
         Conv {
             shape,
             level,
             layout,
-            forward: TapProduct::new(level, layout, pixels, &shape, Direction::Forward, rows),
-            backward: TapProduct::new(level, layout, pixels, &shape, Direction::Backward, usize::MAX),
+            forward: Pass::new(level, layout, pixels, &shape, Direction::Forward, options),
+            backward: Pass::new(level, layout, pixels, &shape, Direction::Backward, whole),
             gradient: Gradient::new(level, layout, lanes, shape),
         }
     }
@@ -97,12 +102,12 @@ impl Conv {
 
     /// Elements of the input of a tile.
     pub fn input_len(&self) -> usize {
-        self.backward.out_len()
+        self.backward.len()
     }
 
     /// Elements of the output of a tile.
     pub fn output_len(&self) -> usize {
-        self.forward.out_len()
+        self.forward.len()
     }
 
     /// The product of one image's pixel, for which no weights are packed: the products take them as they are.
@@ -155,10 +160,18 @@ impl Conv {
     ///
     /// # Panics
     /// If a length is not the planned one.
-    pub fn forward(&self, packed: &[f32], input: &[f32], combine: Combine<'_>, output: &mut [f32], parallel: bool) {
+    pub fn forward(
+        &self,
+        packed: &[f32],
+        input: &[f32],
+        combine: Combine<'_>,
+        output: &mut [f32],
+        scratch: &mut [f32],
+        parallel: bool,
+    ) {
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
-            None => self.forward.run(0..self.output_bands(), packed, input, combine, output, parallel),
+            None => self.forward.run(0..self.output_bands(), packed, input, combine, output, scratch, parallel),
         }
     }
 
@@ -181,6 +194,7 @@ impl Conv {
     ///
     /// # Panics
     /// As [`forward`](Self::forward), or if there is no such band.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub fn forward_band(
         &self,
         band: usize,
@@ -188,11 +202,12 @@ impl Conv {
         input: &[f32],
         combine: Combine<'_>,
         output: &mut [f32],
+        scratch: &mut [f32],
         parallel: bool,
     ) {
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
-            None => self.forward.run(band..band + 1, packed, input, combine, output, parallel),
+            None => self.forward.run(band..band + 1, packed, input, combine, output, scratch, parallel),
         }
     }
 
@@ -200,10 +215,18 @@ impl Conv {
     ///
     /// # Panics
     /// As [`forward_band`](Self::forward_band).
-    pub fn forward_alone(&self, band: usize, packed: &[f32], input: &[f32], output: &mut [f32], parallel: bool) {
+    pub fn forward_alone(
+        &self,
+        band: usize,
+        packed: &[f32],
+        input: &[f32],
+        output: &mut [f32],
+        scratch: &mut [f32],
+        parallel: bool,
+    ) {
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, Combine::default(), output, parallel),
-            None => self.forward.run_alone(band, packed, input, None, output, parallel),
+            None => self.forward.run_alone(band, packed, input, None, output, scratch, parallel),
         }
     }
 
@@ -217,11 +240,12 @@ impl Conv {
         output_gradient: &[f32],
         combine: Combine<'_>,
         input_gradient: &mut [f32],
+        scratch: &mut [f32],
         parallel: bool,
     ) {
         match self.matrix() {
             Some(matrix) => matrix.backward(packed, output_gradient, combine, input_gradient, parallel),
-            None => self.backward.run(0..1, packed, output_gradient, combine, input_gradient, parallel),
+            None => self.backward.run(0..1, packed, output_gradient, combine, input_gradient, scratch, parallel),
         }
     }
 
@@ -232,7 +256,7 @@ impl Conv {
 
     /// Adds the gradient of the weights, summed over pixels and images, to `gradient`, which
     /// [`unpack_gradient`](Self::unpack_gradient) turns into that of the weights. `scratch` has
-    /// [`weights_scratch_len`](Self::weights_scratch_len) elements of any value.
+    /// [`scratch_len`](Self::scratch_len) elements of any value.
     ///
     /// # Panics
     /// If a length is not the planned one.
@@ -268,9 +292,15 @@ impl Conv {
         }
     }
 
-    /// Elements of scratch that [`backward_weights`](Self::backward_weights) needs.
-    pub fn weights_scratch_len(&self) -> usize {
-        self.gradient.scratch_len()
+    /// Elements of scratch, of any value, that each product of a tile needs.
+    pub fn scratch_len(&self) -> usize {
+        let passes = [&self.forward, &self.backward].map(|pass| pass.scratch_len(1));
+        passes.into_iter().fold(self.gradient.scratch_len(), usize::max)
+    }
+
+    /// The algorithms of the forward and of the backward pass to the data.
+    pub fn algorithms(&self) -> [Algorithm; 2] {
+        [&self.forward, &self.backward].map(Pass::algorithm)
     }
 
     /// Adds the sums over pixels and images of each output channel to `gradient`.
@@ -280,7 +310,7 @@ impl Conv {
     pub fn backward_bias(&self, output_gradient: &[f32], gradient: &mut [f32]) {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("bias gradient", gradient.len(), self.shape.out_channels);
-        let planes = output_gradient.chunks_exact(self.forward.out_plane());
+        let planes = output_gradient.chunks_exact(self.forward.plane());
         match self.layout {
             Layout::Images => gradient.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(self.level, plane)),
             Layout::Channels => {

@@ -11,7 +11,7 @@ use crate::blocking::Blocks;
 use crate::buffer::{LINE, from_line};
 use crate::combine::Combine;
 use crate::conv::gradient::{Gradient, outer_cost, tiles_cost};
-use crate::conv::product::{Direction, Pixels, TapProduct};
+use crate::conv::pass::{Algorithm, ConvOptions, Direction, Pass, Pixels};
 use crate::conv::shape::ConvShape;
 use crate::conv::{Conv, check_len};
 use crate::elementwise::accumulate;
@@ -77,7 +77,7 @@ enum Way {
 /// A product with channels of the result across lanes.
 #[derive(Clone, Debug)]
 struct ChannelsWay {
-    product: TapProduct,
+    product: Pass,
     /// Channels and pixels of an image of the source and of the result.
     source: [usize; 2],
     result: [usize; 2],
@@ -92,14 +92,19 @@ impl ChannelsWay {
     fn band_len(&self) -> usize {
         self.images * self.product.band_len(0)
     }
+
+    /// Elements of scratch of a task: a band of its images, and what the product needs.
+    fn part_len(&self) -> usize {
+        self.band_len() + self.product.scratch_len(self.images)
+    }
 }
 
 impl NchwConv {
-    /// Plans a convolution of `batch` images.
+    /// Plans a convolution of `batch` images by an algorithm.
     ///
     /// # Panics
     /// As [`Conv::new`], or if the batch is 0 or a tensor of the batch has more elements than memory has bytes.
-    pub fn new(level: Level, shape: ConvShape, batch: usize) -> Self {
+    pub fn new(level: Level, shape: ConvShape, batch: usize, algorithm: Algorithm) -> Self {
         assert!(batch > 0, "a batch of 0 images, expected at least 1");
         shape.check_sizes(lanes(level));
         let shape = shape.with_needed_steps();
@@ -125,13 +130,14 @@ impl NchwConv {
             let row = channels.next_multiple_of(lanes(level)) * size[1];
             // Bands enough that threads share them.
             let rows = (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1);
+            let options = ConvOptions { algorithm, rows_per_band: rows.next_multiple_of(4), images: batch };
             // The taps of a pixel's channels are one behind the other, or those of a row of the kernel.
             let convert = source_channels > shape.kernel[1];
             let pixels = if convert { Pixels::of(Layout::Channels, lanes(level)) } else { Pixels::PLAIN };
             let [source, result] = [[source_channels, source[0] * source[1]], [channels, size[0] * size[1]]];
             let images = PIXELS.div_ceil(result[1]).min(batch.div_ceil(parts));
             Way::Channels(Box::new(ChannelsWay {
-                product: TapProduct::new(level, Layout::Channels, pixels, &shape, direction, rows),
+                product: Pass::new(level, Layout::Channels, pixels, &shape, direction, options),
                 source,
                 result,
                 converted: if convert { Layout::Channels.len(level, source) } else { 0 },
@@ -155,7 +161,10 @@ impl NchwConv {
             shape,
             batch,
             parts,
-            tiles: images.then(|| Conv::new(level, Layout::Images, shape)),
+            tiles: images.then(|| {
+                let options = ConvOptions { algorithm, images: batch, ..ConvOptions::default() };
+                Conv::with_options(level, Layout::Images, shape, options)
+            }),
             forward,
             backward,
             gradient,
@@ -167,12 +176,12 @@ impl NchwConv {
         let way = |way: &Way| match way {
             Way::Channels(way) => {
                 let converted = way.groups * way.images * way.converted;
-                way.product.packed_len() + converted + self.parts * way.band_len()
+                way.product.packed_len() + converted + self.parts * way.part_len()
             }
             Way::Images => {
                 let tiles = self.tiles();
                 let packed = tiles.packed_forward_len().max(tiles.packed_backward_len());
-                packed + self.parts * (tiles.input_len() + tiles.output_len())
+                packed + self.parts * (tiles.input_len() + tiles.output_len() + tiles.scratch_len())
             }
             Way::Matrix => self.matrix_scratch(),
         };
@@ -209,8 +218,8 @@ impl NchwConv {
                 let (conv, combine) = (self.tiles(), Combine { bias, ..Combine::default() });
                 let (packed, scratch) = scratch.split_at_mut(conv.packed_forward_len());
                 conv.pack_forward(weight, packed, true);
-                self.by_tiles([input, &[]], [inputs, outputs], output, scratch, |source, result| {
-                    conv.forward(packed, source, combine, result, false);
+                self.by_tiles(input, [inputs, outputs], output, scratch, |source, result, scratch| {
+                    conv.forward(packed, source, combine, result, scratch, false);
                 });
             }
             Way::Matrix => {
@@ -248,10 +257,15 @@ impl NchwConv {
                 let conv = self.tiles();
                 let (packed, scratch) = scratch.split_at_mut(conv.packed_backward_len());
                 conv.pack_backward(weight, packed, true);
-                let source = [output_gradient, &[]];
-                self.by_tiles(source, [outputs, inputs], input_gradient, scratch, |source, result| {
-                    conv.backward_data(packed, source, Combine::default(), result, false);
-                });
+                self.by_tiles(
+                    output_gradient,
+                    [outputs, inputs],
+                    input_gradient,
+                    scratch,
+                    |source, result, scratch| {
+                        conv.backward_data(packed, source, Combine::default(), result, scratch, false);
+                    },
+                );
             }
             Way::Matrix => {
                 let weight = MatRef::row_major(weight, self.shape.out_channels, self.shape.in_channels);
@@ -353,13 +367,15 @@ impl NchwConv {
                 for task in tasks {
                     let (group, band) = (task / product.bands() * images, task % product.bands());
                     let (count, len) = ((*images).min(count - group), product.band_len(band));
-                    // SAFETY: a part has scratch of its own, and no band of an image is longer than the first.
-                    let transposed = unsafe {
-                        let scratch = bands.get().add(part * way.band_len());
-                        std::slice::from_raw_parts_mut(scratch, count * len)
+                    // SAFETY: a part has scratch of its own.
+                    let scratch = unsafe {
+                        std::slice::from_raw_parts_mut(bands.get().add(part * way.part_len()), way.part_len())
                     };
+                    // No band of an image is longer than the first.
+                    let (transposed, scratch) = scratch.split_at_mut(way.band_len());
+                    let transposed = &mut transposed[..count * len];
                     let from = &from[group * image..][..count * image];
-                    product.run_alone(band, packed, from, bias, transposed, false);
+                    product.run_alone(band, packed, from, bias, transposed, scratch, false);
                     let [channels, pixels] = way.result;
                     let (rows, all) = (product.band_rows(band), product.band_rows(product.bands() - 1).end);
                     let width = pixels / all;
@@ -376,23 +392,24 @@ impl NchwConv {
     /// Calls `f(source, result)` with each tile of images in lanes, and puts what it makes into `to`.
     fn by_tiles(
         &self,
-        from: [&[f32]; 2],
+        from: &[f32],
         [source_elements, result_elements]: [usize; 2],
         to: &mut [f32],
         scratch: &mut [f32],
-        f: impl Fn(&[f32], &mut [f32]) + Sync,
+        f: impl Fn(&[f32], &mut [f32], &mut [f32]) + Sync,
     ) {
         let lanes = lanes(self.level);
-        let len = (source_elements + result_elements) * lanes;
+        let len = (source_elements + result_elements) * lanes + self.tiles().scratch_len();
         let (to, parts) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
         self.in_parts(self.batch.div_ceil(lanes), |part, tiles| {
             // SAFETY: a part has scratch of its own.
             let scratch = unsafe { std::slice::from_raw_parts_mut(parts.get().add(part * len), len) };
-            let (source, result) = scratch.split_at_mut(source_elements * lanes);
+            let (source, scratch) = scratch.split_at_mut(source_elements * lanes);
+            let (result, scratch) = scratch.split_at_mut(result_elements * lanes);
             for tile in tiles {
                 let images = tile * lanes..self.batch.min((tile + 1) * lanes);
-                self.load(from[0], source_elements, images.clone(), source);
-                f(source, result);
+                self.load(from, source_elements, images.clone(), source);
+                f(source, result, scratch);
                 // SAFETY: the rows of a tile's images are this task's own.
                 let rows = unsafe {
                     let first = to.get().add(images.start * result_elements);
@@ -463,7 +480,7 @@ impl NchwConv {
             GradientWay::Planes(plan) => plan.scratch_len(),
             _ => {
                 let conv = self.tiles();
-                conv.input_len() + conv.output_len() + conv.weights_scratch_len()
+                conv.input_len() + conv.output_len() + conv.scratch_len()
             }
         };
         self.weights().next_multiple_of(LINE) + method.next_multiple_of(LINE)

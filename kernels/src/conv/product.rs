@@ -14,13 +14,13 @@ use std::ops::Range;
 
 use crate::blocking::Blocks;
 use crate::combine::Combine;
-use crate::conv::check_len;
+use crate::conv::pass::{Call, Direction, Pixels};
 use crate::conv::shape::{Axis, AxisRun, AxisSize, ConvShape};
 use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
 use crate::pack::{Source, pack_panels, pack_vectors, packed_vectors_len};
-use crate::parallel::{Shared, for_each_task, threads_for};
+use crate::parallel::{Shared, for_each_task};
 use crate::simd::MAX_LANES;
 
 /// Rows narrower than this are left for columns, if those are longer: a tile of few pixels does not hide the latency
@@ -30,32 +30,6 @@ const NARROW_ROW: usize = 4;
 /// Bytes of the packed weights that pass over the pixels together: with as many pixels, a part of a second cache of
 /// 1 MiB.
 const WEIGHT_BYTES: usize = 320 << 10;
-
-/// Which product of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Forward,
-    /// From the gradient of the output to that of the input.
-    Backward,
-}
-
-/// How the source of a product lies.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pixels {
-    /// Elements of a pixel, which is the distance of neighbours in a row.
-    pub(crate) elements: usize,
-    /// Channels of a pixel, one behind the other.
-    pub(crate) channels: usize,
-}
-
-impl Pixels {
-    pub(crate) fn of(layout: Layout, lanes: usize) -> Self {
-        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 } }
-    }
-
-    /// Of plain `[channels][height][width]`.
-    pub(crate) const PLAIN: Pixels = Pixels { elements: 1, channels: 1 };
-}
 
 /// A product of packed weights with a tile, for either direction.
 #[derive(Clone, Debug)]
@@ -71,18 +45,11 @@ pub(crate) struct TapProduct {
     /// Products that an element sums.
     depth: usize,
     pixels: Pixels,
+    /// Elements of an image of the source.
     source_len: usize,
-    /// Elements of one plane of the output.
-    out_plane: usize,
     classes: Vec<Class>,
-    bands: Vec<Band>,
-}
-
-/// Some rows of the output, all of which it is cut into.
-#[derive(Clone, Debug)]
-struct Band {
-    rows: Range<usize>,
-    runs: Vec<Run>,
+    /// The runs of each band of rows of the output.
+    bands: Vec<Vec<Run>>,
 }
 
 /// The taps of the pixels that share a table of addresses.
@@ -111,20 +78,6 @@ struct Run {
     /// Offset of the first operand in the source.
     source: usize,
     count: usize,
-}
-
-/// The operands of one product.
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    packed: &'a [f32],
-    from: &'a [f32],
-    combine: Combine<'a>,
-    out: Shared,
-    /// Images, each behind the other in the source and in the output.
-    images: usize,
-    /// The element of the planned output's planes that those of `out` begin with, and their elements.
-    first: usize,
-    plane: usize,
 }
 
 impl TapProduct {
@@ -160,7 +113,6 @@ impl TapProduct {
         let flipped = layout == Layout::Channels && direction == Direction::Backward;
         let weights = Source { row_stride, channel_stride, taps, flipped };
         let source_plane = source_size[0] * source_size[1] * pixels.elements;
-        let out_plane = out_size[0] * out_size[1] * lanes;
         let [vertical, horizontal] = &axes;
         // What a step down and a step along adds to an offset in the source, and in the output.
         let source_steps =
@@ -173,10 +125,7 @@ impl TapProduct {
         let mut classes: Vec<Class> = Vec::new();
         // The classes by what their tables hash to.
         let (mut known, hasher) = (HashMap::<u64, Vec<usize>>::new(), RandomState::new());
-        let mut bands: Vec<Band> = (0..out_size[0])
-            .step_by(rows_per_band)
-            .map(|first| Band { rows: first..(first + rows_per_band).min(out_size[0]), runs: Vec::new() })
-            .collect();
+        let mut bands = vec![Vec::new(); out_size[0].div_ceil(rows_per_band)];
         for down in &vertical.runs {
             for along in &horizontal.runs {
                 let first = |run: &AxisRun| run.taps.iter().map(|&(_, i)| i).min().unwrap_or(0);
@@ -246,21 +195,21 @@ impl TapProduct {
                     source: (top * source_size[1] + left) * pixels.elements + y * source_steps[0] + x * source_steps[1],
                     count,
                 };
-                for band in &mut bands {
+                for (runs, first) in bands.iter_mut().zip((0..).step_by(rows_per_band)) {
                     // The rows of the run of rows that lie in the band.
                     let before =
                         |row: usize| row.saturating_sub(down.first).div_ceil(vertical.out_step).min(down.count);
-                    let rows = before(band.rows.start)..before(band.rows.end);
+                    let rows = before(first)..before(first + rows_per_band);
                     match upright {
                         true if rows.is_empty() => {}
-                        true => band.runs.extend((0..counts[1]).map(|x| run(rows.start, x, rows.len()))),
-                        false => band.runs.extend(rows.map(|y| run(y, 0, counts[1]))),
+                        true => runs.extend((0..counts[1]).map(|x| run(rows.start, x, rows.len()))),
+                        false => runs.extend(rows.map(|y| run(y, 0, counts[1]))),
                     }
                 }
             }
         }
         classes.shrink_to_fit();
-        bands.iter_mut().for_each(|band| band.runs.shrink_to_fit());
+        bands.iter_mut().for_each(Vec::shrink_to_fit);
         TapProduct {
             leaves,
             level,
@@ -271,7 +220,6 @@ impl TapProduct {
             depth: channels[0] * taps,
             pixels,
             source_len: groups * source_plane,
-            out_plane,
             classes,
             bands,
         }
@@ -285,21 +233,8 @@ impl TapProduct {
         let classes = product([down.runs, along.runs, size_of::<Class>()]);
         // Bands of a row each, in which columns narrower than a row is wide are runs of their own.
         let runs = product([rows, along.runs, NARROW_ROW * size_of::<Run>()]);
-        let bands = rows.saturating_mul(size_of::<Band>());
+        let bands = rows.saturating_mul(size_of::<Vec<Run>>());
         [classes, runs, bands].into_iter().fold(tables, usize::saturating_add)
-    }
-
-    fn out_planes(&self) -> usize {
-        self.layout.planes(self.level, self.channels[1])
-    }
-
-    pub(crate) fn out_len(&self) -> usize {
-        self.out_planes() * self.out_plane
-    }
-
-    /// Elements of one plane of the output.
-    pub(crate) fn out_plane(&self) -> usize {
-        self.out_plane
     }
 
     /// Elements of the packed weights of a panel.
@@ -316,8 +251,6 @@ impl TapProduct {
 
     /// Packs the weights `[out_channels, in_channels, height, width]` of the convolution.
     pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        check_len("weight", weight.len(), self.channels[1] * self.depth);
-        check_len("packed weight", packed.len(), self.packed_len());
         match self.layout {
             Layout::Channels => {
                 let group = self.pixels.channels;
@@ -327,81 +260,11 @@ impl TapProduct {
         }
     }
 
-    /// How many bands the rows of the output are cut into.
-    pub(crate) fn bands(&self) -> usize {
-        self.bands.len()
-    }
-
-    /// The rows of a band.
-    pub(crate) fn band_rows(&self, band: usize) -> Range<usize> {
-        self.bands[band].rows.clone()
-    }
-
-    /// The rows of some bands, in their place in the output.
-    pub(crate) fn run(
-        &self,
-        bands: Range<usize>,
-        packed: &[f32],
-        from: &[f32],
-        combine: Combine<'_>,
-        out: &mut [f32],
-        parallel: bool,
-    ) {
-        check_len("output", out.len(), self.out_len());
-        if combine.gamma != 0.0 {
-            check_len("third operand", combine.other.len(), self.out_len());
-        }
-        if let Some(bias) = combine.bias {
-            check_len("bias", bias.len(), self.channels[1]);
-        }
-        if let Some(step) = combine.step {
-            check_len("step", step.len(), self.layout.images(self.level));
-        }
-        let out = Shared(out.as_mut_ptr());
-        for band in &self.bands[bands] {
-            let call = Call { packed, from, combine, out, images: 1, first: 0, plane: self.out_plane };
-            self.run_band(band, call, parallel);
-        }
-    }
-
-    /// The rows of a band of some images, each behind the other, without gaps where other rows would be.
-    pub(crate) fn run_alone(
-        &self,
-        band: usize,
-        packed: &[f32],
-        from: &[f32],
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-        parallel: bool,
-    ) {
-        let band = &self.bands[band];
-        let plane = self.band_plane(band);
-        let images = (out.len() / (self.out_planes() * plane)).max(1);
-        check_len("output", out.len(), images * self.out_planes() * plane);
-        let first = self.out_plane / self.bands.last().map_or(1, |band| band.rows.end) * band.rows.start;
-        let combine = Combine { bias, ..Combine::default() };
-        let out = Shared(out.as_mut_ptr());
-        self.run_band(band, Call { packed, from, combine, out, images, first, plane }, parallel);
-    }
-
-    /// Elements of a plane of a band.
-    fn band_plane(&self, band: &Band) -> usize {
-        self.out_plane / self.bands.last().map_or(1, |band| band.rows.end) * band.rows.len()
-    }
-
-    /// Elements of the rows of a band.
-    pub(crate) fn band_len(&self, band: usize) -> usize {
-        self.out_planes() * self.band_plane(&self.bands[band])
-    }
-
-    fn run_band(&self, band: &Band, call: Call<'_>, parallel: bool) {
-        check_len("packed weight", call.packed.len(), self.packed_len());
-        check_len("source", call.from.len(), call.images * self.source_len);
-        let work = 2 * (call.images * self.out_planes() * call.plane * self.depth) as u64;
-        let threads = if parallel { threads_for(work) } else { 1 };
+    /// A band of the result.
+    pub(crate) fn run(&self, band: usize, call: Call<'_>, threads: usize) {
         match self.layout {
-            Layout::Images => self.run_images(&band.runs, call, threads),
-            Layout::Channels => self.run_channels(&band.runs, call, threads),
+            Layout::Images => self.run_images(&self.bands[band], call, threads),
+            Layout::Channels => self.run_channels(&self.bands[band], call, threads),
         }
     }
 
@@ -456,7 +319,7 @@ impl TapProduct {
     /// Pixels are broadcast: tiles of pixels by vectors of output channels. The weights of some vectors, over a part of the
     /// depth if it is long, pass over all pixels before the next ones do.
     fn run_channels(&self, runs: &[Run], call: Call<'_>, threads: usize) {
-        let vectors = self.out_planes();
+        let vectors = self.channels[1].div_ceil(self.leaves.lanes);
         let longest = runs.iter().map(|run| run.count).max().unwrap_or(1);
         let vector_bytes = (self.depth * self.leaves.lanes * size_of::<f32>()).max(1);
         let groups = self.channels[0].div_ceil(self.pixels.channels);
@@ -508,7 +371,7 @@ impl TapProduct {
         let step = call.combine.step.map(|step| [step[0]; MAX_LANES]);
         let step = step.as_ref().map_or(std::ptr::null(), |step| step.as_ptr());
         let mut padded = [0.0; MAX_LANES * WIDEST];
-        let width = self.tile_width(run.count, chunk.len());
+        let width = self.leaves.width(run.count, chunk.len());
         for columns in Blocks::new(chunk.len(), width).iter() {
             let (vector, width) = (chunk.start + columns.start, columns.len());
             let mut vector_bias = std::ptr::null();
@@ -536,21 +399,6 @@ impl TapProduct {
                 unsafe { self.leaves.product([tiles.size, width], &product) };
             }
         }
-    }
-
-    /// Vectors of the tiles that a run of `count` pixels is cut into, by up to `vectors` vectors: those that take the fewest
-    /// cycles for each, where a tile of few sums waits for their latency, and one of few pixels for its vectors, which
-    /// come from the second cache.
-    fn tile_width(&self, count: usize, vectors: usize) -> usize {
-        const LATENCY: usize = 8;
-        const FEWEST: usize = 4;
-        let cycles = |width: usize| {
-            let tiles = Blocks::new(count, self.leaves.tallest(width)).all_equal();
-            let cycles = tiles.map(|tiles| tiles.count * (tiles.size.max(FEWEST) * width).max(LATENCY)).sum::<usize>();
-            cycles as f64 / width as f64
-        };
-        let widths = (1..=vectors.min(self.leaves.widest(1))).rev();
-        widths.min_by(|&a, &b| cycles(a).total_cmp(&cycles(b))).unwrap_or(1)
     }
 
     /// [`Combine`] without bias and step as the leaves use it, at an element of the output.

@@ -8,6 +8,7 @@ mod product;
 pub(crate) use dot::{Dot, Walk};
 pub(crate) use product::{Epilogue, Operand, Product, Repeat, Segment, Tap};
 
+use crate::blocking::Blocks;
 use crate::level::{Isa, Level};
 use crate::simd::portable::Portable;
 #[cfg(target_arch = "x86_64")]
@@ -54,6 +55,21 @@ impl Leaves {
     /// Rows of the tallest product tile of so many vectors.
     pub(crate) fn tallest(&self, vectors: usize) -> usize {
         self.products.iter().rposition(|row| row.len() >= vectors).map_or(0, |row| row + 1)
+    }
+
+    /// Vectors of the product tiles that `count` rows by `vectors` vectors are cut into: those that take the fewest
+    /// cycles for each, where a tile of few sums waits for their latency, and one of few pixels for its vectors, which
+    /// come from the second cache.
+    pub(crate) fn width(&self, count: usize, vectors: usize) -> usize {
+        const LATENCY: usize = 8;
+        const FEWEST: usize = 4;
+        let cycles = |width: usize| {
+            let tiles = Blocks::new(count, self.tallest(width)).all_equal();
+            let cycles = tiles.map(|tiles| tiles.count * (tiles.size.max(FEWEST) * width).max(LATENCY)).sum::<usize>();
+            cycles as f64 / width as f64
+        };
+        let widths = (1..=vectors.min(self.widest(1))).rev();
+        widths.min_by(|&a, &b| cycles(a).total_cmp(&cycles(b))).unwrap_or(1)
     }
 
     /// Rows and columns of the largest tile of dot products.

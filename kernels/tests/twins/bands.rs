@@ -1,6 +1,6 @@
 //! Convolutions band by band: to the bit the rows of the whole product, which has a twin.
 
-use predictive_coding_kernels::{Combine, Conv, ConvShape, lanes};
+use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, lanes};
 use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
@@ -18,7 +18,10 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape, rows_per_band: us
     let Tiling { level, layout } = tiling;
     let [weight, input] = operands(rng, tiling, &shape);
     let [height, width] = reference::output_size(&shape);
-    let (whole, cut) = (Conv::new(level, layout, shape), Conv::with_bands(level, layout, shape, rows_per_band));
+    let (whole, cut) = (
+        Conv::new(level, layout, shape, Algorithm::Direct),
+        Conv::with_options(level, layout, shape, in_bands(rows_per_band)),
+    );
     let case = (tiling, shape, rows_per_band);
     let bands: Vec<_> = (0..cut.output_bands()).map(|band| cut.output_band(band)).collect();
     let expected = (0..height).step_by(rows_per_band).map(|first| first..height.min(first + rows_per_band));
@@ -40,8 +43,8 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape, rows_per_band: us
     for (combine, plain) in [(Combine::default(), true), (any, false)] {
         let old = if combine.beta == 0.0 { vec![GAP; len] } else { values(rng, len) };
         let [mut want, mut all] = [0; 2].map(|_| old.clone());
-        whole.forward(&packed_whole, &input, combine, &mut want, false);
-        cut.forward(&packed, &input, combine, &mut all, false);
+        whole.forward(&packed_whole, &input, combine, &mut want, &mut [], false);
+        cut.forward(&packed, &input, combine, &mut all, &mut [], false);
         assert!(same_bits(&all, &want), "all bands of {case:?}");
         for (band, rows) in bands.iter().enumerate() {
             let inside = |i: usize| rows.contains(&(i / row % height));
@@ -51,12 +54,12 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape, rows_per_band: us
             let mut out = old.clone();
             // Of the third operand no other rows are read either.
             let combine = Combine { other: &only(combine.other, &vec![GAP; len]), ..combine };
-            cut.forward_band(band, &packed, &input, combine, &mut out, false);
+            cut.forward_band(band, &packed, &input, combine, &mut out, &mut [], false);
             assert!(same_bits(&out, &only(&want, &old)), "band {band} of {case:?}");
             if plain {
                 let want: Vec<_> = (0..len).filter(|&i| inside(i)).map(|i| want[i]).collect();
                 let mut alone = vec![GAP; cut.output_band_len(band)];
-                cut.forward_alone(band, &packed, &input, &mut alone, false);
+                cut.forward_alone(band, &packed, &input, &mut alone, &mut [], false);
                 assert!(same_bits(&alone, &want), "band {band} alone of {case:?}");
             }
         }
@@ -122,7 +125,7 @@ fn threads_do_not_change_a_bit_of_a_band() {
     };
     for tiling in tilings() {
         let [weight, input] = operands(&mut rng, tiling, &shape);
-        let conv = Conv::with_bands(tiling.level, tiling.layout, shape, 5);
+        let conv = Conv::with_options(tiling.level, tiling.layout, shape, in_bands(5));
         let packed = packed_forward(&conv, &weight);
         let len = conv.output_len();
         let (other, bias) = (values(&mut rng, len), values(&mut rng, shape.out_channels));
@@ -133,8 +136,8 @@ fn threads_do_not_change_a_bit_of_a_band() {
                 let mut results = vec![];
                 for band in 0..conv.output_bands() {
                     let (mut out, mut alone) = (old.clone(), vec![GAP; conv.output_band_len(band)]);
-                    conv.forward_band(band, &packed, &input, combine, &mut out, parallel);
-                    conv.forward_alone(band, &packed, &input, &mut alone, parallel);
+                    conv.forward_band(band, &packed, &input, combine, &mut out, &mut [], parallel);
+                    conv.forward_alone(band, &packed, &input, &mut alone, &mut [], parallel);
                     results.extend([out, alone]);
                 }
                 results
@@ -154,19 +157,19 @@ fn a_band_that_is_not_there_or_has_other_lengths_is_refused() {
     let shape = ConvShape { input: [8, 5], kernel: [3, 3], padding: [1, 1], ..ConvShape::linear(2, 3) };
     let refused = |f: &(dyn Fn() + std::panic::RefUnwindSafe)| std::panic::catch_unwind(f).is_err();
     for Tiling { level, layout } in tilings() {
-        let conv = Conv::with_bands(level, layout, shape, 3);
+        let conv = Conv::with_options(level, layout, shape, in_bands(3));
         let packed = vec![0.0; conv.packed_forward_len()];
         let run = |band: usize, input: usize, output: usize| {
             let (input, mut output) = (vec![0.0; conv.input_len() + input], vec![0.0; conv.output_len() + output]);
-            conv.forward_band(band, &packed, &input, Combine::default(), &mut output, false);
+            conv.forward_band(band, &packed, &input, Combine::default(), &mut output, &mut [], false);
         };
         assert!(!refused(&|| run(2, 0, 0)) && refused(&|| run(3, 0, 0)));
         assert!(refused(&|| run(0, 1, 0)) && refused(&|| run(0, 0, 1)));
         let alone = |band: usize, like: usize| {
             let mut output = vec![0.0; conv.output_band_len(like)];
-            conv.forward_alone(band, &packed, &vec![0.0; conv.input_len()], &mut output, false);
+            conv.forward_alone(band, &packed, &vec![0.0; conv.input_len()], &mut output, &mut [], false);
         };
         assert!(!refused(&|| alone(2, 2)) && refused(&|| alone(2, 1)) && refused(&|| alone(0, 2)));
-        assert!(refused(&|| drop(Conv::with_bands(level, layout, shape, 0))));
+        assert!(refused(&|| drop(Conv::with_options(level, layout, shape, in_bands(0)))));
     }
 }

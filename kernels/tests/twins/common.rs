@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use predictive_coding_kernels::{Conv, ConvShape, LEVEL_VARIABLE, Layout, Level, lanes};
+use predictive_coding_kernels::{Algorithm, Conv, ConvOptions, ConvShape, LEVEL_VARIABLE, Layout, Level, lanes};
 use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -221,6 +221,11 @@ pub fn packed_forward(conv: &Conv, weight: &[f32]) -> Vec<f32> {
     let mut packed = vec![f32::NAN; conv.packed_forward_len()];
     conv.pack_forward(weight, &mut packed, false);
     packed
+}
+
+/// Plans that make the output of a direct convolution in bands of so many rows.
+pub fn in_bands(rows_per_band: usize) -> ConvOptions {
+    ConvOptions { algorithm: Algorithm::Direct, rows_per_band, ..ConvOptions::default() }
 }
 
 /// A convolution without padding, of stride 1.

@@ -1,6 +1,6 @@
 //! Convolutions of tiles against their twins.
 
-use predictive_coding_kernels::{Combine, Conv, ConvShape, Layout, Level, lanes};
+use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Level, lanes};
 use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
@@ -11,6 +11,7 @@ use crate::naive;
 struct Case {
     tiling: Tiling,
     shape: ConvShape,
+    algorithm: Algorithm,
     conv: Conv,
     weight: Vec<f32>,
     input: Vec<f32>,
@@ -19,8 +20,12 @@ struct Case {
 
 impl Case {
     fn random(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
+        Case::by(Algorithm::Direct, rng, tiling, shape)
+    }
+
+    fn by(algorithm: Algorithm, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
         let [input, output] = sizes(&shape, tiling.images());
-        let conv = Conv::new(tiling.level, tiling.layout, shape);
+        let conv = Conv::new(tiling.level, tiling.layout, shape, algorithm);
         let lens = [
             tiling.len(shape.in_channels, shape.input),
             tiling.len(shape.out_channels, reference::output_size(&shape)),
@@ -29,11 +34,25 @@ impl Case {
         Case {
             tiling,
             shape,
+            algorithm,
             conv,
             weight: values(rng, shape.in_channels * shape.out_channels * shape.taps()),
             input: values(rng, input),
             output_gradient: values(rng, output),
         }
+    }
+
+    /// The error allowed to a sum whose products' absolute values add up to `sizes[i]`. Winograd's sums are made of
+    /// those of all pixels of a tile, and round twice as much.
+    fn tolerance(&self, depth: usize, sizes: &[f64], i: usize) -> f64 {
+        match self.algorithm {
+            Algorithm::Winograd => of_sum(2 * depth + 9, 2.0 * sizes.iter().copied().fold(0.0, f64::max)),
+            _ => of_sum(depth, sizes[i]),
+        }
+    }
+
+    fn scratch(&self) -> Vec<f32> {
+        vec![f32::NAN; self.conv.scratch_len()]
     }
 
     fn input_tile(&self) -> Vec<f32> {
@@ -60,7 +79,7 @@ impl Case {
         let depth = shape.in_channels * shape.taps();
         let (packed, input) = (packed_forward(&self.conv, &self.weight), self.input_tile());
         self.check_combinations(rng, shape.out_channels, depth, sums, size, |combine, out| {
-            self.conv.forward(&packed, &input, combine, out, false);
+            self.conv.forward(&packed, &input, combine, out, &mut self.scratch(), false);
         });
     }
 
@@ -72,7 +91,7 @@ impl Case {
         let depth = shape.out_channels * shape.taps();
         let (packed, errors) = (self.packed_backward(), self.gradient_tile());
         self.check_combinations(rng, shape.in_channels, depth, sums, size, |combine, out| {
-            self.conv.backward_data(&packed, &errors, combine, out, false);
+            self.conv.backward_data(&packed, &errors, combine, out, &mut self.scratch(), false);
         });
     }
 
@@ -123,7 +142,8 @@ impl Case {
             let mut out = self.tiling.to_tile(channels, &old);
             run(Combine { other: &self.tiling.to_tile(channels, &other), ..combine }, &mut out);
             let case = (self.tiling, self.shape, [combine.alpha, combine.beta, combine.gamma], combine.bias.is_some());
-            assert_within(&self.tiling.of_tile(channels, &out), &want, |i| of_sum(depth, size[i]), &case);
+            let tolerance = |i: usize| self.tolerance(depth, &size, i);
+            assert_within(&self.tiling.of_tile(channels, &out), &want, tolerance, &case);
         }
     }
 
@@ -135,7 +155,7 @@ impl Case {
         // Wherever an element of the packed gradient belongs, it holds so much.
         let old = rng.random_range(-1.0..1.0);
         let mut packed = vec![old; self.conv.gradient_len()];
-        let mut scratch = vec![f32::NAN; self.conv.weights_scratch_len()];
+        let mut scratch = self.scratch();
         let (errors, input) = (self.gradient_tile(), self.input_tile());
         self.conv.backward_weights(&errors, &input, &mut packed, &mut scratch, false);
         // Powers of 2, which round nothing.
@@ -168,6 +188,29 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) {
     case.forward(rng);
     case.backward_data(rng);
     case.backward_weights(rng);
+}
+
+/// Sizes around the tiles of Winograd's algorithm, with all that is combined with its result.
+#[test]
+fn winograd_on_every_small_image() {
+    let mut rng = generator(30);
+    for tiling in tilings() {
+        for i in (0..13 * 13 * 3).step_by(5) {
+            let (size, padding) = ([i % 13 + 1, i / 13 % 13 + 1], i / 169);
+            if size[0].min(size[1]) + 2 * padding < 3 {
+                continue;
+            }
+            let padding = [padding, rng.random_range(padding..=2)];
+            let most = if tiling.layout == Layout::Images { 12 } else { 40 };
+            let channels = [rng.random_range(1..=most), rng.random_range(1..=most)];
+            let case =
+                Case::by(Algorithm::Winograd, &mut rng, tiling, ConvShape { padding, ..plain(channels, size, [3, 3]) });
+            assert_eq!(case.conv.algorithms(), [Algorithm::Winograd; 2]);
+            case.forward(&mut rng);
+            case.backward_data(&mut rng);
+            case.backward_weights(&mut rng);
+        }
+    }
 }
 
 #[test]
@@ -297,7 +340,7 @@ fn windows_as_large_as_the_image() {
         for size in [[1, 2], [3, 3], [4, 5], [7, 1]] {
             for channels in [[1, 1], [5, 40], [16, 17], [33, 15], [2, 100]] {
                 let shape = plain(channels, size, size);
-                assert!(Conv::new(tiling.level, tiling.layout, shape).is_matrix());
+                assert!(Conv::new(tiling.level, tiling.layout, shape, Algorithm::Direct).is_matrix());
                 check(&mut rng, tiling, shape);
             }
         }
@@ -327,9 +370,10 @@ fn lanes_beyond_the_last_channel_become_zero() {
             let bias = values(&mut rng, shape.out_channels);
             let combine = Combine { bias: Some(&bias), ..Combine::default() };
             let packed = packed_forward(&case.conv, &case.weight);
-            case.conv.forward(&packed, &case.input_tile(), combine, &mut output, false);
+            case.conv.forward(&packed, &case.input_tile(), combine, &mut output, &mut case.scratch(), false);
             let combine = Combine::default();
-            case.conv.backward_data(&case.packed_backward(), &case.gradient_tile(), combine, &mut gradient, false);
+            let (packed, errors) = (case.packed_backward(), case.gradient_tile());
+            case.conv.backward_data(&packed, &errors, combine, &mut gradient, &mut case.scratch(), false);
             for (channels, mut tile) in [(shape.out_channels, output), (shape.in_channels, gradient)] {
                 let pixels = tile.len() / tiling.len(channels, [1, 1]);
                 tiling.places(channels, pixels).for_each(|place| tile[place] = 0.0);
@@ -410,6 +454,7 @@ fn threads_do_not_change_a_bit() {
             let all = |threads: usize, parallel: bool| {
                 on_threads(threads, || {
                     let conv = &case.conv;
+                    let mut scratch = case.scratch();
                     let mut forward = vec![f32::NAN; conv.packed_forward_len()];
                     conv.pack_forward(&case.weight, &mut forward, parallel);
                     let mut backward = vec![f32::NAN; conv.packed_backward_len()];
@@ -418,12 +463,11 @@ fn threads_do_not_change_a_bit() {
                     let mut output = vec![f32::NAN; conv.output_len()];
                     let [packed, packed_back] =
                         [&forward, &backward].map(|packed| if conv.reads_weights() { &case.weight } else { packed });
-                    conv.forward(packed, &input, combine, &mut output, parallel);
+                    conv.forward(packed, &input, combine, &mut output, &mut scratch, parallel);
                     let mut gradient = input.clone();
                     let combine = Combine { beta: 0.9, ..Combine::default() };
-                    conv.backward_data(packed_back, &errors, combine, &mut gradient, parallel);
+                    conv.backward_data(packed_back, &errors, combine, &mut gradient, &mut scratch, parallel);
                     let mut weights = vec![0.5; conv.gradient_len()];
-                    let mut scratch = vec![f32::NAN; threads * conv.weights_scratch_len()];
                     conv.backward_weights(&errors, &input, &mut weights, &mut scratch, parallel);
                     let mut unpacked = vec![f32::NAN; case.weight.len()];
                     conv.unpack_gradient(&weights, 0.3, &mut unpacked);
@@ -446,17 +490,17 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn lengths_that_were_not_planned_are_refused() {
     for tiling in tilings() {
-        let conv = Conv::new(tiling.level, tiling.layout, plain([2, 3], [4, 4], [3, 3]));
+        let conv = Conv::new(tiling.level, tiling.layout, plain([2, 3], [4, 4], [3, 3]), Algorithm::Direct);
         let run = |lens: [usize; 8]| {
             std::panic::catch_unwind(|| {
                 let [weight, mut packed, mut back, mut input, mut output, mut gradient, mut to, step] =
                     lens.map(|len| vec![0.0; len]);
-                let mut scratch = vec![0.0; conv.weights_scratch_len()];
+                let mut scratch = vec![0.0; conv.scratch_len()];
                 conv.pack_forward(&weight, &mut packed, false);
                 conv.pack_backward(&weight, &mut back, false);
                 let combine = Combine { step: Some(&step), ..Combine::default() };
-                conv.forward(&packed, &input, combine, &mut output, false);
-                conv.backward_data(&back, &output, combine, &mut input, false);
+                conv.forward(&packed, &input, combine, &mut output, &mut scratch, false);
+                conv.backward_data(&back, &output, combine, &mut input, &mut scratch, false);
                 conv.backward_weights(&output, &input, &mut gradient, &mut scratch, false);
                 conv.unpack_gradient(&gradient, 1.0, &mut to);
             })
@@ -484,5 +528,5 @@ fn lengths_that_were_not_planned_are_refused() {
 #[test]
 #[should_panic(expected = "a window of 5 does not fit a padded input of 4")]
 fn a_window_beyond_its_image_is_refused() {
-    Conv::new(Level::PORTABLE, Layout::Images, plain([1, 1], [9, 4], [3, 5]));
+    Conv::new(Level::PORTABLE, Layout::Images, plain([1, 1], [9, 4], [3, 5]), Algorithm::Direct);
 }

@@ -1,6 +1,6 @@
 //! Convolutions of plain NCHW tensors against their twins.
 
-use predictive_coding_kernels::{ConvShape, Level, NchwConv};
+use predictive_coding_kernels::{Algorithm, ConvShape, Level, NchwConv};
 use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
@@ -112,7 +112,7 @@ fn few_channels_of_large_images() {
 
 /// The convolution and its transpose, with NaN in all that is to be overwritten.
 fn check_tensors(rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShape) {
-    let conv = NchwConv::new(level, shape, batch);
+    let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
     let [inputs, outputs] = sizes(&shape, batch);
     let weight = values(rng, shape.out_channels * shape.in_channels * shape.taps());
     let bias = values(rng, shape.out_channels);
@@ -141,7 +141,7 @@ fn check_tensors(rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShap
 
 /// Checks the gradient of the weights, with NaN in the scratch and in what is overwritten.
 fn check_weights(level: Level, shape: ConvShape, batch: usize, errors: &[f32], input: &[f32]) {
-    let conv = NchwConv::new(level, shape, batch);
+    let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
     let mut scratch = vec![f32::NAN; conv.scratch_len()];
     let mut gradient = vec![f32::NAN; shape.out_channels * shape.in_channels * shape.taps()];
     conv.backward_weights(errors, input, &mut gradient, &mut scratch);
@@ -235,7 +235,7 @@ fn threads_do_not_change_a_bit_of_a_tensor() {
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
             let tensors = |threads| {
                 on_threads(threads, || {
-                    let conv = NchwConv::new(level, shape, batch);
+                    let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
                     let mut scratch = vec![f32::NAN; conv.scratch_len()];
                     let (mut output, mut gradient) = (vec![f32::NAN; outputs], vec![f32::NAN; inputs]);
                     conv.forward(&weight, None, &input, &mut output, &mut scratch);
@@ -259,7 +259,7 @@ fn threads_do_not_change_a_bit() {
         }
         for (shape, batch) in shapes {
             let shape = ConvShape { dilation: [1, 1], ..shape };
-            let conv = NchwConv::new(level, shape, batch);
+            let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
             let [inputs, outputs] = sizes(&shape, batch);
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
             let gradient = |threads| {
@@ -278,7 +278,7 @@ fn threads_do_not_change_a_bit() {
 /// How the convolution of `size` x `size` pixels and its transpose are computed, as the plan shows it.
 fn planned(level: Level, batch: usize, channels: [usize; 2], size: usize, kernel: usize) -> [&'static str; 2] {
     let shape = ConvShape { padding: [kernel / 2; 2], ..plain(channels, [size; 2], [kernel; 2]) };
-    let plan = format!("{:?}", NchwConv::new(level, shape, batch));
+    let plan = format!("{:?}", NchwConv::new(level, shape, batch, Algorithm::Direct));
     ["forward", "backward"].map(|pass| {
         let is = |way: &&str| plan.contains(&format!("{pass}: {way}"));
         ["Channels", "Images", "Matrix"].into_iter().find(is).expect("one of them")

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use predictive_coding_kernels::{
-    Activation, Conv, ConvShape, Layout, Level, Lhs, Local, MatMut, MatRef, NchwConv, PackedLhs, gemm, lanes,
+    Activation, Algorithm, Conv, ConvShape, Layout, Level, Lhs, Local, MatMut, MatRef, NchwConv, PackedLhs, gemm, lanes,
 };
 
 use crate::common::levels;
@@ -39,9 +39,9 @@ fn convolutions() {
             ]);
         }
         for shape in shapes {
-            refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1));
+            refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1, Algorithm::Direct));
             for layout in LAYOUTS {
-                refused(&format!("{shape:?}"), || Conv::new(level, layout, shape));
+                refused(&format!("{shape:?}"), || Conv::new(level, layout, shape, Algorithm::Direct));
                 // The number of output channels is not a pool's.
                 if shape.out_channels == 1 {
                     refused(&format!("{shape:?}"), || Local::max_pool(level, layout, Activation::Identity, &shape));
@@ -63,14 +63,14 @@ fn convolutions() {
     ];
     for shape in none {
         for layout in LAYOUTS {
-            refused(&format!("{shape:?}"), || Conv::new(level, layout, shape));
+            refused(&format!("{shape:?}"), || Conv::new(level, layout, shape, Algorithm::Direct));
         }
-        refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1));
+        refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1, Algorithm::Direct));
         assert!(shape.refusal(lanes(level)).is_some(), "{shape:?}");
     }
     for batch in [usize::MAX, usize::MAX / 2, 1 << 58, 1 << 57] {
         let shape = ConvShape { in_channels: 1 << 6, ..small };
-        refused(&format!("{batch} images"), || NchwConv::new(level, shape, batch));
+        refused(&format!("{batch} images"), || NchwConv::new(level, shape, batch, Algorithm::Direct));
     }
     for zero in [[0, 1], [1, 0]] {
         for shape in [
@@ -79,7 +79,7 @@ fn convolutions() {
             ConvShape { dilation: zero, ..small },
         ] {
             for layout in LAYOUTS {
-                refused(&format!("{shape:?}"), || Conv::new(level, layout, shape));
+                refused(&format!("{shape:?}"), || Conv::new(level, layout, shape, Algorithm::Direct));
                 refused(&format!("{shape:?}"), || Local::avg_pool(level, layout, &shape));
             }
         }
@@ -178,7 +178,7 @@ fn scratch_that_is_too_short() {
                 padding: [kernel / 2; 2],
                 dilation: [1, 1],
             };
-            let conv = NchwConv::new(level, shape, batch);
+            let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
             let images = vec![0.0; batch * channels * 49];
             let (mut result, weight) = (images.clone(), vec![0.0; channels * channels * kernel * kernel]);
             let mut gradient = weight.clone();

@@ -1,0 +1,282 @@
+//! One direction of a convolution: from the input to the output, or from the gradient of the output to that of the
+//! input. It has one of two algorithms, which share all that is here.
+
+use std::ops::Range;
+
+use crate::combine::Combine;
+use crate::conv::check_len;
+use crate::conv::product::TapProduct;
+use crate::conv::shape::ConvShape;
+use crate::conv::winograd::Winograd;
+use crate::layout::Layout;
+use crate::level::Level;
+use crate::parallel::{Shared, threads_for};
+
+/// How a pass of a convolution is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// The one that takes less time, by a count of operations.
+    #[default]
+    Auto,
+    /// As it is defined: one product for each tap that meets the input.
+    Direct,
+    /// By polynomials, where the kernel is 3 x 3 with stride and dilation 1; else as it is defined. It has 4 times fewer
+    /// multiplications and twice the rounding error, and a value that is not finite spreads over blocks of 4 x 4 pixels
+    /// of the result, and to all pixels of a plane where it is a weight.
+    Winograd,
+}
+
+impl Algorithm {
+    /// `auto`, `direct` or `winograd`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Auto => "auto",
+            Algorithm::Direct => "direct",
+            Algorithm::Winograd => "winograd",
+        }
+    }
+}
+
+/// How a convolution is planned.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvOptions {
+    /// The algorithm of all passes.
+    pub algorithm: Algorithm,
+    /// The rows of a band of the output, in which it can be computed.
+    pub rows_per_band: usize,
+    /// Images that go through the convolution with weights that are packed once, which [`Algorithm::Auto`] reckons with.
+    pub images: usize,
+}
+
+impl Default for ConvOptions {
+    /// By the algorithm that takes less time, in one piece, for many images.
+    fn default() -> Self {
+        ConvOptions { algorithm: Algorithm::Auto, rows_per_band: usize::MAX, images: 1024 }
+    }
+}
+
+/// Which product of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    /// From the gradient of the output to that of the input.
+    Backward,
+}
+
+/// How the source of a product lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pixels {
+    /// Elements of a pixel, which is the distance of neighbours in a row.
+    pub(crate) elements: usize,
+    /// Channels of a pixel, one behind the other.
+    pub(crate) channels: usize,
+}
+
+impl Pixels {
+    pub(crate) fn of(layout: Layout, lanes: usize) -> Self {
+        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 } }
+    }
+
+    /// Of plain `[channels][height][width]`.
+    pub(crate) const PLAIN: Pixels = Pixels { elements: 1, channels: 1 };
+}
+
+/// The operands of a product that makes a band of the result.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) packed: &'a [f32],
+    pub(crate) from: &'a [f32],
+    pub(crate) combine: Combine<'a>,
+    pub(crate) out: Shared,
+    /// Images, each behind the other in the source and in the result.
+    pub(crate) images: usize,
+    /// The element of the planned result's planes that those of `out` begin with, and their elements.
+    pub(crate) first: usize,
+    pub(crate) plane: usize,
+}
+
+/// A pass, planned.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    level: Level,
+    layout: Layout,
+    /// Channels of the result, and elements of a row of one of its planes.
+    channels: usize,
+    row: usize,
+    rows: usize,
+    rows_per_band: usize,
+    /// Elements of an image of the source, and weights of all channels.
+    source_len: usize,
+    weights: usize,
+    /// Products that an element of the result sums.
+    depth: usize,
+    method: Method,
+}
+
+#[derive(Clone, Debug)]
+enum Method {
+    Direct(TapProduct),
+    Winograd(Winograd),
+}
+
+impl Pass {
+    pub(crate) fn new(
+        level: Level,
+        layout: Layout,
+        pixels: Pixels,
+        shape: &ConvShape,
+        direction: Direction,
+        options: ConvOptions,
+    ) -> Self {
+        let mut sides = [(shape.in_channels, shape.input), (shape.out_channels, shape.output())];
+        if direction == Direction::Backward {
+            sides.reverse();
+        }
+        let [(source_channels, source), (channels, size)] = sides;
+        let rows_per_band = options.rows_per_band.min(size[0]);
+        assert!(rows_per_band > 0, "bands of 0 rows, expected at least 1");
+        let winograd = Winograd::new(level, layout, shape, direction)
+            .filter(|winograd| pixels.channels * pixels.elements > 1 && winograd.is_chosen(options, shape));
+        let method = match winograd {
+            Some(winograd) => Method::Winograd(winograd),
+            None => Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band)),
+        };
+        Pass {
+            level,
+            layout,
+            channels,
+            row: size[1] * crate::simd::lanes(level),
+            rows: size[0],
+            rows_per_band,
+            source_len: source_channels.div_ceil(pixels.channels) * source[0] * source[1] * pixels.elements,
+            weights: shape.in_channels * shape.out_channels * shape.taps(),
+            depth: source_channels * shape.taps(),
+            method,
+        }
+    }
+
+    /// The algorithm that was chosen.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        match self.method {
+            Method::Direct(_) => Algorithm::Direct,
+            Method::Winograd(_) => Algorithm::Winograd,
+        }
+    }
+
+    fn planes(&self) -> usize {
+        self.layout.planes(self.level, self.channels)
+    }
+
+    /// Elements of one plane of the result.
+    pub(crate) fn plane(&self) -> usize {
+        self.rows * self.row
+    }
+
+    /// Elements of the result.
+    pub(crate) fn len(&self) -> usize {
+        self.planes() * self.plane()
+    }
+
+    pub(crate) fn packed_len(&self) -> usize {
+        match &self.method {
+            Method::Direct(product) => product.packed_len(),
+            Method::Winograd(winograd) => winograd.packed_len(),
+        }
+    }
+
+    /// Packs the weights `[out_channels, in_channels, height, width]` of the convolution.
+    pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
+        check_len("weight", weight.len(), self.weights);
+        check_len("packed weight", packed.len(), self.packed_len());
+        match &self.method {
+            Method::Direct(product) => product.pack(weight, packed, parallel),
+            Method::Winograd(winograd) => winograd.pack(weight, packed, parallel),
+        }
+    }
+
+    /// Elements of scratch, for so many images at a time.
+    pub(crate) fn scratch_len(&self, images: usize) -> usize {
+        match &self.method {
+            Method::Direct(_) => 0,
+            Method::Winograd(winograd) => winograd.scratch_len(images),
+        }
+    }
+
+    /// How many bands the rows of the result are cut into.
+    pub(crate) fn bands(&self) -> usize {
+        self.rows.div_ceil(self.rows_per_band)
+    }
+
+    /// The rows of a band.
+    pub(crate) fn band_rows(&self, band: usize) -> Range<usize> {
+        let start = band * self.rows_per_band;
+        assert!(start < self.rows, "band {band} of {}", self.bands());
+        start..(start + self.rows_per_band).min(self.rows)
+    }
+
+    /// Elements of the rows of a band.
+    pub(crate) fn band_len(&self, band: usize) -> usize {
+        self.planes() * self.band_rows(band).len() * self.row
+    }
+
+    /// The rows of some bands, in their place in the result.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
+    pub(crate) fn run(
+        &self,
+        bands: Range<usize>,
+        packed: &[f32],
+        from: &[f32],
+        combine: Combine<'_>,
+        out: &mut [f32],
+        scratch: &mut [f32],
+        parallel: bool,
+    ) {
+        check_len("output", out.len(), self.len());
+        if combine.gamma != 0.0 {
+            check_len("third operand", combine.other.len(), self.len());
+        }
+        if let Some(bias) = combine.bias {
+            check_len("bias", bias.len(), self.channels);
+        }
+        if let Some(step) = combine.step {
+            check_len("step", step.len(), self.layout.images(self.level));
+        }
+        let out = Shared(out.as_mut_ptr());
+        for band in bands {
+            let call = Call { packed, from, combine, out, images: 1, first: 0, plane: self.plane() };
+            self.run_band(band, call, scratch, parallel);
+        }
+    }
+
+    /// The rows of a band of some images, each behind the other, without gaps where other rows would be.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
+    pub(crate) fn run_alone(
+        &self,
+        band: usize,
+        packed: &[f32],
+        from: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        scratch: &mut [f32],
+        parallel: bool,
+    ) {
+        let rows = self.band_rows(band);
+        let images = (out.len() / self.band_len(band)).max(1);
+        check_len("output", out.len(), images * self.band_len(band));
+        let (first, plane) = (rows.start * self.row, rows.len() * self.row);
+        let combine = Combine { bias, ..Combine::default() };
+        let out = Shared(out.as_mut_ptr());
+        self.run_band(band, Call { packed, from, combine, out, images, first, plane }, scratch, parallel);
+    }
+
+    fn run_band(&self, band: usize, call: Call<'_>, scratch: &mut [f32], parallel: bool) {
+        check_len("packed weight", call.packed.len(), self.packed_len());
+        check_len("source", call.from.len(), call.images * self.source_len);
+        let work = 2 * (call.images * self.planes() * call.plane * self.depth) as u64;
+        let threads = if parallel { threads_for(work) } else { 1 };
+        match &self.method {
+            Method::Direct(product) => product.run(band, call, threads),
+            Method::Winograd(winograd) => winograd.run(self.band_rows(band), call, scratch, threads),
+        }
+    }
+}
