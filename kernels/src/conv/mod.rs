@@ -15,6 +15,7 @@ use crate::conv::gradient::Gradient;
 use crate::conv::matrix::Matrix;
 use crate::conv::pass::{Direction, Pass, Pixels};
 use crate::conv::product::TapProduct;
+use crate::conv::winograd::WinogradGradient;
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::pack::unpack_vectors;
@@ -44,7 +45,14 @@ pub struct Conv {
     layout: Layout,
     forward: Pass,
     backward: Pass,
-    gradient: Gradient,
+    gradient: GradientPass,
+}
+
+/// The gradient of the weights, by one of two algorithms.
+#[derive(Clone, Debug)]
+enum GradientPass {
+    Direct(Gradient),
+    Winograd(WinogradGradient),
 }
 
 impl Conv {
@@ -74,7 +82,10 @@ impl Conv {
             layout,
             forward: Pass::new(level, layout, pixels, &shape, Direction::Forward, options),
             backward: Pass::new(level, layout, pixels, &shape, Direction::Backward, whole),
-            gradient: Gradient::new(level, layout, lanes, shape),
+            gradient: match WinogradGradient::new(level, layout, &shape, options.algorithm) {
+                Some(gradient) => GradientPass::Winograd(gradient),
+                None => GradientPass::Direct(Gradient::new(level, layout, lanes, shape)),
+            },
         }
     }
 
@@ -251,7 +262,10 @@ impl Conv {
 
     /// Elements of the gradient of the weights, as [`backward_weights`](Self::backward_weights) sums it.
     pub fn gradient_len(&self) -> usize {
-        self.gradient.len()
+        match &self.gradient {
+            GradientPass::Direct(gradient) => gradient.len(),
+            GradientPass::Winograd(gradient) => gradient.len(),
+        }
     }
 
     /// Adds the gradient of the weights, summed over pixels and images, to `gradient`, which
@@ -271,7 +285,10 @@ impl Conv {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("input", input.len(), self.input_len());
         check_len("weight gradient", gradient.len(), self.gradient_len());
-        self.gradient.add(output_gradient, input, gradient, scratch, parallel);
+        match &self.gradient {
+            GradientPass::Direct(plan) => plan.add(output_gradient, input, gradient, scratch, parallel),
+            GradientPass::Winograd(plan) => plan.add(output_gradient, input, gradient, scratch, parallel),
+        }
     }
 
     /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.
@@ -283,9 +300,10 @@ impl Conv {
         let taps = self.shape.taps();
         check_len("weight gradient", gradient.len(), self.gradient_len());
         check_len("unpacked weight gradient", to.len(), out_channels * in_channels * taps);
-        match self.layout {
-            Layout::Images => to.iter_mut().zip(gradient).for_each(|(to, gradient)| *to = factor * gradient),
-            Layout::Channels => {
+        match (&self.gradient, self.layout) {
+            (GradientPass::Winograd(plan), _) => plan.unpack(gradient, factor, to),
+            (_, Layout::Images) => to.iter_mut().zip(gradient).for_each(|(to, gradient)| *to = factor * gradient),
+            (_, Layout::Channels) => {
                 let group = lanes(self.level);
                 unpack_vectors(self.level, gradient, [in_channels, out_channels], taps, group, factor, to);
             }
@@ -295,12 +313,20 @@ impl Conv {
     /// Elements of scratch, of any value, that each product of a tile needs.
     pub fn scratch_len(&self) -> usize {
         let passes = [&self.forward, &self.backward].map(|pass| pass.scratch_len(1));
-        passes.into_iter().fold(self.gradient.scratch_len(), usize::max)
+        let gradient = match &self.gradient {
+            GradientPass::Direct(gradient) => gradient.scratch_len(),
+            GradientPass::Winograd(gradient) => gradient.scratch_len(),
+        };
+        passes.into_iter().fold(gradient, usize::max)
     }
 
-    /// The algorithms of the forward and of the backward pass to the data.
-    pub fn algorithms(&self) -> [Algorithm; 2] {
-        [&self.forward, &self.backward].map(Pass::algorithm)
+    /// The algorithms of the forward pass and of the backward passes to the data and to the weights.
+    pub fn algorithms(&self) -> [Algorithm; 3] {
+        let gradient = match self.gradient {
+            GradientPass::Direct(_) => Algorithm::Direct,
+            GradientPass::Winograd(_) => Algorithm::Winograd,
+        };
+        [self.forward.algorithm(), self.backward.algorithm(), gradient]
     }
 
     /// Adds the sums over pixels and images of each output channel to `gradient`.

@@ -152,24 +152,24 @@ impl Case {
         let (errors, input) = (&self.output_gradient, &self.input);
         let sums = reference::conv_backward_weights(&shape, tiling.images(), errors, input);
         let size = reference::conv_backward_weights(&shape, tiling.images(), &absolute(errors), &absolute(input));
-        // Wherever an element of the packed gradient belongs, it holds so much.
-        let old = rng.random_range(-1.0..1.0);
-        let mut packed = vec![old; self.conv.gradient_len()];
+        let mut packed = vec![0.0; self.conv.gradient_len()];
         let mut scratch = self.scratch();
         let (errors, input) = (self.gradient_tile(), self.input_tile());
-        self.conv.backward_weights(&errors, &input, &mut packed, &mut scratch, false);
+        for _ in 0..2 {
+            self.conv.backward_weights(&errors, &input, &mut packed, &mut scratch, false);
+        }
         // Powers of 2, which round nothing.
         let factor = [1.0, -0.5, 4.0][rng.random_range(0..3)];
         let mut gradient = vec![f32::NAN; sums.len()];
         self.conv.unpack_gradient(&packed, factor, &mut gradient);
-        if tiling.layout == Layout::Images {
+        if tiling.layout == Layout::Images && self.algorithm == Algorithm::Direct {
             let scaled: Vec<f32> = packed.iter().map(|x| factor * x).collect();
             assert!(same_bits(&scaled, &gradient), "{shape:?} is not packed as it is");
         }
-        let [factor, old] = [factor, old].map(f64::from);
-        let want: Vec<f64> = sums.iter().map(|sum| factor * (sum + old)).collect();
+        let twice = 2.0 * f64::from(factor);
+        let want: Vec<f64> = sums.iter().map(|sum| twice * sum).collect();
         let depth = self.output_gradient.len() / shape.out_channels;
-        let tolerance = |i: usize| of_sum(depth, factor.abs() * (size[i] + old.abs()));
+        let tolerance = |i: usize| twice.abs() * self.tolerance(depth, &size, i);
         assert_within(&gradient, &want, tolerance, &(tiling, shape, "weights"));
 
         let old = values(rng, shape.out_channels);
@@ -195,17 +195,17 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) {
 fn winograd_on_every_small_image() {
     let mut rng = generator(30);
     for tiling in tilings() {
-        for i in (0..13 * 13 * 3).step_by(5) {
+        for i in (0..13 * 13 * 3).step_by(11) {
             let (size, padding) = ([i % 13 + 1, i / 13 % 13 + 1], i / 169);
             if size[0].min(size[1]) + 2 * padding < 3 {
                 continue;
             }
             let padding = [padding, rng.random_range(padding..=2)];
-            let most = if tiling.layout == Layout::Images { 12 } else { 40 };
+            let most = if tiling.layout == Layout::Images { 8 } else { 40 };
             let channels = [rng.random_range(1..=most), rng.random_range(1..=most)];
             let case =
                 Case::by(Algorithm::Winograd, &mut rng, tiling, ConvShape { padding, ..plain(channels, size, [3, 3]) });
-            assert_eq!(case.conv.algorithms(), [Algorithm::Winograd; 2]);
+            assert_eq!(case.conv.algorithms(), [Algorithm::Winograd; 3]);
             case.forward(&mut rng);
             case.backward_data(&mut rng);
             case.backward_weights(&mut rng);

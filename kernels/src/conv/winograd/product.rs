@@ -1,21 +1,9 @@
-//! Convolutions of 3 x 3 by Winograd's F(4 x 4, 3 x 3): with a quarter of the multiplications.
-//!
-//! Four outputs of a row of three taps are the coefficients of a product of polynomials, which six points determine. In
-//! two dimensions, for a tile of 4 x 4 pixels y of the result and the 6 x 6 pixels x that it reads,
-//!
-//! ```text
-//! y = A^T [ sum over channels of  (G w G^T) * (B^T x B) ] A            * by elements
-//! ```
-//!
-//! (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016). The points are 0, the square roots of
-//! 1/2 and of 2 with both signs, and infinity, where the usual ones are 0, 1, -1, 2, -2 and infinity: the error is then
-//! twice that of the sum as it is defined. The sums over channels are 36 matrix products on the register tiles of
-//! every other product; the transforms see whole vectors, and shuffle nothing.
+//! The convolution and its transpose, by matrix products with transformed weights.
 
 use std::ops::Range;
 
+use super::{BLOCK, POINTS, ROOT, TILE, Tiles, TransformSource, WINDOW, Windows, fits};
 use crate::blocking::Blocks;
-use crate::buffer::LINE;
 use crate::conv::pass::{Algorithm, Call, ConvOptions, Direction};
 use crate::conv::shape::ConvShape;
 use crate::layout::Layout;
@@ -24,56 +12,6 @@ use crate::level::Level;
 use crate::pack::Source;
 use crate::parallel::{Shared, for_each_chunk, for_each_task};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
-
-/// Pixels of a side of a tile of the result, and of what it reads.
-const TILE: usize = 4;
-const WINDOW: usize = 6;
-/// Points of a tile: each has a matrix product of its own.
-const POINTS: usize = WINDOW * WINDOW;
-/// Elements of the transformed source, and of the products, that are under way at a time: each 320 KiB, a part of a
-/// second cache of 1 MiB.
-const BLOCK: usize = 80 << 10;
-
-/// The root of 1/2, which is also 1 / a for the other point a.
-const ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
-
-/// B^T x for the six values of a column or a row.
-#[inline(always)]
-fn transform_source<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 6] {
-    let pair = |square: f32, point: f32| {
-        let square = s.splat(-square);
-        let (even, odd) = (s.fma(square, x[2], x[4]), s.fma(square, x[1], x[3]));
-        [s.fma(s.splat(point), odd, even), s.fma(s.splat(-point), odd, even)]
-    };
-    let ends = s.splat(-2.5);
-    let ([low, low_negative], [high, high_negative]) = (pair(2.0, ROOT), pair(0.5, 2.0 * ROOT));
-    let (zero, infinity) = (s.fma(ends, x[2], s.add(x[0], x[4])), s.fma(ends, x[3], s.add(x[1], x[5])));
-    [zero, low, low_negative, high, high_negative, infinity]
-}
-
-/// A^T m for the sums at the six points.
-#[inline(always)]
-fn transform_result<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
-    let (low, low_odd) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
-    let (high, high_odd) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
-    let [once, half, double] = [ROOT, 0.5 * ROOT, 4.0 * ROOT].map(|factor| s.splat(factor));
-    [
-        s.add(m[0], s.add(low, high)),
-        s.fma(once, low_odd, s.mul(s.splat(2.0 * ROOT), high_odd)),
-        s.fma(s.splat(0.5), low, s.mul(s.splat(2.0), high)),
-        s.fma(half, low_odd, s.fma(double, high_odd, m[5])),
-    ]
-}
-
-/// G w for three taps of each lane, in double precision.
-#[inline(always)]
-fn transform_taps([first, middle, last]: [[f64; MAX_LANES]; 3]) -> [[f64; MAX_LANES]; 6] {
-    let root = std::f64::consts::FRAC_1_SQRT_2;
-    let at = |point: f64, norm: f64| {
-        std::array::from_fn(|i| (first[i] + point * middle[i] + point * point * last[i]) / norm)
-    };
-    [first, at(root, -1.5), at(-root, -1.5), at(2.0 * root, 6.0), at(-2.0 * root, 6.0), last]
-}
 
 /// One direction of a convolution.
 #[derive(Clone, Debug)]
@@ -84,11 +22,10 @@ pub(crate) struct Winograd {
     weights: Source,
     /// Of the source and of the result.
     channels: [usize; 2],
-    planes: [usize; 2],
-    source: [usize; 2],
+    /// Planes and size of the result.
+    planes: usize,
     result: [usize; 2],
-    /// Zeros before the first row and column of the source, or less than none.
-    padding: [isize; 2],
+    windows: Windows,
     /// Channels of the result, cut into panels of packed weights of so many rows.
     panels: Blocks,
     panel_rows: usize,
@@ -96,32 +33,12 @@ pub(crate) struct Winograd {
     tiles: usize,
     /// The panels whose sums are under way at a time.
     chunks: Blocks,
-    /// Distances in the transformed source of points, planes and tiles.
-    steps: [usize; 3],
-}
-
-/// Some tiles of the result, counted along rows, then down, then over images.
-#[derive(Clone)]
-struct Tiles {
-    /// The rows of the result that they cover, and how many tiles there are down and along.
-    rows: Range<usize>,
-    down: usize,
-    along: usize,
-    range: Range<usize>,
-}
-
-impl Tiles {
-    /// The image of a tile and its first pixel.
-    fn place(&self, tile: usize) -> (usize, [usize; 2]) {
-        let (line, x) = (tile / self.along, tile % self.along);
-        (line / self.down, [self.rows.start + line % self.down * TILE, x * TILE])
-    }
 }
 
 impl Winograd {
     /// None if the convolution is of another kind.
     pub(crate) fn new(level: Level, layout: Layout, shape: &ConvShape, direction: Direction) -> Option<Self> {
-        if [shape.kernel, shape.stride, shape.dilation] != [[3, 3], [1, 1], [1, 1]] {
+        if !fits(shape) {
             return None;
         }
         let leaves = Leaves::of(level);
@@ -154,15 +71,6 @@ impl Winograd {
             Layout::Channels => (Blocks::new(planes[1], 1), lanes, leaves.tile[0], 1),
         };
         let tiles = (BLOCK / (POINTS * channels[0] * per_tile)).max(fewest);
-        // An odd number of cache lines, so that points do not meet in one set of a cache.
-        let odd = |elements: usize| (elements.div_ceil(LINE) | 1) * LINE;
-        let steps = match layout {
-            Layout::Images => [odd(planes[0] * tiles * lanes), tiles * lanes, lanes],
-            Layout::Channels => {
-                let row = odd(planes[0] * lanes);
-                [odd(tiles * row), lanes, row]
-            }
-        };
         let panel_sums = POINTS * tiles * panels.longest() * lanes;
         let chunks = Blocks::new(panels.count(), (BLOCK / panel_sums).max(leaves.tile[1]));
         Some(Winograd {
@@ -171,15 +79,13 @@ impl Winograd {
             layout,
             weights,
             channels,
-            planes,
-            source,
+            planes: planes[1],
             result,
-            padding,
+            windows: Windows::new(layout, planes[0], lanes, source, padding, tiles),
             panels,
             panel_rows,
             tiles,
             chunks,
-            steps,
         })
     }
 
@@ -202,7 +108,7 @@ impl Winograd {
         const RESULT: f64 = 300.0;
         const WEIGHTS: f64 = 600.0;
         // The share of its products that the direct one waits for the latency of sums.
-        let [planes, result_planes] = self.planes.map(|planes| planes as f64);
+        let [planes, result_planes] = [self.windows.planes, self.planes].map(|planes| planes as f64);
         let tiles = self.result.map(|size| size.div_ceil(TILE)).into_iter().product::<usize>() as f64;
         let pixels = self.result.into_iter().product::<usize>() as f64;
         let products = self.channels[0] as f64 * result_planes;
@@ -237,11 +143,6 @@ impl Winograd {
         });
     }
 
-    /// Elements of the transformed source of a block of tiles.
-    fn transformed_len(&self) -> usize {
-        POINTS * self.steps[0]
-    }
-
     /// Elements of the sums of a chunk of panels, `[plane][tile][point][lane]`.
     fn sums_len(&self) -> usize {
         self.chunks.longest() * self.panels.longest() * self.sums_step()
@@ -253,25 +154,25 @@ impl Winograd {
     }
 
     pub(crate) fn scratch_len(&self, _images: usize) -> usize {
-        self.transformed_len() + self.chunks.count() * self.sums_len()
+        self.windows.len() + self.chunks.count() * self.sums_len()
     }
 
     /// Some rows of the result.
     pub(crate) fn run(&self, rows: Range<usize>, call: Call<'_>, scratch: &mut [f32], threads: usize) {
         let (down, along) = (rows.len().div_ceil(TILE), self.result[1].div_ceil(TILE));
-        let (transformed, sums) = scratch.split_at_mut(self.transformed_len());
+        let (transformed, sums) = scratch.split_at_mut(self.windows.len());
         let transformed = Shared(transformed.as_mut_ptr());
         assert!(sums.len() >= self.chunks.count() * self.sums_len(), "too little scratch");
         let sums = Shared(sums.as_mut_ptr());
         let parallel = threads > 1;
-        let parts = Blocks::cut(self.planes[0], if parallel { self.planes[0].min(4 * threads) } else { 1 });
+        let parts = Blocks::cut(self.windows.planes, if parallel { self.windows.planes.min(4 * threads) } else { 1 });
         for range in Blocks::new(call.images * down * along, self.tiles).iter() {
             let tiles = Tiles { rows: rows.clone(), down, along, range };
             for_each_task(parallel, parts.count(), |part| {
                 dispatch(
                     self.level,
                     TransformSource {
-                        plan: self,
+                        windows: &self.windows,
                         from: call.from,
                         planes: parts.get(part),
                         tiles: &tiles,
@@ -295,7 +196,7 @@ impl Winograd {
     /// The sums over channels at all points, for some panels of weights and so many tiles.
     fn multiply(&self, panels: Range<usize>, tiles: usize, packed: &[f32], transformed: *const f32, sums: *mut f32) {
         let lanes = self.leaves.lanes;
-        let [point_step, plane_step, tile_step] = self.steps;
+        let [point_step, plane_step, tile_step] = self.windows.steps;
         let (panel_len, row, channels) = (self.panel_len(), self.panel_rows, self.channels[0]);
         let (sums_of_plane, sums_of_tile) = (self.sums_step(), POINTS * lanes);
         let segments = [Segment { taps: &[Tap::ORIGIN], depth: channels }];
@@ -356,6 +257,16 @@ impl Winograd {
     }
 }
 
+/// G w for three taps of each lane, in double precision.
+#[inline(always)]
+fn transform_taps([first, middle, last]: [[f64; MAX_LANES]; 3]) -> [[f64; MAX_LANES]; 6] {
+    let root = std::f64::consts::FRAC_1_SQRT_2;
+    let at = |point: f64, norm: f64| {
+        std::array::from_fn(|i| (first[i] + point * middle[i] + point * point * last[i]) / norm)
+    };
+    [first, at(root, -1.5), at(-root, -1.5), at(2.0 * root, 6.0), at(-2.0 * root, 6.0), last]
+}
+
 /// Transforms the weights of a panel.
 struct PackPanel<'a> {
     weight: &'a [f32],
@@ -395,57 +306,18 @@ impl Kernel for PackPanel<'_> {
     }
 }
 
-/// Transforms the windows of some tiles, in some planes of the source.
-struct TransformSource<'a> {
-    plan: &'a Winograd,
-    from: &'a [f32],
-    planes: Range<usize>,
-    tiles: &'a Tiles,
-    to: *mut f32,
-}
-
-impl Kernel for TransformSource<'_> {
-    type Output = ();
-
-    /// `to` must be valid for the transformed planes.
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let TransformSource { plan, from, planes, tiles, to } = self;
-        let [height, width] = plan.source.map(|size| size as isize);
-        let [point_step, plane_step, tile_step] = plan.steps;
-        let plane_len = plan.source[0] * plan.source[1] * S::LANES;
-        let zeros = [0.0f32; MAX_LANES];
-        for plane in planes {
-            for tile in tiles.range.clone() {
-                let (image, pixel) = tiles.place(tile);
-                let [top, left] = [0, 1].map(|axis| pixel[axis] as isize - plan.padding[axis]);
-                let source = &from[(image * plan.planes[0] + plane) * plane_len..][..plane_len];
-                // Rows outside of the source read zeros, wherever a column is.
-                let row = |y: isize| match (0..height).contains(&(top + y)) {
-                    true => (source.as_ptr().wrapping_offset((top + y) * width * S::LANES as isize), S::LANES as isize),
-                    false => (zeros.as_ptr(), 0),
-                };
-                let rows: [_; WINDOW] = std::array::from_fn(|y| row(y as isize));
-                let mut columns = [[s.splat(0.0); WINDOW]; WINDOW];
-                for x in 0..WINDOW {
-                    let at = left + x as isize;
-                    if (0..width).contains(&at) {
-                        // SAFETY: the pixel is in the source, or a vector of zeros.
-                        let pixels = rows.map(|(row, step)| unsafe { s.load(row.wrapping_offset(at * step)) });
-                        let column = transform_source(s, pixels);
-                        (0..WINDOW).for_each(|y| columns[y][x] = column[y]);
-                    }
-                }
-                let to = to.wrapping_add(plane * plane_step + (tile - tiles.range.start) * tile_step);
-                for (y, row) in columns.into_iter().enumerate() {
-                    for (x, value) in transform_source(s, row).into_iter().enumerate() {
-                        // SAFETY: the transformed source has a vector for each point of the tile.
-                        unsafe { s.store(to.add((y * WINDOW + x) * point_step), value) };
-                    }
-                }
-            }
-        }
-    }
+/// A^T m for the sums at the six points.
+#[inline(always)]
+fn transform_result<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+    let (low, low_odd) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+    let (high, high_odd) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+    let [once, half, double] = [ROOT, 0.5 * ROOT, 4.0 * ROOT].map(|factor| s.splat(factor));
+    [
+        s.add(m[0], s.add(low, high)),
+        s.fma(once, low_odd, s.mul(s.splat(2.0 * ROOT), high_odd)),
+        s.fma(s.splat(0.5), low, s.mul(s.splat(2.0), high)),
+        s.fma(half, low_odd, s.fma(double, high_odd, m[5])),
+    ]
 }
 
 /// Makes pixels of the sums of some tiles, in some planes of the result.
@@ -493,7 +365,7 @@ impl Kernel for TransformResult<'_> {
                     (0..TILE).for_each(|y| columns[y][x] = column[y]);
                 }
                 let width = TILE.min(plan.result[1] - left);
-                let origin = (image * plan.planes[1] + plane) * call.plane - call.first;
+                let origin = (image * plan.planes + plane) * call.plane - call.first;
                 for (y, row) in columns.into_iter().enumerate().take(tiles.rows.end - top) {
                     let at = origin + ((top + y) * plan.result[1] + left) * lanes;
                     let mut pixels = transform_result(s, row);

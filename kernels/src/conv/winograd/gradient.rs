@@ -1,0 +1,336 @@
+//! The gradient of the weights: the transpose of the convolution by its weights,
+//!
+//! ```text
+//! dw = G^T [ sum over tiles and images of  (B^T x B) * (A e A^T) ] G            * by elements
+//! ```
+//!
+//! The sums are an outer product at each of the 36 points. Output channels lie across lanes: those of images are
+//! transposed.
+
+use std::ops::Range;
+
+use super::{BLOCK, POINTS, ROOT, TILE, Tiles, TransformSource, WINDOW, Windows, fits};
+use crate::blocking::Blocks;
+use crate::conv::pass::Algorithm;
+use crate::conv::shape::ConvShape;
+use crate::layout::Layout;
+use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
+use crate::level::Level;
+use crate::parallel::{Shared, for_each_chunk, for_each_task, threads_for};
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+
+/// The gradient of a tile, planned for a level and a layout.
+#[derive(Clone, Debug)]
+pub(crate) struct WinogradGradient {
+    level: Level,
+    leaves: &'static Leaves,
+    layout: Layout,
+    channels: [usize; 2],
+    output: [usize; 2],
+    windows: Windows,
+    /// The most tiles of a block.
+    tiles: usize,
+    /// Vectors of output channels, cut into parts whose transformed errors are under way at a time.
+    vectors: usize,
+    parts: Blocks,
+    /// Distances in the transformed errors of points and of rows, which are tiles, or images of a tile.
+    error_steps: [usize; 2],
+}
+
+impl WinogradGradient {
+    /// None if the convolution is of another kind, or is not to be computed this way.
+    pub(crate) fn new(level: Level, layout: Layout, shape: &ConvShape, algorithm: Algorithm) -> Option<Self> {
+        if !fits(shape) || algorithm == Algorithm::Direct {
+            return None;
+        }
+        let leaves = Leaves::of(level);
+        let lanes = leaves.lanes;
+        let (channels, output) = ([shape.in_channels, shape.out_channels], shape.output());
+        let planes = layout.planes(level, channels[0]);
+        let vectors = channels[1].div_ceil(lanes);
+        let images = layout.images(level);
+        let most = output.map(|size| size.div_ceil(TILE)).into_iter().product::<usize>();
+        let fewest = (2 * lanes).div_ceil(images);
+        let tiles = (BLOCK / (POINTS * channels[0] * images)).max(fewest).min(most);
+        let rows = tiles * images;
+        let parts = Blocks::new(vectors, (BLOCK / (POINTS * rows * lanes)).max(leaves.widest(leaves.low)));
+        let padding = shape.padding.map(|padding| padding as isize);
+        let row = parts.longest() * lanes;
+        let gradient = WinogradGradient {
+            level,
+            leaves,
+            layout,
+            channels,
+            output,
+            windows: Windows::new(layout, planes, lanes, shape.input, padding, tiles),
+            tiles,
+            vectors,
+            parts,
+            error_steps: [rows * row + lanes, row],
+        };
+        (algorithm == Algorithm::Winograd || gradient.is_faster(most)).then_some(gradient)
+    }
+
+    /// Whether it takes less time than the sum as it is defined, by a count of multiplications of vectors.
+    fn is_faster(&self, tiles: usize) -> bool {
+        // To transform a window or a tile of errors, and to transpose the latter; to load and store a vector of sums.
+        const TRANSFORM: f64 = 300.0;
+        const TRANSPOSE: f64 = 150.0;
+        const SUM: f64 = 12.0;
+        let images = self.layout.images(self.level) as f64;
+        let transpose = if self.layout == Layout::Images { TRANSPOSE } else { 0.0 };
+        let products = (self.channels[0] * self.vectors) as f64;
+        let planes =
+            [self.windows.planes, self.layout.planes(self.level, self.channels[1])].map(|planes| planes as f64);
+        let blocks = tiles.div_ceil(self.tiles) as f64;
+        let direct = 9.0 * products * images * self.output.into_iter().product::<usize>() as f64;
+        let transforms = planes[0] * TRANSFORM + planes[1] * (TRANSFORM + transpose);
+        let points = POINTS as f64 * products;
+        points * (tiles as f64 * images + SUM * blocks) + tiles as f64 * transforms < direct
+    }
+
+    /// Elements of the sums, `[point][input channel][output channel]`.
+    pub(crate) fn len(&self) -> usize {
+        POINTS * self.channels[0] * self.vectors * self.leaves.lanes
+    }
+
+    /// Elements of the transformed errors of a part.
+    fn errors_len(&self) -> usize {
+        POINTS * self.error_steps[0]
+    }
+
+    pub(crate) fn scratch_len(&self) -> usize {
+        self.windows.len() + self.errors_len()
+    }
+
+    /// Adds the sums of a tile. With `parallel`, threads share the planes, and then the points.
+    pub(crate) fn add(&self, errors: &[f32], input: &[f32], sums: &mut [f32], scratch: &mut [f32], parallel: bool) {
+        let lanes = self.leaves.lanes;
+        let (transformed, scratch) = scratch[..self.scratch_len()].split_at_mut(self.windows.len());
+        let (sums, transformed, scratch) =
+            (Shared(sums.as_mut_ptr()), Shared(transformed.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+        let [down, along] = self.output.map(|size| size.div_ceil(TILE));
+        let products = POINTS * self.channels[0] * self.vectors * lanes;
+        let parallel = parallel && threads_for(2 * (products * down * along) as u64) > 1;
+        let pieces = |planes: usize| Blocks::cut(planes, if parallel { planes.min(8) } else { 1 });
+        for range in Blocks::new(down * along, self.tiles).iter() {
+            let tiles = Tiles { rows: 0..self.output[0], down, along, range };
+            let pieces_of_input = pieces(self.windows.planes);
+            for_each_task(parallel, pieces_of_input.count(), |piece| {
+                let planes = pieces_of_input.get(piece);
+                let (windows, tiles, to) = (&self.windows, &tiles, transformed.get());
+                dispatch(self.level, TransformSource { windows, from: input, planes, tiles, to });
+            });
+            for part in self.parts.iter() {
+                let pieces = pieces(part.len());
+                for_each_task(parallel, pieces.count(), |piece| {
+                    let vectors = pieces.get(piece);
+                    let vectors = part.start + vectors.start..part.start + vectors.end;
+                    let to = scratch.get().wrapping_add((vectors.start - part.start) * lanes);
+                    dispatch(self.level, TransformErrors { plan: self, errors, vectors, tiles: &tiles, to });
+                });
+                for_each_task(parallel, POINTS, |point| {
+                    self.multiply(point, part.clone(), tiles.range.len(), transformed.get(), scratch.get(), sums.get());
+                });
+            }
+        }
+    }
+
+    /// Adds the outer products of some tiles at a point, for some vectors of output channels.
+    fn multiply(
+        &self,
+        point: usize,
+        part: Range<usize>,
+        tiles: usize,
+        transformed: *const f32,
+        errors: *const f32,
+        sums: *mut f32,
+    ) {
+        let lanes = self.leaves.lanes;
+        let [point_step, plane_step, tile_step] = self.windows.steps;
+        let [error_point_step, error_row] = self.error_steps;
+        let channels = self.channels[0];
+        // The distance of neighbouring channels, and of neighbouring products.
+        let ([step, depth_step], depth) = match self.layout {
+            Layout::Images => ([plane_step, 1], tiles * lanes),
+            Layout::Channels => ([1, tile_step], tiles),
+        };
+        let segments = [Segment { taps: &[Tap::ORIGIN], depth }];
+        let row = self.vectors * lanes;
+        let input = transformed.wrapping_add(point * point_step);
+        let errors = errors.wrapping_add(point * error_point_step);
+        let sums = sums.wrapping_add(point * channels * row + part.start * lanes);
+        let width = self.leaves.width(channels, part.len());
+        for columns in Blocks::new(part.len(), width).all_equal() {
+            for rows in Blocks::new(channels, self.leaves.tallest(columns.size)).all_equal() {
+                let at = rows.start * row + columns.start * lanes;
+                let product = Product {
+                    segments: &segments,
+                    a: Operand::new(input.wrapping_add(rows.start * step), step, depth_step),
+                    b: Operand::new(errors.wrapping_add(columns.start * lanes), lanes, error_row),
+                    down: Repeat::new(rows.count, rows.size * step, rows.size * row),
+                    across: Repeat::new(columns.count, columns.size * lanes, columns.size * lanes),
+                    ahead: 0,
+                    epilogue: Epilogue::add(sums.wrapping_add(at), row, lanes),
+                };
+                // SAFETY: the transforms have an element for each channel and product, and vectors for each product of
+                // the part; there are sums of these vectors for every channel, which are this point's own.
+                unsafe { self.leaves.product([rows.size, columns.size], &product) };
+            }
+        }
+    }
+
+    /// `to = factor gradient`, `[out_channels, in_channels, 3, 3]`.
+    pub(crate) fn unpack(&self, sums: &[f32], factor: f32, to: &mut [f32]) {
+        let [channels, _] = self.channels;
+        let row = self.vectors * self.leaves.lanes;
+        let kernels = channels * 9;
+        for_each_chunk(true, 64 * to.len() as u64, to, MAX_LANES * kernels, |block, to| {
+            let (first, rows) = (block * MAX_LANES, to.len() / kernels);
+            dispatch(self.level, Unpack { sums, row, first, rows, channels, factor: f64::from(factor), to });
+        });
+    }
+}
+
+/// A e for four errors of a column or a row.
+#[inline(always)]
+fn transform_errors<S: Simd>(s: S, e: [S::V; 4]) -> [S::V; 6] {
+    let pair = |square: f32, point: f32| {
+        let square = s.splat(square);
+        let (even, odd) = (s.fma(square, e[2], e[0]), s.fma(square, e[3], e[1]));
+        [s.fma(s.splat(point), odd, even), s.fma(s.splat(-point), odd, even)]
+    };
+    let ([low, low_negative], [high, high_negative]) = (pair(0.5, ROOT), pair(2.0, 2.0 * ROOT));
+    [e[0], low, low_negative, high, high_negative, e[3]]
+}
+
+/// G^T m for the sums at the six points, of each lane, in double precision.
+#[inline(always)]
+fn transform_sums(m: [[f64; MAX_LANES]; 6]) -> [[f64; MAX_LANES]; 3] {
+    let root = std::f64::consts::FRAC_1_SQRT_2;
+    let at = |i: usize| {
+        let (low, low_odd) = ((m[1][i] + m[2][i]) / -1.5, root * (m[1][i] - m[2][i]) / -1.5);
+        let (high, high_odd) = ((m[3][i] + m[4][i]) / 6.0, 2.0 * root * (m[3][i] - m[4][i]) / 6.0);
+        [m[0][i] + low + high, low_odd + high_odd, 0.5 * low + 2.0 * high + m[5][i]]
+    };
+    let mut taps = [[0.0; MAX_LANES]; 3];
+    for i in 0..MAX_LANES {
+        let [first, middle, last] = at(i);
+        (taps[0][i], taps[1][i], taps[2][i]) = (first, middle, last);
+    }
+    taps
+}
+
+/// Transforms the errors of some tiles, for some vectors of output channels.
+struct TransformErrors<'a> {
+    plan: &'a WinogradGradient,
+    errors: &'a [f32],
+    vectors: Range<usize>,
+    tiles: &'a Tiles,
+    to: *mut f32,
+}
+
+impl TransformErrors<'_> {
+    /// The transformed errors of a tile in a plane; those beyond the border are 0.
+    #[inline(always)]
+    fn tile<S: Simd>(&self, s: S, plane: usize, [top, left]: [usize; 2]) -> [[S::V; WINDOW]; WINDOW] {
+        let [height, width] = self.plan.output;
+        let plane = &self.errors[plane * height * width * S::LANES..][..height * width * S::LANES];
+        let zero = s.splat(0.0);
+        let mut columns = [[zero; TILE]; WINDOW];
+        for x in 0..TILE.min(width - left) {
+            let column = std::array::from_fn(|y| match top + y < height {
+                // SAFETY: the pixel is in the plane.
+                true => unsafe { s.load(plane.as_ptr().add(((top + y) * width + left + x) * S::LANES)) },
+                false => zero,
+            });
+            for (row, value) in columns.iter_mut().zip(transform_errors(s, column)) {
+                row[x] = value;
+            }
+        }
+        columns.map(|row| transform_errors(s, row))
+    }
+}
+
+impl Kernel for TransformErrors<'_> {
+    type Output = ();
+
+    /// `to` must be valid for the transformed errors of the vectors.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let [point_step, row] = self.plan.error_steps;
+        let mut square = [0.0f32; POINTS * MAX_LANES * MAX_LANES];
+        for (index, vector) in self.vectors.clone().enumerate() {
+            for tile in self.tiles.range.clone() {
+                let (_, pixel) = self.tiles.place(tile);
+                let (to, tile) = (self.to.wrapping_add(index * S::LANES), tile - self.tiles.range.start);
+                match self.plan.layout {
+                    Layout::Channels => {
+                        let values = self.tile(s, vector, pixel);
+                        for (point, value) in values.into_iter().flatten().enumerate() {
+                            // SAFETY: there is a vector for each point of the tile.
+                            unsafe { s.store(to.add(point * point_step + tile * row), value) };
+                        }
+                    }
+                    Layout::Images => {
+                        let planes = S::LANES.min(self.plan.channels[1] - vector * S::LANES);
+                        for plane in 0..planes {
+                            let values = self.tile(s, vector * S::LANES + plane, pixel);
+                            for (point, value) in values.into_iter().flatten().enumerate() {
+                                // SAFETY: the square has a vector for each point and plane.
+                                unsafe {
+                                    s.store(square.as_mut_ptr().add((point * S::LANES + plane) * S::LANES), value);
+                                }
+                            }
+                        }
+                        for point in 0..POINTS {
+                            // SAFETY: as above; there is a vector for each image of the tile. Planes beyond the last hold
+                            // zeros, or what gives sums that are not read.
+                            unsafe {
+                                let from = square.as_ptr().add(point * S::LANES * S::LANES);
+                                let to = to.add(point * point_step + tile * S::LANES * row);
+                                s.transpose(from, S::LANES, to, row);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Makes the gradients of some rows of weights of the sums.
+struct Unpack<'a> {
+    sums: &'a [f32],
+    /// Elements of a row of the sums.
+    row: usize,
+    first: usize,
+    rows: usize,
+    channels: usize,
+    factor: f64,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Unpack { sums, row, first, rows, channels, factor, to } = self;
+        for channel in 0..channels {
+            let mut points = [[[0.0; MAX_LANES]; WINDOW]; WINDOW];
+            for (point, lanes) in points.iter_mut().flatten().enumerate() {
+                let of_point = &sums[(point * channels + channel) * row + first..][..rows];
+                lanes.iter_mut().zip(of_point).for_each(|(lane, &sum)| *lane = f64::from(sum));
+            }
+            let points = points.map(transform_sums);
+            for x in 0..3 {
+                let taps = transform_sums(points.map(|row| row[x]));
+                for (y, lanes) in taps.iter().enumerate() {
+                    let to = to[channel * 9 + y * 3 + x..].iter_mut().step_by(channels * 9);
+                    to.zip(lanes).for_each(|(to, value)| *to = (factor * value) as f32);
+                }
+            }
+        }
+    }
+}
