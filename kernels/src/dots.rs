@@ -80,8 +80,6 @@ struct Finish<'a> {
 }
 
 impl Kernel for Finish<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Finish { sums, a, step, rest, b, offsets, products } = self;

@@ -22,7 +22,6 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
         out: &'a mut [f32],
     }
     impl Kernel for Combination<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Combination { sum, combine: Combine { alpha, beta, gamma, other, step, bias }, out } = self;
@@ -78,7 +77,6 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
 pub fn accumulate(level: Level, a: &[f32], out: &mut [f32]) {
     struct Accumulate<'a>(&'a [f32], &'a mut [f32]);
     impl Kernel for Accumulate<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, _: S) {
             self.1.iter_mut().zip(self.0).for_each(|(out, a)| *out += a);

@@ -5,6 +5,7 @@
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::math::exp;
+use crate::reduce::elements;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// How the outputs of a tile lie: channels and pixels of an image, all of which are outputs.
@@ -28,14 +29,11 @@ impl Outputs {
     /// If the outputs, deviations or errors do not fill a tile, or there is not a loss for each image.
     fn check(&self, y: &[f32], d: &[f32], error: &[f32], loss: &[f64]) {
         let (len, images) = (self.layout.len(self.level, self.image), self.layout.images(self.level));
+        let found @ [outputs, deviations, errors, losses] = [y.len(), d.len(), error.len(), loss.len()];
         assert!(
-            y.len() == len && d.len() == len && error.len() == len && loss.len() == images,
-            "lengths do not fit a tile of {len} elements and {images} images: outputs {}, deviations {}, errors {}, \
-             losses {}",
-            y.len(),
-            d.len(),
-            error.len(),
-            loss.len()
+            found == [len, len, len, images],
+            "lengths do not fit a tile of {len} elements and {images} images: outputs {outputs}, deviations \
+             {deviations}, errors {errors}, losses {losses}"
         );
     }
 
@@ -129,7 +127,6 @@ struct CrossEntropy<'a> {
     loss: &'a mut [f64],
 }
 impl Kernel for CrossEntropy<'_> {
-    type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let classes = self.y.len() / S::LANES;
@@ -165,12 +162,7 @@ impl Kernel for CrossEntropy<'_> {
             // SAFETY: there are classes x LANES elements.
             unsafe { s.store(self.error.as_mut_ptr().add(class * S::LANES), error) };
         }
-        let [largest, chosen, others, own] = [largest, chosen, others, own].map(|v| {
-            let mut lanes = [0.0; MAX_LANES];
-            // SAFETY: MAX_LANES >= LANES elements.
-            unsafe { s.store(lanes.as_mut_ptr(), v) };
-            lanes
-        });
+        let [largest, chosen, others, own] = [largest, chosen, others, own].map(|v| elements(s, v));
         for (lane, loss) in self.loss.iter_mut().enumerate() {
             let (others, own) = (f64::from(others[lane]), f64::from(own[lane]));
             *loss = if self.labels[lane] < 0.0 {
@@ -195,7 +187,6 @@ struct SquaredError<'a> {
     loss: &'a mut [f64],
 }
 impl Kernel for SquaredError<'_> {
-    type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let outputs = self.y.len() / S::LANES;

@@ -53,8 +53,6 @@ struct Panel<'a> {
 }
 
 impl Kernel for Panel<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Panel { from, width, stride, packed } = self;
@@ -177,7 +175,6 @@ pub(crate) fn pack_vectors(
         packed: &'a mut [f32],
     }
     impl Kernel for Pack<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Pack { from, source, rows, channels, group, packed } = self;
@@ -266,7 +263,6 @@ pub(crate) fn unpack_vectors(
         to: &'a mut [f32],
     }
     impl Kernel for Unpack<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Unpack { packed, channels, taps, group, factor, to } = self;

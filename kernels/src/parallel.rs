@@ -97,16 +97,6 @@ pub(crate) fn for_each_chunk_pair<T: Send>(
     pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
 }
 
-/// Cuts `data` into `parts` equal chunks and calls `f(index, chunk)` for each, all at a time.
-pub(crate) fn for_each_part<T: Send>(parts: usize, data: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
-    let chunk = (data.len() / parts).max(1);
-    #[cfg(feature = "rayon")]
-    if parts > 1 {
-        return data.par_chunks_exact_mut(chunk).enumerate().for_each(|(i, chunk)| f(i, chunk));
-    }
-    data.chunks_exact_mut(chunk).enumerate().for_each(|(i, chunk)| f(i, chunk));
-}
-
 /// What `f(index, chunk)` finds in the first of consecutive chunks in which it finds something.
 pub(crate) fn find_map_first<T: Sync, R: Send>(
     data: &[T],
@@ -143,5 +133,14 @@ unsafe impl Sync for Shared {}
 impl Shared {
     pub(crate) fn get(self) -> *mut f32 {
         self.0
+    }
+
+    /// Some elements from one on.
+    ///
+    /// # Safety
+    /// They must be valid, and nobody else's as long as the slice is used.
+    pub(crate) unsafe fn slice<'a>(self, first: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), len) }
     }
 }

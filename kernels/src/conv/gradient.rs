@@ -193,12 +193,8 @@ impl Gradient {
                     // SAFETY: each panel has output channels of its own, and a part of the scratch, whose length is that
                     // of all.
                     let (gradient, scratch) = unsafe {
-                        let gradient = sums.get().add(outputs.start * self.depth());
-                        let scratch = scratch.get().add(panel * len);
-                        (
-                            std::slice::from_raw_parts_mut(gradient, outputs.len() * self.depth()),
-                            std::slice::from_raw_parts_mut(scratch, len),
-                        )
+                        let gradient = sums.slice(outputs.start * self.depth(), outputs.len() * self.depth());
+                        (gradient, scratch.slice(panel * len, len))
                     };
                     self.of_planes(plan, outputs, [errors, input], gradient, scratch);
                 });
@@ -208,16 +204,10 @@ impl Gradient {
                 let parts = Blocks::cut(self.shape.out_channels, if parallel { parts } else { 1 });
                 for_each_task(parallel, parts.count(), |part| {
                     let outputs = parts.get(part);
+                    let (first, len) = (outputs.start * self.depth(), outputs.len() * self.depth());
                     // SAFETY: each part has output channels of its own, in the gradient and the scratch.
-                    let (gradient, scratch) = unsafe {
-                        let depth = self.depth();
-                        let gradient = sums.get().add(outputs.start * depth);
-                        let scratch = scratch.get().add(outputs.start * depth * lanes);
-                        (
-                            std::slice::from_raw_parts_mut(gradient, outputs.len() * depth),
-                            std::slice::from_raw_parts_mut(scratch, outputs.len() * depth * lanes),
-                        )
-                    };
+                    let (gradient, scratch) =
+                        unsafe { (sums.slice(first, len), scratch.slice(first * lanes, len * lanes)) };
                     scratch.fill(0.0);
                     for block in rows.iter() {
                         for columns in columns.iter() {
@@ -486,8 +476,6 @@ struct Vectors<'a> {
 }
 
 impl Kernel for Vectors<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Vectors { from, stride, counts: [channels, len], to, width } = self;
@@ -514,8 +502,6 @@ struct AddTransposed<'a> {
 }
 
 impl Kernel for AddTransposed<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let AddTransposed { sums, width, rows, to, stride, lines } = self;
@@ -547,8 +533,6 @@ struct SumLanes<'a> {
 }
 
 impl Kernel for SumLanes<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let mut square = [0.0; MAX_LANES * MAX_LANES];

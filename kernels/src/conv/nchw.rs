@@ -209,7 +209,7 @@ impl NchwConv {
                 let (conv, combine) = (self.tiles(), Combine { bias, ..Combine::default() });
                 let (packed, scratch) = scratch.split_at_mut(conv.packed_forward_len());
                 conv.pack_forward(weight, packed, true);
-                self.by_tiles([input, &[]], [inputs, outputs], output, scratch, |source, result| {
+                self.by_tiles(input, [inputs, outputs], output, scratch, |source, result| {
                     conv.forward(packed, source, combine, result, false);
                 });
             }
@@ -248,8 +248,7 @@ impl NchwConv {
                 let conv = self.tiles();
                 let (packed, scratch) = scratch.split_at_mut(conv.packed_backward_len());
                 conv.pack_backward(weight, packed, true);
-                let source = [output_gradient, &[]];
-                self.by_tiles(source, [outputs, inputs], input_gradient, scratch, |source, result| {
+                self.by_tiles(output_gradient, [outputs, inputs], input_gradient, scratch, |source, result| {
                     conv.backward_data(packed, source, Combine::default(), result, false);
                 });
             }
@@ -291,7 +290,7 @@ impl NchwConv {
         let shares = Blocks::cut(self.batch.div_ceil(tile), parts);
         for_each_task(threads_for(self.work()) > 1, parts, |part| {
             // SAFETY: a part has scratch of its own.
-            let scratch = unsafe { std::slice::from_raw_parts_mut(shared.get().add(part * len), len) };
+            let scratch = unsafe { shared.slice(part * len, len) };
             let (sums, scratch) = scratch.split_at_mut(self.weights().next_multiple_of(LINE));
             let sums = &mut sums[..self.weights()];
             sums.fill(0.0);
@@ -354,10 +353,7 @@ impl NchwConv {
                     let (group, band) = (task / product.bands() * images, task % product.bands());
                     let (count, len) = ((*images).min(count - group), product.band_len(band));
                     // SAFETY: a part has scratch of its own, and no band of an image is longer than the first.
-                    let transposed = unsafe {
-                        let scratch = bands.get().add(part * way.band_len());
-                        std::slice::from_raw_parts_mut(scratch, count * len)
-                    };
+                    let transposed = unsafe { bands.slice(part * way.band_len(), count * len) };
                     let from = &from[group * image..][..count * image];
                     product.run_alone(band, packed, from, bias, transposed, false);
                     let [channels, pixels] = way.result;
@@ -376,7 +372,7 @@ impl NchwConv {
     /// Calls `f(source, result)` with each tile of images in lanes, and puts what it makes into `to`.
     fn by_tiles(
         &self,
-        from: [&[f32]; 2],
+        from: &[f32],
         [source_elements, result_elements]: [usize; 2],
         to: &mut [f32],
         scratch: &mut [f32],
@@ -387,17 +383,14 @@ impl NchwConv {
         let (to, parts) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
         self.in_parts(self.batch.div_ceil(lanes), |part, tiles| {
             // SAFETY: a part has scratch of its own.
-            let scratch = unsafe { std::slice::from_raw_parts_mut(parts.get().add(part * len), len) };
+            let scratch = unsafe { parts.slice(part * len, len) };
             let (source, result) = scratch.split_at_mut(source_elements * lanes);
             for tile in tiles {
                 let images = tile * lanes..self.batch.min((tile + 1) * lanes);
-                self.load(from[0], source_elements, images.clone(), source);
+                self.load(from, source_elements, images.clone(), source);
                 f(source, result);
                 // SAFETY: the rows of a tile's images are this task's own.
-                let rows = unsafe {
-                    let first = to.get().add(images.start * result_elements);
-                    std::slice::from_raw_parts_mut(first, images.len() * result_elements)
-                };
+                let rows = unsafe { to.slice(images.start * result_elements, images.len() * result_elements) };
                 Layout::Images.store(self.level, result, [1, result_elements], rows, images.len(), result_elements);
             }
         });
@@ -412,25 +405,21 @@ impl NchwConv {
     fn matrices(&self, a: MatRef<'_>, from: &[f32], to: &mut [f32], scratch: &mut [f32]) {
         let (source, result) = (from.len() / self.batch, to.len() / self.batch);
         let pixels = source / a.columns();
-        let len = self.image_matrix_scratch();
+        let product = |from: &[f32], to: &mut [f32], scratch: &mut [f32], parallel: bool| {
+            let (b, c) = (MatRef::row_major(from, a.columns(), pixels), MatMut::row_major(to, a.rows(), pixels));
+            matrix_product(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch, parallel);
+        };
         if self.batch < self.parts {
-            for (from, to) in from.chunks_exact(source).zip(to.chunks_exact_mut(result)) {
-                let (b, c) = (MatRef::row_major(from, a.columns(), pixels), MatMut::row_major(to, a.rows(), pixels));
-                gemm(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch);
-            }
-            return;
+            let images = from.chunks_exact(source).zip(to.chunks_exact_mut(result));
+            return images.for_each(|(from, to)| product(from, to, scratch, true));
         }
+        let len = self.image_matrix_scratch();
         let (to, parts) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
         self.in_parts(self.batch, |part, images| {
             for image in images {
                 // SAFETY: a part has scratch of its own, and a task an image of its own.
-                let (to, scratch) = unsafe {
-                    let to = std::slice::from_raw_parts_mut(to.get().add(image * result), result);
-                    (to, std::slice::from_raw_parts_mut(parts.get().add(part * len), len))
-                };
-                let b = MatRef::row_major(&from[image * source..][..source], a.columns(), pixels);
-                let c = MatMut::row_major(to, a.rows(), pixels);
-                matrix_product(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch, false);
+                let (to, scratch) = unsafe { (to.slice(image * result, result), parts.slice(part * len, len)) };
+                product(&from[image * source..][..source], to, scratch, false);
             }
         });
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::blocking::Blocks;
 use crate::buffer::collide;
 use crate::gemm::KC;
+use crate::leaf::Operand;
 use crate::level::Level;
 use crate::pack::pack_panel;
 use crate::view::MatRef;
@@ -72,14 +73,6 @@ pub(super) fn is_deep(k: usize) -> bool {
     Blocks::new(k, KC).longest() >= DEEP
 }
 
-/// The rows of A over a block of the depth: element (i, k) of it lies at `first + i * row + k * depth`.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub(super) first: *const f32,
-    pub(super) row: isize,
-    pub(super) depth: isize,
-}
-
 impl<'a> Lhs<'a> {
     /// m, k.
     pub(super) fn size(&self) -> (usize, usize) {
@@ -99,14 +92,12 @@ impl<'a> Lhs<'a> {
     }
 
     /// The rows over a block of the depth.
-    pub(super) fn rows(&self, blocks: Blocks, block: usize) -> Rows {
+    pub(super) fn rows(&self, blocks: Blocks, block: usize) -> Operand {
         match *self {
-            Lhs::Packed(a) if is_deep(a.k) => {
-                Rows { first: a.packed[block * a.m * ROW..].as_ptr(), row: ROW as isize, depth: 1 }
-            }
-            Lhs::Packed(a) => Rows { first: a.packed.as_ptr(), row: a.k as isize, depth: 1 },
+            Lhs::Packed(a) if is_deep(a.k) => Operand::new(a.packed[block * a.m * ROW..].as_ptr(), ROW, 1),
+            Lhs::Packed(a) => Operand::new(a.packed.as_ptr(), a.k, 1),
             Lhs::Plain(a) => {
-                Rows { first: a.pointer(0, blocks.get(block).start), row: a.row_stride(), depth: a.column_stride() }
+                Operand { at: a.pointer(0, blocks.get(block).start), step: a.row_stride(), depth: a.column_stride() }
             }
         }
     }

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::activation::{Function, Pass};
+use crate::local::Asked;
 use crate::local::windows::{Entry, Windows};
 use crate::simd::{Kernel, Simd};
 
@@ -242,18 +243,6 @@ impl Pooling for Mean {
     }
 }
 
-/// What is asked of some rows of the windows of a plane.
-pub(super) enum Asked<'a> {
-    /// The values.
-    Forward { value: &'a mut [f32] },
-    /// The differences.
-    Push { value: &'a [f32], d: &'a [f32], difference: &'a mut [f32] },
-    /// The gradient of the input.
-    Pull { value: &'a [f32], d: Option<&'a [f32]>, gradient: &'a [f32], out: &'a mut [f32] },
-    /// The error, and that error pulled back.
-    Relax { value: &'a [f32], d: &'a [f32], u: &'a [f32], error: &'a mut [f32], pulled: &'a mut [f32] },
-}
-
 /// A pass over some rows of a plane.
 pub(super) struct PoolPass<'a> {
     pub(super) windows: &'a Windows,
@@ -275,8 +264,6 @@ impl Pass for PoolPass<'_> {
 pub(super) struct Means<'a>(pub(super) Mean, pub(super) PoolPass<'a>);
 
 impl Kernel for Means<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         self.1.pool(s, self.0);
