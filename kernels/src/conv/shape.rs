@@ -75,39 +75,36 @@ impl ConvShape {
     /// Why no convolution of this shape can be planned with images in `lanes` lanes, if so: sizes that address
     /// nothing, or whose products do not fit what addresses tensors and weights.
     pub fn refusal(&self, lanes: usize) -> Option<String> {
-        let output = match self.windows() {
-            Ok(output) => output,
-            Err(refusal) => return Some(refusal),
-        };
+        self.fits(lanes).err()
+    }
+
+    fn fits(&self, lanes: usize) -> Result<(), String> {
+        let output = self.windows()?;
         if self.input.contains(&0) {
-            return Some(format!("no pixels in {self:?}, expected at least 1"));
+            return Err(format!("no pixels in {self:?}, expected at least 1"));
         }
         for (channels, size) in [(self.in_channels, self.input), (self.out_channels, output)] {
             if channels == 0 {
-                return Some(format!("no channels in {self:?}, expected at least 1"));
+                return Err(format!("no channels in {self:?}, expected at least 1"));
             }
-            if let Some(refusal) = tensor_refusal(lanes, channels, size) {
-                return Some(refusal);
-            }
+            tensor_fits(lanes, channels, size)?;
             let row = self.kernel.into_iter().try_fold(channels, usize::checked_mul);
             if row.is_none_or(|row| row >= MOST_WEIGHTS) {
-                return Some(format!("the weights of {self:?} are too large"));
+                return Err(format!("the weights of {self:?} are too large"));
             }
             // The transpose meets a window's reach of padding on both sides.
             let padded = [0, 1].map(|axis| 2 * self.padded(axis) as u128);
             if padded[0].saturating_mul(padded[1]).saturating_mul(channels as u128) >= 1 << 40 {
-                return Some(format!("the padding of {self:?} is too large"));
+                return Err(format!("the padding of {self:?} is too large"));
             }
         }
-        None
+        Ok(())
     }
 
     /// # Panics
     /// If it is [refused](Self::refusal).
     pub(crate) fn check_sizes(&self, lanes: usize) {
-        if let Some(refusal) = self.refusal(lanes) {
-            panic!("{refusal}");
-        }
+        self.fits(lanes).unwrap_or_else(|refusal| panic!("{refusal}"));
     }
 
     /// Length of an axis with its padding.
@@ -149,19 +146,18 @@ impl ConvShape {
     }
 }
 
-fn tensor_refusal(lanes: usize, channels: usize, [height, width]: [usize; 2]) -> Option<String> {
+fn tensor_fits(lanes: usize, channels: usize, [height, width]: [usize; 2]) -> Result<(), String> {
     let elements = [height, width, lanes].into_iter().try_fold(channels.max(1), usize::checked_mul);
-    elements
-        .is_none_or(|n| u32::try_from(n).is_err())
-        .then(|| format!("a tensor of {channels} x {height} x {width} x {lanes} elements is too large"))
+    match elements.is_some_and(|n| u32::try_from(n).is_ok()) {
+        true => Ok(()),
+        false => Err(format!("a tensor of {channels} x {height} x {width} x {lanes} elements is too large")),
+    }
 }
 
 /// # Panics
 /// If a tensor of `lanes` images has 2^32 elements or more.
 pub(crate) fn check_tensor(lanes: usize, channels: usize, size: [usize; 2]) {
-    if let Some(refusal) = tensor_refusal(lanes, channels, size) {
-        panic!("{refusal}");
-    }
+    tensor_fits(lanes, channels, size).unwrap_or_else(|refusal| panic!("{refusal}"));
 }
 
 /// Outputs along one axis that read the same taps, each `source_step` further than the one before.

@@ -233,7 +233,7 @@ impl Local {
     pub fn rows_per_row(&self) -> Option<usize> {
         match &self.kind {
             Kind::Map(_) => Some(1),
-            Kind::Pool(_, windows) => windows.row_step(),
+            Kind::Pool(_, windows) => windows.row_step,
             Kind::Flatten(_) => None,
         }
     }

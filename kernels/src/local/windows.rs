@@ -65,7 +65,8 @@ pub(super) struct Windows {
     pub(super) exclusive: bool,
     /// Whether every element belongs to a window.
     pub(super) covering: bool,
-    row_step: Option<usize>,
+    /// Rows of the input per row of windows, if every row of windows begins with rows of its own.
+    pub(super) row_step: Option<usize>,
 }
 
 /// One element of a window.
@@ -130,11 +131,6 @@ impl Windows {
             axes: [rows, columns],
             tables,
         }
-    }
-
-    /// Rows of the input per row of windows, if every row of windows begins with rows of its own.
-    pub(super) fn row_step(&self) -> Option<usize> {
-        self.row_step
     }
 
     /// Every pixel of some rows of the output: its offset, the offset of the first element of its window,
