@@ -82,12 +82,8 @@ impl Strided {
     }
 
     fn transposed(self) -> Self {
-        Strided {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-        }
+        let Strided { rows, columns, row_stride, column_stride } = self;
+        Strided { rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
     }
 
     /// The distance of an element from the first.
@@ -112,10 +108,8 @@ impl Strided {
             "rows {rows:?} and columns {columns:?} are not in a {self:?}"
         );
         let part = Strided { rows: rows.len(), columns: columns.len(), ..self };
-        let first = match rows.is_empty() || columns.is_empty() {
-            true => 0,
-            false => self.place(rows.start, columns.start),
-        };
+        let empty = rows.is_empty() || columns.is_empty();
+        let first = if empty { 0 } else { self.place(rows.start, columns.start) };
         (part, first)
     }
 
@@ -142,14 +136,6 @@ impl<'a> MatRef<'a> {
     pub fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: isize, column_stride: isize) -> Self {
         let (shape, first) = Strided::within(data.len(), rows, columns, row_stride, column_stride);
         MatRef { first: data[first..].as_ptr(), shape, data: PhantomData }
-    }
-
-    /// A matrix without gaps, row after row.
-    ///
-    /// # Panics
-    /// If `data` is too short.
-    pub fn row_major(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        MatRef::new(data, rows, columns, columns as isize, 1)
     }
 
     /// The same elements with the last row first.
@@ -191,14 +177,6 @@ impl<'a> MatMut<'a> {
         let (shape, first) = Strided::within(data.len(), rows, columns, row_stride, column_stride);
         assert!(shape.is_apart(), "elements of a {shape:?} overlap");
         MatMut { first: data[first..].as_mut_ptr(), shape, data: PhantomData }
-    }
-
-    /// A matrix without gaps, row after row.
-    ///
-    /// # Panics
-    /// If `data` is too short.
-    pub fn row_major(data: &'a mut [f32], rows: usize, columns: usize) -> Self {
-        MatMut::new(data, rows, columns, columns as isize, 1)
     }
 
     /// The same view for a while.
@@ -254,8 +232,16 @@ impl fmt::Debug for Strided {
 
 /// What views have that can be written to, and those that can not.
 macro_rules! views {
-    ($($view:ident),*) => {$(
-        impl $view<'_> {
+    ($view:ident, &'a $($slice:tt)+) => {
+        impl<'a> $view<'a> {
+            /// A matrix without gaps, row after row.
+            ///
+            /// # Panics
+            /// If `data` is too short.
+            pub fn row_major(data: &'a $($slice)+, rows: usize, columns: usize) -> Self {
+                $view::new(data, rows, columns, columns as isize, 1)
+            }
+
             /// The same elements with rows and columns exchanged.
             pub fn transposed(self) -> Self {
                 $view { shape: self.shape.transposed(), ..self }
@@ -296,9 +282,10 @@ macro_rules! views {
                 self.shape.fmt(f)
             }
         }
-    )*};
+    };
 }
-views!(MatRef, MatMut);
+views!(MatRef, &'a [f32]);
+views!(MatMut, &'a mut [f32]);
 
 /// Views of two-dimensional arrays of the crate `ndarray`, and back.
 #[cfg(feature = "ndarray")]

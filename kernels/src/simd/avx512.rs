@@ -57,16 +57,8 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        // SAFETY: sixteen rows of sixteen elements are valid at both by contract, and the CPU has AVX-512F.
-        unsafe {
-            let mut block = [_mm512_setzero_ps(); 16];
-            for (i, row) in block.iter_mut().enumerate() {
-                *row = _mm512_loadu_ps(from.add(i * from_stride));
-            }
-            for (j, column) in transposed(block).into_iter().enumerate() {
-                _mm512_storeu_ps(to.add(j * to_stride), column);
-            }
-        }
+        // SAFETY: sixteen rows of sixteen elements are valid at both by contract.
+        unsafe { self.transpose_part(from, from_stride, [16, 16], to, to_stride, 16) }
     }
     #[inline(always)]
     unsafe fn transpose_part(
