@@ -59,12 +59,12 @@ pub(crate) fn for_each_task(parallel: bool, tasks: usize, f: impl Fn(usize) + Sy
 
 /// Calls `f(index, chunk)` for consecutive chunks of `data`, on several threads if `parallel` and
 /// `work` (multiplications and additions) is worth it.
-pub(crate) fn for_each_chunk<T: Send>(
+pub(crate) fn for_each_chunk(
     parallel: bool,
     work: u64,
-    data: &mut [T],
+    data: &mut [f32],
     chunk: usize,
-    f: impl Fn(usize, &mut [T]) + Sync,
+    f: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     let chunk = chunk.max(1);
     #[cfg(feature = "rayon")]
@@ -78,12 +78,12 @@ pub(crate) fn for_each_chunk<T: Send>(
 }
 
 /// As [`for_each_chunk`] for two slices, each with its own length of chunks.
-pub(crate) fn for_each_chunk_pair<T: Send>(
+pub(crate) fn for_each_chunk_pair(
     parallel: bool,
     work: u64,
-    [a, b]: [&mut [T]; 2],
+    [a, b]: [&mut [f32]; 2],
     [a_chunk, b_chunk]: [usize; 2],
-    f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) {
     let (a_chunk, b_chunk) = (a_chunk.max(1), b_chunk.max(1));
     #[cfg(feature = "rayon")]
@@ -98,11 +98,11 @@ pub(crate) fn for_each_chunk_pair<T: Send>(
 }
 
 /// What `f(index, chunk)` finds in the first of consecutive chunks in which it finds something.
-pub(crate) fn find_map_first<T: Sync, R: Send>(
-    data: &[T],
+pub(crate) fn find_first(
+    data: &[f32],
     chunk: usize,
-    f: impl Fn(usize, &[T]) -> Option<R> + Sync,
-) -> Option<R> {
+    f: impl Fn(usize, &[f32]) -> Option<usize> + Sync,
+) -> Option<usize> {
     #[cfg(feature = "rayon")]
     if pool_threads() > 1 {
         let chunks = data.par_chunks(chunk);

@@ -1,7 +1,7 @@
 //! Sums, and a search that is one.
 
 use crate::level::Level;
-use crate::parallel::find_map_first;
+use crate::parallel::find_first;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// Vectors that are summed in f32 before the sum goes on in f64.
@@ -73,7 +73,7 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     if values.len() <= SEARCHED_ALONE {
         return search(values);
     }
-    find_map_first(values, SEARCHED_ALONE, |part, values| search(values).map(|at| part * SEARCHED_ALONE + at))
+    find_first(values, SEARCHED_ALONE, |part, values| search(values).map(|at| part * SEARCHED_ALONE + at))
 }
 
 /// Adds to each image's sum the squares of its elements in a tile: of an image in every lane if there are LANES sums,
@@ -104,13 +104,10 @@ impl Kernel for ImageSums<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let ImageSums { a, b, sums } = self;
+        let (lanes, len, others, images) = (S::LANES, a.len(), b.len(), sums.len());
         assert!(
-            [1, S::LANES].contains(&sums.len()) && a.len().is_multiple_of(S::LANES) && a.len() == b.len(),
-            "{} and {} elements and {} sums for {} lanes",
-            a.len(),
-            b.len(),
-            sums.len(),
-            S::LANES
+            [1, lanes].contains(&images) && len.is_multiple_of(lanes) && len == others,
+            "{len} and {others} elements and {images} sums for {lanes} lanes"
         );
         // SAFETY: a block has whole vectors.
         let product = |a: &[f32], b: &[f32], i: usize, sum: S::V| unsafe {

@@ -21,9 +21,10 @@ use crate::conv::shape::ConvShape;
 use crate::layout::{Layout, transpose_lines, transpose_vectors};
 use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
 use crate::level::Level;
-use crate::pack::{packed_vectors_len, place_in_depth};
+use crate::pack::{pack_panel, packed_vectors_len, place_in_depth};
 use crate::parallel::{Shared, for_each_task, threads_for};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::view::MatRef;
 
 /// Elements of the output's gradient in a block of the outer product, for each vector of output channels: with two,
 /// 128 KiB, a part of the second cache.
@@ -349,8 +350,9 @@ impl Gradient {
                 let [rows, columns] = block.clone();
                 for (row, to) in rows.zip(transposed.chunks_mut(block_row)) {
                     let from = &errors[outputs.start * plane + (row * self.output[1] + columns.start) * elements..];
-                    let counts = [outputs.len(), columns.len() * elements];
-                    dispatch(self.level, Vectors { from, stride: plane, counts, to, width });
+                    let from = MatRef::new(from, outputs.len(), columns.len() * elements, plane as isize, 1);
+                    let (lines, places) = (0..from.rows(), 0..from.columns());
+                    pack_panel(self.level, from, lines, places, [vectors * lanes, width], to);
                 }
                 let operands = Operands {
                     table: &plan.table,
@@ -406,7 +408,8 @@ impl Gradient {
                         let (down, along) = (down.clone(), along.clone());
                         down.flat_map(move |ky| along.clone().map(move |kx| (channel, [ky, kx])))
                     });
-                    for width in Blocks::new(shape.in_channels * down.len() * along.len(), widest).sizes() {
+                    for block in Blocks::new(shape.in_channels * down.len() * along.len(), widest).iter() {
+                        let width = block.len();
                         for (offset, (channel, tap)) in offsets[..width].iter_mut().zip(&mut pairs) {
                             let x = channel * source_plane + self.met(pixel, tap) * lanes;
                             let column = channel * shape.taps() + tap[0] * shape.kernel[1] + tap[1];
@@ -463,32 +466,6 @@ pub(super) fn tiles_cost(shape: &ConvShape, lanes: usize, batch: usize) -> f64 {
     let outputs = (shape.out_channels * height * width) as f64;
     let filled = batch as f64 / batch.next_multiple_of(lanes) as f64;
     (inner_cost(shape).min(outer_cost(shape, lanes)) + 0.875 * lanes as f64 * (1.0 + inputs / outputs)) / filled
-}
-
-/// Makes vectors, `width` apart, of the elements of some channels, `stride` apart, at equal places.
-struct Vectors<'a> {
-    from: &'a [f32],
-    stride: usize,
-    /// Channels, and elements of each.
-    counts: [usize; 2],
-    to: &'a mut [f32],
-    width: usize,
-}
-
-impl Kernel for Vectors<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Vectors { from, stride, counts: [channels, len], to, width } = self;
-        assert!((channels - 1) * stride + len <= from.len() && len * width <= to.len() && channels <= width);
-        for first in (0..channels).step_by(S::LANES) {
-            let lines = S::LANES.min(channels - first);
-            // SAFETY: `len` elements of each channel are readable, and `len` vectors writable, by the assertion.
-            unsafe {
-                let (from, to) = (from.as_ptr().add(first * stride), to.as_mut_ptr().add(first));
-                transpose_lines(s, from, stride, [lines, len], to, width);
-            }
-        }
-    }
 }
 
 /// Adds sums `[rows][width]` to the columns of `to`, of which `lines` begin `stride` apart.

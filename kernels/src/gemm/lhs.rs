@@ -29,7 +29,7 @@ pub enum Lhs<'a> {
 /// A left operand packed for many products of a level.
 #[derive(Clone, Debug)]
 pub struct PackedLhs {
-    level: Level,
+    pub(super) level: Level,
     /// For each block of the depth all rows, [`ROW`] elements apart; if there is one shallow block, rows
     /// without gaps.
     packed: Vec<f32>,
@@ -55,10 +55,6 @@ impl PackedLhs {
             pack_panel(level, a.transposed(), 0..k, 0..m, [k; 2], &mut packed);
         }
         PackedLhs { level, packed, m, k }
-    }
-
-    pub(super) fn level(&self) -> Level {
-        self.level
     }
 }
 
@@ -104,10 +100,7 @@ impl<'a> Lhs<'a> {
 
     /// Whether a row lies in vectors along a depth of k that is worth summing in vectors.
     pub(super) fn rows_are_vectors(&self, k: usize) -> bool {
-        let vectors = match self {
-            Lhs::Plain(a) => a.column_stride() == 1 && a.row_stride() >= 0,
-            Lhs::Packed(_) => true,
-        };
-        vectors && is_deep(k)
+        let apart = matches!(self, Lhs::Plain(a) if a.column_stride() != 1 || a.row_stride() < 0);
+        is_deep(k) && !apart
     }
 }

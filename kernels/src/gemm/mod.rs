@@ -20,7 +20,7 @@ use crate::gemm::lhs::{ROW, is_deep, pack_rows};
 use crate::leaf::{Epilogue, Leaves, MOST_SUMS, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
 use crate::pack::pack_panel;
-use crate::parallel::{for_each_chunk, threads_for};
+use crate::parallel::{Shared, for_each_chunk, threads_for};
 use crate::simd::MAX_LANES;
 use crate::view::{MatMut, MatRef};
 
@@ -97,7 +97,7 @@ pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: M
         "a product of {m} x {k} and {b:?} does not fit an output {c:?}"
     );
     if let Lhs::Packed(a) = a {
-        assert!(a.level() == level, "A is packed for level {}, not for {level}", a.level());
+        assert!(a.level == level, "A is packed for level {}, not for {level}", a.level);
     }
     product(level, alpha, a, b, beta, c, scratch, true);
 }
@@ -127,19 +127,10 @@ pub(crate) fn product(
         }
         _ => (a, b, c.reborrow()),
     };
-    let output = Output {
-        alpha,
-        beta,
-        row_stride: c.row_stride(),
-        column_stride: c.column_stride(),
-        columns: c.columns(),
-        out: c.pointer(),
-    };
+    let [row_stride, column_stride] = [c.row_stride(), c.column_stride()];
+    let output = Output { alpha, beta, row_stride, column_stride, columns: c.columns(), out: Shared(c.pointer()) };
     let flops = [n, k].into_iter().fold(2 * m as u64, |flops, factor| flops.saturating_mul(factor as u64));
-    let threads = match parallel {
-        true => threads_for(flops).min(scratch.len() / sizes.len()).max(1),
-        false => 1,
-    };
+    let threads = if parallel { threads_for(flops).min(scratch.len() / sizes.len()).max(1) } else { 1 };
     for_each_chunk(parallel, flops, &mut scratch[..threads * sizes.len()], sizes.len(), |part, scratch| {
         let (pack_a, pack_b) = from_line(scratch)[..sizes.a + sizes.b].split_at_mut(sizes.a);
         Part { level, leaves: Leaves::of(level), a, b, output, part, parts: threads }.run(pack_a, pack_b);
@@ -154,17 +145,13 @@ struct Output {
     row_stride: isize,
     column_stride: isize,
     columns: usize,
-    out: *mut f32,
+    /// The one C that is borrowed mutably, of which parts of a product write disjoint rows or columns.
+    out: Shared,
 }
-
-// SAFETY: parts of a product write disjoint rows or columns of the one C that is borrowed mutably.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
 
 impl Output {
     fn at(&self, row: usize, column: usize) -> *mut f32 {
-        self.out.wrapping_offset(row as isize * self.row_stride + column as isize * self.column_stride)
+        self.out.get().wrapping_offset(row as isize * self.row_stride + column as isize * self.column_stride)
     }
 
     /// Stores some sums, `width` elements apart.
