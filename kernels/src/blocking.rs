@@ -38,12 +38,6 @@ impl Blocks {
         start(index)..start(index + 1)
     }
 
-    /// The sizes of the blocks that are not empty.
-    #[inline(always)]
-    pub(crate) fn sizes(self) -> impl Iterator<Item = usize> {
-        (0..self.count).map(move |index| self.get(index).len()).filter(|&size| size > 0)
-    }
-
     /// The blocks of a range, cut where their size changes, without empty ones.
     #[inline(always)]
     pub(crate) fn equal(self, blocks: Range<usize>) -> impl Iterator<Item = EqualBlocks> {
@@ -95,15 +89,13 @@ mod tests {
 
     #[test]
     fn blocks_cover_a_side_in_order_and_differ_by_one_at_most() {
-        for length in 0..50 {
-            for longest in 1..20 {
-                let blocks = Blocks::new(length, longest);
-                let sizes: Vec<_> = blocks.iter().map(|block| block.len()).collect();
-                assert_eq!(sizes.len(), length.div_ceil(longest).max(1));
-                assert_eq!(blocks.iter().flatten().collect::<Vec<_>>(), (0..length).collect::<Vec<_>>());
-                assert_eq!(sizes.iter().max(), Some(&blocks.longest()));
-                assert!(blocks.longest() <= longest && blocks.longest() - sizes.iter().min().unwrap() <= 1);
-            }
+        for (length, longest) in (0..50).flat_map(|length| (1..20).map(move |longest| (length, longest))) {
+            let blocks = Blocks::new(length, longest);
+            let sizes: Vec<_> = blocks.iter().map(|block| block.len()).collect();
+            assert_eq!(sizes.len(), length.div_ceil(longest).max(1));
+            assert_eq!(blocks.iter().flatten().collect::<Vec<_>>(), (0..length).collect::<Vec<_>>());
+            assert_eq!(sizes.iter().max(), Some(&blocks.longest()));
+            assert!(blocks.longest() <= longest && blocks.longest() - sizes.iter().min().unwrap() <= 1);
         }
     }
 }

@@ -56,11 +56,8 @@ impl Dots<'_> {
                 unsafe { leaves.dot(height, &dot) };
                 let mut products = [0.0; MOST_SUMS];
                 let products = &mut products[..height * width];
-                let (a, b) = (dot.a.wrapping_add(whole), &b[whole..]);
-                dispatch(
-                    level,
-                    Finish { sums: &sums, a, step, rest: depth - whole, b, offsets: dot.offsets, products },
-                );
+                let (a, b, offsets) = (dot.a.wrapping_add(whole), &b[whole..], dot.offsets);
+                dispatch(level, Finish { sums: &sums, a, step, rest: depth - whole, b, offsets, products });
                 store(rows.clone(), columns, products);
             }
         }
@@ -80,8 +77,6 @@ struct Finish<'a> {
 }
 
 impl Kernel for Finish<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Finish { sums, a, step, rest, b, offsets, products } = self;

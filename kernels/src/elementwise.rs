@@ -22,7 +22,6 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
         out: &'a mut [f32],
     }
     impl Kernel for Combination<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Combination { sum, combine: Combine { alpha, beta, gamma, other, step, bias }, out } = self;
@@ -55,19 +54,11 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
             }
         }
     }
-    assert!(sum.len() == out.len(), "lengths differ: {}, output {}", sum.len(), out.len());
-    assert!(
-        combine.gamma == 0.0 || combine.other.len() == out.len(),
-        "lengths differ: third operand {}, output {}",
-        combine.other.len(),
-        out.len()
-    );
-    assert!(
-        combine.step.is_none_or(|step| [1, lanes(level)].contains(&step.len())),
-        "{} factors for {} lanes",
-        combine.step.map_or(0, <[f32]>::len),
-        lanes(level)
-    );
+    let (lanes, len, other, step) =
+        (lanes(level), out.len(), combine.other.len(), combine.step.map_or(1, <[f32]>::len));
+    assert!(sum.len() == len, "lengths differ: {}, output {len}", sum.len());
+    assert!(combine.gamma == 0.0 || other == len, "lengths differ: third operand {other}, output {len}");
+    assert!([1, lanes].contains(&step), "{step} factors for {lanes} lanes");
     dispatch(level, Combination { sum, combine, out });
 }
 
@@ -78,7 +69,6 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
 pub fn accumulate(level: Level, a: &[f32], out: &mut [f32]) {
     struct Accumulate<'a>(&'a [f32], &'a mut [f32]);
     impl Kernel for Accumulate<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, _: S) {
             self.1.iter_mut().zip(self.0).for_each(|(out, a)| *out += a);

@@ -80,13 +80,10 @@ impl Layout {
             rows.len(),
             tile.len()
         );
-        let squares = match self {
-            Layout::Images => Squares { lines: images, line: elements, planes: 1 },
-            Layout::Channels if images == 0 => return tile.fill(0.0),
-            Layout::Channels => {
-                Squares { lines: channels, line: pixels, planes: tile.len() / (pixels * lanes(level)).max(1) }
-            }
-        };
+        if images == 0 {
+            return tile.fill(0.0);
+        }
+        let squares = self.squares(level, [channels, pixels], images);
         dispatch(level, Load { rows, tile, squares });
     }
 
@@ -115,15 +112,20 @@ impl Layout {
             tile.len(),
             rows.len()
         );
-        let squares = match self {
-            Layout::Images => Squares { lines: images, line: elements, planes: 1 },
-            Layout::Channels if images == 0 => return,
-            Layout::Channels => {
-                Squares { lines: channels, line: pixels, planes: tile.len() / (pixels * lanes(level)).max(1) }
-            }
-        };
+        if images == 0 {
+            return;
+        }
+        let squares = self.squares(level, [channels, pixels], images);
         let stride = if self == Layout::Images { stride } else { pixels };
         dispatch(level, Store { tile, rows: rows.as_mut_ptr(), squares, stride });
+    }
+
+    /// The lines of some images.
+    fn squares(self, level: Level, [channels, pixels]: [usize; 2], images: usize) -> Squares {
+        match self {
+            Layout::Images => Squares { lines: images, line: channels * pixels, planes: 1 },
+            Layout::Channels => Squares { lines: channels, line: pixels, planes: self.planes(level, channels) },
+        }
     }
 }
 
@@ -150,8 +152,6 @@ struct Load<'a> {
 }
 
 impl Kernel for Load<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Squares { line, .. } = self.squares;
@@ -172,8 +172,6 @@ struct Store<'a> {
 }
 
 impl Kernel for Store<'_> {
-    type Output = ();
-
     /// The rows must be valid for the lines.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -259,6 +257,6 @@ pub(crate) unsafe fn store_channels(
     rows: *mut f32,
     stride: usize,
 ) {
-    let squares = Squares { lines: channels, line: len, planes: channels.div_ceil(lanes(level)) };
+    let squares = Layout::Channels.squares(level, [channels, len], 1);
     dispatch(level, Store { tile, rows, squares, stride });
 }

@@ -48,13 +48,7 @@ impl Level {
             const ALL: [Level; 3] = [Level(Isa::Avx512), Level(Isa::Avx2), Level(Isa::Portable)];
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             let avx512 = avx2 && is_x86_feature_detected!("avx512f");
-            &ALL[if avx512 {
-                0
-            } else if avx2 {
-                1
-            } else {
-                2
-            }..]
+            &ALL[2 - usize::from(avx2) - usize::from(avx512)..]
         }
         #[cfg(not(target_arch = "x86_64"))]
         &[Level::PORTABLE]

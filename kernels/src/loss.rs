@@ -5,6 +5,7 @@
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::math::exp;
+use crate::reduce::elements;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// How the outputs of a tile lie: channels and pixels of an image, all of which are outputs.
@@ -28,14 +29,11 @@ impl Outputs {
     /// If the outputs, deviations or errors do not fill a tile, or there is not a loss for each image.
     fn check(&self, y: &[f32], d: &[f32], error: &[f32], loss: &[f64]) {
         let (len, images) = (self.layout.len(self.level, self.image), self.layout.images(self.level));
+        let found @ [outputs, deviations, errors, losses] = [y.len(), d.len(), error.len(), loss.len()];
         assert!(
-            y.len() == len && d.len() == len && error.len() == len && loss.len() == images,
-            "lengths do not fit a tile of {len} elements and {images} images: outputs {}, deviations {}, errors {}, \
-             losses {}",
-            y.len(),
-            d.len(),
-            error.len(),
-            loss.len()
+            found == [len, len, len, images],
+            "lengths do not fit a tile of {len} elements and {images} images: outputs {outputs}, deviations \
+             {deviations}, errors {errors}, losses {losses}"
         );
     }
 
@@ -50,9 +48,10 @@ impl Outputs {
     pub fn cross_entropy(&self, y: &[f32], d: &[f32], labels: &[f32], scale: f32, error: &mut [f32], loss: &mut [f64]) {
         self.check(y, d, error, loss);
         assert!(labels.len() == loss.len(), "{} labels for {} images", labels.len(), loss.len());
+        let pass = CrossEntropy { y, d, labels, scale, error, loss };
         match self.layout {
-            Layout::Images => dispatch(self.level, CrossEntropy { y, d, labels, scale, error, loss }),
-            Layout::Channels => loss[0] = cross_entropy_of_one(self.places(0), y, d, labels[0], scale, error),
+            Layout::Images => dispatch(self.level, pass),
+            Layout::Channels => pass.of_one(self.places(0)),
         }
     }
 
@@ -89,37 +88,7 @@ impl Outputs {
     }
 }
 
-/// The cross-entropy of one image, whose outputs lie at these places; returns its loss.
-fn cross_entropy_of_one(
-    places: impl Iterator<Item = usize> + Clone,
-    y: &[f32],
-    d: &[f32],
-    label: f32,
-    scale: f32,
-    error: &mut [f32],
-) -> f64 {
-    error.fill(0.0);
-    if label < 0.0 {
-        return 0.0;
-    }
-    let output = |i: usize| f64::from(y[i]) + f64::from(d[i]);
-    let chosen = places.clone().nth(label as usize).expect("a label is one of the outputs");
-    let largest = places.clone().map(output).fold(f64::NEG_INFINITY, f64::max);
-    // All terms but the label's.
-    let mut others = 0.0;
-    for i in places.clone().filter(|&i| i != chosen) {
-        let e = (output(i) - largest).exp();
-        error[i] = e as f32;
-        others += e;
-    }
-    let own = (output(chosen) - largest).exp();
-    let weight = f64::from(scale) / (others + own);
-    places.for_each(|i| error[i] = (f64::from(error[i]) * weight) as f32);
-    error[chosen] = (-others * weight) as f32;
-    if own == 1.0 { others.ln_1p() } else { largest - output(chosen) + (others + own).ln() }
-}
-
-/// The cross-entropy of an image in every lane. All lengths are those of a tile.
+/// The cross-entropy of a tile, whose lengths are checked.
 struct CrossEntropy<'a> {
     y: &'a [f32],
     d: &'a [f32],
@@ -128,8 +97,36 @@ struct CrossEntropy<'a> {
     error: &'a mut [f32],
     loss: &'a mut [f64],
 }
+
+impl CrossEntropy<'_> {
+    /// Of one image, whose outputs lie at these places.
+    fn of_one(self, places: impl Iterator<Item = usize> + Clone) {
+        let CrossEntropy { y, d, labels, scale, error, loss } = self;
+        error.fill(0.0);
+        loss[0] = 0.0;
+        if labels[0] < 0.0 {
+            return;
+        }
+        let output = |i: usize| f64::from(y[i]) + f64::from(d[i]);
+        let chosen = places.clone().nth(labels[0] as usize).expect("a label is one of the outputs");
+        let largest = places.clone().map(output).fold(f64::NEG_INFINITY, f64::max);
+        // All terms but the label's.
+        let mut others = 0.0;
+        for i in places.clone().filter(|&i| i != chosen) {
+            let e = (output(i) - largest).exp();
+            error[i] = e as f32;
+            others += e;
+        }
+        let own = (output(chosen) - largest).exp();
+        let weight = f64::from(scale) / (others + own);
+        places.for_each(|i| error[i] = (f64::from(error[i]) * weight) as f32);
+        error[chosen] = (-others * weight) as f32;
+        loss[0] = if own == 1.0 { others.ln_1p() } else { largest - output(chosen) + (others + own).ln() };
+    }
+}
+
+/// Of an image in every lane.
 impl Kernel for CrossEntropy<'_> {
-    type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let classes = self.y.len() / S::LANES;
@@ -165,12 +162,7 @@ impl Kernel for CrossEntropy<'_> {
             // SAFETY: there are classes x LANES elements.
             unsafe { s.store(self.error.as_mut_ptr().add(class * S::LANES), error) };
         }
-        let [largest, chosen, others, own] = [largest, chosen, others, own].map(|v| {
-            let mut lanes = [0.0; MAX_LANES];
-            // SAFETY: MAX_LANES >= LANES elements.
-            unsafe { s.store(lanes.as_mut_ptr(), v) };
-            lanes
-        });
+        let [largest, chosen, others, own] = [largest, chosen, others, own].map(|v| elements(s, v));
         for (lane, loss) in self.loss.iter_mut().enumerate() {
             let (others, own) = (f64::from(others[lane]), f64::from(own[lane]));
             *loss = if self.labels[lane] < 0.0 {
@@ -195,7 +187,6 @@ struct SquaredError<'a> {
     loss: &'a mut [f64],
 }
 impl Kernel for SquaredError<'_> {
-    type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let outputs = self.y.len() / S::LANES;

@@ -53,47 +53,43 @@ struct Panel<'a> {
 }
 
 impl Kernel for Panel<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Panel { from, width, stride, packed } = self;
         let (rows, depth) = (from.rows(), from.columns());
         let [row_stride, depth_stride] = [from.row_stride() as usize, from.column_stride() as usize];
-        let from = from.pointer(0, 0);
-        // Whole vectors of rows, then what is left of the width.
-        let whole = rows / S::LANES * S::LANES;
-        let (filled, wide) = (rows - whole, width - whole);
-        for k in (0..depth).step_by(S::LANES) {
-            let deep = S::LANES.min(depth - k);
-            // SAFETY: the rows and the depth are those of the matrix; `packed` has `width` elements for each k.
+        let (from, to) = (from.pointer(0, 0), packed.as_mut_ptr());
+        // Each vector of the width: how many of its rows there are, and its elements.
+        let vectors = |first: usize| (S::LANES.min(rows.saturating_sub(first)), S::LANES.min(width - first));
+        if row_stride == 1 {
+            for k in 0..depth {
+                for first in (0..width).step_by(S::LANES) {
+                    let (lines, elements) = vectors(first);
+                    // SAFETY: the rows and the depth are those of the matrix; `packed` has `width` elements for each k.
+                    unsafe {
+                        let (from, to) = (from.wrapping_add(k * depth_stride + first), to.add(k * stride + first));
+                        if lines == S::LANES {
+                            s.prefetch(from.wrapping_add(AHEAD.wrapping_mul(depth_stride)));
+                            s.store(to, s.load(from));
+                        } else {
+                            s.store_first(to, s.load_first(from, lines), elements);
+                        }
+                    }
+                }
+            }
+            return;
+        }
+        for first in (0..width).step_by(S::LANES) {
+            let ((lines, elements), from) = (vectors(first), from.wrapping_add(first * row_stride));
+            // SAFETY: as above.
             unsafe {
-                let to = packed.as_mut_ptr().add(k * stride);
-                if row_stride == 1 {
-                    for k_of_block in 0..deep {
-                        let from = from.add((k + k_of_block) * depth_stride);
-                        let to = to.add(k_of_block * stride);
-                        for i in (0..whole).step_by(S::LANES) {
-                            s.prefetch(from.wrapping_add(AHEAD.wrapping_mul(depth_stride)).wrapping_add(i));
-                            s.store(to.add(i), s.load(from.add(i)));
-                        }
-                        for i in (0..wide).step_by(S::LANES) {
-                            let v = s.load_first(from.wrapping_add(whole + i), filled.saturating_sub(i));
-                            s.store_first(to.add(whole + i), v, S::LANES.min(wide - i));
-                        }
-                    }
-                } else {
-                    let from = from.add(k);
-                    for i in (0..whole).step_by(S::LANES) {
-                        let from = from.add(i * row_stride);
-                        s.transpose_part(from, row_stride, [S::LANES, deep], to.add(i), stride, S::LANES);
-                    }
-                    for i in (0..wide).step_by(S::LANES) {
-                        let from = from.wrapping_add((whole + i) * row_stride);
-                        let rows = filled.saturating_sub(i);
-                        let to = to.add(whole + i);
-                        s.transpose_part(from, row_stride, [rows, deep], to, stride, S::LANES.min(wide - i));
-                    }
+                if elements == S::LANES {
+                    transpose_lines(s, from, row_stride, [lines, depth], to.add(first), stride);
+                    continue;
+                }
+                for k in (0..depth).step_by(S::LANES) {
+                    let (to, deep) = (to.add(k * stride + first), S::LANES.min(depth - k));
+                    s.transpose_part(from.wrapping_add(k), row_stride, [lines, deep], to, stride, elements);
                 }
             }
         }
@@ -114,20 +110,13 @@ pub(crate) struct Source {
 /// panel does not have are 0.
 ///
 /// # Panics
-/// If a weight is outside `from`, or `packed` has another length than the panels.
-pub(crate) fn pack_panels(
-    from: &[f32],
-    source: Source,
-    panels: Blocks,
-    depth: usize,
-    packed: &mut [f32],
-    parallel: bool,
-) {
+/// If a weight is outside `from`, or `to` has another length than the panels.
+pub(crate) fn pack_panels(from: &[f32], source: Source, panels: Blocks, depth: usize, to: &mut [f32], parallel: bool) {
     let height = panels.longest();
-    assert!(packed.len() == panels.count() * height * depth, "{} elements for {panels:?}", packed.len());
-    for_each_chunk(parallel, packed.len() as u64, packed, depth * height, |panel, packed| {
+    assert!(to.len() == panels.count() * height * depth, "{} elements for {panels:?}", to.len());
+    for_each_chunk(parallel, to.len() as u64, to, depth * height, |panel, to| {
         let rows = panels.get(panel);
-        for (k, to) in packed.chunks_exact_mut(height).enumerate() {
+        for (k, to) in to.chunks_exact_mut(height).enumerate() {
             let base = rows.start * source.row_stride + k / source.taps * source.channel_stride + k % source.taps;
             let (filled, empty) = to.split_at_mut(rows.len());
             for (m, to) in filled.iter_mut().enumerate() {
@@ -177,7 +166,6 @@ pub(crate) fn pack_vectors(
         packed: &'a mut [f32],
     }
     impl Kernel for Pack<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Pack { from, source, rows, channels, group, packed } = self;
@@ -217,14 +205,8 @@ pub(crate) fn pack_vectors(
                             for tap in (0..len).step_by(S::LANES) {
                                 let width = S::LANES.min(len - tap);
                                 let from = from.add(tap);
-                                s.transpose_part(
-                                    from,
-                                    row_stride,
-                                    [rows, width],
-                                    square.as_mut_ptr(),
-                                    S::LANES,
-                                    S::LANES,
-                                );
+                                let block = square.as_mut_ptr();
+                                s.transpose_part(from, row_stride, [rows, width], block, S::LANES, S::LANES);
                                 for i in 0..width {
                                     let v = s.load(square.as_ptr().add(i * S::LANES));
                                     s.store(to.add((len - 1 - tap - i) * lines * S::LANES), v);
@@ -266,7 +248,6 @@ pub(crate) fn unpack_vectors(
         to: &'a mut [f32],
     }
     impl Kernel for Unpack<'_> {
-        type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Unpack { packed, channels, taps, group, factor, to } = self;

@@ -59,12 +59,12 @@ pub(crate) fn for_each_task(parallel: bool, tasks: usize, f: impl Fn(usize) + Sy
 
 /// Calls `f(index, chunk)` for consecutive chunks of `data`, on several threads if `parallel` and
 /// `work` (multiplications and additions) is worth it.
-pub(crate) fn for_each_chunk<T: Send>(
+pub(crate) fn for_each_chunk(
     parallel: bool,
     work: u64,
-    data: &mut [T],
+    data: &mut [f32],
     chunk: usize,
-    f: impl Fn(usize, &mut [T]) + Sync,
+    f: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     let chunk = chunk.max(1);
     #[cfg(feature = "rayon")]
@@ -78,12 +78,12 @@ pub(crate) fn for_each_chunk<T: Send>(
 }
 
 /// As [`for_each_chunk`] for two slices, each with its own length of chunks.
-pub(crate) fn for_each_chunk_pair<T: Send>(
+pub(crate) fn for_each_chunk_pair(
     parallel: bool,
     work: u64,
-    [a, b]: [&mut [T]; 2],
+    [a, b]: [&mut [f32]; 2],
     [a_chunk, b_chunk]: [usize; 2],
-    f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) {
     let (a_chunk, b_chunk) = (a_chunk.max(1), b_chunk.max(1));
     #[cfg(feature = "rayon")]
@@ -97,22 +97,12 @@ pub(crate) fn for_each_chunk_pair<T: Send>(
     pairs.enumerate().for_each(|(i, (a, b))| f(i, a, b));
 }
 
-/// Cuts `data` into `parts` equal chunks and calls `f(index, chunk)` for each, all at a time.
-pub(crate) fn for_each_part<T: Send>(parts: usize, data: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
-    let chunk = (data.len() / parts).max(1);
-    #[cfg(feature = "rayon")]
-    if parts > 1 {
-        return data.par_chunks_exact_mut(chunk).enumerate().for_each(|(i, chunk)| f(i, chunk));
-    }
-    data.chunks_exact_mut(chunk).enumerate().for_each(|(i, chunk)| f(i, chunk));
-}
-
 /// What `f(index, chunk)` finds in the first of consecutive chunks in which it finds something.
-pub(crate) fn find_map_first<T: Sync, R: Send>(
-    data: &[T],
+pub(crate) fn find_first(
+    data: &[f32],
     chunk: usize,
-    f: impl Fn(usize, &[T]) -> Option<R> + Sync,
-) -> Option<R> {
+    f: impl Fn(usize, &[f32]) -> Option<usize> + Sync,
+) -> Option<usize> {
     #[cfg(feature = "rayon")]
     if pool_threads() > 1 {
         let chunks = data.par_chunks(chunk);
@@ -143,5 +133,14 @@ unsafe impl Sync for Shared {}
 impl Shared {
     pub(crate) fn get(self) -> *mut f32 {
         self.0
+    }
+
+    /// Some elements from one on.
+    ///
+    /// # Safety
+    /// They must be valid, and nobody else's as long as the slice is used.
+    pub(crate) unsafe fn slice<'a>(self, first: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), len) }
     }
 }

@@ -28,10 +28,8 @@ pub fn fma_peak(level: Level) -> f64 {
 
 struct Peak;
 
-impl Kernel for Peak {
+impl Kernel<f64> for Peak {
     /// Multiplications and additions done.
-    type Output = f64;
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
         let factor = s.splat(black_box(0.999));

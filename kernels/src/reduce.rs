@@ -1,7 +1,7 @@
 //! Sums, and a search that is one.
 
 use crate::level::Level;
-use crate::parallel::find_map_first;
+use crate::parallel::find_first;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// Vectors that are summed in f32 before the sum goes on in f64.
@@ -15,20 +15,14 @@ const SEARCHED_ALONE: usize = 1 << 16;
 /// on the length and the level alone.
 pub fn sum(level: Level, values: &[f32]) -> f32 {
     struct Sum<'a>(&'a [f32]);
-    impl Kernel for Sum<'_> {
-        type Output = f64;
+    impl Kernel<f64> for Sum<'_> {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> f64 {
             let mut total = 0.0;
             for block in self.0.chunks(BLOCK * S::LANES) {
-                let mut open = [s.splat(0.0); OPEN];
-                let vectors = block.chunks_exact(S::LANES);
-                let rest = vectors.remainder();
-                for (i, v) in vectors.enumerate() {
-                    // SAFETY: `v` has LANES elements.
-                    open[i % OPEN] = s.add(open[i % OPEN], unsafe { s.load(v.as_ptr()) });
-                }
-                total += f64::from(s.sum(gather(s, open))) + rest.iter().map(|&x| f64::from(x)).sum::<f64>();
+                let rest = block.chunks_exact(S::LANES).remainder();
+                let vectors = over_vectors(s, block, |v, sum| s.add(sum, v));
+                total += f64::from(s.sum(vectors)) + rest.iter().map(|&x| f64::from(x)).sum::<f64>();
             }
             total
         }
@@ -43,20 +37,12 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
 /// If there are more of those than lanes.
 pub(crate) fn add_plane(level: Level, plane: &[f32], to: &mut [f32]) {
     struct Plane<'a>(&'a [f32]);
-    impl Kernel for Plane<'_> {
-        type Output = [f64; MAX_LANES];
+    impl Kernel<[f64; MAX_LANES]> for Plane<'_> {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> [f64; MAX_LANES] {
             let mut totals = [0.0; MAX_LANES];
             for block in self.0.chunks(BLOCK * S::LANES) {
-                let mut open = [s.splat(0.0); OPEN];
-                for (i, v) in block.chunks_exact(S::LANES).enumerate() {
-                    // SAFETY: `v` has LANES elements.
-                    open[i % OPEN] = s.add(open[i % OPEN], unsafe { s.load(v.as_ptr()) });
-                }
-                let mut lanes = [0.0; MAX_LANES];
-                // SAFETY: `lanes` has MAX_LANES >= LANES elements.
-                unsafe { s.store(lanes.as_mut_ptr(), gather(s, open)) };
+                let lanes = elements(s, over_vectors(s, block, |v, sum| s.add(sum, v)));
                 totals.iter_mut().zip(lanes).for_each(|(total, lane)| *total += f64::from(lane));
             }
             totals
@@ -69,21 +55,14 @@ pub(crate) fn add_plane(level: Level, plane: &[f32], to: &mut [f32]) {
 /// The index of the first element that is infinite or NaN, if there is one.
 pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     struct Search<'a>(&'a [f32]);
-    impl Kernel for Search<'_> {
-        type Output = Option<usize>;
+    impl Kernel<Option<usize>> for Search<'_> {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Option<usize> {
-            let zero = s.splat(0.0);
             for (block, start) in self.0.chunks(BLOCK * S::LANES).zip((0..).step_by(BLOCK * S::LANES)) {
                 // 0 times a finite number is 0, and NaN for all others.
-                let mut open = [zero; OPEN];
-                let vectors = block.chunks_exact(S::LANES);
-                let rest = vectors.remainder();
-                for (i, v) in vectors.enumerate() {
-                    // SAFETY: `v` has LANES elements.
-                    open[i % OPEN] = s.fma(zero, unsafe { s.load(v.as_ptr()) }, open[i % OPEN]);
-                }
-                if s.sum(gather(s, open)) != 0.0 || rest.iter().any(|x| !x.is_finite()) {
+                let vectors = over_vectors(s, block, |v, sum| s.fma(s.splat(0.0), v, sum));
+                let rest = block.chunks_exact(S::LANES).remainder();
+                if s.sum(vectors) != 0.0 || rest.iter().any(|x| !x.is_finite()) {
                     return block.iter().position(|x| !x.is_finite()).map(|at| start + at);
                 }
             }
@@ -94,7 +73,7 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     if values.len() <= SEARCHED_ALONE {
         return search(values);
     }
-    find_map_first(values, SEARCHED_ALONE, |part, values| search(values).map(|at| part * SEARCHED_ALONE + at))
+    find_first(values, SEARCHED_ALONE, |part, values| search(values).map(|at| part * SEARCHED_ALONE + at))
 }
 
 /// Adds to each image's sum the squares of its elements in a tile: of an image in every lane if there are LANES sums,
@@ -122,18 +101,13 @@ struct ImageSums<'a> {
 }
 
 impl Kernel for ImageSums<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let ImageSums { a, b, sums } = self;
+        let (lanes, len, others, images) = (S::LANES, a.len(), b.len(), sums.len());
         assert!(
-            [1, S::LANES].contains(&sums.len()) && a.len().is_multiple_of(S::LANES) && a.len() == b.len(),
-            "{} and {} elements and {} sums for {} lanes",
-            a.len(),
-            b.len(),
-            sums.len(),
-            S::LANES
+            [1, lanes].contains(&images) && len.is_multiple_of(lanes) && len == others,
+            "{len} and {others} elements and {images} sums for {lanes} lanes"
         );
         // SAFETY: a block has whole vectors.
         let product = |a: &[f32], b: &[f32], i: usize, sum: S::V| unsafe {
@@ -149,15 +123,33 @@ impl Kernel for ImageSums<'_> {
             for i in vectors - vectors % OPEN..vectors {
                 open[0] = product(a, b, i, open[0]);
             }
-            let mut lanes = [0.0; MAX_LANES];
-            // SAFETY: `lanes` has MAX_LANES >= LANES elements.
-            unsafe { s.store(lanes.as_mut_ptr(), gather(s, open)) };
+            let lanes = elements(s, gather(s, open));
             match sums {
                 [total] => *total += lanes[..S::LANES].iter().map(|&lane| f64::from(lane)).sum::<f64>(),
                 _ => sums.iter_mut().zip(lanes).for_each(|(total, lane)| *total += f64::from(lane)),
             }
         }
     }
+}
+
+/// A sum over the whole vectors of a block, each of which `add(v, sum)` adds to an open sum.
+#[inline(always)]
+fn over_vectors<S: Simd>(s: S, block: &[f32], add: impl Fn(S::V, S::V) -> S::V) -> S::V {
+    let mut open = [s.splat(0.0); OPEN];
+    for (i, v) in block.chunks_exact(S::LANES).enumerate() {
+        // SAFETY: `v` has LANES elements.
+        open[i % OPEN] = add(unsafe { s.load(v.as_ptr()) }, open[i % OPEN]);
+    }
+    gather(s, open)
+}
+
+/// The elements of a vector, and zeros.
+#[inline(always)]
+pub(crate) fn elements<S: Simd>(s: S, v: S::V) -> [f32; MAX_LANES] {
+    let mut elements = [0.0; MAX_LANES];
+    // SAFETY: MAX_LANES >= LANES elements.
+    unsafe { s.store(elements.as_mut_ptr(), v) };
+    elements
 }
 
 /// The sum of the open sums.

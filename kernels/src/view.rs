@@ -82,12 +82,8 @@ impl Strided {
     }
 
     fn transposed(self) -> Self {
-        Strided {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-        }
+        let Strided { rows, columns, row_stride, column_stride } = self;
+        Strided { rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
     }
 
     /// The distance of an element from the first.
@@ -112,10 +108,8 @@ impl Strided {
             "rows {rows:?} and columns {columns:?} are not in a {self:?}"
         );
         let part = Strided { rows: rows.len(), columns: columns.len(), ..self };
-        let first = match rows.is_empty() || columns.is_empty() {
-            true => 0,
-            false => self.place(rows.start, columns.start),
-        };
+        let empty = rows.is_empty() || columns.is_empty();
+        let first = if empty { 0 } else { self.place(rows.start, columns.start) };
         (part, first)
     }
 
@@ -144,19 +138,6 @@ impl<'a> MatRef<'a> {
         MatRef { first: data[first..].as_ptr(), shape, data: PhantomData }
     }
 
-    /// A matrix without gaps, row after row.
-    ///
-    /// # Panics
-    /// If `data` is too short.
-    pub fn row_major(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        MatRef::new(data, rows, columns, columns as isize, 1)
-    }
-
-    /// The same elements with rows and columns exchanged.
-    pub fn transposed(self) -> Self {
-        MatRef { shape: self.shape.transposed(), ..self }
-    }
-
     /// The same elements with the last row first.
     pub fn reversed_rows(self) -> Self {
         let Strided { rows, row_stride, .. } = self.shape;
@@ -167,35 +148,6 @@ impl<'a> MatRef<'a> {
     /// The same elements with the last column first.
     pub fn reversed_columns(self) -> Self {
         self.transposed().reversed_rows().transposed()
-    }
-
-    /// Some rows and columns.
-    ///
-    /// # Panics
-    /// If they are not all in the matrix.
-    pub fn submatrix(self, rows: Range<usize>, columns: Range<usize>) -> Self {
-        let (shape, first) = self.shape.part(rows, columns);
-        MatRef { first: self.first.wrapping_offset(first), shape, ..self }
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.shape.rows
-    }
-
-    /// Number of columns.
-    pub fn columns(&self) -> usize {
-        self.shape.columns
-    }
-
-    /// Distance of rows, in elements.
-    pub fn row_stride(&self) -> isize {
-        self.shape.row_stride
-    }
-
-    /// Distance of columns, in elements.
-    pub fn column_stride(&self) -> isize {
-        self.shape.column_stride
     }
 
     /// Element (i, j).
@@ -227,14 +179,6 @@ impl<'a> MatMut<'a> {
         MatMut { first: data[first..].as_mut_ptr(), shape, data: PhantomData }
     }
 
-    /// A matrix without gaps, row after row.
-    ///
-    /// # Panics
-    /// If `data` is too short.
-    pub fn row_major(data: &'a mut [f32], rows: usize, columns: usize) -> Self {
-        MatMut::new(data, rows, columns, columns as isize, 1)
-    }
-
     /// The same view for a while.
     pub fn reborrow(&mut self) -> MatMut<'_> {
         MatMut { first: self.first, shape: self.shape, data: PhantomData }
@@ -243,11 +187,6 @@ impl<'a> MatMut<'a> {
     /// The same view, to be read.
     pub fn as_ref(&self) -> MatRef<'_> {
         MatRef { first: self.first, shape: self.shape, data: PhantomData }
-    }
-
-    /// The same elements with rows and columns exchanged.
-    pub fn transposed(self) -> Self {
-        MatMut { shape: self.shape.transposed(), ..self }
     }
 
     /// The rows before one, and those from it on.
@@ -268,35 +207,6 @@ impl<'a> MatMut<'a> {
     pub fn split_columns(self, column: usize) -> (Self, Self) {
         let (left, right) = self.transposed().split_rows(column);
         (left.transposed(), right.transposed())
-    }
-
-    /// Some rows and columns.
-    ///
-    /// # Panics
-    /// If they are not all in the matrix.
-    pub fn submatrix(self, rows: Range<usize>, columns: Range<usize>) -> Self {
-        let (shape, first) = self.shape.part(rows, columns);
-        MatMut { first: self.first.wrapping_offset(first), shape, ..self }
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.shape.rows
-    }
-
-    /// Number of columns.
-    pub fn columns(&self) -> usize {
-        self.shape.columns
-    }
-
-    /// Distance of rows, in elements.
-    pub fn row_stride(&self) -> isize {
-        self.shape.row_stride
-    }
-
-    /// Distance of columns, in elements.
-    pub fn column_stride(&self) -> isize {
-        self.shape.column_stride
     }
 
     /// Element (i, j).
@@ -320,17 +230,62 @@ impl fmt::Debug for Strided {
     }
 }
 
-impl fmt::Debug for MatRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shape.fmt(f)
-    }
-}
+/// What views have that can be written to, and those that can not.
+macro_rules! views {
+    ($view:ident, &'a $($slice:tt)+) => {
+        impl<'a> $view<'a> {
+            /// A matrix without gaps, row after row.
+            ///
+            /// # Panics
+            /// If `data` is too short.
+            pub fn row_major(data: &'a $($slice)+, rows: usize, columns: usize) -> Self {
+                $view::new(data, rows, columns, columns as isize, 1)
+            }
 
-impl fmt::Debug for MatMut<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shape.fmt(f)
-    }
+            /// The same elements with rows and columns exchanged.
+            pub fn transposed(self) -> Self {
+                $view { shape: self.shape.transposed(), ..self }
+            }
+
+            /// Some rows and columns.
+            ///
+            /// # Panics
+            /// If they are not all in the matrix.
+            pub fn submatrix(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+                let (shape, first) = self.shape.part(rows, columns);
+                $view { first: self.first.wrapping_offset(first), shape, ..self }
+            }
+
+            /// Number of rows.
+            pub fn rows(&self) -> usize {
+                self.shape.rows
+            }
+
+            /// Number of columns.
+            pub fn columns(&self) -> usize {
+                self.shape.columns
+            }
+
+            /// Distance of rows, in elements.
+            pub fn row_stride(&self) -> isize {
+                self.shape.row_stride
+            }
+
+            /// Distance of columns, in elements.
+            pub fn column_stride(&self) -> isize {
+                self.shape.column_stride
+            }
+        }
+
+        impl fmt::Debug for $view<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.shape.fmt(f)
+            }
+        }
+    };
 }
+views!(MatRef, &'a [f32]);
+views!(MatMut, &'a mut [f32]);
 
 /// Views of two-dimensional arrays of the crate `ndarray`, and back.
 #[cfg(feature = "ndarray")]
@@ -338,27 +293,6 @@ mod arrays {
     use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
 
     use super::*;
-
-    impl<'a> From<ArrayView2<'a, f32>> for MatRef<'a> {
-        fn from(array: ArrayView2<'a, f32>) -> Self {
-            let (rows, columns) = array.dim();
-            let [row_stride, column_stride] = [array.strides()[0], array.strides()[1]];
-            MatRef {
-                first: array.as_ptr(),
-                shape: Strided { rows, columns, row_stride, column_stride },
-                data: PhantomData,
-            }
-        }
-    }
-
-    impl<'a> From<ArrayViewMut2<'a, f32>> for MatMut<'a> {
-        fn from(mut array: ArrayViewMut2<'a, f32>) -> Self {
-            let (rows, columns) = array.dim();
-            let [row_stride, column_stride] = [array.strides()[0], array.strides()[1]];
-            let shape = Strided { rows, columns, row_stride, column_stride };
-            MatMut { first: array.as_mut_ptr(), shape, data: PhantomData }
-        }
-    }
 
     /// The strides that `ndarray` takes, and where the first element lies: negative ones are reversed afterwards.
     fn lowest(shape: Strided) -> (isize, [usize; 2], [bool; 2]) {
@@ -368,25 +302,30 @@ mod arrays {
         (first, strides.map(isize::unsigned_abs), strides.map(|stride| stride < 0))
     }
 
-    impl<'a> From<MatRef<'a>> for ArrayView2<'a, f32> {
-        fn from(view: MatRef<'a>) -> Self {
-            let (first, strides, reversed) = lowest(view.shape);
-            let shape = (view.shape.rows, view.shape.columns).strides((strides[0], strides[1]));
-            // SAFETY: the elements are in memory that is borrowed as long as the view, the lowest of them at `first`.
-            let mut array = unsafe { ArrayView2::from_shape_ptr(shape, view.first.wrapping_offset(first)) };
-            (0..2).filter(|&axis| reversed[axis]).for_each(|axis| array.invert_axis(ndarray::Axis(axis)));
-            array
-        }
-    }
+    macro_rules! conversions {
+        ($view:ident, $array:ident, $($mutable:ident)? => $pointer:ident) => {
+            impl<'a> From<$array<'a, f32>> for $view<'a> {
+                fn from($($mutable)? array: $array<'a, f32>) -> Self {
+                    let (rows, columns) = array.dim();
+                    let [row_stride, column_stride] = [array.strides()[0], array.strides()[1]];
+                    let shape = Strided { rows, columns, row_stride, column_stride };
+                    $view { first: array.$pointer(), shape, data: PhantomData }
+                }
+            }
 
-    impl<'a> From<MatMut<'a>> for ArrayViewMut2<'a, f32> {
-        fn from(view: MatMut<'a>) -> Self {
-            let (first, strides, reversed) = lowest(view.shape);
-            let shape = (view.shape.rows, view.shape.columns).strides((strides[0], strides[1]));
-            // SAFETY: as above; the borrow is exclusive, and no two elements share a place.
-            let mut array = unsafe { ArrayViewMut2::from_shape_ptr(shape, view.first.wrapping_offset(first)) };
-            (0..2).filter(|&axis| reversed[axis]).for_each(|axis| array.invert_axis(ndarray::Axis(axis)));
-            array
-        }
+            impl<'a> From<$view<'a>> for $array<'a, f32> {
+                fn from(view: $view<'a>) -> Self {
+                    let (first, strides, reversed) = lowest(view.shape);
+                    let shape = (view.shape.rows, view.shape.columns).strides((strides[0], strides[1]));
+                    // SAFETY: the elements are in memory that is borrowed as long as the view, the lowest of them at
+                    // `first`; no two elements of a MatMut share a place, and its borrow is exclusive.
+                    let mut array = unsafe { $array::from_shape_ptr(shape, view.first.wrapping_offset(first)) };
+                    (0..2).filter(|&axis| reversed[axis]).for_each(|axis| array.invert_axis(ndarray::Axis(axis)));
+                    array
+                }
+            }
+        };
     }
+    conversions!(MatRef, ArrayView2, => as_ptr);
+    conversions!(MatMut, ArrayViewMut2, mut => as_mut_ptr);
 }

@@ -21,9 +21,10 @@ use crate::conv::shape::ConvShape;
 use crate::layout::{Layout, transpose_lines, transpose_vectors};
 use crate::leaf::{Dot, Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST, Walk};
 use crate::level::Level;
-use crate::pack::{packed_vectors_len, place_in_depth};
+use crate::pack::{pack_panel, packed_vectors_len, place_in_depth, unpack_vectors};
 use crate::parallel::{Shared, for_each_task, threads_for};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::view::MatRef;
 
 /// Elements of the output's gradient in a block of the outer product, for each vector of output channels: with two,
 /// 128 KiB, a part of the second cache.
@@ -150,6 +151,18 @@ impl Gradient {
         }
     }
 
+    /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.
+    pub(crate) fn unpack(&self, sums: &[f32], factor: f32, to: &mut [f32]) {
+        let ConvShape { in_channels, out_channels, .. } = self.shape;
+        match self.layout {
+            Layout::Images => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = factor * sum),
+            Layout::Channels => {
+                let lanes = self.leaves.lanes;
+                unpack_vectors(self.level, sums, [in_channels, out_channels], self.shape.taps(), lanes, factor, to);
+            }
+        }
+    }
+
     /// Elements of scratch.
     pub(crate) fn scratch_len(&self) -> usize {
         let lanes = self.leaves.lanes;
@@ -193,12 +206,8 @@ impl Gradient {
                     // SAFETY: each panel has output channels of its own, and a part of the scratch, whose length is that
                     // of all.
                     let (gradient, scratch) = unsafe {
-                        let gradient = sums.get().add(outputs.start * self.depth());
-                        let scratch = scratch.get().add(panel * len);
-                        (
-                            std::slice::from_raw_parts_mut(gradient, outputs.len() * self.depth()),
-                            std::slice::from_raw_parts_mut(scratch, len),
-                        )
+                        let gradient = sums.slice(outputs.start * self.depth(), outputs.len() * self.depth());
+                        (gradient, scratch.slice(panel * len, len))
                     };
                     self.of_planes(plan, outputs, [errors, input], gradient, scratch);
                 });
@@ -208,16 +217,10 @@ impl Gradient {
                 let parts = Blocks::cut(self.shape.out_channels, if parallel { parts } else { 1 });
                 for_each_task(parallel, parts.count(), |part| {
                     let outputs = parts.get(part);
+                    let (first, len) = (outputs.start * self.depth(), outputs.len() * self.depth());
                     // SAFETY: each part has output channels of its own, in the gradient and the scratch.
-                    let (gradient, scratch) = unsafe {
-                        let depth = self.depth();
-                        let gradient = sums.get().add(outputs.start * depth);
-                        let scratch = scratch.get().add(outputs.start * depth * lanes);
-                        (
-                            std::slice::from_raw_parts_mut(gradient, outputs.len() * depth),
-                            std::slice::from_raw_parts_mut(scratch, outputs.len() * depth * lanes),
-                        )
-                    };
+                    let (gradient, scratch) =
+                        unsafe { (sums.slice(first, len), scratch.slice(first * lanes, len * lanes)) };
                     scratch.fill(0.0);
                     for block in rows.iter() {
                         for columns in columns.iter() {
@@ -359,8 +362,9 @@ impl Gradient {
                 let [rows, columns] = block.clone();
                 for (row, to) in rows.zip(transposed.chunks_mut(block_row)) {
                     let from = &errors[outputs.start * plane + (row * self.output[1] + columns.start) * elements..];
-                    let counts = [outputs.len(), columns.len() * elements];
-                    dispatch(self.level, Vectors { from, stride: plane, counts, to, width });
+                    let from = MatRef::new(from, outputs.len(), columns.len() * elements, plane as isize, 1);
+                    let (lines, places) = (0..from.rows(), 0..from.columns());
+                    pack_panel(self.level, from, lines, places, [vectors * lanes, width], to);
                 }
                 let operands = Operands {
                     table: &plan.table,
@@ -416,7 +420,8 @@ impl Gradient {
                         let (down, along) = (down.clone(), along.clone());
                         down.flat_map(move |ky| along.clone().map(move |kx| (channel, [ky, kx])))
                     });
-                    for width in Blocks::new(shape.in_channels * down.len() * along.len(), widest).sizes() {
+                    for block in Blocks::new(shape.in_channels * down.len() * along.len(), widest).iter() {
+                        let width = block.len();
                         for (offset, (channel, tap)) in offsets[..width].iter_mut().zip(&mut pairs) {
                             let x = channel * source_plane + self.met(pixel, tap) * lanes;
                             let column = channel * shape.taps() + tap[0] * shape.kernel[1] + tap[1];
@@ -475,34 +480,6 @@ pub(super) fn tiles_cost(shape: &ConvShape, lanes: usize, batch: usize) -> f64 {
     (inner_cost(shape).min(outer_cost(shape, lanes)) + 0.875 * lanes as f64 * (1.0 + inputs / outputs)) / filled
 }
 
-/// Makes vectors, `width` apart, of the elements of some channels, `stride` apart, at equal places.
-struct Vectors<'a> {
-    from: &'a [f32],
-    stride: usize,
-    /// Channels, and elements of each.
-    counts: [usize; 2],
-    to: &'a mut [f32],
-    width: usize,
-}
-
-impl Kernel for Vectors<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Vectors { from, stride, counts: [channels, len], to, width } = self;
-        assert!((channels - 1) * stride + len <= from.len() && len * width <= to.len() && channels <= width);
-        for first in (0..channels).step_by(S::LANES) {
-            let lines = S::LANES.min(channels - first);
-            // SAFETY: `len` elements of each channel are readable, and `len` vectors writable, by the assertion.
-            unsafe {
-                let (from, to) = (from.as_ptr().add(first * stride), to.as_mut_ptr().add(first));
-                transpose_lines(s, from, stride, [lines, len], to, width);
-            }
-        }
-    }
-}
-
 /// Adds sums `[rows][width]` to the columns of `to`, of which `lines` begin `stride` apart.
 struct AddTransposed<'a> {
     sums: &'a [f32],
@@ -514,8 +491,6 @@ struct AddTransposed<'a> {
 }
 
 impl Kernel for AddTransposed<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let AddTransposed { sums, width, rows, to, stride, lines } = self;
@@ -547,8 +522,6 @@ struct SumLanes<'a> {
 }
 
 impl Kernel for SumLanes<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let mut square = [0.0; MAX_LANES * MAX_LANES];

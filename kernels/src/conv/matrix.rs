@@ -110,7 +110,7 @@ impl Matrix {
             let sums = &mut sums[..end - first];
             f(vectors, sums);
             // SAFETY: the vectors are this task's own, and inside the output, whose length was checked.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(first), sums.len()) };
+            let out = unsafe { out.slice(first, sums.len()) };
             let other = if combine.gamma == 0.0 { &[] } else { &combine.other[first..end] };
             let bias = combine.bias.map(|bias| &bias[first..end.min(len)]);
             combine_vectors(self.level, sums, Combine { other, bias, ..combine }, out);

@@ -13,12 +13,11 @@ use std::ops::Range;
 use crate::combine::Combine;
 use crate::conv::gradient::Gradient;
 use crate::conv::matrix::Matrix;
-use crate::conv::pass::{Direction, Pass, Pixels};
+use crate::conv::pass::{Direction, GradientPass, Pass, Pixels};
 use crate::conv::product::TapProduct;
 use crate::conv::winograd::WinogradGradient;
 use crate::layout::Layout;
 use crate::level::Level;
-use crate::pack::unpack_vectors;
 use crate::reduce::{add_plane, sum};
 use crate::simd::lanes;
 
@@ -46,13 +45,6 @@ pub struct Conv {
     forward: Pass,
     backward: Pass,
     gradient: GradientPass,
-}
-
-/// The gradient of the weights, by one of two algorithms.
-#[derive(Clone, Debug)]
-enum GradientPass {
-    Direct(Gradient),
-    Winograd(WinogradGradient),
 }
 
 impl Conv {
@@ -262,10 +254,7 @@ impl Conv {
 
     /// Elements of the gradient of the weights, as [`backward_weights`](Self::backward_weights) sums it.
     pub fn gradient_len(&self) -> usize {
-        match &self.gradient {
-            GradientPass::Direct(gradient) => gradient.len(),
-            GradientPass::Winograd(gradient) => gradient.len(),
-        }
+        self.gradient.len()
     }
 
     /// Adds the gradient of the weights, summed over pixels and images, to `gradient`, which
@@ -285,10 +274,7 @@ impl Conv {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("input", input.len(), self.input_len());
         check_len("weight gradient", gradient.len(), self.gradient_len());
-        match &self.gradient {
-            GradientPass::Direct(plan) => plan.add(output_gradient, input, gradient, scratch, parallel),
-            GradientPass::Winograd(plan) => plan.add(output_gradient, input, gradient, scratch, parallel),
-        }
+        self.gradient.add(output_gradient, input, gradient, scratch, parallel);
     }
 
     /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.
@@ -297,36 +283,20 @@ impl Conv {
     /// If a length is not the planned one.
     pub fn unpack_gradient(&self, gradient: &[f32], factor: f32, to: &mut [f32]) {
         let ConvShape { in_channels, out_channels, .. } = self.shape;
-        let taps = self.shape.taps();
         check_len("weight gradient", gradient.len(), self.gradient_len());
-        check_len("unpacked weight gradient", to.len(), out_channels * in_channels * taps);
-        match (&self.gradient, self.layout) {
-            (GradientPass::Winograd(plan), _) => plan.unpack(gradient, factor, to),
-            (_, Layout::Images) => to.iter_mut().zip(gradient).for_each(|(to, gradient)| *to = factor * gradient),
-            (_, Layout::Channels) => {
-                let group = lanes(self.level);
-                unpack_vectors(self.level, gradient, [in_channels, out_channels], taps, group, factor, to);
-            }
-        }
+        check_len("unpacked weight gradient", to.len(), out_channels * in_channels * self.shape.taps());
+        self.gradient.unpack(gradient, factor, to);
     }
 
     /// Elements of scratch, of any value, that each product of a tile needs.
     pub fn scratch_len(&self) -> usize {
         let passes = [&self.forward, &self.backward].map(|pass| pass.scratch_len(1));
-        let gradient = match &self.gradient {
-            GradientPass::Direct(gradient) => gradient.scratch_len(),
-            GradientPass::Winograd(gradient) => gradient.scratch_len(),
-        };
-        passes.into_iter().fold(gradient, usize::max)
+        passes.into_iter().fold(self.gradient.scratch_len(), usize::max)
     }
 
     /// The algorithms of the forward pass and of the backward passes to the data and to the weights.
     pub fn algorithms(&self) -> [Algorithm; 3] {
-        let gradient = match self.gradient {
-            GradientPass::Direct(_) => Algorithm::Direct,
-            GradientPass::Winograd(_) => Algorithm::Winograd,
-        };
-        [self.forward.algorithm(), self.backward.algorithm(), gradient]
+        [self.forward.algorithm(), self.backward.algorithm(), self.gradient.algorithm()]
     }
 
     /// Adds the sums over pixels and images of each output channel to `gradient`.

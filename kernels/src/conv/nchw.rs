@@ -11,14 +11,15 @@ use crate::blocking::Blocks;
 use crate::buffer::{LINE, from_line};
 use crate::combine::Combine;
 use crate::conv::gradient::{Gradient, outer_cost, tiles_cost};
-use crate::conv::pass::{Algorithm, ConvOptions, Direction, Pass, Pixels};
+use crate::conv::pass::{Algorithm, ConvOptions, Direction, GradientPass, Pass, Pixels};
 use crate::conv::shape::ConvShape;
+use crate::conv::winograd::WinogradGradient;
 use crate::conv::{Conv, check_len};
 use crate::elementwise::accumulate;
 use crate::gemm::{GemmScratch, Lhs, gemm, product as matrix_product};
 use crate::layout::{Layout, store_channels};
 use crate::level::Level;
-use crate::parallel::{Shared, concurrency, for_each_chunk, for_each_task, threads_for};
+use crate::parallel::{Shared, concurrency, for_each_chunk, threads_for};
 use crate::simd::lanes;
 use crate::view::{MatMut, MatRef};
 
@@ -47,27 +48,16 @@ pub struct NchwConv {
     parts: usize,
     /// The convolution of a tile of images, if any pass takes that way.
     tiles: Option<Conv>,
-    forward: Way,
-    backward: Way,
-    gradient: GradientWay,
-}
-
-/// How the gradient of the weights is computed.
-#[derive(Clone, Debug)]
-enum GradientWay {
-    /// From plain planes.
-    Planes(Box<Gradient>),
-    /// Tiles of images across lanes.
-    Images,
-    /// A matrix product for each image.
-    Matrix,
+    forward: Way<ChannelsWay>,
+    backward: Way<ChannelsWay>,
+    gradient: Way<GradientPass>,
 }
 
 /// How a pass is computed.
 #[derive(Clone, Debug)]
-enum Way {
-    /// Channels of the result across lanes.
-    Channels(Box<ChannelsWay>),
+enum Way<P> {
+    /// Channels of the result across lanes, or those of a gradient, which may be read from plain planes.
+    Channels(Box<P>),
     /// Tiles of images across lanes.
     Images,
     /// A matrix product for each image.
@@ -150,11 +140,14 @@ impl NchwConv {
         let few = batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
         let by_tiles = !few && tiles_cost(&shape, lanes(level), batch) < outer_cost(&shape, lanes(level));
         let gradient = match &forward {
-            Way::Matrix => GradientWay::Matrix,
-            _ if by_tiles => GradientWay::Images,
-            _ => GradientWay::Planes(Box::new(Gradient::new(level, Layout::Images, 1, shape))),
+            Way::Matrix => Way::Matrix,
+            _ if by_tiles => Way::Images,
+            _ => Way::Channels(Box::new(match WinogradGradient::new(level, Layout::Channels, &shape, algorithm) {
+                Some(gradient) => GradientPass::Winograd(gradient),
+                None => GradientPass::Direct(Gradient::new(level, Layout::Images, 1, shape)),
+            })),
         };
-        let by_tiles = matches!(gradient, GradientWay::Images);
+        let by_tiles = matches!(gradient, Way::Images);
         let images = by_tiles || [&forward, &backward].iter().any(|way| matches!(way, Way::Images));
         NchwConv {
             level,
@@ -173,7 +166,7 @@ impl NchwConv {
 
     /// Elements of scratch that each call needs.
     pub fn scratch_len(&self) -> usize {
-        let way = |way: &Way| match way {
+        let way = |way: &Way<ChannelsWay>| match way {
             Way::Channels(way) => {
                 let converted = way.groups * way.images * way.converted;
                 way.product.packed_len() + converted + self.parts * way.part_len()
@@ -183,10 +176,10 @@ impl NchwConv {
                 let packed = tiles.packed_forward_len().max(tiles.packed_backward_len());
                 packed + self.parts * (tiles.input_len() + tiles.output_len() + tiles.scratch_len())
             }
-            Way::Matrix => self.matrix_scratch(),
+            Way::Matrix => self.parts * self.matrix_scratch(),
         };
         let gradient = match &self.gradient {
-            GradientWay::Matrix => self.matrix_scratch(),
+            Way::Matrix => self.parts * self.matrix_scratch(),
             _ => self.gradient_parts() * self.gradient_part_len(),
         };
         gradient.max(way(&self.forward)).max(way(&self.backward)) + LINE
@@ -211,28 +204,7 @@ impl NchwConv {
         if let Some(bias) = bias {
             check_len("bias", bias.len(), self.shape.out_channels);
         }
-        let scratch = self.checked(scratch);
-        match &self.forward {
-            Way::Channels(way) => self.channels(way, weight, bias, input, output, scratch),
-            Way::Images => {
-                let (conv, combine) = (self.tiles(), Combine { bias, ..Combine::default() });
-                let (packed, scratch) = scratch.split_at_mut(conv.packed_forward_len());
-                conv.pack_forward(weight, packed, true);
-                self.by_tiles(input, [inputs, outputs], output, scratch, |source, result, scratch| {
-                    conv.forward(packed, source, combine, result, scratch, false);
-                });
-            }
-            Way::Matrix => {
-                let weight = MatRef::row_major(weight, self.shape.out_channels, self.shape.in_channels);
-                self.matrices(weight, input, output, scratch);
-                for (plane, bias) in output
-                    .chunks_exact_mut(outputs / self.shape.out_channels)
-                    .zip(bias.iter().cycle().flat_map(|bias| bias.iter()))
-                {
-                    plane.iter_mut().for_each(|value| *value += bias);
-                }
-            }
-        }
+        self.pass(Direction::Forward, weight, bias, input, output, scratch);
     }
 
     /// `input_gradient = transposed convolution of output_gradient`, overwriting what it held.
@@ -250,26 +222,46 @@ impl NchwConv {
         self.check("output gradient", output_gradient.len(), outputs);
         self.check("input gradient", input_gradient.len(), inputs);
         check_len("weight", weight.len(), self.weights());
+        self.pass(Direction::Backward, weight, None, output_gradient, input_gradient, scratch);
+    }
+
+    /// Either product of a pass, from tensors whose lengths are checked.
+    fn pass(
+        &self,
+        direction: Direction,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        from: &[f32],
+        to: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let ConvShape { in_channels, out_channels, .. } = self.shape;
         let scratch = self.checked(scratch);
-        match &self.backward {
-            Way::Channels(way) => self.channels(way, weight, None, output_gradient, input_gradient, scratch),
+        let forward = direction == Direction::Forward;
+        match if forward { &self.forward } else { &self.backward } {
+            Way::Channels(way) => self.channels(way, weight, bias, from, to, scratch),
             Way::Images => {
-                let conv = self.tiles();
-                let (packed, scratch) = scratch.split_at_mut(conv.packed_backward_len());
-                conv.pack_backward(weight, packed, true);
-                self.by_tiles(
-                    output_gradient,
-                    [outputs, inputs],
-                    input_gradient,
-                    scratch,
-                    |source, result, scratch| {
-                        conv.backward_data(packed, source, Combine::default(), result, scratch, false);
-                    },
-                );
+                let (conv, combine) = (self.tiles(), Combine { bias, ..Combine::default() });
+                let len = if forward { conv.packed_forward_len() } else { conv.packed_backward_len() };
+                let (packed, scratch) = scratch.split_at_mut(len);
+                match direction {
+                    Direction::Forward => conv.pack_forward(weight, packed, true),
+                    Direction::Backward => conv.pack_backward(weight, packed, true),
+                }
+                self.by_tiles(from, to, scratch, |source, result, scratch| match direction {
+                    Direction::Forward => conv.forward(packed, source, combine, result, scratch, false),
+                    Direction::Backward => conv.backward_data(packed, source, combine, result, scratch, false),
+                });
             }
             Way::Matrix => {
-                let weight = MatRef::row_major(weight, self.shape.out_channels, self.shape.in_channels);
-                self.matrices(weight.transposed(), output_gradient, input_gradient, scratch);
+                let weight = MatRef::row_major(weight, out_channels, in_channels);
+                self.matrices(if forward { weight } else { weight.transposed() }, from, to, scratch);
+                if let Some(bias) = bias {
+                    let planes = to.chunks_exact_mut(to.len() / (self.batch * out_channels));
+                    for (plane, bias) in planes.zip(bias.iter().cycle()) {
+                        plane.iter_mut().for_each(|value| *value += bias);
+                    }
+                }
             }
         }
     }
@@ -286,7 +278,7 @@ impl NchwConv {
         check_len("weight gradient", gradient.len(), self.weights());
         let scratch = self.checked(scratch);
         let ConvShape { in_channels, out_channels, .. } = self.shape;
-        if let GradientWay::Matrix = self.gradient {
+        if let Way::Matrix = self.gradient {
             for (image, (errors, input)) in
                 output_gradient.chunks_exact(outputs).zip(input.chunks_exact(inputs)).enumerate()
             {
@@ -298,36 +290,45 @@ impl NchwConv {
             }
             return;
         }
-        let (parts, len) = (self.gradient_parts(), self.gradient_part_len());
+        let (parts, len, sums_len) = (self.gradient_parts(), self.gradient_part_len(), self.sums_len());
         let scratch = &mut scratch[..parts * len];
-        let shared = Shared(scratch.as_mut_ptr());
-        let tile = if let GradientWay::Images = self.gradient { lanes(self.level) } else { 1 };
+        let tile = if let Way::Images = self.gradient { lanes(self.level) } else { 1 };
         let shares = Blocks::cut(self.batch.div_ceil(tile), parts);
-        for_each_task(threads_for(self.work()) > 1, parts, |part| {
-            // SAFETY: a part has scratch of its own.
-            let scratch = unsafe { std::slice::from_raw_parts_mut(shared.get().add(part * len), len) };
-            let (sums, scratch) = scratch.split_at_mut(self.weights().next_multiple_of(LINE));
-            let sums = &mut sums[..self.weights()];
+        for_each_chunk(true, self.work(), scratch, len, |part, scratch| {
+            let (sums, scratch) = scratch.split_at_mut(sums_len.next_multiple_of(LINE));
+            let sums = &mut sums[..sums_len];
             sums.fill(0.0);
             let share = shares.get(part);
             let images = share.start * tile..self.batch.min(share.end * tile);
-            if let GradientWay::Planes(plan) = &self.gradient {
+            if let Some(plan) = self.gradient_of_planes() {
                 let errors = &output_gradient[images.start * outputs..images.end * outputs];
                 return plan.add(errors, &input[images.start * inputs..images.end * inputs], sums, scratch, true);
             }
-            let conv = self.tiles();
-            let (x, scratch) = scratch.split_at_mut(conv.input_len());
-            let (e, scratch) = scratch.split_at_mut(conv.output_len());
+            let [x_len, e_len] = self.tile_lens();
+            let (x, scratch) = scratch.split_at_mut(x_len);
+            let (e, scratch) = scratch.split_at_mut(e_len);
             for first in images.step_by(tile) {
                 let images = first..self.batch.min(first + tile);
-                self.load(input, inputs, images.clone(), x);
-                self.load(output_gradient, outputs, images, e);
-                conv.backward_weights(e, x, sums, scratch, false);
+                if let Way::Channels(plan) = &self.gradient {
+                    let [x_image, e_image] = self.images();
+                    Layout::Channels.load(self.level, &input[first * inputs..][..inputs], x_image, x);
+                    Layout::Channels.load(self.level, &output_gradient[first * outputs..][..outputs], e_image, e);
+                    plan.add(e, x, sums, scratch, true);
+                } else {
+                    self.load(input, inputs, images.clone(), x);
+                    self.load(output_gradient, outputs, images, e);
+                    self.tiles().backward_weights(e, x, sums, scratch, false);
+                }
             }
         });
-        gradient.copy_from_slice(&scratch[..gradient.len()]);
-        for part in scratch.chunks_exact(len).skip(1) {
-            accumulate(self.level, &part[..gradient.len()], gradient);
+        let (sums, others) = scratch.split_at_mut(len);
+        let sums = &mut sums[..sums_len];
+        for part in others.chunks_exact(len) {
+            accumulate(self.level, &part[..sums_len], sums);
+        }
+        match &self.gradient {
+            Way::Channels(plan) => plan.unpack(sums, 1.0, gradient),
+            _ => self.tiles().unpack_gradient(sums, 1.0, gradient),
         }
     }
 
@@ -347,7 +348,7 @@ impl NchwConv {
         let (sources, scratch) = scratch.split_at_mut(groups * images * converted);
         let [source, result] = [way.source, way.result].map(|[channels, pixels]| channels * pixels);
         let parallel = threads_for(self.work()) > 1;
-        let (to, bands) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+        let to = Shared(to.as_mut_ptr());
         for first in (0..self.batch).step_by(groups * images) {
             let count = (groups * images).min(self.batch - first);
             let from = &from[first * source..][..count * source];
@@ -363,14 +364,10 @@ impl NchwConv {
             }
             let (from, image) = if *converted > 0 { (&*sources, *converted) } else { (from, source) };
             let tasks = count.div_ceil(*images) * product.bands();
-            self.in_parts(tasks, |part, tasks| {
+            self.in_parts(tasks, scratch, way.part_len(), |tasks, scratch| {
                 for task in tasks {
                     let (group, band) = (task / product.bands() * images, task % product.bands());
                     let (count, len) = ((*images).min(count - group), product.band_len(band));
-                    // SAFETY: a part has scratch of its own.
-                    let scratch = unsafe {
-                        std::slice::from_raw_parts_mut(bands.get().add(part * way.part_len()), way.part_len())
-                    };
                     // No band of an image is longer than the first.
                     let (transposed, scratch) = scratch.split_at_mut(way.band_len());
                     let transposed = &mut transposed[..count * len];
@@ -393,17 +390,15 @@ impl NchwConv {
     fn by_tiles(
         &self,
         from: &[f32],
-        [source_elements, result_elements]: [usize; 2],
         to: &mut [f32],
         scratch: &mut [f32],
         f: impl Fn(&[f32], &mut [f32], &mut [f32]) + Sync,
     ) {
         let lanes = lanes(self.level);
+        let [source_elements, result_elements] = [from.len(), to.len()].map(|len| len / self.batch);
         let len = (source_elements + result_elements) * lanes + self.tiles().scratch_len();
-        let (to, parts) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
-        self.in_parts(self.batch.div_ceil(lanes), |part, tiles| {
-            // SAFETY: a part has scratch of its own.
-            let scratch = unsafe { std::slice::from_raw_parts_mut(parts.get().add(part * len), len) };
+        let to = Shared(to.as_mut_ptr());
+        self.in_parts(self.batch.div_ceil(lanes), scratch, len, |tiles, scratch| {
             let (source, scratch) = scratch.split_at_mut(source_elements * lanes);
             let (result, scratch) = scratch.split_at_mut(result_elements * lanes);
             for tile in tiles {
@@ -411,10 +406,7 @@ impl NchwConv {
                 self.load(from, source_elements, images.clone(), source);
                 f(source, result, scratch);
                 // SAFETY: the rows of a tile's images are this task's own.
-                let rows = unsafe {
-                    let first = to.get().add(images.start * result_elements);
-                    std::slice::from_raw_parts_mut(first, images.len() * result_elements)
-                };
+                let rows = unsafe { to.slice(images.start * result_elements, images.len() * result_elements) };
                 Layout::Images.store(self.level, result, [1, result_elements], rows, images.len(), result_elements);
             }
         });
@@ -429,34 +421,32 @@ impl NchwConv {
     fn matrices(&self, a: MatRef<'_>, from: &[f32], to: &mut [f32], scratch: &mut [f32]) {
         let (source, result) = (from.len() / self.batch, to.len() / self.batch);
         let pixels = source / a.columns();
-        let len = self.image_matrix_scratch();
+        let product = |from: &[f32], to: &mut [f32], scratch: &mut [f32], parallel: bool| {
+            let (b, c) = (MatRef::row_major(from, a.columns(), pixels), MatMut::row_major(to, a.rows(), pixels));
+            matrix_product(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch, parallel);
+        };
         if self.batch < self.parts {
-            for (from, to) in from.chunks_exact(source).zip(to.chunks_exact_mut(result)) {
-                let (b, c) = (MatRef::row_major(from, a.columns(), pixels), MatMut::row_major(to, a.rows(), pixels));
-                gemm(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch);
-            }
-            return;
+            let images = from.chunks_exact(source).zip(to.chunks_exact_mut(result));
+            return images.for_each(|(from, to)| product(from, to, scratch, true));
         }
-        let (to, parts) = (Shared(to.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
-        self.in_parts(self.batch, |part, images| {
+        let len = self.matrix_scratch();
+        let to = Shared(to.as_mut_ptr());
+        self.in_parts(self.batch, scratch, len, |images, scratch| {
             for image in images {
-                // SAFETY: a part has scratch of its own, and a task an image of its own.
-                let (to, scratch) = unsafe {
-                    let to = std::slice::from_raw_parts_mut(to.get().add(image * result), result);
-                    (to, std::slice::from_raw_parts_mut(parts.get().add(part * len), len))
-                };
-                let b = MatRef::row_major(&from[image * source..][..source], a.columns(), pixels);
-                let c = MatMut::row_major(to, a.rows(), pixels);
-                matrix_product(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch, false);
+                // SAFETY: a task has images of its own.
+                let to = unsafe { to.slice(image * result, result) };
+                product(&from[image * source..][..source], to, scratch, false);
             }
         });
     }
 
-    /// Calls `f` with each part of the scratch and its share of so many pieces.
-    fn in_parts(&self, pieces: usize, f: impl Fn(usize, Range<usize>) + Sync) {
+    /// Calls `f` with each part's share of so many pieces, and its `len` elements of the scratch.
+    fn in_parts(&self, pieces: usize, scratch: &mut [f32], len: usize, f: impl Fn(Range<usize>, &mut [f32]) + Sync) {
         let parts = if threads_for(self.work()) > 1 { self.parts.min(pieces) } else { 1 };
         let shares = Blocks::cut(pieces, parts);
-        for_each_task(parts > 1, parts, |part| f(part, shares.get(part)));
+        for_each_chunk(true, self.work(), &mut scratch[..parts * len], len, |part, scratch| {
+            f(shares.get(part), scratch)
+        });
     }
 
     fn work(&self) -> u64 {
@@ -470,24 +460,57 @@ impl NchwConv {
     /// Parts of the batch, each of which sums a gradient of its own: they depend on the sizes alone, and a power of two
     /// is shared evenly among as many threads or fewer.
     fn gradient_parts(&self) -> usize {
-        let pieces = if let GradientWay::Images = self.gradient { lanes(self.level) } else { 1 };
-        let most = (PARTIAL / self.weights()).min(self.batch.div_ceil(pieces)).clamp(1, MAX_PARTS);
+        let pieces = if let Way::Images = self.gradient { lanes(self.level) } else { 1 };
+        let most = (PARTIAL / self.sums_len()).min(self.batch.div_ceil(pieces)).clamp(1, MAX_PARTS);
         1 << most.ilog2()
     }
 
     fn gradient_part_len(&self) -> usize {
-        let method = match &self.gradient {
-            GradientWay::Planes(plan) => plan.scratch_len(),
-            _ => {
-                let conv = self.tiles();
-                conv.input_len() + conv.output_len() + conv.scratch_len()
-            }
+        let scratch = match &self.gradient {
+            Way::Channels(plan) => plan.scratch_len(),
+            _ => self.tiles().scratch_len(),
         };
-        self.weights().next_multiple_of(LINE) + method.next_multiple_of(LINE)
+        let [input, output] = self.tile_lens();
+        self.sums_len().next_multiple_of(LINE) + input + output + scratch.next_multiple_of(LINE)
+    }
+
+    /// Elements of the gradient as a part sums it.
+    fn sums_len(&self) -> usize {
+        match &self.gradient {
+            Way::Channels(plan) => plan.len(),
+            _ => self.tiles().gradient_len(),
+        }
+    }
+
+    /// Elements of the input and of the output of a tile that a gradient is computed from; none if it is computed from
+    /// plain planes.
+    fn tile_lens(&self) -> [usize; 2] {
+        match &self.gradient {
+            Way::Channels(_) if self.gradient_of_planes().is_some() => [0, 0],
+            Way::Channels(_) => self.images().map(|image| Layout::Channels.len(self.level, image)),
+            _ => [self.tiles().input_len(), self.tiles().output_len()],
+        }
+    }
+
+    /// The gradient that is computed from plain planes, if it is.
+    fn gradient_of_planes(&self) -> Option<&Gradient> {
+        match &self.gradient {
+            Way::Channels(plan) => match &**plan {
+                GradientPass::Direct(plan) => Some(plan),
+                GradientPass::Winograd(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Channels and pixels of the input and of the output.
+    fn images(&self) -> [[usize; 2]; 2] {
+        let (shape, [height, width]) = (&self.shape, self.shape.output());
+        [[shape.in_channels, shape.input[0] * shape.input[1]], [shape.out_channels, height * width]]
     }
 
     /// Scratch of the product of one image's matrix, on one thread.
-    fn image_matrix_scratch(&self) -> usize {
+    fn matrix_scratch(&self) -> usize {
         let ConvShape { in_channels, out_channels, input, .. } = self.shape;
         let pixels = input[0] * input[1];
         let sizes = [
@@ -496,10 +519,6 @@ impl NchwConv {
             [out_channels, pixels, in_channels],
         ];
         sizes.map(|[m, k, n]| GemmScratch::new(self.level, m, k, n).len()).into_iter().max().unwrap_or(0)
-    }
-
-    fn matrix_scratch(&self) -> usize {
-        self.parts * self.image_matrix_scratch()
     }
 
     fn weights(&self) -> usize {
@@ -514,11 +533,8 @@ impl NchwConv {
     }
 
     fn check(&self, what: &str, len: usize, elements: usize) {
-        assert!(
-            len == self.batch * elements,
-            "{what} has {len} elements, expected {} images of {elements}",
-            self.batch
-        );
+        let batch = self.batch;
+        assert!(len == batch * elements, "{what} has {len} elements, expected {batch} images of {elements}");
     }
 }
 

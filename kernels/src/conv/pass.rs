@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use crate::combine::Combine;
 use crate::conv::check_len;
+use crate::conv::gradient::Gradient;
 use crate::conv::product::TapProduct;
 use crate::conv::shape::ConvShape;
-use crate::conv::winograd::Winograd;
+use crate::conv::winograd::{Winograd, WinogradGradient};
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::parallel::{Shared, threads_for};
@@ -277,6 +278,53 @@ impl Pass {
         match &self.method {
             Method::Direct(product) => product.run(band, call, threads),
             Method::Winograd(winograd) => winograd.run(self.band_rows(band), call, scratch, threads),
+        }
+    }
+}
+
+/// The backward pass to the weights, planned.
+#[derive(Clone, Debug)]
+pub(crate) enum GradientPass {
+    Direct(Gradient),
+    Winograd(WinogradGradient),
+}
+
+impl GradientPass {
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        match self {
+            GradientPass::Direct(_) => Algorithm::Direct,
+            GradientPass::Winograd(_) => Algorithm::Winograd,
+        }
+    }
+
+    /// Elements of the gradient as it is summed.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            GradientPass::Direct(gradient) => gradient.len(),
+            GradientPass::Winograd(gradient) => gradient.len(),
+        }
+    }
+
+    pub(crate) fn scratch_len(&self) -> usize {
+        match self {
+            GradientPass::Direct(gradient) => gradient.scratch_len(),
+            GradientPass::Winograd(gradient) => gradient.scratch_len(),
+        }
+    }
+
+    /// Adds the gradient of a tile to `sums`.
+    pub(crate) fn add(&self, errors: &[f32], input: &[f32], sums: &mut [f32], scratch: &mut [f32], parallel: bool) {
+        match self {
+            GradientPass::Direct(gradient) => gradient.add(errors, input, sums, scratch, parallel),
+            GradientPass::Winograd(gradient) => gradient.add(errors, input, sums, scratch, parallel),
+        }
+    }
+
+    /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.
+    pub(crate) fn unpack(&self, sums: &[f32], factor: f32, to: &mut [f32]) {
+        match self {
+            GradientPass::Direct(gradient) => gradient.unpack(sums, factor, to),
+            GradientPass::Winograd(gradient) => gradient.unpack(sums, factor, to),
         }
     }
 }

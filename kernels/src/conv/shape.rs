@@ -60,16 +60,14 @@ impl ConvShape {
             }
             let reach = self.kernel[axis].checked_sub(1).and_then(|steps| steps.checked_mul(self.dilation[axis]));
             let padded = self.padding[axis].checked_mul(2).and_then(|padding| padding.checked_add(self.input[axis]));
-            *output = match (reach, padded) {
-                (Some(reach), Some(padded)) if reach < padded => (padded - reach - 1) / self.stride[axis] + 1,
-                (Some(reach), Some(padded)) => {
-                    let window = reach.saturating_add(1);
-                    return Err(format!("a window of {window} does not fit a padded input of {padded}"));
-                }
-                _ => {
-                    return Err(format!("a kernel of 0, or a window or a padded input that is too large, in {self:?}"));
-                }
-            };
+            let (reach, padded) = reach.zip(padded).ok_or_else(|| {
+                format!("a kernel of 0, or a window or a padded input that is too large, in {self:?}")
+            })?;
+            if reach >= padded {
+                let window = reach.saturating_add(1);
+                return Err(format!("a window of {window} does not fit a padded input of {padded}"));
+            }
+            *output = (padded - reach - 1) / self.stride[axis] + 1;
         }
         Ok(output)
     }
@@ -77,39 +75,36 @@ impl ConvShape {
     /// Why no convolution of this shape can be planned with images in `lanes` lanes, if so: sizes that address
     /// nothing, or whose products do not fit what addresses tensors and weights.
     pub fn refusal(&self, lanes: usize) -> Option<String> {
-        let output = match self.windows() {
-            Ok(output) => output,
-            Err(refusal) => return Some(refusal),
-        };
+        self.fits(lanes).err()
+    }
+
+    fn fits(&self, lanes: usize) -> Result<(), String> {
+        let output = self.windows()?;
         if self.input.contains(&0) {
-            return Some(format!("no pixels in {self:?}, expected at least 1"));
+            return Err(format!("no pixels in {self:?}, expected at least 1"));
         }
         for (channels, size) in [(self.in_channels, self.input), (self.out_channels, output)] {
             if channels == 0 {
-                return Some(format!("no channels in {self:?}, expected at least 1"));
+                return Err(format!("no channels in {self:?}, expected at least 1"));
             }
-            if let Some(refusal) = tensor_refusal(lanes, channels, size) {
-                return Some(refusal);
-            }
+            tensor_fits(lanes, channels, size)?;
             let row = self.kernel.into_iter().try_fold(channels, usize::checked_mul);
             if row.is_none_or(|row| row >= MOST_WEIGHTS) {
-                return Some(format!("the weights of {self:?} are too large"));
+                return Err(format!("the weights of {self:?} are too large"));
             }
             // The transpose meets a window's reach of padding on both sides.
             let padded = [0, 1].map(|axis| 2 * self.padded(axis) as u128);
             if padded[0].saturating_mul(padded[1]).saturating_mul(channels as u128) >= 1 << 40 {
-                return Some(format!("the padding of {self:?} is too large"));
+                return Err(format!("the padding of {self:?} is too large"));
             }
         }
-        None
+        Ok(())
     }
 
     /// # Panics
     /// If it is [refused](Self::refusal).
     pub(crate) fn check_sizes(&self, lanes: usize) {
-        if let Some(refusal) = self.refusal(lanes) {
-            panic!("{refusal}");
-        }
+        self.fits(lanes).unwrap_or_else(|refusal| panic!("{refusal}"));
     }
 
     /// Length of an axis with its padding.
@@ -151,19 +146,18 @@ impl ConvShape {
     }
 }
 
-fn tensor_refusal(lanes: usize, channels: usize, [height, width]: [usize; 2]) -> Option<String> {
+fn tensor_fits(lanes: usize, channels: usize, [height, width]: [usize; 2]) -> Result<(), String> {
     let elements = [height, width, lanes].into_iter().try_fold(channels.max(1), usize::checked_mul);
-    elements
-        .is_none_or(|n| u32::try_from(n).is_err())
-        .then(|| format!("a tensor of {channels} x {height} x {width} x {lanes} elements is too large"))
+    match elements.is_some_and(|n| u32::try_from(n).is_ok()) {
+        true => Ok(()),
+        false => Err(format!("a tensor of {channels} x {height} x {width} x {lanes} elements is too large")),
+    }
 }
 
 /// # Panics
 /// If a tensor of `lanes` images has 2^32 elements or more.
 pub(crate) fn check_tensor(lanes: usize, channels: usize, size: [usize; 2]) {
-    if let Some(refusal) = tensor_refusal(lanes, channels, size) {
-        panic!("{refusal}");
-    }
+    tensor_fits(lanes, channels, size).unwrap_or_else(|refusal| panic!("{refusal}"));
 }
 
 /// Outputs along one axis that read the same taps, each `source_step` further than the one before.
@@ -356,6 +350,12 @@ impl Axis {
         Axis::new(&AxisRule::transposed(shape, axis))
     }
 
+    /// The taps of each output of the convolution that lie on the source, and the source coordinate of the first.
+    pub(crate) fn windows(shape: &ConvShape, axis: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let rule = AxisRule::forward(shape, axis);
+        (0..rule.outputs).map(move |output| rule.window(output)).map(|window| (window.taps, window.source))
+    }
+
     fn new(rule: &AxisRule) -> Axis {
         let [out_step, source_step] = rule.steps();
         let run = |(first, count, window): (usize, usize, Window)| {
@@ -395,61 +395,56 @@ mod tests {
         pairs
     }
 
+    /// All sizes, kernels, strides, paddings and dilations up to these.
+    fn combinations(most: [usize; 5]) -> impl Iterator<Item = [usize; 5]> {
+        let least = [1, 1, 1, 0, 1];
+        let counts = [0, 1, 2, 3, 4].map(|i| most[i] + 1 - least[i]);
+        (0..counts.iter().product()).map(move |mut index| {
+            [0, 1, 2, 3, 4].map(|i| {
+                let value = least[i] + index % counts[i];
+                index /= counts[i];
+                value
+            })
+        })
+    }
+
     #[test]
     fn an_axis_lists_what_the_definition_lists() {
         let long = [15, 16, 17, 31, 32, 33, 63, 64, 65].into_iter().flat_map(|size| {
-            itertools(1, 4, 3, 5, 3)
-                .map(move |(_, kernel, stride, padding, dilation)| (size, kernel, stride, padding, dilation))
+            combinations([1, 4, 3, 5, 3])
+                .map(move |[_, kernel, stride, padding, dilation]| [size, kernel, stride, padding, dilation])
         });
-        for (size, kernel, stride, padding, dilation) in itertools(9, 4, 6, 7, 6).chain(long) {
+        for [size, kernel, stride, padding, dilation] in combinations([9, 4, 6, 7, 6]).chain(long) {
             if (kernel - 1) * dilation + 1 > size + 2 * padding {
                 continue;
             }
             let shape = ConvShape {
-                in_channels: 1,
-                out_channels: 1,
                 input: [1, size],
                 kernel: [1, kernel],
                 stride: [1, stride],
                 padding: [0, padding],
                 dilation: [1, dilation],
+                ..ConvShape::linear(1, 1)
             };
             let outputs = (size + 2 * padding - (kernel - 1) * dilation - 1) / stride + 1;
-            let mut expected = Vec::new();
-            for out in 0..outputs {
-                for tap in 0..kernel {
-                    let i = (out * stride + tap * dilation) as isize - padding as isize;
-                    if (0..size as isize).contains(&i) {
-                        expected.push((out, tap, i as usize));
-                    }
-                }
-            }
-            assert_eq!(pairs(&Axis::forward(&shape, 1)), expected, "{shape:?}");
-            let mut transposed: Vec<_> = expected.iter().map(|&(out, tap, i)| (i, tap, out)).collect();
+            let met = |(out, tap): (usize, usize)| {
+                let source = (out * stride + tap * dilation).checked_sub(padding)?;
+                (source < size).then_some((out, tap, source))
+            };
+            let every = (0..outputs).flat_map(|out| (0..kernel).map(move |tap| (out, tap)));
+            let forward: Vec<_> = every.filter_map(met).collect();
+            let mut transposed: Vec<_> = forward.iter().map(|&(out, tap, source)| (source, tap, out)).collect();
             transposed.sort_unstable();
-            assert_eq!(pairs(&Axis::transposed(&shape, 1)), transposed, "transpose of {shape:?}");
-            let sizes = [Axis::forward(&shape, 1), Axis::transposed(&shape, 1)]
-                .map(|axis| AxisSize { runs: axis.runs.len(), taps: axis.runs.iter().map(|run| run.taps.len()).sum() });
-            for (size, found) in sizes.into_iter().zip([Axis::forward_size, Axis::transposed_size]) {
+            let axes = [Axis::forward, Axis::transposed].map(|axis| axis(&shape, 1));
+            let sizes = [Axis::forward_size, Axis::transposed_size];
+            for ((axis, expected), found) in axes.iter().zip([forward, transposed]).zip(sizes) {
+                assert_eq!(pairs(axis), expected, "{shape:?}");
+                let taps = axis.runs.iter().map(|run| run.taps.len()).sum();
+                let size = AxisSize { runs: axis.runs.len(), taps };
                 let most = size.runs.max(size.taps);
                 assert_eq!(found(&shape, 1, most), Some(size), "{shape:?}");
                 assert_eq!(found(&shape, 1, most - 1), None, "{shape:?}");
             }
         }
-    }
-
-    fn itertools(
-        size: usize,
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-        dilation: usize,
-    ) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
-        (1..=size).flat_map(move |a| {
-            (1..=kernel).flat_map(move |b| {
-                (1..=stride)
-                    .flat_map(move |c| (0..=padding).flat_map(move |d| (1..=dilation).map(move |e| (a, b, c, d, e))))
-            })
-        })
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::blocking::Blocks;
 use crate::buffer::collide;
 use crate::gemm::KC;
+use crate::leaf::Operand;
 use crate::level::Level;
 use crate::pack::pack_panel;
 use crate::view::MatRef;
@@ -28,7 +29,7 @@ pub enum Lhs<'a> {
 /// A left operand packed for many products of a level.
 #[derive(Clone, Debug)]
 pub struct PackedLhs {
-    level: Level,
+    pub(super) level: Level,
     /// For each block of the depth all rows, [`ROW`] elements apart; if there is one shallow block, rows
     /// without gaps.
     packed: Vec<f32>,
@@ -55,10 +56,6 @@ impl PackedLhs {
         }
         PackedLhs { level, packed, m, k }
     }
-
-    pub(super) fn level(&self) -> Level {
-        self.level
-    }
 }
 
 /// Copies some rows of A over a block of the depth, [`ROW`] elements apart.
@@ -70,14 +67,6 @@ pub(super) fn pack_rows(level: Level, a: MatRef<'_>, rows: Range<usize>, depth: 
 /// Whether the blocks of a depth of k are deep ones.
 pub(super) fn is_deep(k: usize) -> bool {
     Blocks::new(k, KC).longest() >= DEEP
-}
-
-/// The rows of A over a block of the depth: element (i, k) of it lies at `first + i * row + k * depth`.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub(super) first: *const f32,
-    pub(super) row: isize,
-    pub(super) depth: isize,
 }
 
 impl<'a> Lhs<'a> {
@@ -99,24 +88,19 @@ impl<'a> Lhs<'a> {
     }
 
     /// The rows over a block of the depth.
-    pub(super) fn rows(&self, blocks: Blocks, block: usize) -> Rows {
+    pub(super) fn rows(&self, blocks: Blocks, block: usize) -> Operand {
         match *self {
-            Lhs::Packed(a) if is_deep(a.k) => {
-                Rows { first: a.packed[block * a.m * ROW..].as_ptr(), row: ROW as isize, depth: 1 }
-            }
-            Lhs::Packed(a) => Rows { first: a.packed.as_ptr(), row: a.k as isize, depth: 1 },
+            Lhs::Packed(a) if is_deep(a.k) => Operand::new(a.packed[block * a.m * ROW..].as_ptr(), ROW, 1),
+            Lhs::Packed(a) => Operand::new(a.packed.as_ptr(), a.k, 1),
             Lhs::Plain(a) => {
-                Rows { first: a.pointer(0, blocks.get(block).start), row: a.row_stride(), depth: a.column_stride() }
+                Operand { at: a.pointer(0, blocks.get(block).start), step: a.row_stride(), depth: a.column_stride() }
             }
         }
     }
 
     /// Whether a row lies in vectors along a depth of k that is worth summing in vectors.
     pub(super) fn rows_are_vectors(&self, k: usize) -> bool {
-        let vectors = match self {
-            Lhs::Plain(a) => a.column_stride() == 1 && a.row_stride() >= 0,
-            Lhs::Packed(_) => true,
-        };
-        vectors && is_deep(k)
+        let apart = matches!(self, Lhs::Plain(a) if a.column_stride() != 1 || a.row_stride() < 0);
+        is_deep(k) && !apart
     }
 }

@@ -16,11 +16,11 @@ use std::ops::Range;
 use crate::blocking::Blocks;
 use crate::buffer::{LINE, collide, from_line};
 use crate::dots::Dots;
-use crate::gemm::lhs::{ROW, Rows, is_deep, pack_rows};
+use crate::gemm::lhs::{ROW, is_deep, pack_rows};
 use crate::leaf::{Epilogue, Leaves, MOST_SUMS, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
 use crate::pack::pack_panel;
-use crate::parallel::{for_each_part, threads_for};
+use crate::parallel::{Shared, for_each_chunk, threads_for};
 use crate::simd::MAX_LANES;
 use crate::view::{MatMut, MatRef};
 
@@ -97,7 +97,7 @@ pub fn gemm(level: Level, alpha: f32, a: Lhs<'_>, b: MatRef<'_>, beta: f32, c: M
         "a product of {m} x {k} and {b:?} does not fit an output {c:?}"
     );
     if let Lhs::Packed(a) = a {
-        assert!(a.level() == level, "A is packed for level {}, not for {level}", a.level());
+        assert!(a.level == level, "A is packed for level {}, not for {level}", a.level);
     }
     product(level, alpha, a, b, beta, c, scratch, true);
 }
@@ -127,20 +127,11 @@ pub(crate) fn product(
         }
         _ => (a, b, c.reborrow()),
     };
-    let output = Output {
-        alpha,
-        beta,
-        row_stride: c.row_stride(),
-        column_stride: c.column_stride(),
-        columns: c.columns(),
-        out: c.pointer(),
-    };
+    let [row_stride, column_stride] = [c.row_stride(), c.column_stride()];
+    let output = Output { alpha, beta, row_stride, column_stride, columns: c.columns(), out: Shared(c.pointer()) };
     let flops = [n, k].into_iter().fold(2 * m as u64, |flops, factor| flops.saturating_mul(factor as u64));
-    let threads = match parallel {
-        true => threads_for(flops).min(scratch.len() / sizes.len()).max(1),
-        false => 1,
-    };
-    for_each_part(threads, &mut scratch[..threads * sizes.len()], |part, scratch| {
+    let threads = if parallel { threads_for(flops).min(scratch.len() / sizes.len()).max(1) } else { 1 };
+    for_each_chunk(parallel, flops, &mut scratch[..threads * sizes.len()], sizes.len(), |part, scratch| {
         let (pack_a, pack_b) = from_line(scratch)[..sizes.a + sizes.b].split_at_mut(sizes.a);
         Part { level, leaves: Leaves::of(level), a, b, output, part, parts: threads }.run(pack_a, pack_b);
     });
@@ -154,17 +145,13 @@ struct Output {
     row_stride: isize,
     column_stride: isize,
     columns: usize,
-    out: *mut f32,
+    /// The one C that is borrowed mutably, of which parts of a product write disjoint rows or columns.
+    out: Shared,
 }
-
-// SAFETY: parts of a product write disjoint rows or columns of the one C that is borrowed mutably.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
 
 impl Output {
     fn at(&self, row: usize, column: usize) -> *mut f32 {
-        self.out.wrapping_offset(row as isize * self.row_stride + column as isize * self.column_stride)
+        self.out.get().wrapping_offset(row as isize * self.row_stride + column as isize * self.column_stride)
     }
 
     /// Stores some sums, `width` elements apart.
@@ -262,7 +249,7 @@ impl Part<'_> {
                         Some(a) => {
                             let first = rows.get(panels.start).start;
                             pack_rows(level, a, first..rows.get(panels.end - 1).end, depth.clone(), pack_a);
-                            (Rows { first: pack_a.as_ptr(), row: ROW as isize, depth: 1 }, first)
+                            (Operand::new(pack_a.as_ptr(), ROW, 1), first)
                         }
                         None => (a.rows(blocks, index), 0),
                     };
@@ -289,10 +276,8 @@ impl Part<'_> {
                         let whole = if column < direct { direct } else { columns.end.min(in_panels / width) };
                         let across = if panels.len() == 1 && column < whole { whole - column } else { 1 };
                         for panels in rows.equal(panels.clone()) {
-                            let lhs = Rows {
-                                first: lhs.first.wrapping_offset((panels.start - first_row) as isize * lhs.row),
-                                ..lhs
-                            };
+                            let rows_before = (panels.start - first_row) as isize;
+                            let lhs = Operand { at: lhs.at.wrapping_offset(rows_before * lhs.step), ..lhs };
                             let place = [panels.start, at];
                             self.tiles(&output, lhs, from, kc, [panels.size, vectors], [panels.count, across], place);
                         }
@@ -312,7 +297,7 @@ impl Part<'_> {
     fn tiles(
         &self,
         output: &Output,
-        a: Rows,
+        a: Operand,
         b: Columns,
         kc: usize,
         [height, vectors]: [usize; 2],
@@ -322,10 +307,10 @@ impl Part<'_> {
         let lanes = self.leaves.lanes;
         let width = vectors * lanes;
         let segments = [Segment { taps: &[Tap::ORIGIN], depth: kc }];
-        let a_step = height as isize * a.row;
+        let a_step = height as isize * a.step;
         let product = Product {
             segments: &segments,
-            a: Operand { at: a.first, step: a.row, depth: a.depth },
+            a,
             b: Operand { at: b.first, step: lanes as isize, depth: b.row },
             down: Repeat { count: down, operand: a_step, out: height as isize * output.row_stride },
             across: Repeat { count: across, operand: b.next as isize, out: width as isize },
@@ -349,7 +334,7 @@ impl Part<'_> {
                 let columns = (output.columns - column).min(width);
                 for down in 0..down {
                     let product = Product {
-                        a: Operand { at: a.first.wrapping_offset(down as isize * a_step), ..product.a },
+                        a: Operand { at: a.at.wrapping_offset(down as isize * a_step), ..a },
                         b: Operand { at: b.first.wrapping_add(across * b.next), ..product.b },
                         down: Repeat::ONCE,
                         across: Repeat::ONCE,
@@ -368,7 +353,7 @@ impl Part<'_> {
     fn dots(
         &self,
         output: &Output,
-        a: Rows,
+        a: Operand,
         rows: Range<usize>,
         depth: Range<usize>,
         columns: Range<usize>,
@@ -378,9 +363,9 @@ impl Part<'_> {
         let stride = kc.next_multiple_of(self.leaves.lanes);
         let copy = &mut scratch[..count * stride];
         pack_panel(self.level, self.b, depth, columns.clone(), [stride; 2], copy);
-        let first = a.first.wrapping_offset(rows.start as isize * a.row);
+        let first = a.at.wrapping_offset(rows.start as isize * a.step);
         let dots =
-            Dots { a: first, step: a.row as usize, rows: rows.len(), depth: kc, b: copy, stride, columns: count };
+            Dots { a: first, step: a.step as usize, rows: rows.len(), depth: kc, b: copy, stride, columns: count };
         // SAFETY: the rows of A have the depth, and are those of C, as the columns are.
         unsafe {
             dots.each(self.level, |tile_rows, tile_columns, products| {

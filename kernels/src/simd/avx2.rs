@@ -6,6 +6,9 @@
 use std::arch::x86_64::*;
 
 use super::Simd;
+use super::portable::methods;
+
+type V = __m256;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(pub(crate) ());
@@ -18,74 +21,50 @@ macro_rules! avx2 {
     };
 }
 
-/// Operations of two vectors that an intrinsic does.
-macro_rules! binary {
-    ($($name:ident: $intrinsic:ident),*) => {
-        $(#[inline(always)]
-        fn $name(self, a: __m256, b: __m256) -> __m256 {
-            avx2!($intrinsic(a, b))
-        })*
-    };
-}
-
 impl Simd for Avx2 {
     const LANES: usize = 8;
-    type V = __m256;
-    type Mask = __m256;
+    type V = V;
+    type Mask = V;
 
     #[inline(always)]
-    fn splat(self, x: f32) -> __m256 {
-        avx2!(_mm256_set1_ps(x))
-    }
-    #[inline(always)]
-    fn prefetch(self, at: *const f32) {
-        avx2!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
-    }
-    #[inline(always)]
-    unsafe fn load(self, from: *const f32) -> __m256 {
+    unsafe fn load(self, from: *const f32) -> V {
         // SAFETY: eight elements are valid by contract, and the CPU has AVX2.
         unsafe { _mm256_loadu_ps(from) }
     }
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32, v: __m256) {
+    unsafe fn store(self, to: *mut f32, v: V) {
         // SAFETY: eight elements are valid by contract, and the CPU has AVX2.
         unsafe { _mm256_storeu_ps(to, v) }
     }
-    binary! { add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps, max: _mm256_max_ps, min: _mm256_min_ps }
-    #[inline(always)]
-    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        avx2!(_mm256_fmadd_ps(a, b, c))
-    }
-    #[inline(always)]
-    fn lost_by_square(self, a: __m256, square: __m256) -> __m256 {
-        avx2!(_mm256_fmsub_ps(a, a, square))
-    }
-    #[inline(always)]
-    fn abs(self, a: __m256) -> __m256 {
-        avx2!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
-    }
-    #[inline(always)]
-    fn round(self, a: __m256) -> __m256 {
-        avx2!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
-    }
-    #[inline(always)]
-    fn exp2i(self, a: __m256) -> __m256 {
-        avx2!({
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-        })
-    }
-    #[inline(always)]
-    fn lt(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b))
-    }
-    #[inline(always)]
-    fn eq(self, a: __m256, b: __m256) -> __m256 {
-        avx2!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
-    }
-    #[inline(always)]
-    fn select(self, mask: __m256, yes: __m256, no: __m256) -> __m256 {
-        avx2!(_mm256_blendv_ps(no, yes, mask))
+    methods! {
+        splat(x: f32) -> V { avx2!(_mm256_set1_ps(x)) }
+        prefetch(at: *const f32) { avx2!(_mm_prefetch::<_MM_HINT_T0>(at.cast())) }
+        add(a: V, b: V) -> V { avx2!(_mm256_add_ps(a, b)) }
+        sub(a: V, b: V) -> V { avx2!(_mm256_sub_ps(a, b)) }
+        mul(a: V, b: V) -> V { avx2!(_mm256_mul_ps(a, b)) }
+        div(a: V, b: V) -> V { avx2!(_mm256_div_ps(a, b)) }
+        max(a: V, b: V) -> V { avx2!(_mm256_max_ps(a, b)) }
+        min(a: V, b: V) -> V { avx2!(_mm256_min_ps(a, b)) }
+        fma(a: V, b: V, c: V) -> V { avx2!(_mm256_fmadd_ps(a, b, c)) }
+        lost_by_square(a: V, square: V) -> V { avx2!(_mm256_fmsub_ps(a, a, square)) }
+        abs(a: V) -> V { avx2!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a)) }
+        round(a: V) -> V { avx2!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)) }
+        exp2i(a: V) -> V {
+            avx2!({
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            })
+        }
+        lt(a: V, b: V) -> V { avx2!(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
+        eq(a: V, b: V) -> V { avx2!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)) }
+        select(mask: V, yes: V, no: V) -> V { avx2!(_mm256_blendv_ps(no, yes, mask)) }
+        sum(v: V) -> f32 {
+            avx2!({
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+            })
+        }
     }
     /// Halves of pairs, of fours, then of the vector: what is exchanged doubles its distance each time.
     #[inline(always)]
@@ -118,15 +97,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn sum(self, v: __m256) -> f32 {
-        avx2!({
-            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-        })
-    }
-    #[inline(always)]
-    unsafe fn load_first(self, from: *const f32, n: usize) -> __m256 {
+    unsafe fn load_first(self, from: *const f32, n: usize) -> V {
         // SAFETY: lanes beyond n are masked off and not read; the n before are valid by contract.
         unsafe {
             let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

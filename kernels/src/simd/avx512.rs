@@ -6,6 +6,9 @@
 use std::arch::x86_64::*;
 
 use super::Simd;
+use super::portable::methods;
+
+type V = __m512;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(pub(crate) ());
@@ -18,80 +21,44 @@ macro_rules! avx512 {
     };
 }
 
-/// Operations of two vectors that an intrinsic does.
-macro_rules! binary {
-    ($($name:ident: $intrinsic:ident),*) => {
-        $(#[inline(always)]
-        fn $name(self, a: __m512, b: __m512) -> __m512 {
-            avx512!($intrinsic(a, b))
-        })*
-    };
-}
-
 impl Simd for Avx512 {
     const LANES: usize = 16;
-    type V = __m512;
+    type V = V;
     type Mask = __mmask16;
 
     #[inline(always)]
-    fn splat(self, x: f32) -> __m512 {
-        avx512!(_mm512_set1_ps(x))
-    }
-    #[inline(always)]
-    fn prefetch(self, at: *const f32) {
-        avx512!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
-    }
-    #[inline(always)]
-    unsafe fn load(self, from: *const f32) -> __m512 {
+    unsafe fn load(self, from: *const f32) -> V {
         // SAFETY: sixteen elements are valid by contract, and the CPU has AVX-512F.
         unsafe { _mm512_loadu_ps(from) }
     }
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32, v: __m512) {
+    unsafe fn store(self, to: *mut f32, v: V) {
         // SAFETY: sixteen elements are valid by contract, and the CPU has AVX-512F.
         unsafe { _mm512_storeu_ps(to, v) }
     }
-    binary! { add: _mm512_add_ps, sub: _mm512_sub_ps, mul: _mm512_mul_ps, div: _mm512_div_ps, max: _mm512_max_ps, min: _mm512_min_ps }
-    #[inline(always)]
-    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        avx512!(_mm512_fmadd_ps(a, b, c))
-    }
-    #[inline(always)]
-    fn lost_by_square(self, a: __m512, square: __m512) -> __m512 {
-        avx512!(_mm512_fmsub_ps(a, a, square))
-    }
-    #[inline(always)]
-    fn abs(self, a: __m512) -> __m512 {
-        avx512!(_mm512_abs_ps(a))
-    }
-    #[inline(always)]
-    fn round(self, a: __m512) -> __m512 {
-        avx512!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
-    }
-    #[inline(always)]
-    fn exp2i(self, a: __m512) -> __m512 {
-        avx512!(_mm512_scalef_ps(_mm512_set1_ps(1.0), a))
-    }
-    #[inline(always)]
-    fn lt(self, a: __m512, b: __m512) -> __mmask16 {
-        avx512!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b))
-    }
-    #[inline(always)]
-    fn eq(self, a: __m512, b: __m512) -> __mmask16 {
-        avx512!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b))
-    }
-    #[inline(always)]
-    fn select(self, mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
-        avx512!(_mm512_mask_blend_ps(mask, no, yes))
+    methods! {
+        splat(x: f32) -> V { avx512!(_mm512_set1_ps(x)) }
+        prefetch(at: *const f32) { avx512!(_mm_prefetch::<_MM_HINT_T0>(at.cast())) }
+        add(a: V, b: V) -> V { avx512!(_mm512_add_ps(a, b)) }
+        sub(a: V, b: V) -> V { avx512!(_mm512_sub_ps(a, b)) }
+        mul(a: V, b: V) -> V { avx512!(_mm512_mul_ps(a, b)) }
+        div(a: V, b: V) -> V { avx512!(_mm512_div_ps(a, b)) }
+        max(a: V, b: V) -> V { avx512!(_mm512_max_ps(a, b)) }
+        min(a: V, b: V) -> V { avx512!(_mm512_min_ps(a, b)) }
+        fma(a: V, b: V, c: V) -> V { avx512!(_mm512_fmadd_ps(a, b, c)) }
+        lost_by_square(a: V, square: V) -> V { avx512!(_mm512_fmsub_ps(a, a, square)) }
+        abs(a: V) -> V { avx512!(_mm512_abs_ps(a)) }
+        round(a: V) -> V { avx512!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)) }
+        exp2i(a: V) -> V { avx512!(_mm512_scalef_ps(_mm512_set1_ps(1.0), a)) }
+        lt(a: V, b: V) -> __mmask16 { avx512!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b)) }
+        eq(a: V, b: V) -> __mmask16 { avx512!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b)) }
+        select(mask: __mmask16, yes: V, no: V) -> V { avx512!(_mm512_mask_blend_ps(mask, no, yes)) }
+        sum(v: V) -> f32 { avx512!(_mm512_reduce_add_ps(v)) }
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        // SAFETY: sixteen rows of sixteen elements are valid at both by contract, and the CPU has AVX-512F.
-        unsafe {
-            for (j, column) in transposed(block(from, from_stride)).into_iter().enumerate() {
-                _mm512_storeu_ps(to.add(j * to_stride), column);
-            }
-        }
+        // SAFETY: sixteen rows of sixteen elements are valid at both by contract.
+        unsafe { self.transpose_part(from, from_stride, [16, 16], to, to_stride, 16) }
     }
     #[inline(always)]
     unsafe fn transpose_part(
@@ -118,16 +85,12 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn sum(self, v: __m512) -> f32 {
-        avx512!(_mm512_reduce_add_ps(v))
-    }
-    #[inline(always)]
-    unsafe fn load_first(self, from: *const f32, n: usize) -> __m512 {
+    unsafe fn load_first(self, from: *const f32, n: usize) -> V {
         // SAFETY: lanes beyond n are masked off and not read; the n before are valid by contract.
         unsafe { _mm512_maskz_loadu_ps(first(n), from) }
     }
     #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, v: __m512, n: usize) {
+    unsafe fn store_first(self, to: *mut f32, v: V, n: usize) {
         // SAFETY: lanes beyond n are masked off and not written; the n before are valid by contract.
         unsafe { _mm512_mask_storeu_ps(to, first(n), v) }
     }
@@ -139,24 +102,10 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-/// Sixteen rows of sixteen elements.
-///
-/// # Safety
-/// They must be valid, and the CPU have AVX-512F.
-#[inline(always)]
-unsafe fn block(from: *const f32, stride: usize) -> [__m512; 16] {
-    let mut rows = [avx512!(_mm512_setzero_ps()); 16];
-    for (i, row) in rows.iter_mut().enumerate() {
-        // SAFETY: as by contract.
-        *row = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
-    }
-    rows
-}
-
 /// The columns of a block of sixteen rows: halves of pairs, of fours, of eights, then of the vector;
 /// what is exchanged doubles its distance each time.
 #[inline(always)]
-fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
+fn transposed(rows: [V; 16]) -> [V; 16] {
     // SAFETY: the CPU has AVX-512F, see the module's documentation.
     unsafe {
         let mut pairs = rows;

@@ -5,19 +5,16 @@ use super::{Simd, portable::Portable};
 use super::{avx2::Avx2, avx512::Avx512};
 use crate::level::{Isa, Level};
 
-/// A computation written once over [`Simd`].
-pub(crate) trait Kernel {
-    /// What it returns.
-    type Output;
-
+/// A computation of an `R`, written once over [`Simd`].
+pub(crate) trait Kernel<R = ()> {
     /// Runs it. Must be `#[inline(always)]`, as must all that it calls in its inner loops: the
     /// instructions are enabled in the function that [`dispatch`] inlines it into, and only there.
-    fn run<S: Simd>(self, simd: S) -> Self::Output;
+    fn run<S: Simd>(self, simd: S) -> R;
 }
 
 /// Runs a kernel with the instructions of a level.
 #[inline]
-pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
+pub(crate) fn dispatch<R, K: Kernel<R>>(level: Level, kernel: K) -> R {
     match level.isa() {
         Isa::Portable => kernel.run(Portable),
         // SAFETY: a `Level` exists only if the CPU has its instructions.
@@ -36,9 +33,7 @@ pub(crate) fn lanes(level: Level) -> usize {
 
 struct Lanes;
 
-impl Kernel for Lanes {
-    type Output = usize;
-
+impl Kernel<usize> for Lanes {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> usize {
         S::LANES
@@ -47,12 +42,12 @@ impl Kernel for Lanes {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2<K: Kernel>(kernel: K) -> K::Output {
+fn avx2<R, K: Kernel<R>>(kernel: K) -> R {
     kernel.run(Avx2(()))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn avx512<K: Kernel>(kernel: K) -> K::Output {
+fn avx512<R, K: Kernel<R>>(kernel: K) -> R {
     kernel.run(Avx512(()))
 }

@@ -4,6 +4,15 @@ use wide::{f32x4, i32x4};
 
 use super::Simd;
 
+/// Safe methods of a [`Simd`], all of them inlined.
+macro_rules! methods {
+    ($($name:ident($($operand:ident: $type:ty),*) $(-> $result:ty)? $body:block)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($operand: $type),*) $(-> $result)? $body)*
+    };
+}
+pub(super) use methods;
+
 /// Vectors of four: tiles fit the 16 registers of SSE2.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -14,10 +23,6 @@ impl Simd for Portable {
     type Mask = f32x4;
 
     #[inline(always)]
-    fn splat(self, x: f32) -> f32x4 {
-        f32x4::splat(x)
-    }
-    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> f32x4 {
         // SAFETY: four elements are valid by contract; an array of f32 needs no more alignment than f32.
         f32x4::from(unsafe { from.cast::<[f32; 4]>().read() })
@@ -27,61 +32,34 @@ impl Simd for Portable {
         // SAFETY: four elements are valid by contract; an array of f32 needs no more alignment than f32.
         unsafe { to.cast::<[f32; 4]>().write(v.to_array()) }
     }
-    #[inline(always)]
-    fn add(self, a: f32x4, b: f32x4) -> f32x4 {
-        a + b
-    }
-    #[inline(always)]
-    fn sub(self, a: f32x4, b: f32x4) -> f32x4 {
-        a - b
-    }
-    #[inline(always)]
-    fn mul(self, a: f32x4, b: f32x4) -> f32x4 {
-        a * b
-    }
-    #[inline(always)]
-    fn div(self, a: f32x4, b: f32x4) -> f32x4 {
-        a / b
-    }
-    #[inline(always)]
-    fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
-        a.mul_add(b, c)
-    }
-    #[inline(always)]
-    fn max(self, a: f32x4, b: f32x4) -> f32x4 {
-        b.simd_lt(a).bitselect(a, b)
-    }
-    #[inline(always)]
-    fn min(self, a: f32x4, b: f32x4) -> f32x4 {
-        a.simd_lt(b).bitselect(a, b)
-    }
-    #[inline(always)]
-    fn abs(self, a: f32x4) -> f32x4 {
-        a.abs()
-    }
-    #[inline(always)]
-    fn round(self, a: f32x4) -> f32x4 {
-        // Adding 1.5 * 2^23 leaves no bit for a fraction; the addition rounds to even.
-        let magic = f32x4::splat(12_582_912.0);
-        (a + magic) - magic
-    }
-    #[inline(always)]
-    fn exp2i(self, a: f32x4) -> f32x4 {
-        // 2^23 + 127 + a holds the biased exponent in its low bits.
-        let biased: i32x4 = bits(a + f32x4::splat(8_388_608.0 + 127.0));
-        from_bits(biased << 23)
-    }
-    #[inline(always)]
-    fn lt(self, a: f32x4, b: f32x4) -> f32x4 {
-        a.simd_lt(b)
-    }
-    #[inline(always)]
-    fn eq(self, a: f32x4, b: f32x4) -> f32x4 {
-        a.simd_eq(b)
-    }
-    #[inline(always)]
-    fn select(self, mask: f32x4, yes: f32x4, no: f32x4) -> f32x4 {
-        mask.bitselect(yes, no)
+    methods! {
+        splat(x: f32) -> f32x4 { f32x4::splat(x) }
+        add(a: f32x4, b: f32x4) -> f32x4 { a + b }
+        sub(a: f32x4, b: f32x4) -> f32x4 { a - b }
+        mul(a: f32x4, b: f32x4) -> f32x4 { a * b }
+        div(a: f32x4, b: f32x4) -> f32x4 { a / b }
+        fma(a: f32x4, b: f32x4, c: f32x4) -> f32x4 { a.mul_add(b, c) }
+        max(a: f32x4, b: f32x4) -> f32x4 { b.simd_lt(a).bitselect(a, b) }
+        min(a: f32x4, b: f32x4) -> f32x4 { a.simd_lt(b).bitselect(a, b) }
+        abs(a: f32x4) -> f32x4 { a.abs() }
+        round(a: f32x4) -> f32x4 {
+            // Adding 1.5 * 2^23 leaves no bit for a fraction; the addition rounds to even.
+            let magic = f32x4::splat(12_582_912.0);
+            (a + magic) - magic
+        }
+        exp2i(a: f32x4) -> f32x4 {
+            // 2^23 + 127 + a holds the biased exponent in its low bits.
+            let biased = (a + f32x4::splat(8_388_608.0 + 127.0)).to_array().map(|x| x.to_bits() as i32);
+            let shifted: i32x4 = i32x4::from(biased) << 23;
+            f32x4::from(shifted.to_array().map(|x| f32::from_bits(x as u32)))
+        }
+        lt(a: f32x4, b: f32x4) -> f32x4 { a.simd_lt(b) }
+        eq(a: f32x4, b: f32x4) -> f32x4 { a.simd_eq(b) }
+        select(mask: f32x4, yes: f32x4, no: f32x4) -> f32x4 { mask.bitselect(yes, no) }
+        sum(v: f32x4) -> f32 {
+            let [a, b, c, d] = v.to_array();
+            (a + c) + (b + d)
+        }
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
@@ -98,19 +76,4 @@ impl Simd for Portable {
         // SAFETY: only the first n elements are read, which are valid by contract.
         f32x4::from([0, 1, 2, 3].map(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))
     }
-    #[inline(always)]
-    fn sum(self, v: f32x4) -> f32 {
-        let [a, b, c, d] = v.to_array();
-        (a + c) + (b + d)
-    }
-}
-
-#[inline(always)]
-fn bits(v: f32x4) -> i32x4 {
-    i32x4::from(v.to_array().map(|x| x.to_bits() as i32))
-}
-
-#[inline(always)]
-fn from_bits(v: i32x4) -> f32x4 {
-    f32x4::from(v.to_array().map(|x| f32::from_bits(x as u32)))
 }

@@ -145,6 +145,16 @@ pub fn of_sum(depth: usize, size: f64) -> f64 {
     4.0 * ((depth as f64).sqrt() + 2.0) * ROUNDING * size
 }
 
+/// The error allowed to each sum of a convolution's pass, of whose products' absolute values `sizes` are the sums.
+/// Winograd's sums are made of those of all pixels of a tile, and round twice as much.
+pub fn of_pass(algorithm: Algorithm, depth: usize, sizes: &[f64]) -> impl Fn(usize) -> f64 {
+    let largest = sizes.iter().copied().fold(0.0, f64::max);
+    move |i| match algorithm {
+        Algorithm::Winograd => of_sum(2 * depth + 9, 2.0 * largest),
+        _ => of_sum(depth, sizes[i]),
+    }
+}
+
 /// A window of a random kind that fits its input; `channels` is the largest number of either.
 pub fn random_shape(rng: &mut impl Rng, channels: usize, size: usize) -> ConvShape {
     loop {

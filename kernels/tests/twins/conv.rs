@@ -42,15 +42,6 @@ impl Case {
         }
     }
 
-    /// The error allowed to a sum whose products' absolute values add up to `sizes[i]`. Winograd's sums are made of
-    /// those of all pixels of a tile, and round twice as much.
-    fn tolerance(&self, depth: usize, sizes: &[f64], i: usize) -> f64 {
-        match self.algorithm {
-            Algorithm::Winograd => of_sum(2 * depth + 9, 2.0 * sizes.iter().copied().fold(0.0, f64::max)),
-            _ => of_sum(depth, sizes[i]),
-        }
-    }
-
     fn scratch(&self) -> Vec<f32> {
         vec![f32::NAN; self.conv.scratch_len()]
     }
@@ -142,7 +133,7 @@ impl Case {
             let mut out = self.tiling.to_tile(channels, &old);
             run(Combine { other: &self.tiling.to_tile(channels, &other), ..combine }, &mut out);
             let case = (self.tiling, self.shape, [combine.alpha, combine.beta, combine.gamma], combine.bias.is_some());
-            let tolerance = |i: usize| self.tolerance(depth, &size, i);
+            let tolerance = of_pass(self.algorithm, depth, &size);
             assert_within(&self.tiling.of_tile(channels, &out), &want, tolerance, &case);
         }
     }
@@ -169,7 +160,8 @@ impl Case {
         let twice = 2.0 * f64::from(factor);
         let want: Vec<f64> = sums.iter().map(|sum| twice * sum).collect();
         let depth = self.output_gradient.len() / shape.out_channels;
-        let tolerance = |i: usize| twice.abs() * self.tolerance(depth, &size, i);
+        let allowed = of_pass(self.algorithm, depth, &size);
+        let tolerance = |i: usize| twice.abs() * allowed(i);
         assert_within(&gradient, &want, tolerance, &(tiling, shape, "weights"));
 
         let old = values(rng, shape.out_channels);

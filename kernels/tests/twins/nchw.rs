@@ -12,10 +12,10 @@ fn every_pass_of_random_shapes_and_batches() {
     for level in levels() {
         for batch in [1, 2, 3, 5, 15, 16, 17, 40] {
             let shape = random_shape(&mut rng, 7, 9);
-            check_tensors(&mut rng, level, batch, shape);
+            check_tensors(Algorithm::Direct, &mut rng, level, batch, shape);
             let [inputs, outputs] = sizes(&shape, batch);
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
-            check_weights(level, shape, batch, &errors, &input);
+            check_weights(Algorithm::Direct, level, shape, batch, &errors, &input);
         }
     }
 }
@@ -25,12 +25,12 @@ fn few_images_of_any_window_and_number_of_channels() {
     let mut rng = generator(72);
     for level in levels() {
         for shape in square_windows(5, 19).into_iter().chain(square_windows(18, 3)) {
-            check_tensors(&mut rng, level, 1, shape);
+            check_tensors(Algorithm::Direct, &mut rng, level, 1, shape);
         }
         for _ in 0..60 {
             let shape = random_shape(&mut rng, 40, 20);
             let batch = rng.random_range(1..=3);
-            check_tensors(&mut rng, level, batch, shape);
+            check_tensors(Algorithm::Direct, &mut rng, level, batch, shape);
         }
     }
 }
@@ -41,11 +41,32 @@ fn windows_beyond_the_image() {
     for level in levels() {
         for (i, shape) in far_windows().enumerate() {
             let batch = 1 + i % 3;
-            check_tensors(&mut rng, level, batch, shape);
+            check_tensors(Algorithm::Direct, &mut rng, level, batch, shape);
             let [inputs, outputs] = sizes(&shape, batch);
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
-            check_weights(level, shape, batch, &errors, &input);
+            check_weights(Algorithm::Direct, level, shape, batch, &errors, &input);
         }
+    }
+}
+
+/// By way of either layout: few and many channels, images in one band or several.
+#[test]
+fn winograd() {
+    let mut rng = generator(80);
+    for level in levels() {
+        for (channels, batch) in [([4, 5], 17), ([7, 9], 16), ([20, 35], 1), ([33, 16], 3)] {
+            for _ in 0..8 {
+                let input = [rng.random_range(2..=19), rng.random_range(2..=19)];
+                let padding = [rng.random_range(1..=2), rng.random_range(1..=2)];
+                let shape = ConvShape { padding, ..plain(channels, input, [3, 3]) };
+                check_tensors(Algorithm::Winograd, &mut rng, level, batch, shape);
+                let [inputs, outputs] = sizes(&shape, batch);
+                let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+                check_weights(Algorithm::Winograd, level, shape, batch, &errors, &input);
+            }
+        }
+        let large = ConvShape { padding: [1, 1], ..plain([40, 70], [70, 90], [3, 3]) };
+        check_tensors(Algorithm::Winograd, &mut rng, level, 1, large);
     }
 }
 
@@ -74,7 +95,7 @@ fn shapes_that_are_cut() {
             shape([2, 70], [256, 256], 1, 1, 0),
             shape([70, 2], [64, 1056], 1, 1, 0),
         ] {
-            check_tensors(&mut rng, level, 1, shape);
+            check_tensors(Algorithm::Direct, &mut rng, level, 1, shape);
         }
     }
 }
@@ -90,7 +111,7 @@ fn few_channels_of_large_images() {
             let batch = rng.random_range(1..=2);
             for channels in [[few, many], [many, few]] {
                 let shape = between(&mut rng, channels, 50);
-                check_tensors(&mut rng, level, batch, shape);
+                check_tensors(Algorithm::Direct, &mut rng, level, batch, shape);
             }
         }
         let wide = ConvShape { kernel: [3, 5], padding: [1, 2], ..between(&mut rng, [3, 50], 1) };
@@ -105,14 +126,14 @@ fn few_channels_of_large_images() {
         ] {
             let [in_channels, out_channels] = channels;
             let shape = ConvShape { in_channels, out_channels, input, stride, dilation, ..wide };
-            check_tensors(&mut rng, level, 1, shape);
+            check_tensors(Algorithm::Direct, &mut rng, level, 1, shape);
         }
     }
 }
 
 /// The convolution and its transpose, with NaN in all that is to be overwritten.
-fn check_tensors(rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShape) {
-    let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
+fn check_tensors(algorithm: Algorithm, rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShape) {
+    let conv = NchwConv::new(level, shape, batch, algorithm);
     let [inputs, outputs] = sizes(&shape, batch);
     let weight = values(rng, shape.out_channels * shape.in_channels * shape.taps());
     let bias = values(rng, shape.out_channels);
@@ -128,27 +149,28 @@ fn check_tensors(rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShap
     let sums = reference::conv_forward(&shape, batch, &input, &weight);
     let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + channel(i)).collect();
     let size = reference::conv_forward(&shape, batch, &inputs_size, &weights);
+    let size: Vec<f64> = size.iter().enumerate().map(|(i, size)| size + channel(i).abs()).collect();
     let depth = shape.in_channels * shape.taps() + 1;
-    assert_within(&output, &sums, |i| of_sum(depth, size[i] + channel(i).abs()), &case);
+    assert_within(&output, &sums, of_pass(algorithm, depth, &size), &case);
 
     let mut gradient = vec![f32::NAN; inputs];
     scratch.fill(f32::NAN);
     conv.backward_data(&weight, &errors, &mut gradient, &mut scratch);
     let sums = reference::conv_backward_data(&shape, batch, &errors, &weight);
     let size = reference::conv_backward_data(&shape, batch, &errors_size, &weights);
-    assert_within(&gradient, &sums, |i| of_sum(shape.out_channels * shape.taps(), size[i]), &case);
+    assert_within(&gradient, &sums, of_pass(algorithm, shape.out_channels * shape.taps(), &size), &case);
 }
 
 /// Checks the gradient of the weights, with NaN in the scratch and in what is overwritten.
-fn check_weights(level: Level, shape: ConvShape, batch: usize, errors: &[f32], input: &[f32]) {
-    let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
+fn check_weights(algorithm: Algorithm, level: Level, shape: ConvShape, batch: usize, errors: &[f32], input: &[f32]) {
+    let conv = NchwConv::new(level, shape, batch, algorithm);
     let mut scratch = vec![f32::NAN; conv.scratch_len()];
     let mut gradient = vec![f32::NAN; shape.out_channels * shape.in_channels * shape.taps()];
     conv.backward_weights(errors, input, &mut gradient, &mut scratch);
     let sums = reference::conv_backward_weights(&shape, batch, errors, input);
     let size = reference::conv_backward_weights(&shape, batch, &absolute(errors), &absolute(input));
     let depth = errors.len() / shape.out_channels;
-    assert_within(&gradient, &sums, |i| of_sum(depth, size[i]), &(level, batch, shape, "weights"));
+    assert_within(&gradient, &sums, of_pass(algorithm, depth, &size), &(level, batch, shape, "weights"));
 }
 
 /// Windows of a random kind between so many channels, on images of up to `size` pixels a side.
@@ -168,7 +190,7 @@ fn weight_gradients_of_few_and_many_channels() {
                     let shape = between(&mut rng, [in_channels, out_channels], 11);
                     let [inputs, outputs] = sizes(&shape, batch);
                     let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
-                    check_weights(level, shape, batch, &errors, &input);
+                    check_weights(Algorithm::Direct, level, shape, batch, &errors, &input);
                 }
             }
         }
@@ -193,7 +215,7 @@ fn weight_gradients_of_large_images() {
         for (shape, batch) in shapes {
             let [inputs, outputs] = sizes(&shape, batch);
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
-            check_weights(level, shape, batch, &errors, &input);
+            check_weights(Algorithm::Direct, level, shape, batch, &errors, &input);
         }
     }
 }
@@ -211,7 +233,7 @@ fn nan_travels_into_the_weights_that_met_it() {
             let (mut input, mut errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
             input[rng.random_range(0..inputs)] = [f32::NAN, f32::INFINITY, 0.0][rng.random_range(0..3)];
             errors[rng.random_range(0..outputs)] = [f32::NAN, f32::INFINITY, 0.0][rng.random_range(0..3)];
-            check_weights(level, shape, batch, &errors, &input);
+            check_weights(Algorithm::Direct, level, shape, batch, &errors, &input);
         }
     }
 }

@@ -5,18 +5,19 @@
 //! ```
 //!
 //! The sums are an outer product at each of the 36 points. Output channels lie across lanes: those of images are
-//! transposed.
+//! transposed. What a block of tiles adds to the gradient of some weights is made of its sums while they are near.
 
 use std::ops::Range;
 
-use super::{BLOCK, POINTS, ROOT, TILE, Tiles, TransformSource, WINDOW, Windows, fits};
+use super::{BLOCK, POINTS, ROOT, TAPS, TILE, Tiles, TransformSource, WINDOW, Windows, fits};
 use crate::blocking::Blocks;
 use crate::conv::pass::Algorithm;
 use crate::conv::shape::ConvShape;
 use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
 use crate::level::Level;
-use crate::parallel::{Shared, for_each_chunk, for_each_task, threads_for};
+use crate::pack::{packed_vectors_len, unpack_vectors};
+use crate::parallel::{Shared, for_each_task, threads_for};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// The gradient of a tile, planned for a level and a layout.
@@ -33,6 +34,8 @@ pub(crate) struct WinogradGradient {
     /// Vectors of output channels, cut into parts whose transformed errors are under way at a time.
     vectors: usize,
     parts: Blocks,
+    /// Input channels, cut into chunks whose sums are under way at a time.
+    chunks: Blocks,
     /// Distances in the transformed errors of points and of rows, which are tiles, or images of a tile.
     error_steps: [usize; 2],
 }
@@ -53,7 +56,9 @@ impl WinogradGradient {
         let fewest = (2 * lanes).div_ceil(images);
         let tiles = (BLOCK / (POINTS * channels[0] * images)).max(fewest).min(most);
         let rows = tiles * images;
-        let parts = Blocks::new(vectors, (BLOCK / (POINTS * rows * lanes)).max(leaves.widest(leaves.low)));
+        let widest = leaves.widest(leaves.low);
+        let parts = Blocks::new(vectors, (BLOCK / (POINTS * rows * lanes)).max(widest));
+        let chunks = Blocks::new(channels[0], (BLOCK / (POINTS * parts.longest() * lanes)).max(leaves.tallest(widest)));
         let padding = shape.padding.map(|padding| padding as isize);
         let row = parts.longest() * lanes;
         let gradient = WinogradGradient {
@@ -66,6 +71,7 @@ impl WinogradGradient {
             tiles,
             vectors,
             parts,
+            chunks,
             error_steps: [rows * row + lanes, row],
         };
         (algorithm == Algorithm::Winograd || gradient.is_faster(most)).then_some(gradient)
@@ -73,10 +79,10 @@ impl WinogradGradient {
 
     /// Whether it takes less time than the sum as it is defined, by a count of multiplications of vectors.
     fn is_faster(&self, tiles: usize) -> bool {
-        // To transform a window or a tile of errors, and to transpose the latter; to load and store a vector of sums.
+        // To transform a window or a tile of errors, and to transpose the latter; to make taps of the sums at all points.
         const TRANSFORM: f64 = 300.0;
         const TRANSPOSE: f64 = 150.0;
-        const SUM: f64 = 12.0;
+        const UNDO: f64 = 300.0;
         let images = self.layout.images(self.level) as f64;
         let transpose = if self.layout == Layout::Images { TRANSPOSE } else { 0.0 };
         let products = (self.channels[0] * self.vectors) as f64;
@@ -85,13 +91,18 @@ impl WinogradGradient {
         let blocks = tiles.div_ceil(self.tiles) as f64;
         let direct = 9.0 * products * images * self.output.into_iter().product::<usize>() as f64;
         let transforms = planes[0] * TRANSFORM + planes[1] * (TRANSFORM + transpose);
-        let points = POINTS as f64 * products;
-        points * (tiles as f64 * images + SUM * blocks) + tiles as f64 * transforms < direct
+        let points = POINTS as f64 * tiles as f64 * images;
+        products * (points + UNDO * blocks) + tiles as f64 * transforms < direct
     }
 
-    /// Elements of the sums, `[point][input channel][output channel]`.
+    /// Elements of the gradient as it is summed, `[vector of output channels][input channel][tap][lane]`.
     pub(crate) fn len(&self) -> usize {
-        POINTS * self.channels[0] * self.vectors * self.leaves.lanes
+        packed_vectors_len(self.leaves.lanes, self.channels[1], self.channels[0] * TAPS)
+    }
+
+    /// Elements of the sums of a chunk, `[point][input channel][vector of output channels][lane]`.
+    fn sums_len(&self) -> usize {
+        POINTS * self.chunks.longest() * self.parts.longest() * self.leaves.lanes
     }
 
     /// Elements of the transformed errors of a part.
@@ -100,95 +111,94 @@ impl WinogradGradient {
     }
 
     pub(crate) fn scratch_len(&self) -> usize {
-        self.windows.len() + self.errors_len()
+        self.windows.len() + self.errors_len() + self.chunks.count() * self.sums_len()
     }
 
-    /// Adds the sums of a tile. With `parallel`, threads share the planes, and then the points.
-    pub(crate) fn add(&self, errors: &[f32], input: &[f32], sums: &mut [f32], scratch: &mut [f32], parallel: bool) {
+    /// Adds the gradient of a tile. With `parallel`, threads share the planes, and then the input channels.
+    pub(crate) fn add(&self, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32], parallel: bool) {
         let lanes = self.leaves.lanes;
         let (transformed, scratch) = scratch[..self.scratch_len()].split_at_mut(self.windows.len());
-        let (sums, transformed, scratch) =
-            (Shared(sums.as_mut_ptr()), Shared(transformed.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
+        let (transformed_errors, sums) = scratch.split_at_mut(self.errors_len());
+        let [gradient, transformed, transformed_errors, sums] =
+            [gradient, transformed, transformed_errors, sums].map(|slice| Shared(slice.as_mut_ptr()));
         let [down, along] = self.output.map(|size| size.div_ceil(TILE));
         let products = POINTS * self.channels[0] * self.vectors * lanes;
         let parallel = parallel && threads_for(2 * (products * down * along) as u64) > 1;
         let pieces = |planes: usize| Blocks::cut(planes, if parallel { planes.min(8) } else { 1 });
         for range in Blocks::new(down * along, self.tiles).iter() {
             let tiles = Tiles { rows: 0..self.output[0], down, along, range };
-            let pieces_of_input = pieces(self.windows.planes);
-            for_each_task(parallel, pieces_of_input.count(), |piece| {
-                let planes = pieces_of_input.get(piece);
-                let (windows, tiles, to) = (&self.windows, &tiles, transformed.get());
-                dispatch(self.level, TransformSource { windows, from: input, planes, tiles, to });
+            let of_input = pieces(self.windows.planes);
+            for_each_task(parallel, of_input.count(), |piece| {
+                let (windows, planes, to) = (&self.windows, of_input.get(piece), transformed.get());
+                dispatch(self.level, TransformSource { windows, from: input, planes, tiles: &tiles, to });
             });
             for part in self.parts.iter() {
-                let pieces = pieces(part.len());
-                for_each_task(parallel, pieces.count(), |piece| {
-                    let vectors = pieces.get(piece);
-                    let vectors = part.start + vectors.start..part.start + vectors.end;
-                    let to = scratch.get().wrapping_add((vectors.start - part.start) * lanes);
+                let of_errors = pieces(part.len());
+                for_each_task(parallel, of_errors.count(), |piece| {
+                    let piece = of_errors.get(piece);
+                    let to = transformed_errors.get().wrapping_add(piece.start * lanes);
+                    let vectors = part.start + piece.start..part.start + piece.end;
                     dispatch(self.level, TransformErrors { plan: self, errors, vectors, tiles: &tiles, to });
                 });
-                for_each_task(parallel, POINTS, |point| {
-                    self.multiply(point, part.clone(), tiles.range.len(), transformed.get(), scratch.get(), sums.get());
+                for_each_task(parallel, self.chunks.count(), |chunk| {
+                    let sums = sums.get().wrapping_add(if parallel { chunk * self.sums_len() } else { 0 });
+                    let (channels, vectors) = (self.chunks.get(chunk), part.clone());
+                    let operands = [transformed, transformed_errors].map(|operand| operand.get().cast_const());
+                    self.multiply(channels.clone(), vectors.len(), tiles.range.len(), operands, sums);
+                    let all_channels = self.channels[0];
+                    dispatch(self.level, AddTaps { sums, channels, vectors, all_channels, to: gradient.get() });
                 });
             }
         }
     }
 
-    /// Adds the outer products of some tiles at a point, for some vectors of output channels.
+    /// The outer products of some tiles at all points, for some input channels and vectors of output channels.
     fn multiply(
         &self,
-        point: usize,
-        part: Range<usize>,
+        chunk: Range<usize>,
+        vectors: usize,
         tiles: usize,
-        transformed: *const f32,
-        errors: *const f32,
+        [input, errors]: [*const f32; 2],
         sums: *mut f32,
     ) {
         let lanes = self.leaves.lanes;
         let [point_step, plane_step, tile_step] = self.windows.steps;
         let [error_point_step, error_row] = self.error_steps;
-        let channels = self.channels[0];
         // The distance of neighbouring channels, and of neighbouring products.
         let ([step, depth_step], depth) = match self.layout {
             Layout::Images => ([plane_step, 1], tiles * lanes),
             Layout::Channels => ([1, tile_step], tiles),
         };
         let segments = [Segment { taps: &[Tap::ORIGIN], depth }];
-        let row = self.vectors * lanes;
-        let input = transformed.wrapping_add(point * point_step);
-        let errors = errors.wrapping_add(point * error_point_step);
-        let sums = sums.wrapping_add(point * channels * row + part.start * lanes);
-        let width = self.leaves.width(channels, part.len());
-        for columns in Blocks::new(part.len(), width).all_equal() {
-            for rows in Blocks::new(channels, self.leaves.tallest(columns.size)).all_equal() {
-                let at = rows.start * row + columns.start * lanes;
-                let product = Product {
-                    segments: &segments,
-                    a: Operand::new(input.wrapping_add(rows.start * step), step, depth_step),
-                    b: Operand::new(errors.wrapping_add(columns.start * lanes), lanes, error_row),
-                    down: Repeat::new(rows.count, rows.size * step, rows.size * row),
-                    across: Repeat::new(columns.count, columns.size * lanes, columns.size * lanes),
-                    ahead: 0,
-                    epilogue: Epilogue::add(sums.wrapping_add(at), row, lanes),
-                };
-                // SAFETY: the transforms have an element for each channel and product, and vectors for each product of
-                // the part; there are sums of these vectors for every channel, which are this point's own.
-                unsafe { self.leaves.product([rows.size, columns.size], &product) };
+        let row = vectors * lanes;
+        let width = self.leaves.width(chunk.len(), vectors);
+        for point in 0..POINTS {
+            let input = input.wrapping_add(point * point_step + chunk.start * step);
+            let errors = errors.wrapping_add(point * error_point_step);
+            let sums = sums.wrapping_add(point * chunk.len() * row);
+            for columns in Blocks::new(vectors, width).all_equal() {
+                for rows in Blocks::new(chunk.len(), self.leaves.tallest(columns.size)).all_equal() {
+                    let at = rows.start * row + columns.start * lanes;
+                    let product = Product {
+                        segments: &segments,
+                        a: Operand::new(input.wrapping_add(rows.start * step), step, depth_step),
+                        b: Operand::new(errors.wrapping_add(columns.start * lanes), lanes, error_row),
+                        down: Repeat::new(rows.count, rows.size * step, rows.size * row),
+                        across: Repeat::new(columns.count, columns.size * lanes, columns.size * lanes),
+                        ahead: 0,
+                        epilogue: Epilogue::store(sums.wrapping_add(at), row, lanes),
+                    };
+                    // SAFETY: the transforms have an element for each channel and product, and vectors for each product
+                    // of the part; there are sums of these vectors for every channel of the chunk.
+                    unsafe { self.leaves.product([rows.size, columns.size], &product) };
+                }
             }
         }
     }
 
     /// `to = factor gradient`, `[out_channels, in_channels, 3, 3]`.
-    pub(crate) fn unpack(&self, sums: &[f32], factor: f32, to: &mut [f32]) {
-        let [channels, _] = self.channels;
-        let row = self.vectors * self.leaves.lanes;
-        let kernels = channels * 9;
-        for_each_chunk(true, 64 * to.len() as u64, to, MAX_LANES * kernels, |block, to| {
-            let (first, rows) = (block * MAX_LANES, to.len() / kernels);
-            dispatch(self.level, Unpack { sums, row, first, rows, channels, factor: f64::from(factor), to });
-        });
+    pub(crate) fn unpack(&self, gradient: &[f32], factor: f32, to: &mut [f32]) {
+        unpack_vectors(self.level, gradient, self.channels, TAPS, 1, factor, to);
     }
 }
 
@@ -204,21 +214,18 @@ fn transform_errors<S: Simd>(s: S, e: [S::V; 4]) -> [S::V; 6] {
     [e[0], low, low_negative, high, high_negative, e[3]]
 }
 
-/// G^T m for the sums at the six points, of each lane, in double precision.
+/// G^T m for the sums at the six points.
 #[inline(always)]
-fn transform_sums(m: [[f64; MAX_LANES]; 6]) -> [[f64; MAX_LANES]; 3] {
-    let root = std::f64::consts::FRAC_1_SQRT_2;
-    let at = |i: usize| {
-        let (low, low_odd) = ((m[1][i] + m[2][i]) / -1.5, root * (m[1][i] - m[2][i]) / -1.5);
-        let (high, high_odd) = ((m[3][i] + m[4][i]) / 6.0, 2.0 * root * (m[3][i] - m[4][i]) / 6.0);
-        [m[0][i] + low + high, low_odd + high_odd, 0.5 * low + 2.0 * high + m[5][i]]
-    };
-    let mut taps = [[0.0; MAX_LANES]; 3];
-    for i in 0..MAX_LANES {
-        let [first, middle, last] = at(i);
-        (taps[0][i], taps[1][i], taps[2][i]) = (first, middle, last);
-    }
-    taps
+fn transform_sums<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 3] {
+    let third = 1.0 / 3.0;
+    let (low, low_odd) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+    let (high, high_odd) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+    let weighted = |[a, b]: [f32; 2], low: S::V, high: S::V| s.fma(s.splat(a), low, s.mul(s.splat(b), high));
+    [
+        s.add(m[0], weighted([-2.0 * third, 0.5 * third], low, high)),
+        weighted([-2.0 * third * ROOT, third * ROOT], low_odd, high_odd),
+        s.add(m[5], weighted([-third, third], low, high)),
+    ]
 }
 
 /// Transforms the errors of some tiles, for some vectors of output channels.
@@ -253,8 +260,6 @@ impl TransformErrors<'_> {
 }
 
 impl Kernel for TransformErrors<'_> {
-    type Output = ();
-
     /// `to` must be valid for the transformed errors of the vectors.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -299,36 +304,39 @@ impl Kernel for TransformErrors<'_> {
     }
 }
 
-/// Makes the gradients of some rows of weights of the sums.
-struct Unpack<'a> {
-    sums: &'a [f32],
-    /// Elements of a row of the sums.
-    row: usize,
-    first: usize,
-    rows: usize,
-    channels: usize,
-    factor: f64,
-    to: &'a mut [f32],
+/// Adds what the sums of a chunk make to the gradient.
+struct AddTaps {
+    sums: *const f32,
+    channels: Range<usize>,
+    vectors: Range<usize>,
+    all_channels: usize,
+    to: *mut f32,
 }
 
-impl Kernel for Unpack<'_> {
-    type Output = ();
-
+impl Kernel for AddTaps {
+    /// `sums` must hold those of all points, and `to` be valid for the gradient, of which these channels and vectors are
+    /// the caller's own.
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let Unpack { sums, row, first, rows, channels, factor, to } = self;
-        for channel in 0..channels {
-            let mut points = [[[0.0; MAX_LANES]; WINDOW]; WINDOW];
-            for (point, lanes) in points.iter_mut().flatten().enumerate() {
-                let of_point = &sums[(point * channels + channel) * row + first..][..rows];
-                lanes.iter_mut().zip(of_point).for_each(|(lane, &sum)| *lane = f64::from(sum));
-            }
-            let points = points.map(transform_sums);
-            for x in 0..3 {
-                let taps = transform_sums(points.map(|row| row[x]));
-                for (y, lanes) in taps.iter().enumerate() {
-                    let to = to[channel * 9 + y * 3 + x..].iter_mut().step_by(channels * 9);
-                    to.zip(lanes).for_each(|(to, value)| *to = (factor * value) as f32);
+    fn run<S: Simd>(self, s: S) {
+        let AddTaps { sums, channels, vectors, all_channels, to } = self;
+        let point_step = channels.len() * vectors.len() * S::LANES;
+        for (index, channel) in channels.enumerate() {
+            for (column, vector) in vectors.clone().enumerate() {
+                let sums = sums.wrapping_add((index * vectors.len() + column) * S::LANES);
+                let to = to.wrapping_add((vector * all_channels + channel) * TAPS * S::LANES);
+                let columns: [_; WINDOW] = std::array::from_fn(|x| {
+                    // SAFETY: the sums have a vector for each point.
+                    let column = |y: usize| unsafe { s.load(sums.add((y * WINDOW + x) * point_step)) };
+                    transform_sums(s, std::array::from_fn(column))
+                });
+                for y in 0..3 {
+                    for (x, tap) in transform_sums(s, columns.map(|column| column[y])).into_iter().enumerate() {
+                        // SAFETY: the gradient has a vector for each tap.
+                        unsafe {
+                            let to = to.add((y * 3 + x) * S::LANES);
+                            s.store(to, s.add(tap, s.load(to)));
+                        }
+                    }
                 }
             }
         }

@@ -28,6 +28,8 @@ pub(crate) use product::Winograd;
 /// Pixels of a side of a tile of the result, and of what it reads.
 const TILE: usize = 4;
 const WINDOW: usize = 6;
+/// Taps of a kernel.
+const TAPS: usize = 9;
 /// Points of a tile: each has a matrix product of its own.
 const POINTS: usize = WINDOW * WINDOW;
 /// The root of 1/2, which is also 1 / a for the other point a.
@@ -117,8 +119,6 @@ struct TransformSource<'a> {
 }
 
 impl Kernel for TransformSource<'_> {
-    type Output = ();
-
     /// `to` must be valid for the transformed planes.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

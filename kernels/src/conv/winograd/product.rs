@@ -278,8 +278,6 @@ struct PackPanel<'a> {
 }
 
 impl Kernel for PackPanel<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let PackPanel { weight, source: Source { row_stride, channel_stride, taps, flipped }, rows, width, .. } = self;
@@ -330,8 +328,6 @@ struct TransformResult<'a> {
 }
 
 impl Kernel for TransformResult<'_> {
-    type Output = ();
-
     /// `sums` must hold those of the planes, and the output of the call be valid for the tiles.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
