@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, POINTS, ROOT, TAPS, TILE, Tiles, TransformSource, WINDOW, Windows, fits};
+use super::{BLOCK, POINTS, ROOT, TAPS, TILE, Tiles, TransformSource, WINDOW, Windows, at_both_signs, fits};
 use crate::blocking::Blocks;
 use crate::conv::pass::Algorithm;
 use crate::conv::shape::ConvShape;
@@ -205,12 +205,8 @@ impl WinogradGradient {
 /// A e for four errors of a column or a row.
 #[inline(always)]
 fn transform_errors<S: Simd>(s: S, e: [S::V; 4]) -> [S::V; 6] {
-    let pair = |square: f32, point: f32| {
-        let square = s.splat(square);
-        let (even, odd) = (s.fma(square, e[2], e[0]), s.fma(square, e[3], e[1]));
-        [s.fma(s.splat(point), odd, even), s.fma(s.splat(-point), odd, even)]
-    };
-    let ([low, low_negative], [high, high_negative]) = (pair(0.5, ROOT), pair(2.0, 2.0 * ROOT));
+    let [low, low_negative] = at_both_signs(s, 0.5, ROOT, [e[2], e[0], e[3], e[1]]);
+    let [high, high_negative] = at_both_signs(s, 2.0, 2.0 * ROOT, [e[2], e[0], e[3], e[1]]);
     [e[0], low, low_negative, high, high_negative, e[3]]
 }
 
@@ -220,11 +216,10 @@ fn transform_sums<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 3] {
     let third = 1.0 / 3.0;
     let (low, low_odd) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
     let (high, high_odd) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
-    let weighted = |[a, b]: [f32; 2], low: S::V, high: S::V| s.fma(s.splat(a), low, s.mul(s.splat(b), high));
     [
-        s.add(m[0], weighted([-2.0 * third, 0.5 * third], low, high)),
-        weighted([-2.0 * third * ROOT, third * ROOT], low_odd, high_odd),
-        s.add(m[5], weighted([-third, third], low, high)),
+        s.fma(s.splat(-2.0 * third), low, s.fma(s.splat(0.5 * third), high, m[0])),
+        s.fma(s.splat(-2.0 * third * ROOT), low_odd, s.mul(s.splat(third * ROOT), high_odd)),
+        s.fma(s.splat(-third), low, s.fma(s.splat(third), high, m[5])),
     ]
 }
 
@@ -246,16 +241,20 @@ impl TransformErrors<'_> {
         let zero = s.splat(0.0);
         let mut columns = [[zero; TILE]; WINDOW];
         for x in 0..TILE.min(width - left) {
-            let column = std::array::from_fn(|y| match top + y < height {
+            let mut column = [zero; TILE];
+            for (y, value) in column.iter_mut().enumerate().take(height - top) {
                 // SAFETY: the pixel is in the plane.
-                true => unsafe { s.load(plane.as_ptr().add(((top + y) * width + left + x) * S::LANES)) },
-                false => zero,
-            });
+                *value = unsafe { s.load(plane.as_ptr().add(((top + y) * width + left + x) * S::LANES)) };
+            }
             for (row, value) in columns.iter_mut().zip(transform_errors(s, column)) {
                 row[x] = value;
             }
         }
-        columns.map(|row| transform_errors(s, row))
+        let mut points = [[zero; WINDOW]; WINDOW];
+        for (points, row) in points.iter_mut().zip(columns) {
+            *points = transform_errors(s, row);
+        }
+        points
     }
 }
 
@@ -324,13 +323,19 @@ impl Kernel for AddTaps {
             for (column, vector) in vectors.clone().enumerate() {
                 let sums = sums.wrapping_add((index * vectors.len() + column) * S::LANES);
                 let to = to.wrapping_add((vector * all_channels + channel) * TAPS * S::LANES);
-                let columns: [_; WINDOW] = std::array::from_fn(|x| {
-                    // SAFETY: the sums have a vector for each point.
-                    let column = |y: usize| unsafe { s.load(sums.add((y * WINDOW + x) * point_step)) };
-                    transform_sums(s, std::array::from_fn(column))
-                });
-                for y in 0..3 {
-                    for (x, tap) in transform_sums(s, columns.map(|column| column[y])).into_iter().enumerate() {
+                let mut columns = [[s.splat(0.0); WINDOW]; 3];
+                for x in 0..WINDOW {
+                    let mut column = [s.splat(0.0); WINDOW];
+                    for (y, value) in column.iter_mut().enumerate() {
+                        // SAFETY: the sums have a vector for each point.
+                        *value = unsafe { s.load(sums.add((y * WINDOW + x) * point_step)) };
+                    }
+                    for (row, value) in columns.iter_mut().zip(transform_sums(s, column)) {
+                        row[x] = value;
+                    }
+                }
+                for (y, row) in columns.into_iter().enumerate() {
+                    for (x, tap) in transform_sums(s, row).into_iter().enumerate() {
                         // SAFETY: the gradient has a vector for each tap.
                         unsafe {
                             let to = to.add((y * 3 + x) * S::LANES);

@@ -38,13 +38,9 @@ const ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
 /// B^T x for the six values of a column or a row.
 #[inline(always)]
 fn transform_source<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 6] {
-    let pair = |square: f32, point: f32| {
-        let square = s.splat(-square);
-        let (even, odd) = (s.fma(square, x[2], x[4]), s.fma(square, x[1], x[3]));
-        [s.fma(s.splat(point), odd, even), s.fma(s.splat(-point), odd, even)]
-    };
     let ends = s.splat(-2.5);
-    let ([low, low_negative], [high, high_negative]) = (pair(2.0, ROOT), pair(0.5, 2.0 * ROOT));
+    let [low, low_negative] = at_both_signs(s, -2.0, ROOT, [x[2], x[4], x[1], x[3]]);
+    let [high, high_negative] = at_both_signs(s, -0.5, 2.0 * ROOT, [x[2], x[4], x[1], x[3]]);
     let (zero, infinity) = (s.fma(ends, x[2], s.add(x[0], x[4])), s.fma(ends, x[3], s.add(x[1], x[5])));
     [zero, low, low_negative, high, high_negative, infinity]
 }
@@ -52,6 +48,14 @@ fn transform_source<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 6] {
 /// Elements of the transformed source, and of the products, that are under way at a time: each 320 KiB, a part of a
 /// second cache of 1 MiB.
 const BLOCK: usize = 80 << 10;
+
+/// (f a + b) + p (f c + d), and the same for -p.
+#[inline(always)]
+fn at_both_signs<S: Simd>(s: S, factor: f32, point: f32, [a, b, c, d]: [S::V; 4]) -> [S::V; 2] {
+    let factor = s.splat(factor);
+    let (even, odd) = (s.fma(factor, a, b), s.fma(factor, c, d));
+    [s.fma(s.splat(point), odd, even), s.fma(s.splat(-point), odd, even)]
+}
 
 /// Whether a convolution is of the kind that is computed this way.
 fn fits(shape: &ConvShape) -> bool {
@@ -133,19 +137,22 @@ impl Kernel for TransformSource<'_> {
                 let [top, left] = [0, 1].map(|axis| pixel[axis] as isize - windows.padding[axis]);
                 let source = &from[(image * windows.planes + plane) * plane_len..][..plane_len];
                 // Rows outside of the source read zeros, wherever a column is.
-                let row = |y: isize| match (0..height).contains(&(top + y)) {
-                    true => (source.as_ptr().wrapping_offset((top + y) * width * S::LANES as isize), S::LANES as isize),
-                    false => (zeros.as_ptr(), 0),
-                };
-                let rows: [_; WINDOW] = std::array::from_fn(|y| row(y as isize));
+                let mut rows = [(zeros.as_ptr(), 0); WINDOW];
+                for (row, y) in rows.iter_mut().zip(top..).filter(|(_, y)| (0..height).contains(y)) {
+                    *row = (source.as_ptr().wrapping_offset(y * width * S::LANES as isize), S::LANES as isize);
+                }
                 let mut columns = [[s.splat(0.0); WINDOW]; WINDOW];
                 for x in 0..WINDOW {
                     let at = left + x as isize;
                     if (0..width).contains(&at) {
-                        // SAFETY: the pixel is in the source, or a vector of zeros.
-                        let pixels = rows.map(|(row, step)| unsafe { s.load(row.wrapping_offset(at * step)) });
-                        let column = transform_source(s, pixels);
-                        (0..WINDOW).for_each(|y| columns[y][x] = column[y]);
+                        let mut pixels = [s.splat(0.0); WINDOW];
+                        for (pixel, (row, step)) in pixels.iter_mut().zip(rows) {
+                            // SAFETY: the pixel is in the source, or a vector of zeros.
+                            *pixel = unsafe { s.load(row.wrapping_offset(at * step)) };
+                        }
+                        for (row, value) in columns.iter_mut().zip(transform_source(s, pixels)) {
+                            row[x] = value;
+                        }
                     }
                 }
                 let to = to.wrapping_add(plane * plane_step + (tile - tiles.range.start) * tile_step);

@@ -309,7 +309,7 @@ impl Kernel for PackPanel<'_> {
 fn transform_result<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
     let (low, low_odd) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
     let (high, high_odd) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
-    let [once, half, double] = [ROOT, 0.5 * ROOT, 4.0 * ROOT].map(|factor| s.splat(factor));
+    let (once, half, double) = (s.splat(ROOT), s.splat(0.5 * ROOT), s.splat(4.0 * ROOT));
     [
         s.add(m[0], s.add(low, high)),
         s.fma(once, low_odd, s.mul(s.splat(2.0 * ROOT), high_odd)),
@@ -355,10 +355,14 @@ impl Kernel for TransformResult<'_> {
                 );
                 let mut columns = [[s.splat(0.0); WINDOW]; TILE];
                 for x in 0..WINDOW {
-                    // SAFETY: a tile has sums at all points.
-                    let column = std::array::from_fn(|y| unsafe { s.load(sums.add((y * WINDOW + x) * lanes)) });
-                    let column = transform_result(s, column);
-                    (0..TILE).for_each(|y| columns[y][x] = column[y]);
+                    let mut column = [s.splat(0.0); WINDOW];
+                    for (y, value) in column.iter_mut().enumerate() {
+                        // SAFETY: a tile has sums at all points.
+                        *value = unsafe { s.load(sums.add((y * WINDOW + x) * lanes)) };
+                    }
+                    for (row, value) in columns.iter_mut().zip(transform_result(s, column)) {
+                        row[x] = value;
+                    }
                 }
                 let width = TILE.min(plan.result[1] - left);
                 let origin = (image * plan.planes + plane) * call.plane - call.first;
@@ -369,10 +373,10 @@ impl Kernel for TransformResult<'_> {
                     // SAFETY: the first `width` pixels of the row of the tile are in the output and the third operand.
                     unsafe {
                         if combine.alpha != 1.0 {
-                            pixels = pixels.map(|pixel| s.mul(alpha, pixel));
+                            pixels.iter_mut().for_each(|pixel| *pixel = s.mul(alpha, *pixel));
                         }
                         if let Some(bias) = bias {
-                            pixels = pixels.map(|pixel| s.add(pixel, bias));
+                            pixels.iter_mut().for_each(|pixel| *pixel = s.add(*pixel, bias));
                         }
                         if combine.gamma != 0.0 {
                             let other = combine.other.as_ptr().wrapping_add(at);
