@@ -68,7 +68,7 @@ impl Winograd {
                 let panels = Blocks::new(channels[1], leaves.low);
                 (panels, panels.longest(), leaves.widest(leaves.low), lanes)
             }
-            Layout::Channels => (Blocks::new(planes[1], 1), lanes, leaves.tile[0], 1),
+            Layout::Channels => (Blocks::new(planes[1], 1), lanes, 2 * leaves.tile[0], 1),
         };
         let tiles = (BLOCK / (POINTS * channels[0] * per_tile)).max(fewest);
         let panel_sums = POINTS * tiles * panels.longest() * lanes;
