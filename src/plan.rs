@@ -7,9 +7,7 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{
-    Activation, Algorithm, Conv, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local,
-};
+use predictive_coding_kernels::{Activation, Conv, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
 use crate::network::{Network, elements};
 use crate::op::Op;
@@ -132,11 +130,11 @@ impl Plan {
         network: &Network,
         level: Level,
         layout: Layout,
-        algorithm: Algorithm,
+        convolutions: ConvOptions,
         batch: usize,
         fuse: bool,
     ) -> Self {
-        let mut builder = Builder::new(level, layout, algorithm, batch, network);
+        let mut builder = Builder::new(level, layout, convolutions, batch, network);
         let input = builder.channels_and_pixels();
         let mut layers: Vec<LayerPlan> = Vec::new();
         let (mut output, mut pulled) = (0, 0);
@@ -241,7 +239,7 @@ enum Draft {
 struct Builder<'a> {
     level: Level,
     layout: Layout,
-    algorithm: Algorithm,
+    convolutions: ConvOptions,
     batch: usize,
     specs: &'a [ParameterSpec],
     /// Channels, height and width of what the next operation reads. With channels across lanes, what is flat stays the
@@ -255,11 +253,11 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(level: Level, layout: Layout, algorithm: Algorithm, batch: usize, network: &'a Network) -> Self {
+    fn new(level: Level, layout: Layout, convolutions: ConvOptions, batch: usize, network: &'a Network) -> Self {
         let (steps, inputs, sizes) = (Vec::new(), Vec::new(), Sizes::default());
         let image = image(network.input_shape());
         let specs = network.parameters();
-        Builder { level, layout, algorithm, batch, specs, image, steps, inputs, sizes, row: 0 }
+        Builder { level, layout, convolutions, batch, specs, image, steps, inputs, sizes, row: 0 }
     }
 
     fn channels_and_pixels(&self) -> [usize; 2] {
@@ -346,13 +344,17 @@ impl<'a> Builder<'a> {
         let [height, width] = shape.output();
         let row = self.layout.len(self.level, [shape.out_channels, width]);
         match local.rows_per_row() {
-            Some(step) if row * height > BAND => (BAND / row / step).max(1) * step,
+            Some(step) if row * height > BAND => {
+                // Whole tiles of Winograd's algorithm, which have four rows, too.
+                let step = step * [1, 4, 2, 4][step % 4];
+                (BAND / row / step).max(1) * step
+            }
             _ => usize::MAX,
         }
     }
 
     fn product(&mut self, layer: usize, op: usize, shape: ConvShape, rows_per_band: usize, hidden: bool) -> Step {
-        let options = ConvOptions { algorithm: self.algorithm, rows_per_band, images: self.batch };
+        let options = ConvOptions { rows_per_band, ..self.convolutions };
         let conv = Conv::with_options(self.level, self.layout, shape, options);
         self.sizes.product_scratch = self.sizes.product_scratch.max(conv.scratch_len());
         // In the order of layers and operations.

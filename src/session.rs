@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use predictive_coding_kernels::{
-    Buffer, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, pool_threads,
+    Buffer, ConvOptions, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, pool_threads,
 };
 use rayon::prelude::*;
 
@@ -117,7 +117,10 @@ impl Draft {
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
         let layout = choose_layout(network, level, batch, options.layout);
-        let mut plan = Plan::new(network, level, layout, options.convolution, batch, options.solver == Solver::Steps);
+        let (_, iterations) = method.relaxation().unwrap_or((0.0, 1));
+        let images = batch.saturating_mul(iterations);
+        let convolutions = ConvOptions { algorithm: options.convolution, images, ..ConvOptions::default() };
+        let mut plan = Plan::new(network, level, layout, convolutions, batch, options.solver == Solver::Steps);
         let layers = plan.layers.len();
         if let (Some(etas), Some((eta, _))) = (options.etas, method.relaxation()) {
             if etas.len() != layers - 1 {

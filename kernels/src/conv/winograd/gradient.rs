@@ -80,16 +80,19 @@ impl WinogradGradient {
     /// Whether it takes less time than the sum as it is defined, by a count of multiplications of vectors.
     fn is_faster(&self, tiles: usize) -> bool {
         // To transform a window or a tile of errors, and to transpose the latter; to make taps of the sums at all points.
-        const TRANSFORM: f64 = 300.0;
-        const TRANSPOSE: f64 = 150.0;
-        const UNDO: f64 = 300.0;
+        const TRANSFORM: f64 = 600.0;
+        const TRANSPOSE: f64 = 1200.0;
+        const UNDO: f64 = 500.0;
         let images = self.layout.images(self.level) as f64;
         let transpose = if self.layout == Layout::Images { TRANSPOSE } else { 0.0 };
         let products = (self.channels[0] * self.vectors) as f64;
         let planes =
             [self.windows.planes, self.layout.planes(self.level, self.channels[1])].map(|planes| planes as f64);
         let blocks = tiles.div_ceil(self.tiles) as f64;
-        let direct = 9.0 * products * images * self.output.into_iter().product::<usize>() as f64;
+        // Images across lanes have another direct form, which pads no channels.
+        let [inputs, outputs] = self.channels;
+        let summed = (products * images).min(if images > 1.0 { (inputs * outputs) as f64 } else { f64::INFINITY });
+        let direct = TAPS as f64 * summed * self.output.into_iter().product::<usize>() as f64;
         let transforms = planes[0] * TRANSFORM + planes[1] * (TRANSFORM + transpose);
         let points = POINTS as f64 * tiles as f64 * images;
         products * (points + UNDO * blocks) + tiles as f64 * transforms < direct

@@ -103,19 +103,20 @@ impl Winograd {
 
     /// Multiplications of vectors that take as long as the direct product of a tile of images, and as this one.
     fn costs(&self, shape: &ConvShape, images: usize) -> [f64; 2] {
-        // To transform a window, or a tile, or the weights of a vector.
-        const SOURCE: f64 = 300.0;
-        const RESULT: f64 = 300.0;
-        const WEIGHTS: f64 = 600.0;
-        // The share of its products that the direct one waits for the latency of sums.
+        // To transform a window or a tile, and the weights of a vector; and to read one of the weights.
+        const TRANSFORM: f64 = 600.0;
+        const WEIGHTS: f64 = 1500.0;
+        const READ: f64 = 8.0;
         let [planes, result_planes] = [self.windows.planes, self.planes].map(|planes| planes as f64);
         let tiles = self.result.map(|size| size.div_ceil(TILE)).into_iter().product::<usize>() as f64;
         let pixels = self.result.into_iter().product::<usize>() as f64;
         let products = self.channels[0] as f64 * result_planes;
         let weights = self.channels[0] as f64 * self.channels[1].div_ceil(MAX_LANES) as f64 * WEIGHTS;
         let calls = images.div_ceil(self.layout.images(self.level)) as f64;
-        let direct = products * pixels * shape.taps() as f64;
-        let winograd = tiles * (POINTS as f64 * products + planes * SOURCE + result_planes * RESULT);
+        // An image meets every vector of weights, and a tile of images every element.
+        let read = READ * products / self.layout.images(self.level) as f64;
+        let direct = (products * pixels + read) * shape.taps() as f64;
+        let winograd = POINTS as f64 * (products * tiles + read) + tiles * (planes + result_planes) * TRANSFORM;
         [direct, winograd + weights / calls]
     }
 
