@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use predictive_coding_kernels::{
-    Buffer, ConvOptions, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, pool_threads,
+    Buffer, Choice, ConvOptions, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, pool_threads,
 };
 use rayon::prelude::*;
 
@@ -473,6 +473,18 @@ impl Session {
             + self.network.table_bytes()
             + size_of_val(self.gradients.values())
             + size_of_val(self.energies.as_slice())
+    }
+
+    /// How each convolution is computed, with its layer (from 1): forward, back to the data and back to the weights.
+    /// Nothing is pulled back to the data of the network.
+    pub fn convolutions(&self) -> impl Iterator<Item = (usize, [Choice; 3])> {
+        let layers = (1..).zip(&self.plan.layers);
+        let steps =
+            layers.flat_map(|(l, layer)| self.plan.steps[layer.steps.clone()].iter().map(move |step| (l, step)));
+        steps.filter_map(|(l, step)| match step {
+            Step::Product(product) if !product.conv.is_matrix() => Some((l, product.conv.choices())),
+            _ => None,
+        })
     }
 
     /// What lies across the lanes of its vectors.

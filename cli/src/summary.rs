@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use predictive_coding::{Layer, Network, ParameterSpec, Reduction, Session};
+use predictive_coding::{Choice, Layer, Network, ParameterSpec, Reduction, Session};
 
 use crate::console::{Failure, print};
 use crate::machine::{check_memory, check_session};
@@ -40,6 +40,7 @@ impl Summary {
         check_memory(&network, batch)?;
         let mut costs = Vec::new();
         let mut shares = String::new();
+        let mut convolutions = Vec::new();
         let all = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
         for name in self.method.map_or(all.to_vec(), |method| vec![method]) {
             let (method, options) = self.relaxing.with(name, TRAINING_PRODUCTS)?;
@@ -49,6 +50,12 @@ impl Summary {
                 shares = format!("\n\n{table}");
             }
             warn_of_unreached(method, &options, network.layers().len());
+            for (index, (layer, choices)) in session.convolutions().enumerate() {
+                let [forward, data, weights] = choices.map(told);
+                let data = if index == 0 { "-".into() } else { data };
+                let layout = session.layout().name().into();
+                convolutions.push(vec![title(method, &options), layer.to_string(), layout, forward, data, weights]);
+            }
             costs.push(vec![
                 title(method, &options),
                 network.flops(method, &options, batch).to_string(),
@@ -57,7 +64,7 @@ impl Summary {
         }
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         print(&format!(
-            "input {}, loss {}{}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}{shares}",
+            "input {}, loss {}{}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}{}{shares}",
             shape(network.input_shape()),
             network.loss(),
             match network.loss().reduction {
@@ -71,7 +78,22 @@ impl Summary {
             parameters,
             network.layers().iter().map(Layer::flops).sum::<u64>(),
             table(&["method", "flops", "bytes of a session"], &costs),
+            match convolutions.is_empty() {
+                true => String::new(),
+                false => format!(
+                    "\n\nConvolutions, with the time that winograd takes as a share of direct, by a count of operations\n{}",
+                    table(&["method", "layer", "layout", "forward", "back to data", "back to weights"], &convolutions)
+                ),
+            },
         ))
+    }
+}
+
+/// The algorithm of a pass, and why.
+fn told(choice: Choice) -> String {
+    match choice.share {
+        Some(share) => format!("{} ({share:.2})", choice.algorithm.name()),
+        None => choice.algorithm.name().into(),
     }
 }
 

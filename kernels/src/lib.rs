@@ -70,7 +70,7 @@ mod peak;
 pub use activation::Activation;
 pub use buffer::Buffer;
 pub use combine::Combine;
-pub use conv::{Algorithm, Conv, ConvOptions, ConvShape, NchwConv};
+pub use conv::{Algorithm, Choice, Conv, ConvOptions, ConvShape, NchwConv};
 pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
 pub use layout::Layout;
 pub use level::{LEVEL_VARIABLE, Level, LevelError};

@@ -15,14 +15,13 @@ use crate::conv::gradient::Gradient;
 use crate::conv::matrix::Matrix;
 use crate::conv::pass::{Direction, GradientPass, Pass, Pixels};
 use crate::conv::product::TapProduct;
-use crate::conv::winograd::WinogradGradient;
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::reduce::{add_plane, sum};
 use crate::simd::lanes;
 
 pub use nchw::NchwConv;
-pub use pass::{Algorithm, ConvOptions};
+pub use pass::{Algorithm, Choice, ConvOptions};
 pub use shape::ConvShape;
 pub(crate) use shape::{Axis, AxisSize, check_tensor};
 
@@ -44,6 +43,7 @@ pub struct Conv {
     layout: Layout,
     forward: Pass,
     backward: Pass,
+    choice: Choice,
     gradient: GradientPass,
 }
 
@@ -68,16 +68,16 @@ impl Conv {
         let shape = shape.with_needed_steps();
         let pixels = Pixels::of(layout, lanes);
         let whole = ConvOptions { rows_per_band: usize::MAX, ..options };
+        let direct = || Gradient::new(level, layout, lanes, shape);
+        let (choice, gradient) = GradientPass::new(level, layout, &shape, options.algorithm, direct);
         Conv {
             shape,
             level,
             layout,
             forward: Pass::new(level, layout, pixels, &shape, Direction::Forward, options),
             backward: Pass::new(level, layout, pixels, &shape, Direction::Backward, whole),
-            gradient: match WinogradGradient::new(level, layout, &shape, options.algorithm) {
-                Some(gradient) => GradientPass::Winograd(gradient),
-                None => GradientPass::Direct(Gradient::new(level, layout, lanes, shape)),
-            },
+            choice,
+            gradient,
         }
     }
 
@@ -295,8 +295,8 @@ impl Conv {
     }
 
     /// The algorithms of the forward pass and of the backward passes to the data and to the weights.
-    pub fn algorithms(&self) -> [Algorithm; 3] {
-        [self.forward.algorithm(), self.backward.algorithm(), self.gradient.algorithm()]
+    pub fn choices(&self) -> [Choice; 3] {
+        [self.forward.choice(), self.backward.choice(), self.choice]
     }
 
     /// Adds the sums over pixels and images of each output channel to `gradient`.

@@ -13,7 +13,6 @@ use crate::combine::Combine;
 use crate::conv::gradient::{Gradient, outer_cost, tiles_cost};
 use crate::conv::pass::{Algorithm, ConvOptions, Direction, GradientPass, Pass, Pixels};
 use crate::conv::shape::ConvShape;
-use crate::conv::winograd::WinogradGradient;
 use crate::conv::{Conv, check_len};
 use crate::elementwise::accumulate;
 use crate::gemm::{GemmScratch, Lhs, gemm, product as matrix_product};
@@ -142,10 +141,11 @@ impl NchwConv {
         let gradient = match &forward {
             Way::Matrix => Way::Matrix,
             _ if by_tiles => Way::Images,
-            _ => Way::Channels(Box::new(match WinogradGradient::new(level, Layout::Channels, &shape, algorithm) {
-                Some(gradient) => GradientPass::Winograd(gradient),
-                None => GradientPass::Direct(Gradient::new(level, Layout::Images, 1, shape)),
-            })),
+            _ => {
+                let direct = || Gradient::new(level, Layout::Images, 1, shape);
+                let (_, pass) = GradientPass::new(level, Layout::Channels, &shape, algorithm, direct);
+                Way::Channels(Box::new(pass))
+            }
         };
         let by_tiles = matches!(gradient, Way::Images);
         let images = by_tiles || [&forward, &backward].iter().any(|way| matches!(way, Way::Images));

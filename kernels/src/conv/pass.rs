@@ -56,6 +56,27 @@ impl Default for ConvOptions {
     }
 }
 
+/// What a pass was planned with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// [`Algorithm::Direct`] or [`Algorithm::Winograd`].
+    pub algorithm: Algorithm,
+    /// The time that Winograd's algorithm takes, as a share of the direct form's, by a count of operations; none if
+    /// the convolution is not of its kind.
+    pub share: Option<f64>,
+}
+
+impl Choice {
+    fn new(asked: Algorithm, share: Option<f64>) -> Self {
+        let winograd = share.is_some_and(|share| match asked {
+            Algorithm::Auto => share < 1.0,
+            Algorithm::Direct => false,
+            Algorithm::Winograd => true,
+        });
+        Choice { algorithm: if winograd { Algorithm::Winograd } else { Algorithm::Direct }, share }
+    }
+}
+
 /// Which product of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -111,6 +132,7 @@ pub(crate) struct Pass {
     weights: usize,
     /// Products that an element of the result sums.
     depth: usize,
+    choice: Choice,
     method: Method,
 }
 
@@ -136,11 +158,13 @@ impl Pass {
         let [(source_channels, source), (channels, size)] = sides;
         let rows_per_band = options.rows_per_band.min(size[0]);
         assert!(rows_per_band > 0, "bands of 0 rows, expected at least 1");
-        let winograd = Winograd::new(level, layout, shape, direction)
-            .filter(|winograd| pixels.channels * pixels.elements > 1 && winograd.is_chosen(options, shape));
+        let plain = pixels.elements == 1;
+        let winograd = if plain { None } else { Winograd::new(level, layout, shape, direction) };
+        let share = winograd.as_ref().map(|winograd| winograd.share(shape, options.images));
+        let choice = Choice::new(options.algorithm, share);
         let method = match winograd {
-            Some(winograd) => Method::Winograd(winograd),
-            None => Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band)),
+            Some(winograd) if choice.algorithm == Algorithm::Winograd => Method::Winograd(winograd),
+            _ => Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band)),
         };
         Pass {
             level,
@@ -152,16 +176,13 @@ impl Pass {
             source_len: source_channels.div_ceil(pixels.channels) * source[0] * source[1] * pixels.elements,
             weights: shape.in_channels * shape.out_channels * shape.taps(),
             depth: source_channels * shape.taps(),
+            choice,
             method,
         }
     }
 
-    /// The algorithm that was chosen.
-    pub(crate) fn algorithm(&self) -> Algorithm {
-        match self.method {
-            Method::Direct(_) => Algorithm::Direct,
-            Method::Winograd(_) => Algorithm::Winograd,
-        }
+    pub(crate) fn choice(&self) -> Choice {
+        self.choice
     }
 
     fn planes(&self) -> usize {
@@ -290,11 +311,21 @@ pub(crate) enum GradientPass {
 }
 
 impl GradientPass {
-    pub(crate) fn algorithm(&self) -> Algorithm {
-        match self {
-            GradientPass::Direct(_) => Algorithm::Direct,
-            GradientPass::Winograd(_) => Algorithm::Winograd,
-        }
+    /// The gradient of tensors in a layout, by an algorithm, or by a direct form of its own.
+    pub(crate) fn new(
+        level: Level,
+        layout: Layout,
+        shape: &ConvShape,
+        algorithm: Algorithm,
+        direct: impl FnOnce() -> Gradient,
+    ) -> (Choice, Self) {
+        let winograd = WinogradGradient::new(level, layout, shape);
+        let choice = Choice::new(algorithm, winograd.as_ref().map(WinogradGradient::share));
+        let pass = match winograd {
+            Some(winograd) if choice.algorithm == Algorithm::Winograd => GradientPass::Winograd(winograd),
+            _ => GradientPass::Direct(direct()),
+        };
+        (choice, pass)
     }
 
     /// Elements of the gradient as it is summed.

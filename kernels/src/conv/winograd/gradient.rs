@@ -11,7 +11,6 @@ use std::ops::Range;
 
 use super::{BLOCK, POINTS, ROOT, TAPS, TILE, Tiles, TransformSource, WINDOW, Windows, at_both_signs, fits};
 use crate::blocking::Blocks;
-use crate::conv::pass::Algorithm;
 use crate::conv::shape::ConvShape;
 use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
@@ -41,9 +40,9 @@ pub(crate) struct WinogradGradient {
 }
 
 impl WinogradGradient {
-    /// None if the convolution is of another kind, or is not to be computed this way.
-    pub(crate) fn new(level: Level, layout: Layout, shape: &ConvShape, algorithm: Algorithm) -> Option<Self> {
-        if !fits(shape) || algorithm == Algorithm::Direct {
+    /// None if the convolution is of another kind.
+    pub(crate) fn new(level: Level, layout: Layout, shape: &ConvShape) -> Option<Self> {
+        if !fits(shape) {
             return None;
         }
         let leaves = Leaves::of(level);
@@ -61,7 +60,7 @@ impl WinogradGradient {
         let chunks = Blocks::new(channels[0], (BLOCK / (POINTS * parts.longest() * lanes)).max(leaves.tallest(widest)));
         let padding = shape.padding.map(|padding| padding as isize);
         let row = parts.longest() * lanes;
-        let gradient = WinogradGradient {
+        Some(WinogradGradient {
             level,
             leaves,
             layout,
@@ -73,16 +72,16 @@ impl WinogradGradient {
             parts,
             chunks,
             error_steps: [rows * row + lanes, row],
-        };
-        (algorithm == Algorithm::Winograd || gradient.is_faster(most)).then_some(gradient)
+        })
     }
 
-    /// Whether it takes less time than the sum as it is defined, by a count of multiplications of vectors.
-    fn is_faster(&self, tiles: usize) -> bool {
+    /// The time that it takes as a share of that of the direct form, by a count of multiplications of vectors.
+    pub(crate) fn share(&self) -> f64 {
         // To transform a window or a tile of errors, and to transpose the latter; to make taps of the sums at all points.
         const TRANSFORM: f64 = 600.0;
         const TRANSPOSE: f64 = 1200.0;
         const UNDO: f64 = 500.0;
+        let tiles = self.output.map(|size| size.div_ceil(TILE)).into_iter().product::<usize>();
         let images = self.layout.images(self.level) as f64;
         let transpose = if self.layout == Layout::Images { TRANSPOSE } else { 0.0 };
         let products = (self.channels[0] * self.vectors) as f64;
@@ -95,7 +94,7 @@ impl WinogradGradient {
         let direct = TAPS as f64 * summed * self.output.into_iter().product::<usize>() as f64;
         let transforms = planes[0] * TRANSFORM + planes[1] * (TRANSFORM + transpose);
         let points = POINTS as f64 * tiles as f64 * images;
-        products * (points + UNDO * blocks) + tiles as f64 * transforms < direct
+        (products * (points + UNDO * blocks) + tiles as f64 * transforms) / direct
     }
 
     /// Elements of the gradient as it is summed, `[vector of output channels][input channel][tap][lane]`.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{BLOCK, POINTS, ROOT, TILE, Tiles, TransformSource, WINDOW, Windows, fits};
 use crate::blocking::Blocks;
-use crate::conv::pass::{Algorithm, Call, ConvOptions, Direction};
+use crate::conv::pass::{Call, Direction};
 use crate::conv::shape::ConvShape;
 use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
@@ -89,20 +89,9 @@ impl Winograd {
         })
     }
 
-    /// Whether it takes less time than the sum as it is defined.
-    pub(crate) fn is_chosen(&self, options: ConvOptions, shape: &ConvShape) -> bool {
-        match options.algorithm {
-            Algorithm::Auto => {
-                let [direct, winograd] = self.costs(shape, options.images);
-                winograd < direct
-            }
-            Algorithm::Direct => false,
-            Algorithm::Winograd => true,
-        }
-    }
-
-    /// Multiplications of vectors that take as long as the direct product of a tile of images, and as this one.
-    fn costs(&self, shape: &ConvShape, images: usize) -> [f64; 2] {
+    /// The time that it takes for so many images with weights that are packed once, as a share of that of the direct
+    /// form, by a count of multiplications of vectors.
+    pub(crate) fn share(&self, shape: &ConvShape, images: usize) -> f64 {
         // To transform a window or a tile, and the weights of a vector; and to read one of the weights.
         const TRANSFORM: f64 = 600.0;
         const WEIGHTS: f64 = 1500.0;
@@ -117,7 +106,7 @@ impl Winograd {
         let read = READ * products / self.layout.images(self.level) as f64;
         let direct = (products * pixels + read) * shape.taps() as f64;
         let winograd = POINTS as f64 * (products * tiles + read) + tiles * (planes + result_planes) * TRANSFORM;
-        [direct, winograd + weights / calls]
+        (winograd + weights / calls) / direct
     }
 
     /// Elements of the packed weights of a panel.
