@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use predictive_coding::{Method, Network, Parameters, Session};
 use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
-use predictive_coding_reference::levels::{forms, ways};
+use predictive_coding_reference::levels::{all_forms, ways};
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::OwnedTargets;
 use safetensors::SafeTensors;
@@ -104,7 +104,7 @@ fn the_reference_reproduces_every_golden_run() {
 
 #[test]
 fn the_library_reproduces_every_golden_run() {
-    for form in forms() {
+    for form in all_forms() {
         let (mut runs, mut literal_runs) = (0, 0);
         for case in CASES.map(load) {
             let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();

@@ -1,8 +1,8 @@
-//! The SIMD levels and layouts that a test runs in, and the ways to compute a method there.
+//! The SIMD levels, layouts and algorithms that a test runs in, and the ways to compute a method there.
 
 use std::fmt;
 
-use predictive_coding::{LayoutChoice, Level, Method, Network, Options, Session};
+use predictive_coding::{Algorithm, LayoutChoice, Level, Method, Network, Options, Session};
 
 /// Every level of this machine, or the one that `PREDICTIVE_CODING_LEVEL` names; prints the others.
 ///
@@ -21,19 +21,21 @@ pub fn levels() -> Vec<Level> {
     levels
 }
 
-/// A level and a layout to compute in.
+/// A level, a layout and an algorithm to compute in.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     /// The SIMD level.
     pub level: Level,
     /// What lies across the lanes.
     pub layout: LayoutChoice,
+    /// How convolutions are computed.
+    pub convolution: Algorithm,
 }
 
 impl Form {
     /// A session's options, otherwise the usual ones.
     pub fn options(self) -> Options {
-        Options { level: Some(self.level), layout: self.layout, ..Options::default() }
+        Options { level: Some(self.level), layout: self.layout, convolution: self.convolution, ..Options::default() }
     }
 
     /// A session in this form.
@@ -47,14 +49,21 @@ impl Form {
 
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}", self.level, self.layout)
+        write!(f, "{} {:?} {:?}", self.level, self.layout, self.convolution)
     }
 }
 
-/// Both layouts at some levels.
+/// Both layouts at some levels, each with another algorithm of convolutions.
 pub fn forms_of(levels: &[Level]) -> Vec<Form> {
-    let layouts = [LayoutChoice::Images, LayoutChoice::Channels];
-    levels.iter().flat_map(|&level| layouts.map(|layout| Form { level, layout })).collect()
+    let pairs = [(LayoutChoice::Images, Algorithm::Direct), (LayoutChoice::Channels, Algorithm::Winograd)];
+    let form = |level: Level| pairs.map(|(layout, convolution)| Form { level, layout, convolution });
+    levels.iter().flat_map(|&level| form(level)).collect()
+}
+
+/// Every form at every level that is tested.
+pub fn all_forms() -> Vec<Form> {
+    let algorithms = [Algorithm::Auto, Algorithm::Direct, Algorithm::Winograd];
+    forms().into_iter().flat_map(|form| algorithms.map(|convolution| Form { convolution, ..form })).collect()
 }
 
 /// Both layouts at every level that is tested.
