@@ -65,12 +65,14 @@ impl<F: Function, P: Pass> Kernel for With<F, P> {
 /// Runs a pass at a level, compiled for its function.
 pub(crate) fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
     match activation {
+        Activation::Identity => dispatch(level, With(Identity, pass)),
+        Activation::Relu => dispatch(level, With(Relu, pass)),
+        Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
         Activation::Tanh => dispatch(level, With(Tanh, pass)),
         Activation::Sigmoid => dispatch(level, With(Sigmoid, pass)),
         Activation::Gelu => dispatch(level, With(Gelu, pass)),
         Activation::Silu => dispatch(level, With(Silu, pass)),
         Activation::Softplus => dispatch(level, With(Softplus, pass)),
-        _ => with_linear_pieces(activation, level, pass),
     }
 }
 

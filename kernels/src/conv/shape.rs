@@ -350,12 +350,6 @@ impl Axis {
         Axis::new(&AxisRule::transposed(shape, axis))
     }
 
-    /// The taps of each output of the convolution that lie on the source, and the source coordinate of the first.
-    pub(crate) fn windows(shape: &ConvShape, axis: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
-        let rule = AxisRule::forward(shape, axis);
-        (0..rule.outputs).map(move |output| rule.window(output)).map(|window| (window.taps, window.source))
-    }
-
     fn new(rule: &AxisRule) -> Axis {
         let [out_step, source_step] = rule.steps();
         let run = |(first, count, window): (usize, usize, Window)| {

@@ -27,9 +27,9 @@ use crate::activation::{Activation, with_function, with_linear_pieces};
 use crate::conv::{Axis, ConvShape, check_tensor};
 use crate::layout::Layout;
 use crate::level::Level;
-use crate::local::map::Map;
-use crate::local::pool::{Mean, Means, PoolPass};
-use crate::local::windows::{Windows, adaptive_axes, adaptive_size, axes, table_bytes};
+use crate::local::map::{Forward, Pull, Push, Relax};
+use crate::local::pool::{Asked, Mean, Means, PoolPass};
+use crate::local::windows::{AxisWindows, Windows, adaptive_axes, adaptive_size, axes, table_bytes};
 use crate::parallel::{for_each_chunk, for_each_chunk_pair};
 use crate::simd::{dispatch, lanes};
 
@@ -78,18 +78,6 @@ impl Plane {
     }
 }
 
-/// What is asked of f, with its operands and results.
-enum Asked<'a> {
-    /// The values.
-    Forward { value: &'a mut [f32] },
-    /// The differences.
-    Push { value: &'a [f32], d: &'a [f32], difference: &'a mut [f32] },
-    /// The gradient of the input.
-    Pull { value: &'a [f32], d: Option<&'a [f32]>, gradient: &'a [f32], out: &'a mut [f32] },
-    /// The error, and that error pulled back.
-    Relax { value: &'a [f32], d: &'a [f32], u: &'a [f32], error: &'a mut [f32], pulled: &'a mut [f32] },
-}
-
 /// The operands of [`Local::relax`].
 #[derive(Debug)]
 pub struct Relaxing<'a> {
@@ -128,11 +116,15 @@ impl Local {
     /// [piecewise linear](Activation::is_piecewise_linear).
     pub fn max_pool(level: Level, layout: Layout, activation: Activation, shape: &ConvShape) -> Self {
         assert!(activation.is_piecewise_linear(), "{activation:?} is not made of linear pieces");
-        Self::pool(level, layout, shape.in_channels, [shape.input, shape.output()], Pool::Max(activation), || {
-            let empty = [0, 1].into_iter().find_map(|axis| shape.empty_window(axis));
-            assert!(empty.is_none(), "a max pooling window of {shape:?} lies on padding altogether");
-            Windows::new(level, shape.input, axes(shape), shape.kernel[1])
-        })
+        Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
+        let axes = axes(shape);
+        assert!(
+            !axes.iter().any(AxisWindows::has_empty),
+            "a max pooling window of {shape:?} lies on padding altogether"
+        );
+        let windows = Windows::new(level, shape.input, axes, shape.kernel[1]);
+        let kind = Kind::Pool(Pool::Max(activation), windows);
+        Self::pool(level, layout.planes(level, shape.in_channels), shape.input, shape.output(), kind)
     }
 
     /// Means of windows of a fixed size, padding counted: every window is divided by the size of the
@@ -142,10 +134,10 @@ impl Local {
     /// If a window does not fit the padded input, a kernel, stride or dilation is 0, or a tensor of LANES images has
     /// 2^32 elements or more.
     pub fn avg_pool(level: Level, layout: Layout, shape: &ConvShape) -> Self {
-        let pool = Pool::Mean(Mean { divisor: Some(shape.taps()) });
-        Self::pool(level, layout, shape.in_channels, [shape.input, shape.output()], pool, || {
-            Windows::new(level, shape.input, axes(shape), 0)
-        })
+        Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
+        let windows = Windows::new(level, shape.input, axes(shape), 0);
+        let kind = Kind::Pool(Pool::Mean(Mean { divisor: Some(shape.taps()) }), windows);
+        Self::pool(level, layout.planes(level, shape.in_channels), shape.input, shape.output(), kind)
     }
 
     /// Means of windows chosen so that the result has a given size, as PyTorch's adaptive pooling: output
@@ -160,9 +152,10 @@ impl Local {
         input: [usize; 2],
         output: [usize; 2],
     ) -> Self {
-        Self::pool(level, layout, channels, [input, output], Pool::Mean(Mean { divisor: None }), || {
-            Windows::new(level, input, adaptive_axes(input, output), 0)
-        })
+        Self::check_sizes(level, channels, [input, output]);
+        let windows = Windows::new(level, input, adaptive_axes(input, output), 0);
+        let kind = Kind::Pool(Pool::Mean(Mean { divisor: None }), windows);
+        Self::pool(level, layout.planes(level, channels), input, output, kind)
     }
 
     /// The channels and pixels of one image, in their order, as channels of one pixel, in the layout of channels.
@@ -195,18 +188,13 @@ impl Local {
         table_bytes([0, 1].map(|axis| adaptive_size(input[axis], output[axis])), output)
     }
 
-    /// A pooling of planes of these sizes, which are checked before its windows are listed.
-    fn pool(
-        level: Level,
-        layout: Layout,
-        channels: usize,
-        sizes: [[usize; 2]; 2],
-        pool: Pool,
-        windows: impl FnOnce() -> Windows,
-    ) -> Self {
+    fn check_sizes(level: Level, channels: usize, sizes: [[usize; 2]; 2]) {
         sizes.into_iter().for_each(|size| check_tensor(lanes(level), channels, size));
-        let [input, output] = sizes.map(|[rows, width]| Plane { row: width * lanes(level), rows });
-        Local { level, planes: layout.planes(level, channels), input, output, kind: Kind::Pool(pool, windows()) }
+    }
+
+    fn pool(level: Level, planes: usize, input: [usize; 2], output: [usize; 2], kind: Kind) -> Self {
+        let [input, output] = [input, output].map(|[rows, width]| Plane { row: width * lanes(level), rows });
+        Local { level, planes, input, output, kind }
     }
 
     /// Elements of the input of a tile.
@@ -233,7 +221,7 @@ impl Local {
     pub fn rows_per_row(&self) -> Option<usize> {
         match &self.kind {
             Kind::Map(_) => Some(1),
-            Kind::Pool(_, windows) => windows.row_step,
+            Kind::Pool(_, windows) => windows.row_step(),
             Kind::Flatten(_) => None,
         }
     }
@@ -261,7 +249,20 @@ impl Local {
         self.check("input", z.len(), self.input);
         self.check("result", value.len(), self.output);
         self.check_rows(&rows);
-        self.pass(z, Asked::Forward { value }, &rows, parallel);
+        let (input, output) = (self.input, self.output);
+        match &self.kind {
+            Kind::Map(activation) => {
+                let map = |z: &[f32], value: &mut [f32]| {
+                    with_function(*activation, self.level, Forward { z, value });
+                };
+                self.each_stretch(value, &rows, parallel, |place, value| map(&z[place], value));
+            }
+            Kind::Pool(pool, windows) => for_each_chunk(parallel, self.work(), value, output.len(), |c, value| {
+                let z = &z[c * input.len()..][..input.len()];
+                self.pool_plane(*pool, windows, &rows, z, Asked::Forward { value });
+            }),
+            Kind::Flatten(image) => self.flat(*image, z, value),
+        }
     }
 
     /// `difference = f(z + d) - f(z)`, with `value` = f(z); for a max pooling the largest of
@@ -274,7 +275,21 @@ impl Local {
         self.check("result", value.len(), self.output);
         self.check("deviation", d.len(), self.input);
         self.check("difference", difference.len(), self.output);
-        self.pass(z, Asked::Push { value, d, difference }, &(0..self.output.rows), parallel);
+        let (input, output) = (self.input, self.output);
+        let rows = 0..output.rows;
+        match &self.kind {
+            Kind::Map(activation) => self.each_stretch(difference, &rows, parallel, |place, difference| {
+                with_function(*activation, self.level, Push { z: &z[place.clone()], d: &d[place], difference });
+            }),
+            Kind::Pool(pool, windows) => {
+                for_each_chunk(parallel, self.work(), difference, output.len(), |c, difference| {
+                    let [z, d] = [z, d].map(|from| &from[c * input.len()..][..input.len()]);
+                    let value = &value[c * output.len()..][..output.len()];
+                    self.pool_plane(*pool, windows, &rows, z, Asked::Push { value, d, difference });
+                });
+            }
+            Kind::Flatten(image) => self.flat(*image, d, difference),
+        }
     }
 
     /// `out = J(z + d)^T gradient`, d being 0 if there is none: the rows of the input that some rows of
@@ -301,7 +316,24 @@ impl Local {
         if let Some(d) = d {
             self.check("deviation", d.len(), band);
         }
-        self.pass(z, Asked::Pull { value, d, gradient, out }, &rows, parallel);
+        let (input, output) = (self.input, self.output);
+        match &self.kind {
+            Kind::Map(activation) => self.each_stretch(out, &rows, parallel, |place, out| {
+                let d = d.map(|d| &d[self.compact(&place, &rows)]);
+                with_function(
+                    *activation,
+                    self.level,
+                    Pull { z: &z[place.clone()], d, gradient: &gradient[place], out },
+                );
+            }),
+            Kind::Pool(pool, windows) => for_each_chunk(parallel, self.work(), out, input.len(), |c, out| {
+                let z = &z[c * input.len()..][..input.len()];
+                let d = d.map(|d| &d[c * band.len()..][..band.len()]);
+                let [value, gradient] = [value, gradient].map(|from| &from[c * output.len()..][..output.len()]);
+                self.pool_plane(*pool, windows, &rows, z, Asked::Pull { value, d, gradient, out });
+            }),
+            Kind::Flatten(image) => self.unflat(*image, gradient, out),
+        }
     }
 
     /// Error and pulled error of some rows of the result.
@@ -317,86 +349,95 @@ impl Local {
         self.check("belief's deviation", u.len(), self.output);
         self.check("error", error.len(), self.output);
         self.check("pulled error", pulled.len(), self.input);
-        self.pass(z, Asked::Relax { value, d, u, error, pulled }, &rows, parallel);
-    }
-
-    /// A pass over some rows of every plane of the result, or where an activation takes all rows, over stretches.
-    fn pass(&self, z: &[f32], asked: Asked<'_>, rows: &Range<usize>, parallel: bool) {
-        if let Kind::Flatten(image) = self.kind {
-            return self.flatten_pass(image, asked, z);
-        }
-        let stretches = matches!(self.kind, Kind::Map(_)) && *rows == (0..self.output.rows);
-        let [input, band, output] = match stretches {
-            true => [CHUNK; 3],
-            false => [self.input, self.band(rows), self.output].map(Plane::len),
-        };
-        let part = if stretches { 0..CHUNK } else { self.input.range(&self.input_rows(rows)) };
-        let plane = |z: &[f32], asked: Asked<'_>| self.plane_pass(z, asked, rows, &part);
-        // About the multiplications and additions of a pass.
-        let work = (self.planes * (self.input.len() + self.output.len())) as u64;
-        match asked {
-            Asked::Forward { value } => for_each_chunk(parallel, work, value, output, |c, value| {
-                plane(piece(z, c, input), Asked::Forward { value });
-            }),
-            Asked::Push { value, d, difference } => {
-                for_each_chunk(parallel, work, difference, output, |c, difference| {
-                    let (value, d) = (piece(value, c, output), piece(d, c, input));
-                    plane(piece(z, c, input), Asked::Push { value, d, difference });
-                });
-            }
-            Asked::Pull { value, d, gradient, out } => for_each_chunk(parallel, work, out, input, |c, out| {
-                let [value, gradient] = [value, gradient].map(|from| piece(from, c, output));
-                let d = d.map(|d| piece(d, c, band));
-                plane(piece(z, c, input), Asked::Pull { value, d, gradient, out });
-            }),
-            Asked::Relax { value, d, u, error, pulled } => {
-                for_each_chunk_pair(parallel, work, [error, pulled], [output, input], |c, error, pulled| {
-                    let [value, u] = [value, u].map(|from| piece(from, c, output));
-                    let d = piece(d, c, band);
-                    plane(piece(z, c, input), Asked::Relax { value, d, u, error, pulled });
-                });
-            }
-        }
-    }
-
-    /// A pass over some rows of a plane, which come from this part of the input.
-    fn plane_pass(&self, z: &[f32], asked: Asked<'_>, rows: &Range<usize>, input: &Range<usize>) {
-        let (level, input) = (self.level, input.start..input.end.min(z.len()));
+        let (input, output) = (self.input, self.output);
+        let work = self.work();
         match &self.kind {
-            Kind::Map(activation) => with_function(*activation, level, Map { part: input, z, asked }),
-            Kind::Pool(pool, windows) => {
-                let pass = PoolPass { windows, rows: rows.clone(), input, z, asked };
-                match *pool {
-                    Pool::Max(activation) => with_linear_pieces(activation, level, pass),
-                    Pool::Mean(mean) => dispatch(level, Means(mean, pass)),
-                }
+            Kind::Map(activation) => {
+                let whole = rows == (0..output.rows);
+                let (chunk, part) = if whole { (CHUNK, 0..CHUNK) } else { (output.len(), output.range(&rows)) };
+                for_each_chunk_pair(parallel, work, [error, pulled], [chunk; 2], |i, error, pulled| {
+                    let part = part.start..part.end.min(error.len());
+                    let place = i * chunk + part.start..i * chunk + part.end;
+                    let d = &d[self.compact(&place, &rows)];
+                    let (error, pulled) = (&mut error[part.clone()], &mut pulled[part]);
+                    let relax = Relax { z: &z[place.clone()], d, u: &u[place], error, pulled };
+                    with_function(*activation, self.level, relax);
+                });
             }
-            Kind::Flatten(_) => unreachable!("an image is flattened as a whole"),
+            Kind::Pool(pool, windows) => {
+                let planes = [output.len(), input.len()];
+                for_each_chunk_pair(parallel, work, [error, pulled], planes, |c, error, pulled| {
+                    let z = &z[c * input.len()..][..input.len()];
+                    let d = &d[c * band.len()..][..band.len()];
+                    let [value, u] = [value, u].map(|from| &from[c * output.len()..][..output.len()]);
+                    self.pool_plane(*pool, windows, &rows, z, Asked::Relax { value, d, u, error, pulled });
+                });
+            }
+            Kind::Flatten(image) => {
+                self.flat(*image, d, error);
+                error.iter_mut().zip(u).for_each(|(error, u)| *error -= u);
+                self.unflat(*image, error, pulled);
+            }
         }
     }
 
-    fn flatten_pass(&self, image: [usize; 2], asked: Asked<'_>, z: &[f32]) {
-        let elements = image[0] * image[1];
-        let flat = |from: &[f32], to: &mut [f32]| {
-            Layout::Channels.store(self.level, from, image, to, 1, elements);
-            to[elements..].fill(0.0);
-        };
-        let unflat = |from: &[f32], to: &mut [f32]| Layout::Channels.load(self.level, &from[..elements], image, to);
-        match asked {
-            Asked::Forward { value } => flat(z, value),
-            Asked::Push { d, difference, .. } => flat(d, difference),
-            Asked::Pull { gradient, out, .. } => unflat(gradient, out),
-            Asked::Relax { d, u, error, pulled, .. } => {
-                flat(d, error);
-                error.iter_mut().zip(u).for_each(|(error, u)| *error -= u);
-                unflat(error, pulled);
-            }
+    fn flat(&self, [channels, pixels]: [usize; 2], image: &[f32], flat: &mut [f32]) {
+        let elements = channels * pixels;
+        Layout::Channels.store(self.level, image, [channels, pixels], flat, 1, elements);
+        flat[elements..].fill(0.0);
+    }
+
+    fn unflat(&self, [channels, pixels]: [usize; 2], flat: &[f32], image: &mut [f32]) {
+        Layout::Channels.load(self.level, &flat[..channels * pixels], [channels, pixels], image);
+    }
+
+    /// A pass over some rows of a plane of windows.
+    fn pool_plane(&self, pool: Pool, windows: &Windows, rows: &Range<usize>, z: &[f32], asked: Asked<'_>) {
+        let input = self.input.range(&self.input_rows(rows));
+        let plane = PoolPass { windows, rows: rows.clone(), input, z, asked };
+        match pool {
+            Pool::Max(activation) => with_linear_pieces(activation, self.level, plane),
+            Pool::Mean(mean) => dispatch(self.level, Means(mean, plane)),
         }
+    }
+
+    /// About the multiplications and additions of a pass.
+    fn work(&self) -> u64 {
+        (self.planes * (self.input.len() + self.output.len())) as u64
     }
 
     /// The part of the input that belongs to some rows of the result.
     fn band(&self, rows: &Range<usize>) -> Plane {
         Plane { row: self.input.row, rows: self.input_rows(rows).len() }
+    }
+
+    /// Where a stretch of the input lies among the rows that belong to some rows of the result.
+    fn compact(&self, place: &Range<usize>, rows: &Range<usize>) -> Range<usize> {
+        let (plane, band) = (self.input.len(), self.band(rows).len());
+        if plane == band {
+            return place.clone();
+        }
+        let start = place.start / plane * band + place.start % plane - rows.start * self.input.row;
+        start..start + place.len()
+    }
+
+    /// Calls `f` for stretches of `out` that together are some rows of every channel, with their places.
+    fn each_stretch(
+        &self,
+        out: &mut [f32],
+        rows: &Range<usize>,
+        parallel: bool,
+        f: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        if *rows == (0..self.output.rows) {
+            let chunk = if parallel { CHUNK } else { out.len() };
+            for_each_chunk(parallel, self.work(), out, chunk, |i, out| f(i * chunk..i * chunk + out.len(), out));
+        } else {
+            let (plane, part) = (self.output.len(), self.output.range(rows));
+            for_each_chunk(parallel, self.work(), out, plane, |c, out| {
+                f(c * plane + part.start..c * plane + part.end, &mut out[part.clone()]);
+            });
+        }
     }
 
     fn check_rows(&self, rows: &Range<usize>) {
@@ -405,12 +446,10 @@ impl Local {
     }
 
     fn check(&self, what: &str, len: usize, plane: Plane) {
-        let planned = self.planes * plane.len();
-        assert!(len == planned, "{what} has {len} elements, planned for {planned}");
+        assert!(
+            len == self.planes * plane.len(),
+            "{what} has {len} elements, planned for {}",
+            self.planes * plane.len()
+        );
     }
-}
-
-/// The elements of a plane, or of a stretch, of which the last may be shorter.
-fn piece(from: &[f32], index: usize, len: usize) -> &[f32] {
-    &from[index * len..from.len().min((index + 1) * len)]
 }

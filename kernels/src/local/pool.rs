@@ -7,7 +7,6 @@
 use std::ops::Range;
 
 use crate::activation::{Function, Pass};
-use crate::local::Asked;
 use crate::local::windows::{Entry, Windows};
 use crate::simd::{Kernel, Simd};
 
@@ -15,16 +14,31 @@ use crate::simd::{Kernel, Simd};
 const COMMON: usize = 4;
 
 /// What becomes of a window. Its elements must be valid from `z`, `d` and `out`.
-trait Pooling<S: Simd>: Copy {
+trait Pooling: Copy {
     /// What is to be known of a window for its gradient.
-    type Winner: Copy;
+    type Winner<S: Simd>: Copy;
 
-    unsafe fn value(self, s: S, window: &[Entry], z: *const f32) -> S::V;
+    unsafe fn value<S: Simd>(self, s: S, window: &[Entry], z: *const f32) -> S::V;
     /// The winner, and the difference of the value; `d` is null for none.
-    unsafe fn push(self, s: S, window: &[Entry], z: *const f32, d: *const f32, value: S::V) -> (Self::Winner, S::V);
+    unsafe fn push<S: Simd>(
+        self,
+        s: S,
+        window: &[Entry],
+        z: *const f32,
+        d: *const f32,
+        value: S::V,
+    ) -> (Self::Winner<S>, S::V);
     /// Carries a gradient to the elements, which are cleared before unless no element belongs to two windows and every
     /// one to one.
-    unsafe fn pull(self, s: S, of: &Windows, window: &[Entry], winner: Self::Winner, gradient: S::V, out: *mut f32);
+    unsafe fn pull<S: Simd>(
+        self,
+        s: S,
+        windows: &Windows,
+        window: &[Entry],
+        winner: Self::Winner<S>,
+        gradient: S::V,
+        out: *mut f32,
+    );
     /// Clears what a pull adds to or does not write.
     fn clear(self, windows: &Windows, out: &mut [f32]);
 }
@@ -112,11 +126,11 @@ unsafe fn scatter<S: Simd, const ADD: bool>(s: S, window: &[Entry], tap: S::V, g
     }
 }
 
-impl<S: Simd, F: Function> Pooling<S> for Max<F> {
-    type Winner = Winner<S::V>;
+impl<F: Function> Pooling for Max<F> {
+    type Winner<S: Simd> = Winner<S::V>;
 
     #[inline(always)]
-    unsafe fn value(self, s: S, window: &[Entry], z: *const f32) -> S::V {
+    unsafe fn value<S: Simd>(self, s: S, window: &[Entry], z: *const f32) -> S::V {
         // SAFETY: as the caller promises.
         unsafe {
             let mut best = self.0.value(s, s.load(z.add(window[0].at)));
@@ -130,7 +144,14 @@ impl<S: Simd, F: Function> Pooling<S> for Max<F> {
     }
 
     #[inline(always)]
-    unsafe fn push(self, s: S, window: &[Entry], z: *const f32, d: *const f32, value: S::V) -> (Winner<S::V>, S::V) {
+    unsafe fn push<S: Simd>(
+        self,
+        s: S,
+        window: &[Entry],
+        z: *const f32,
+        d: *const f32,
+        value: S::V,
+    ) -> (Winner<S::V>, S::V) {
         // SAFETY: as the caller promises.
         unsafe {
             match (<&[Entry; COMMON]>::try_from(window), d.is_null()) {
@@ -143,13 +164,21 @@ impl<S: Simd, F: Function> Pooling<S> for Max<F> {
     }
 
     #[inline(always)]
-    unsafe fn pull(self, s: S, of: &Windows, window: &[Entry], winner: Winner<S::V>, gradient: S::V, out: *mut f32) {
-        let (tap, gradient) = (winner.tap, s.mul(gradient, self.0.slope(s, winner.w)));
+    unsafe fn pull<S: Simd>(
+        self,
+        s: S,
+        windows: &Windows,
+        window: &[Entry],
+        Winner { tap, w }: Winner<S::V>,
+        gradient: S::V,
+        out: *mut f32,
+    ) {
+        let gradient = s.mul(gradient, self.0.slope(s, w));
         // SAFETY: as the caller promises.
         unsafe {
             match <&[Entry; COMMON]>::try_from(window) {
-                Ok(window) if of.exclusive => scatter::<S, false>(s, window, tap, gradient, out),
-                _ if of.exclusive => scatter::<S, false>(s, window, tap, gradient, out),
+                Ok(window) if windows.exclusive => scatter::<S, false>(s, window, tap, gradient, out),
+                _ if windows.exclusive => scatter::<S, false>(s, window, tap, gradient, out),
                 _ => scatter::<S, true>(s, window, tap, gradient, out),
             }
         }
@@ -176,11 +205,11 @@ impl Mean {
     }
 }
 
-impl<S: Simd> Pooling<S> for Mean {
-    type Winner = ();
+impl Pooling for Mean {
+    type Winner<S: Simd> = ();
 
     #[inline(always)]
-    unsafe fn value(self, s: S, window: &[Entry], z: *const f32) -> S::V {
+    unsafe fn value<S: Simd>(self, s: S, window: &[Entry], z: *const f32) -> S::V {
         let mut sum = s.splat(0.0);
         for entry in window {
             // SAFETY: as the caller promises.
@@ -190,13 +219,13 @@ impl<S: Simd> Pooling<S> for Mean {
     }
 
     #[inline(always)]
-    unsafe fn push(self, s: S, window: &[Entry], _: *const f32, d: *const f32, _: S::V) -> ((), S::V) {
+    unsafe fn push<S: Simd>(self, s: S, window: &[Entry], _: *const f32, d: *const f32, _: S::V) -> ((), S::V) {
         // SAFETY: as the caller promises; without a difference nothing is asked.
         ((), if d.is_null() { s.splat(0.0) } else { unsafe { self.value(s, window, d) } })
     }
 
     #[inline(always)]
-    unsafe fn pull(self, s: S, _: &Windows, window: &[Entry], _: (), gradient: S::V, out: *mut f32) {
+    unsafe fn pull<S: Simd>(self, s: S, _: &Windows, window: &[Entry], _: (), gradient: S::V, out: *mut f32) {
         let share = s.mul(gradient, s.splat(self.scale(window)));
         for entry in window {
             // SAFETY: as the caller promises.
@@ -211,6 +240,18 @@ impl<S: Simd> Pooling<S> for Mean {
     fn clear(self, _: &Windows, out: &mut [f32]) {
         out.fill(0.0);
     }
+}
+
+/// What is asked of some rows of the windows of a plane.
+pub(super) enum Asked<'a> {
+    /// The values.
+    Forward { value: &'a mut [f32] },
+    /// The differences.
+    Push { value: &'a [f32], d: &'a [f32], difference: &'a mut [f32] },
+    /// The gradient of the input.
+    Pull { value: &'a [f32], d: Option<&'a [f32]>, gradient: &'a [f32], out: &'a mut [f32] },
+    /// The error, and that error pulled back.
+    Relax { value: &'a [f32], d: &'a [f32], u: &'a [f32], error: &'a mut [f32], pulled: &'a mut [f32] },
 }
 
 /// A pass over some rows of a plane.
@@ -242,7 +283,7 @@ impl Kernel for Means<'_> {
 
 impl PoolPass<'_> {
     #[inline(always)]
-    fn pool<S: Simd, P: Pooling<S>>(self, s: S, pooling: P) {
+    fn pool<S: Simd, P: Pooling>(self, s: S, pooling: P) {
         let PoolPass { windows, rows, input, z, asked } = self;
         let (z, begin) = (z.as_ptr(), input.start);
         // A window of means on padding alone has no elements, and may point anywhere.

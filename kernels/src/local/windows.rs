@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::conv::{Axis, AxisSize, ConvShape};
+use crate::conv::{AxisSize, ConvShape};
 use crate::level::Level;
 use crate::simd::lanes;
 
@@ -25,6 +25,11 @@ struct Span {
 }
 
 impl AxisWindows {
+    /// Whether a window lies on padding altogether.
+    pub(super) fn has_empty(&self) -> bool {
+        self.spans.iter().any(|span| span.count == 0)
+    }
+
     /// In how many windows each of `inputs` coordinates is.
     fn uses(&self, inputs: usize) -> Vec<isize> {
         let mut uses = vec![0; inputs];
@@ -65,8 +70,7 @@ pub(super) struct Windows {
     pub(super) exclusive: bool,
     /// Whether every element belongs to a window.
     pub(super) covering: bool,
-    /// Rows of the input per row of windows, if every row of windows begins with rows of its own.
-    pub(super) row_step: Option<usize>,
+    row_step: Option<usize>,
 }
 
 /// One element of a window.
@@ -133,6 +137,11 @@ impl Windows {
         }
     }
 
+    /// Rows of the input per row of windows, if every row of windows begins with rows of its own.
+    pub(super) fn row_step(&self) -> Option<usize> {
+        self.row_step
+    }
+
     /// Every pixel of some rows of the output: its offset, the offset of the first element of its window,
     /// and the window.
     #[inline(always)]
@@ -160,10 +169,19 @@ pub(super) fn table_bytes([down, along]: [AxisSize; 2], output: [usize; 2]) -> u
 
 /// The windows of a convolution of this shape along each axis, padding left out.
 pub(super) fn axes(shape: &ConvShape) -> [AxisWindows; 2] {
+    let output = shape.output();
     [0, 1].map(|axis| {
-        let span = |(taps, first): (Range<usize>, usize)| Span { tap: taps.start, first, count: taps.len() };
-        let spans = Axis::windows(shape, axis).map(span).collect();
-        AxisWindows { spans, tap_step: 1, input_step: shape.dilation[axis] }
+        let (padding, dilation) = (shape.padding[axis], shape.dilation[axis]);
+        let span = |out: usize| {
+            let start = out * shape.stride[axis];
+            let tap = padding.saturating_sub(start).div_ceil(dilation);
+            let end = (padding + shape.input[axis]).saturating_sub(start).div_ceil(dilation).min(shape.kernel[axis]);
+            match tap < end {
+                true => Span { tap, first: start + tap * dilation - padding, count: end - tap },
+                false => Span { tap: 0, first: 0, count: 0 },
+            }
+        };
+        AxisWindows { spans: (0..output[axis]).map(span).collect(), tap_step: 1, input_step: dilation }
     })
 }
 

@@ -16,7 +16,7 @@ pub(crate) trait Kernel<R = ()> {
 #[inline]
 pub(crate) fn dispatch<R, K: Kernel<R>>(level: Level, kernel: K) -> R {
     match level.isa() {
-        Isa::Portable => kernel.run(Portable),
+        Isa::Portable => portable(kernel),
         // SAFETY: a `Level` exists only if the CPU has its instructions.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2(kernel) },
@@ -29,6 +29,11 @@ pub(crate) fn dispatch<R, K: Kernel<R>>(level: Level, kernel: K) -> R {
 /// Elements of a vector at a level.
 pub(crate) fn lanes(level: Level) -> usize {
     dispatch(level, Lanes)
+}
+
+/// A function of its own, so that unoptimised callers of the other levels do not have its variables on their stack.
+fn portable<R, K: Kernel<R>>(kernel: K) -> R {
+    kernel.run(Portable)
 }
 
 struct Lanes;

@@ -1,8 +1,8 @@
-//! Steps a small convolutional network at every level and in both layouts, on threads with little stack: without
+//! Steps a small convolutional network at every level, in both layouts and by both algorithms of convolutions, on threads with little stack: without
 //! optimisation, nothing is inlined that could share a frame.
 
 use predictive_coding::{
-    Conv2d, LayoutChoice, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Result, Session,
+    Algorithm, Conv2d, LayoutChoice, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Result, Session,
 };
 
 /// Bytes of the stack of each thread.
@@ -38,16 +38,21 @@ fn steps() -> Result<()> {
     for method in methods {
         let mut first: Option<Vec<f32>> = None;
         for &level in Level::available() {
-            for layout in [LayoutChoice::Images, LayoutChoice::Channels] {
-                let options = Options { level: Some(level), layout, ..Options::default() };
+            let layouts = [LayoutChoice::Images, LayoutChoice::Channels];
+            let algorithms = [Algorithm::Direct, Algorithm::Winograd];
+            for (layout, convolution) in layouts.into_iter().flat_map(|layout| algorithms.map(|by| (layout, by))) {
+                let options = Options { level: Some(level), layout, convolution, ..Options::default() };
                 let mut session = Session::with_options(&network, SAMPLES, method, options)?;
                 let loss = session.infer(&parameters, &x, &y[..])?;
                 let gradients = session.gradients().values();
                 let first = first.get_or_insert_with(|| gradients.to_vec());
                 let size = first.iter().fold(0.0f32, |size, g| size.max(g.abs()));
                 let off = first.iter().zip(gradients).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
-                assert!(off <= 1e-5 * size, "{level}, {layout:?}, {method:?}: gradients differ by {off} of {size}");
-                println!("{:>16} {level:>8} {layout:?}: loss {loss:.6}", method.name());
+                assert!(
+                    off <= 1e-5 * size,
+                    "{level}, {layout:?}, {convolution:?}, {method:?}: gradients differ by {off} of {size}"
+                );
+                println!("{:>16} {level:>8} {layout:?} {convolution:?}: loss {loss:.6}", method.name());
             }
         }
     }

@@ -17,7 +17,10 @@ use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
 use crate::level::Level;
 use crate::pack::{packed_vectors_len, unpack_vectors};
 use crate::parallel::{Shared, for_each_task, threads_for};
-use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// The most tasks that share a transform.
+const PIECES: usize = 8;
 
 /// The gradient of a tile, planned for a level and a layout.
 #[derive(Clone, Debug)]
@@ -102,6 +105,14 @@ impl WinogradGradient {
         packed_vectors_len(self.leaves.lanes, self.channels[1], self.channels[0] * TAPS)
     }
 
+    /// Elements of the transformed errors of a tile in a vector of output channels, before they are transposed.
+    fn square_len(&self) -> usize {
+        match self.layout {
+            Layout::Images => POINTS * self.leaves.lanes * self.leaves.lanes,
+            Layout::Channels => 0,
+        }
+    }
+
     /// Elements of the sums of a chunk, `[point][input channel][vector of output channels][lane]`.
     fn sums_len(&self) -> usize {
         POINTS * self.chunks.longest() * self.parts.longest() * self.leaves.lanes
@@ -113,20 +124,21 @@ impl WinogradGradient {
     }
 
     pub(crate) fn scratch_len(&self) -> usize {
-        self.windows.len() + self.errors_len() + self.chunks.count() * self.sums_len()
+        self.windows.len() + self.errors_len() + PIECES * self.square_len() + self.chunks.count() * self.sums_len()
     }
 
     /// Adds the gradient of a tile. With `parallel`, threads share the planes, and then the input channels.
     pub(crate) fn add(&self, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32], parallel: bool) {
         let lanes = self.leaves.lanes;
         let (transformed, scratch) = scratch[..self.scratch_len()].split_at_mut(self.windows.len());
-        let (transformed_errors, sums) = scratch.split_at_mut(self.errors_len());
-        let [gradient, transformed, transformed_errors, sums] =
-            [gradient, transformed, transformed_errors, sums].map(|slice| Shared(slice.as_mut_ptr()));
+        let (transformed_errors, scratch) = scratch.split_at_mut(self.errors_len());
+        let (squares, sums) = scratch.split_at_mut(PIECES * self.square_len());
+        let [gradient, transformed, transformed_errors, squares, sums] =
+            [gradient, transformed, transformed_errors, squares, sums].map(|slice| Shared(slice.as_mut_ptr()));
         let [down, along] = self.output.map(|size| size.div_ceil(TILE));
         let products = POINTS * self.channels[0] * self.vectors * lanes;
         let parallel = parallel && threads_for(2 * (products * down * along) as u64) > 1;
-        let pieces = |planes: usize| Blocks::cut(planes, if parallel { planes.min(8) } else { 1 });
+        let pieces = |planes: usize| Blocks::cut(planes, if parallel { planes.min(PIECES) } else { 1 });
         for range in Blocks::new(down * along, self.tiles).iter() {
             let tiles = Tiles { rows: 0..self.output[0], down, along, range };
             let of_input = pieces(self.windows.planes);
@@ -136,11 +148,12 @@ impl WinogradGradient {
             });
             for part in self.parts.iter() {
                 let of_errors = pieces(part.len());
-                for_each_task(parallel, of_errors.count(), |piece| {
-                    let piece = of_errors.get(piece);
+                for_each_task(parallel, of_errors.count(), |index| {
+                    let piece = of_errors.get(index);
+                    let square = squares.get().wrapping_add(index * self.square_len());
                     let to = transformed_errors.get().wrapping_add(piece.start * lanes);
                     let vectors = part.start + piece.start..part.start + piece.end;
-                    dispatch(self.level, TransformErrors { plan: self, errors, vectors, tiles: &tiles, to });
+                    dispatch(self.level, TransformErrors { plan: self, errors, vectors, tiles: &tiles, square, to });
                 });
                 for_each_task(parallel, self.chunks.count(), |chunk| {
                     let sums = sums.get().wrapping_add(if parallel { chunk * self.sums_len() } else { 0 });
@@ -231,6 +244,8 @@ struct TransformErrors<'a> {
     errors: &'a [f32],
     vectors: Range<usize>,
     tiles: &'a Tiles,
+    /// One vector for each point and plane of a vector of output channels, with images across lanes.
+    square: *mut f32,
     to: *mut f32,
 }
 
@@ -265,7 +280,6 @@ impl Kernel for TransformErrors<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let [point_step, row] = self.plan.error_steps;
-        let mut square = [0.0f32; POINTS * MAX_LANES * MAX_LANES];
         for (index, vector) in self.vectors.clone().enumerate() {
             for tile in self.tiles.range.clone() {
                 let (_, pixel) = self.tiles.place(tile);
@@ -285,15 +299,15 @@ impl Kernel for TransformErrors<'_> {
                             for (point, value) in values.into_iter().flatten().enumerate() {
                                 // SAFETY: the square has a vector for each point and plane.
                                 unsafe {
-                                    s.store(square.as_mut_ptr().add((point * S::LANES + plane) * S::LANES), value);
+                                    s.store(self.square.add((point * S::LANES + plane) * S::LANES), value);
                                 }
                             }
                         }
                         for point in 0..POINTS {
                             // SAFETY: as above; there is a vector for each image of the tile. Planes beyond the last hold
-                            // zeros, or what gives sums that are not read.
+                            // anything, which gives sums that are not read.
                             unsafe {
-                                let from = square.as_ptr().add(point * S::LANES * S::LANES);
+                                let from = self.square.add(point * S::LANES * S::LANES);
                                 let to = to.add(point * point_step + tile * S::LANES * row);
                                 s.transpose(from, S::LANES, to, row);
                             }
