@@ -8,7 +8,8 @@
 //!
 //! Every function is safe, checks its lengths and panics with both numbers if they do not fit.
 //! None allocates while it computes: plans, packed operands and scratch are made beforehand. Results
-//! are the same to the last bit on any number of threads. NaN and infinity travel like any other value.
+//! are the same to the last bit on any number of threads. NaN and infinity travel like any other value, but with
+//! [`Algorithm::Winograd`], which spreads them over neighbouring pixels.
 //!
 //! ```
 //! use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Level};

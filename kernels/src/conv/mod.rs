@@ -290,7 +290,7 @@ impl Conv {
 
     /// Elements of scratch, of any value, that each product of a tile needs.
     pub fn scratch_len(&self) -> usize {
-        let passes = [&self.forward, &self.backward].map(|pass| pass.scratch_len(1));
+        let passes = [&self.forward, &self.backward].map(Pass::scratch_len);
         passes.into_iter().fold(self.gradient.scratch_len(), usize::max)
     }
 

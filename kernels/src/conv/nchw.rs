@@ -36,8 +36,8 @@ const TILE_BYTES: usize = 8 << 20;
 /// A convolution of `[batch, channels, height, width]` planned for a level.
 ///
 /// Every call packs the weights and converts the tensors itself. It runs on the current rayon pool; results are the
-/// same to the last bit on any number of threads. Padding is left out: a weight that is infinite or NaN shows only
-/// where its tap meets the input.
+/// same to the last bit on any number of threads. With [`Algorithm::Direct`] padding is left out: a weight that is
+/// infinite or NaN shows only where its tap meets the input.
 #[derive(Clone, Debug)]
 pub struct NchwConv {
     level: Level,
@@ -84,7 +84,7 @@ impl ChannelsWay {
 
     /// Elements of scratch of a task: a band of its images, and what the product needs.
     fn part_len(&self) -> usize {
-        self.band_len() + self.product.scratch_len(self.images)
+        self.band_len() + self.product.scratch_len()
     }
 }
 
@@ -105,11 +105,7 @@ impl NchwConv {
         let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && shape.padding == [0, 0];
         let parts = concurrency().min(MAX_PARTS);
         let way = |direction: Direction| {
-            let mut sides = [(shape.in_channels, shape.input), (shape.out_channels, shape.output())];
-            if direction == Direction::Backward {
-                sides.reverse();
-            }
-            let [(source_channels, source), (channels, size)] = sides;
+            let [(source_channels, source), (channels, size)] = direction.sides(&shape);
             if matrix {
                 return Way::Matrix;
             }

@@ -85,6 +85,17 @@ pub(crate) enum Direction {
     Backward,
 }
 
+impl Direction {
+    /// Channels and size of the source and of the result.
+    pub(crate) fn sides(self, shape: &ConvShape) -> [(usize, [usize; 2]); 2] {
+        let [input, output] = [(shape.in_channels, shape.input), (shape.out_channels, shape.output())];
+        match self {
+            Direction::Forward => [input, output],
+            Direction::Backward => [output, input],
+        }
+    }
+}
+
 /// How the source of a product lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pixels {
@@ -151,11 +162,7 @@ impl Pass {
         direction: Direction,
         options: ConvOptions,
     ) -> Self {
-        let mut sides = [(shape.in_channels, shape.input), (shape.out_channels, shape.output())];
-        if direction == Direction::Backward {
-            sides.reverse();
-        }
-        let [(source_channels, source), (channels, size)] = sides;
+        let [(source_channels, source), (channels, size)] = direction.sides(shape);
         let rows_per_band = options.rows_per_band.min(size[0]);
         assert!(rows_per_band > 0, "bands of 0 rows, expected at least 1");
         let plain = pixels.elements == 1;
@@ -216,11 +223,11 @@ impl Pass {
         }
     }
 
-    /// Elements of scratch, for so many images at a time.
-    pub(crate) fn scratch_len(&self, images: usize) -> usize {
+    /// Elements of scratch.
+    pub(crate) fn scratch_len(&self) -> usize {
         match &self.method {
             Method::Direct(_) => 0,
-            Method::Winograd(winograd) => winograd.scratch_len(images),
+            Method::Winograd(winograd) => winograd.scratch_len(),
         }
     }
 

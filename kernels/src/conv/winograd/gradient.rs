@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, POINTS, ROOT, TAPS, TILE, Tiles, TransformSource, WINDOW, Windows, at_both_signs, fits};
+use super::{BLOCK, POINTS, ROOT, TAPS, TILE, Tiles, TransformSource, WINDOW, Windows, at_both_signs, fits, tiles_of};
 use crate::blocking::Blocks;
 use crate::conv::shape::ConvShape;
 use crate::layout::Layout;
@@ -54,7 +54,7 @@ impl WinogradGradient {
         let planes = layout.planes(level, channels[0]);
         let vectors = channels[1].div_ceil(lanes);
         let images = layout.images(level);
-        let most = output.map(|size| size.div_ceil(TILE)).into_iter().product::<usize>();
+        let most = tiles_of(output).into_iter().product::<usize>();
         let fewest = (2 * lanes).div_ceil(images);
         let tiles = (BLOCK / (POINTS * channels[0] * images)).max(fewest).min(most);
         let rows = tiles * images;
@@ -84,7 +84,7 @@ impl WinogradGradient {
         const TRANSFORM: f64 = 600.0;
         const TRANSPOSE: f64 = 1200.0;
         const UNDO: f64 = 500.0;
-        let tiles = self.output.map(|size| size.div_ceil(TILE)).into_iter().product::<usize>();
+        let tiles = tiles_of(self.output).into_iter().product::<usize>();
         let images = self.layout.images(self.level) as f64;
         let transpose = if self.layout == Layout::Images { TRANSPOSE } else { 0.0 };
         let products = (self.channels[0] * self.vectors) as f64;
@@ -135,7 +135,7 @@ impl WinogradGradient {
         let (squares, sums) = scratch.split_at_mut(PIECES * self.square_len());
         let [gradient, transformed, transformed_errors, squares, sums] =
             [gradient, transformed, transformed_errors, squares, sums].map(|slice| Shared(slice.as_mut_ptr()));
-        let [down, along] = self.output.map(|size| size.div_ceil(TILE));
+        let [down, along] = tiles_of(self.output);
         let products = POINTS * self.channels[0] * self.vectors * lanes;
         let parallel = parallel && threads_for(2 * (products * down * along) as u64) > 1;
         let pieces = |planes: usize| Blocks::cut(planes, if parallel { planes.min(PIECES) } else { 1 });

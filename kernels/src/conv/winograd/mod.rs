@@ -32,6 +32,9 @@ const WINDOW: usize = 6;
 const TAPS: usize = 9;
 /// Points of a tile: each has a matrix product of its own.
 const POINTS: usize = WINDOW * WINDOW;
+/// Elements of the transformed source, and of the products, that are under way at a time: each 320 KiB, a part of a
+/// second cache of 1 MiB.
+const BLOCK: usize = 80 << 10;
 /// The root of 1/2, which is also 1 / a for the other point a.
 const ROOT: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
@@ -45,10 +48,6 @@ fn transform_source<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 6] {
     [zero, low, low_negative, high, high_negative, infinity]
 }
 
-/// Elements of the transformed source, and of the products, that are under way at a time: each 320 KiB, a part of a
-/// second cache of 1 MiB.
-const BLOCK: usize = 80 << 10;
-
 /// (f a + b) + p (f c + d), and the same for -p.
 #[inline(always)]
 fn at_both_signs<S: Simd>(s: S, factor: f32, point: f32, [a, b, c, d]: [S::V; 4]) -> [S::V; 2] {
@@ -60,6 +59,11 @@ fn at_both_signs<S: Simd>(s: S, factor: f32, point: f32, [a, b, c, d]: [S::V; 4]
 /// Whether a convolution is of the kind that is computed this way.
 fn fits(shape: &ConvShape) -> bool {
     [shape.kernel, shape.stride, shape.dilation] == [[3, 3], [1, 1], [1, 1]]
+}
+
+/// Tiles down and along a result.
+fn tiles_of(size: [usize; 2]) -> [usize; 2] {
+    size.map(|size| size.div_ceil(TILE))
 }
 
 /// The planes that windows are cut from, and where their transforms go.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, POINTS, ROOT, TILE, Tiles, TransformSource, WINDOW, Windows, fits};
+use super::{BLOCK, POINTS, ROOT, TILE, Tiles, TransformSource, WINDOW, Windows, fits, tiles_of};
 use crate::blocking::Blocks;
 use crate::conv::pass::{Call, Direction};
 use crate::conv::shape::ConvShape;
@@ -97,7 +97,7 @@ impl Winograd {
         const WEIGHTS: f64 = 1500.0;
         const READ: f64 = 8.0;
         let [planes, result_planes] = [self.windows.planes, self.planes].map(|planes| planes as f64);
-        let tiles = self.result.map(|size| size.div_ceil(TILE)).into_iter().product::<usize>() as f64;
+        let tiles = tiles_of(self.result).into_iter().product::<usize>() as f64;
         let pixels = self.result.into_iter().product::<usize>() as f64;
         let products = self.channels[0] as f64 * result_planes;
         let weights = self.channels[0] as f64 * self.channels[1].div_ceil(MAX_LANES) as f64 * WEIGHTS;
@@ -143,7 +143,7 @@ impl Winograd {
         self.tiles * POINTS * self.leaves.lanes
     }
 
-    pub(crate) fn scratch_len(&self, _images: usize) -> usize {
+    pub(crate) fn scratch_len(&self) -> usize {
         self.windows.len() + self.chunks.count() * self.sums_len()
     }
 
@@ -190,6 +190,8 @@ impl Winograd {
         let (panel_len, row, channels) = (self.panel_len(), self.panel_rows, self.channels[0]);
         let (sums_of_plane, sums_of_tile) = (self.sums_step(), POINTS * lanes);
         let segments = [Segment { taps: &[Tap::ORIGIN], depth: channels }];
+        // Vectors of a tile of products, where channels lie across lanes.
+        let width = self.leaves.width(tiles, panels.len());
         for point in 0..POINTS {
             let source = transformed.wrapping_add(point * point_step);
             let weights = packed[panels.start * panel_len + point * channels * row..].as_ptr();
@@ -220,7 +222,6 @@ impl Winograd {
                     }
                 }
                 Layout::Channels => {
-                    let width = self.leaves.width(tiles, panels.len());
                     for columns in Blocks::new(panels.len(), width).all_equal() {
                         for cut in Blocks::new(tiles, self.leaves.tallest(columns.size)).all_equal() {
                             let at = columns.start * sums_of_plane + cut.start * sums_of_tile;
