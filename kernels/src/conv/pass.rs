@@ -10,8 +10,10 @@ use crate::conv::product::TapProduct;
 use crate::conv::shape::ConvShape;
 use crate::conv::winograd::{Winograd, WinogradGradient};
 use crate::layout::Layout;
+use crate::leaf::Epilogue;
 use crate::level::Level;
 use crate::parallel::{Shared, threads_for};
+use crate::simd::MAX_LANES;
 
 /// How a pass of a convolution is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -126,6 +128,21 @@ pub(crate) struct Call<'a> {
     /// The element of the planned result's planes that those of `out` begin with, and their elements.
     pub(crate) first: usize,
     pub(crate) plane: usize,
+}
+
+impl Call<'_> {
+    /// What becomes of sums, but for bias and step, from an element of the output on.
+    pub(crate) fn epilogue(&self, at: usize, [row, vector]: [usize; 2]) -> Epilogue {
+        let Combine { alpha, beta, gamma, other, .. } = self.combine;
+        let out = self.out.get().wrapping_add(at);
+        let other = if gamma == 0.0 { std::ptr::null() } else { other.as_ptr().wrapping_add(at) };
+        Epilogue { alpha, beta, gamma, other, ..Epilogue::store(out, row, vector) }
+    }
+
+    /// The step of every lane: that of its image.
+    pub(crate) fn steps(&self) -> Option<[f32; MAX_LANES]> {
+        self.combine.step.map(|step| std::array::from_fn(|lane| step[lane % step.len()]))
+    }
 }
 
 /// A pass, planned.

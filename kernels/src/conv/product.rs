@@ -276,7 +276,9 @@ impl TapProduct {
         } else {
             Blocks::cut(self.panels.count(), 1)
         };
+        let steps = call.steps();
         for_each_task(threads > 1, pieces.count(), |piece| {
+            let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
             for run in runs {
                 let class = &self.classes[run.class];
                 let segments = [Segment { taps: &class.taps, depth: class.depth }];
@@ -288,8 +290,7 @@ impl TapProduct {
                     panel += panels.count;
                     for tiles in Blocks::new(run.count, self.leaves.widest(height)).all_equal() {
                         let out = run.out - call.first + tiles.start * class.out_step + panels.start * call.plane;
-                        let epilogue = self.epilogue(&call, out, [call.plane, class.out_step]);
-                        let step = call.combine.step.map_or(std::ptr::null(), <[f32]>::as_ptr);
+                        let epilogue = call.epilogue(out, [call.plane, class.out_step]);
                         let row_bias = call.combine.bias.map_or(std::ptr::null(), |bias| bias[panels.start..].as_ptr());
                         // A run on padding alone has no operands, and may point beyond the source.
                         let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
@@ -368,8 +369,8 @@ impl TapProduct {
         ];
         let segments = if whole.end == taps.end { &segments[..1] } else { &segments[..] };
         let packed_vector = self.depth * lanes;
-        let step = call.combine.step.map(|step| [step[0]; MAX_LANES]);
-        let step = step.as_ref().map_or(std::ptr::null(), |step| step.as_ptr());
+        let steps = call.steps();
+        let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
         let mut padded = [0.0; MAX_LANES * WIDEST];
         let width = self.leaves.width(run.count, chunk.len());
         for columns in Blocks::new(chunk.len(), width).iter() {
@@ -383,7 +384,7 @@ impl TapProduct {
             }
             for tiles in Blocks::new(run.count, self.leaves.tallest(width)).all_equal() {
                 let out = run.out - call.first + tiles.start * class.out_step + vector * call.plane;
-                let epilogue = self.epilogue(&call, out, [class.out_step, call.plane]);
+                let epilogue = call.epilogue(out, [class.out_step, call.plane]);
                 let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
                 let weights = call.packed[vector * packed_vector..].as_ptr();
                 let product = Product {
@@ -399,13 +400,5 @@ impl TapProduct {
                 unsafe { self.leaves.product([tiles.size, width], &product) };
             }
         }
-    }
-
-    /// [`Combine`] without bias and step as the leaves use it, at an element of the output.
-    fn epilogue(&self, call: &Call<'_>, at: usize, [row, vector]: [usize; 2]) -> Epilogue {
-        let Combine { alpha, beta, gamma, other, .. } = call.combine;
-        let out = call.out.get().wrapping_add(at);
-        let other = if gamma == 0.0 { std::ptr::null() } else { other.as_ptr().wrapping_add(at) };
-        Epilogue { alpha, beta, gamma, other, ..Epilogue::store(out, row, vector) }
     }
 }

@@ -118,11 +118,23 @@ impl Epilogue {
         Epilogue { beta: 1.0, ..Epilogue::store(out, row, vector) }
     }
 
+    /// Asks for `count` vectors of the first row that are `ahead` elements further on.
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Simd>(&self, s: S, count: usize, ahead: isize) {
+        for vector in 0..count as isize {
+            let distance = vector * self.vector + ahead;
+            s.prefetch(self.out.wrapping_offset(distance));
+            if self.gamma != 0.0 {
+                s.prefetch(self.other.wrapping_offset(distance));
+            }
+        }
+    }
+
     /// # Safety
     /// M rows by N vectors must be valid at `at` elements behind what the epilogue points to; so must the biases of
     /// the rows from `row` and the vectors from `vector` on.
     #[inline(always)]
-    unsafe fn finish<S: Simd, const M: usize, const N: usize>(
+    pub(crate) unsafe fn finish<S: Simd, const M: usize, const N: usize>(
         &self,
         s: S,
         mut sums: [[S::V; N]; M],

@@ -151,8 +151,10 @@ impl Kernel for TransformSource<'_> {
                     if (0..width).contains(&at) {
                         let mut pixels = [s.splat(0.0); WINDOW];
                         for (pixel, (row, step)) in pixels.iter_mut().zip(rows) {
+                            let from = row.wrapping_offset(at * step);
+                            s.prefetch(from.wrapping_add(plane_len));
                             // SAFETY: the pixel is in the source, or a vector of zeros.
-                            *pixel = unsafe { s.load(row.wrapping_offset(at * step)) };
+                            *pixel = unsafe { s.load(from) };
                         }
                         for (row, value) in columns.iter_mut().zip(transform_source(s, pixels)) {
                             row[x] = value;

@@ -10,7 +10,7 @@ use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
 use crate::level::Level;
 use crate::pack::Source;
-use crate::parallel::{Shared, for_each_chunk, for_each_task};
+use crate::parallel::{Shared, for_each_task};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// One direction of a convolution.
@@ -109,27 +109,29 @@ impl Winograd {
         (winograd + weights / calls) / direct
     }
 
-    /// Elements of the packed weights of a panel.
+    /// Elements of the packed weights of a panel at a point.
     fn panel_len(&self) -> usize {
-        POINTS * self.channels[0] * self.panel_rows
+        self.channels[0] * self.panel_rows
     }
 
     pub(crate) fn packed_len(&self) -> usize {
-        self.panels.count() * self.panel_len()
+        POINTS * self.panels.count() * self.panel_len()
     }
 
-    /// Packs the weights, `[panel][point][channel of the source][row of the panel]`; rows that a panel does not have are
+    /// Packs the weights, `[point][panel][channel of the source][row of the panel]`; rows that a panel does not have are
     /// 0.
     pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        let len = self.panel_len();
-        for_each_chunk(parallel, 16 * packed.len() as u64, packed, len, |panel, packed| {
+        let point_step = self.panels.count() * self.panel_len();
+        let packed = Shared(packed.as_mut_ptr());
+        for_each_task(parallel, self.panels.count(), |panel| {
             let start = panel * self.panel_rows;
+            let packed = packed.get().wrapping_add(panel * self.panel_len());
             let rows = match self.layout {
                 Layout::Images => self.panels.get(panel),
                 Layout::Channels => start..(start + self.panel_rows).min(self.channels[1]),
             };
             let (width, channels) = (self.panel_rows, self.channels[0]);
-            dispatch(self.level, PackPanel { weight, source: self.weights, rows, width, channels, packed });
+            dispatch(self.level, PackPanel { weight, source: self.weights, rows, width, channels, packed, point_step });
         });
     }
 
@@ -194,7 +196,7 @@ impl Winograd {
         let width = self.leaves.width(tiles, panels.len());
         for point in 0..POINTS {
             let source = transformed.wrapping_add(point * point_step);
-            let weights = packed[panels.start * panel_len + point * channels * row..].as_ptr();
+            let weights = packed[(point * self.panels.count() + panels.start) * panel_len..].as_ptr();
             let sums = sums.wrapping_add(point * lanes);
             match self.layout {
                 Layout::Images => {
@@ -265,7 +267,8 @@ struct PackPanel<'a> {
     rows: Range<usize>,
     width: usize,
     channels: usize,
-    packed: &'a mut [f32],
+    packed: *mut f32,
+    point_step: usize,
 }
 
 impl Kernel for PackPanel<'_> {
@@ -285,9 +288,10 @@ impl Kernel for PackPanel<'_> {
             for y in 0..WINDOW {
                 let points = transform_taps(columns.map(|column| column[y]));
                 for (x, values) in points.iter().enumerate() {
-                    let at = ((y * WINDOW + x) * self.channels + channel) * width;
-                    for (to, value) in self.packed[at..at + width].iter_mut().zip(values) {
-                        *to = *value as f32;
+                    let at = (y * WINDOW + x) * self.point_step + channel * width;
+                    for (i, value) in values.iter().enumerate().take(width) {
+                        // SAFETY: packed weights are valid for the panel at every point.
+                        unsafe { *self.packed.add(at + i) = *value as f32 };
                     }
                 }
             }
@@ -323,21 +327,19 @@ impl Kernel for TransformResult<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let TransformResult { plan, sums, planes, tiles, call } = self;
-        let (combine, lanes) = (&call.combine, S::LANES);
-        let [alpha, beta, gamma] = [combine.alpha, combine.beta, combine.gamma].map(|factor| s.splat(factor));
-        let step = combine.step.map(|step| match plan.layout {
-            // SAFETY: there is a step for each lane.
-            Layout::Images => unsafe { s.load(step.as_ptr()) },
-            Layout::Channels => s.splat(step[0]),
-        });
+        let (lanes, next_plane) = (S::LANES, call.plane as isize);
+        let steps = call.steps();
+        let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
         for plane in planes.clone() {
-            let bias = combine.bias.map(|bias| match plan.layout {
-                Layout::Images => s.splat(bias[plane]),
-                Layout::Channels => {
-                    let bias = &bias[plane * lanes..];
-                    // SAFETY: as many elements are read as there are, up to a vector.
-                    unsafe { s.load_first(bias.as_ptr(), bias.len().min(lanes)) }
-                }
+            // The same for every pixel of a row.
+            let mut biases = [0.0; TILE * MAX_LANES];
+            let vector_bias = call.combine.bias.map_or(std::ptr::null(), |bias| {
+                let bias = match plan.layout {
+                    Layout::Images => &[bias[plane]; MAX_LANES][..lanes],
+                    Layout::Channels => &bias[plane * lanes..bias.len().min((plane + 1) * lanes)],
+                };
+                biases.chunks_exact_mut(lanes).take(TILE).for_each(|pixel| pixel[..bias.len()].copy_from_slice(bias));
+                biases.as_ptr()
             });
             for tile in tiles.range.clone() {
                 let (image, [top, left]) = tiles.place(tile);
@@ -358,35 +360,17 @@ impl Kernel for TransformResult<'_> {
                 let width = TILE.min(plan.result[1] - left);
                 let origin = (image * plan.planes + plane) * call.plane - call.first;
                 for (y, row) in columns.into_iter().enumerate().take(tiles.rows.end - top) {
+                    let pixels = transform_result(s, row);
                     let at = origin + ((top + y) * plan.result[1] + left) * lanes;
-                    let mut pixels = transform_result(s, row);
-                    let out = call.out.get().wrapping_add(at);
+                    let epilogue = Epilogue { vector_bias, step, ..call.epilogue(at, [0, lanes]) };
+                    epilogue.prefetch(s, width, next_plane);
                     // SAFETY: the first `width` pixels of the row of the tile are in the output and the third operand.
                     unsafe {
-                        if combine.alpha != 1.0 {
-                            pixels.iter_mut().for_each(|pixel| *pixel = s.mul(alpha, *pixel));
-                        }
-                        if let Some(bias) = bias {
-                            pixels.iter_mut().for_each(|pixel| *pixel = s.add(*pixel, bias));
-                        }
-                        if combine.gamma != 0.0 {
-                            let other = combine.other.as_ptr().wrapping_add(at);
-                            for (x, pixel) in pixels.iter_mut().enumerate().take(width) {
-                                *pixel = s.fma(gamma, s.load(other.add(x * lanes)), *pixel);
-                            }
-                        }
-                        if combine.beta != 0.0 {
-                            for (x, pixel) in pixels.iter_mut().enumerate().take(width) {
-                                *pixel = s.fma(beta, s.load(out.add(x * lanes)), *pixel);
-                            }
-                        }
-                        if let Some(step) = step {
-                            for (x, pixel) in pixels.iter_mut().enumerate().take(width) {
-                                *pixel = s.fma(step, *pixel, s.load(out.add(x * lanes)));
-                            }
-                        }
-                        for (x, pixel) in pixels.into_iter().enumerate().take(width) {
-                            s.store(out.add(x * lanes), pixel);
+                        match pixels {
+                            [a, b, c, d] if width == 4 => epilogue.finish(s, [[a, b, c, d]], 0, [0, 0]),
+                            [a, b, c, _] if width == 3 => epilogue.finish(s, [[a, b, c]], 0, [0, 0]),
+                            [a, b, ..] if width == 2 => epilogue.finish(s, [[a, b]], 0, [0, 0]),
+                            [a, ..] => epilogue.finish(s, [[a]], 0, [0, 0]),
                         }
                     }
                 }
