@@ -1,25 +1,40 @@
 //! Which layout a session computes in.
 
-use predictive_coding_kernels::{self as kernels, ConvShape, Level};
+use predictive_coding_kernels::{self as kernels, ConvShape, Layout, Level};
 
 use crate::method::LayoutChoice;
 use crate::network::Network;
 use crate::op::Op;
 
+/// The most vectors of a batch in a tile.
+const MOST_VECTORS: usize = 8;
+
 /// The layout that was asked for, or the one that takes less time for a batch by a count of vector operations.
-pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choice: LayoutChoice) -> kernels::Layout {
-    match choice {
-        LayoutChoice::Images => kernels::Layout::Images,
-        LayoutChoice::Channels => kernels::Layout::Channels,
+pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choice: LayoutChoice) -> Layout {
+    let lanes = kernels::lanes(level);
+    let images = match choice {
+        LayoutChoice::Images => true,
+        LayoutChoice::Channels => false,
         LayoutChoice::Auto => {
-            let [images, channels] = cost(network, kernels::lanes(level));
-            let tiles = batch.div_ceil(kernels::lanes(level)) as f64;
-            match batch as f64 * channels < tiles * images {
-                true => kernels::Layout::Channels,
-                false => kernels::Layout::Images,
-            }
+            let [images, channels] = cost(network, lanes);
+            batch as f64 * channels >= batch.div_ceil(lanes) as f64 * images
         }
+    };
+    // As few tiles as may be, of equally many vectors.
+    let vectors = batch.div_ceil(lanes);
+    let vectors = vectors.div_ceil(vectors.div_ceil(MOST_VECTORS));
+    match images {
+        false => Layout::Channels,
+        true if vectors > 1 && has_matrices_alone(network) => Layout::Batch(vectors),
+        true => Layout::Images,
     }
+}
+
+/// Whether no operation meets pixels next to each other.
+fn has_matrices_alone(network: &Network) -> bool {
+    let spatial =
+        |op: &Op| matches!(op, Op::Conv2d(_) | Op::MaxPool2d(_) | Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. });
+    !network.layers().iter().flat_map(|layer| layer.ops()).any(spatial)
 }
 
 /// Vector operations of a tile of a step, with an image in every lane and with one image whose channels lie across the

@@ -6,7 +6,7 @@
     peers/bin/python benches/peers/steps.py
 
 This needs Python 3.11 or later. A step is a forward pass, n iterations and the gradients of all
-parameters, of the networks in `cli/models` with the mean-squared loss, on one batch of noise. Every case
+parameters, of the networks in `cli/models` and `models` with the mean-squared loss, on one batch of noise. Every case
 alternates between `predictive-coding infer` and the peers; of the medians of all rounds the least
 counts, for every side, and a first step that takes longer than --min-time counts itself. The floor is
 the multiplications and additions that the method needs, divided by the FMA peak of the same run on the
@@ -41,7 +41,9 @@ from torch import Tensor, nn
 import torch_steps
 from harness import PAUSE, call, call_json, check_binary, machine, markdown, parser, settle_memory
 
+# The models of the program, and those of other networks that the field uses.
 MODELS = Path(__file__).resolve().parents[2] / "cli/models"
+OTHERS = Path(__file__).resolve().parent / "models"
 
 # Relative: ours in float32 against PyTorch in float64.
 TOLERANCE = 1e-4
@@ -51,7 +53,7 @@ CANDIDATES = 16
 
 @dataclass(frozen=True)
 class Network:
-    model: str
+    model: Path
     batch: int
     # The most samples on which results are compared: PyTorch takes its time for float64.
     compared: int
@@ -59,9 +61,16 @@ class Network:
 
 
 NETWORKS = {
-    "mnist": Network("mnist.toml", batch=300, compared=300, rounds=3),
-    "cifar": Network("cifar10.toml", batch=256, compared=4, rounds=1),
+    "mnist": Network(MODELS / "mnist.toml", batch=300, compared=300, rounds=3),
+    "cifar": Network(MODELS / "cifar10.toml", batch=256, compared=4, rounds=1),
+    "mlp-sigmoid": Network(OTHERS / "mlp_sigmoid.toml", batch=64, compared=64, rounds=3),
+    "mlp-relu": Network(OTHERS / "mlp_relu.toml", batch=64, compared=64, rounds=3),
+    "mlp-gelu": Network(OTHERS / "mlp_gelu.toml", batch=64, compared=64, rounds=3),
+    "vgg5": Network(OTHERS / "vgg5.toml", batch=64, compared=4, rounds=1),
+    "lenet5": Network(OTHERS / "lenet5.toml", batch=64, compared=64, rounds=3),
 }
+# Those of the paper.
+PAPER = ["mnist", "cifar"]
 
 # Rows of each method: what they are called, and what ours is asked for besides method, eta and
 # iterations. A row whose options the program does not know is left out.
@@ -91,8 +100,12 @@ SETTINGS = {"exact": [()], "fixed-prediction": [(0.1, 20), (1.0, None)], "strict
 OPERATIONS = {
     "conv2d": nn.LazyConv2d,
     "linear": nn.LazyLinear,
+    "avg_pool2d": nn.AvgPool2d,
     "max_pool2d": nn.MaxPool2d,
+    "gelu": nn.GELU,
     "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
     "flatten": nn.Flatten,
 }
 
@@ -151,7 +164,7 @@ class Case:
 
     def __init__(self, network: str, batch: int | None, method: str, setting: tuple, directory: Path) -> None:
         self.name, self.network, self.method, self.directory = network, NETWORKS[network], method, directory
-        text = re.sub('(?m)^loss = ".*"', 'loss = "mse"', (MODELS / self.network.model).read_text())
+        text = re.sub('(?m)^loss = ".*"', 'loss = "mse"', self.network.model.read_text())
         description = tomllib.loads(text)
         self.setting = tuple(value or len(description["layer"]) for value in setting)
         torch.manual_seed(1)
@@ -378,9 +391,9 @@ def comparisons(arguments: argparse.Namespace, cases: Iterator[Case]) -> Iterato
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--networks", choices=NETWORKS, nargs="+", default=list(NETWORKS))
+    options.add_argument("--networks", choices=NETWORKS, nargs="+", default=PAPER)
     options.add_argument("--methods", choices=OURS, nargs="+", default=list(OURS))
-    options.add_argument("--batch", type=int, nargs="+", default=[None], help="default: 300 for mnist, 256 for cifar")
+    options.add_argument("--batch", type=int, nargs="+", default=[None], help="default: 300 for mnist, 256 for cifar, 64 for others")
     options.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     options.add_argument("--rounds", type=int, help="how often ours and the peers take turns, default: 3, 1 for cifar")
     options.add_argument("--min-time", type=float, default=1.0, help="seconds of each measurement")

@@ -7,8 +7,8 @@ use crate::simd::{Kernel, Simd, dispatch, lanes};
 /// `out = alpha sum + beta out + gamma other` over a tile, or a step by that.
 ///
 /// # Panics
-/// If the lengths differ or are not whole vectors, there is a bias, or a step with another number of factors than a
-/// tile of some layout has images.
+/// If the lengths differ or are not whole vectors, there is a bias, or a step with a number of factors that is neither
+/// 1 nor whole vectors, as a tile of some layout has images.
 pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32]) {
     assert!(combine.bias.is_none(), "elements have no channel to take a bias from");
     combine_vectors(level, sum, combine, out);
@@ -26,15 +26,12 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
         fn run<S: Simd>(self, s: S) {
             let Combination { sum, combine: Combine { alpha, beta, gamma, other, step, bias }, out } = self;
             assert!(sum.len().is_multiple_of(S::LANES), "{} elements for {} lanes", sum.len(), S::LANES);
-            let step = step.map(|step| match step {
-                &[step] => s.splat(step),
-                // SAFETY: a step has one factor or LANES.
-                step => unsafe { s.load(step.as_ptr()) },
-            });
             let [alpha, beta_lanes, gamma_lanes] = [alpha, beta, gamma].map(|factor| s.splat(factor));
             let (sum, other, out) = (sum.as_ptr(), other.as_ptr(), out.as_mut_ptr());
+            let mut image = 0;
             for at in (0..self.sum.len()).step_by(S::LANES) {
-                // SAFETY: a whole vector from `at` is inside every operand: their lengths are equal or they are not read.
+                // SAFETY: a whole vector from `at` is inside every operand: their lengths are equal or they are not read;
+                // so is one from `image` in the step.
                 unsafe {
                     let mut v = s.mul(alpha, s.load(sum.add(at)));
                     if let Some(bias) = bias.and_then(|bias| bias.get(at..)) {
@@ -46,8 +43,13 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
                     if beta != 0.0 {
                         v = s.fma(beta_lanes, s.load(out.add(at)), v);
                     }
-                    if let Some(step) = step {
-                        v = s.fma(step, v, s.load(out.add(at)));
+                    match step {
+                        None => {}
+                        Some(&[step]) => v = s.fma(s.splat(step), v, s.load(out.add(at))),
+                        Some(step) => {
+                            v = s.fma(s.load(step.as_ptr().add(image)), v, s.load(out.add(at)));
+                            image = if image + S::LANES < step.len() { image + S::LANES } else { 0 };
+                        }
                     }
                     s.store(out.add(at), v);
                 }
@@ -58,7 +60,7 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
         (lanes(level), out.len(), combine.other.len(), combine.step.map_or(1, <[f32]>::len));
     assert!(sum.len() == len, "lengths differ: {}, output {len}", sum.len());
     assert!(combine.gamma == 0.0 || other == len, "lengths differ: third operand {other}, output {len}");
-    assert!([1, lanes].contains(&step), "{step} factors for {lanes} lanes");
+    assert!(step == 1 || (step > 0 && step.is_multiple_of(lanes)), "{step} factors for {lanes} lanes");
     dispatch(level, Combination { sum, combine, out });
 }
 

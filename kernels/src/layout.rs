@@ -12,13 +12,16 @@ pub enum Layout {
     /// LANES channels of one image in a vector, `[channels / LANES][height][width][LANES]`: for many channels and
     /// any batch. No product reads lanes beyond the last channel, and every product writes 0 there.
     Channels,
+    /// An image in every lane of so many vectors, `[features][vectors][LANES]`: for networks of matrices, of which a weight
+    /// then meets more images at a time.
+    Batch(usize),
 }
 
 impl Layout {
-    /// `images` or `channels`.
+    /// `images`, for one vector or several, or `channels`.
     pub fn name(self) -> &'static str {
         match self {
-            Layout::Images => "images",
+            Layout::Images | Layout::Batch(_) => "images",
             Layout::Channels => "channels",
         }
     }
@@ -26,22 +29,30 @@ impl Layout {
     /// Images of a tile.
     pub fn images(self, level: Level) -> usize {
         match self {
-            Layout::Images => lanes(level),
             Layout::Channels => 1,
+            Layout::Images | Layout::Batch(_) => self.pixel(level),
         }
     }
 
-    /// Planes `[height][width][LANES]` of a tile with so many channels.
+    /// Elements of a pixel of a plane.
+    pub(crate) fn pixel(self, level: Level) -> usize {
+        match self {
+            Layout::Images | Layout::Channels => lanes(level),
+            Layout::Batch(vectors) => vectors * lanes(level),
+        }
+    }
+
+    /// Planes `[height][width]` of [pixels](Self::images) of a tile with so many channels.
     pub fn planes(self, level: Level, channels: usize) -> usize {
         match self {
-            Layout::Images => channels,
+            Layout::Images | Layout::Batch(_) => channels,
             Layout::Channels => channels.div_ceil(lanes(level)),
         }
     }
 
     /// Elements of a tile of images of so many channels and pixels. Saturates.
     pub fn len(self, level: Level, [channels, pixels]: [usize; 2]) -> usize {
-        self.planes(level, channels).saturating_mul(pixels).saturating_mul(lanes(level))
+        self.planes(level, channels).saturating_mul(pixels).saturating_mul(self.pixel(level))
     }
 
     /// Where the elements of an image of a tile lie, in the order of its channels and pixels.
@@ -55,13 +66,13 @@ impl Layout {
         image: usize,
     ) -> impl Iterator<Item = usize> + Clone {
         assert!(image < self.images(level), "image {image} of a tile of {}", self.images(level));
-        let lanes = lanes(level);
+        let (lanes, width) = (lanes(level), self.pixel(level));
         (0..channels).flat_map(move |channel| {
             let (plane, lane) = match self {
-                Layout::Images => (channel, image),
+                Layout::Images | Layout::Batch(_) => (channel, image),
                 Layout::Channels => (channel / lanes, channel % lanes),
             };
-            (0..pixels).map(move |pixel| (plane * pixels + pixel) * lanes + lane)
+            (0..pixels).map(move |pixel| (plane * pixels + pixel) * width + lane)
         })
     }
 
@@ -116,32 +127,47 @@ impl Layout {
             return;
         }
         let squares = self.squares(level, [channels, pixels], images);
-        let stride = if self == Layout::Images { stride } else { pixels };
+        let stride = if self == Layout::Channels { pixels } else { stride };
         dispatch(level, Store { tile, rows: rows.as_mut_ptr(), squares, stride });
     }
 
     /// The lines of some images.
     fn squares(self, level: Level, [channels, pixels]: [usize; 2], images: usize) -> Squares {
+        let (lanes, width) = (lanes(level), self.pixel(level));
         match self {
-            Layout::Images => Squares { lines: images, line: channels * pixels, planes: 1 },
-            Layout::Channels => Squares { lines: channels, line: pixels, planes: self.planes(level, channels) },
+            Layout::Images | Layout::Batch(_) => {
+                Squares { lines: images, line: channels * pixels, planes: width / lanes, step: lanes, width }
+            }
+            Layout::Channels => Squares {
+                lines: channels,
+                line: pixels,
+                planes: self.planes(level, channels),
+                step: lanes * pixels,
+                width,
+            },
         }
     }
 }
 
-/// Lines that become the lanes of planes: LANES lines of each plane, fewer of the last.
+/// Lines that become lanes: LANES lines of each plane of vectors, of the last ones fewer or none.
 #[derive(Clone, Copy)]
 struct Squares {
     lines: usize,
     line: usize,
     planes: usize,
+    /// Distances of planes and of the vectors of a plane.
+    step: usize,
+    width: usize,
 }
 
 impl Squares {
-    /// The first line of each plane, and how many it has.
+    /// The first line of each plane, how many it has, and where its vectors begin.
     #[inline(always)]
-    fn each(self, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.planes).map(move |plane| (plane * lanes, lanes.min(self.lines - plane * lanes)))
+    fn each(self, lanes: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        (0..self.planes).map(move |plane| {
+            let first = (plane * lanes).min(self.lines);
+            (first, lanes.min(self.lines - first), plane * self.step)
+        })
     }
 }
 
@@ -154,12 +180,12 @@ struct Load<'a> {
 impl Kernel for Load<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Squares { line, .. } = self.squares;
-        for (first, lines) in self.squares.each(S::LANES) {
+        let Squares { line, width, .. } = self.squares;
+        for (first, lines, at) in self.squares.each(S::LANES) {
             let rows = &self.rows[first * line..(first + lines) * line];
-            let tile = &mut self.tile[first * line..][..line * S::LANES];
+            let tile = &mut self.tile[at..][..(line - 1) * width + S::LANES];
             // SAFETY: `lines` rows of `line` elements are readable, and `line` vectors writable.
-            unsafe { transpose_lines(s, rows.as_ptr(), line, [lines, line], tile.as_mut_ptr(), S::LANES) };
+            unsafe { transpose_lines(s, rows.as_ptr(), line, [lines, line], tile.as_mut_ptr(), width) };
         }
     }
 }
@@ -176,12 +202,12 @@ impl Kernel for Store<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Store { tile, rows, squares, stride } = self;
-        for (first, lines) in squares.each(S::LANES) {
-            let tile = &tile[first * squares.line..][..squares.line * S::LANES];
+        for (first, lines, at) in squares.each(S::LANES).filter(|(_, lines, _)| *lines > 0) {
+            let tile = &tile[at..][..(squares.line - 1) * squares.width + S::LANES];
             // SAFETY: `line` vectors are readable, and `line` elements of the rows writable.
             unsafe {
                 let rows = rows.add(first * stride);
-                transpose_vectors(s, tile.as_ptr(), S::LANES, [squares.line, lines], rows, stride);
+                transpose_vectors(s, tile.as_ptr(), squares.width, [squares.line, lines], rows, stride);
             }
         }
     }

@@ -50,7 +50,7 @@ impl Outputs {
         assert!(labels.len() == loss.len(), "{} labels for {} images", labels.len(), loss.len());
         let pass = CrossEntropy { y, d, labels, scale, error, loss };
         match self.layout {
-            Layout::Images => dispatch(self.level, pass),
+            Layout::Images | Layout::Batch(_) => dispatch(self.level, pass),
             Layout::Channels => pass.of_one(self.places(0)),
         }
     }
@@ -74,7 +74,9 @@ impl Outputs {
         self.check(y, d, error, loss);
         assert!(target.len() == y.len(), "{} targets for {} outputs", target.len(), y.len());
         match self.layout {
-            Layout::Images => dispatch(self.level, SquaredError { y, d, target, images, scale, error, loss }),
+            Layout::Images | Layout::Batch(_) => {
+                dispatch(self.level, SquaredError { y, d, target, images, scale, error, loss });
+            }
             Layout::Channels => {
                 error.fill(0.0);
                 loss[0] = 0.0;
@@ -129,49 +131,53 @@ impl CrossEntropy<'_> {
 impl Kernel for CrossEntropy<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let classes = self.y.len() / S::LANES;
-        let output = |class: usize| {
-            let at = class * S::LANES;
-            // SAFETY: both have classes x LANES elements.
-            unsafe { s.add(s.load(self.y.as_ptr().add(at)), s.load(self.d.as_ptr().add(at))) }
-        };
-        // SAFETY: there are LANES labels.
-        let label = unsafe { s.load(self.labels.as_ptr()) };
-        let at_label = |class: usize| s.eq(label, s.splat(class as f32));
-        let zero = s.splat(0.0);
-        let (mut largest, mut chosen) = (s.splat(f32::NEG_INFINITY), zero);
-        for class in 0..classes {
-            let y = output(class);
-            largest = s.max(largest, y);
-            chosen = s.select(at_label(class), y, chosen);
-        }
-        // Two sums: all but the label's term, and the label's.
-        let (mut others, mut own) = (zero, zero);
-        for class in 0..classes {
-            let e = exp(s, s.sub(output(class), largest));
-            others = s.add(others, s.select(at_label(class), zero, e));
-            own = s.select(at_label(class), e, own);
-        }
-        let total = s.add(others, own);
-        let used = s.lt(s.splat(-0.5), label);
-        let weight = s.select(used, s.div(s.splat(self.scale), total), zero);
-        for class in 0..classes {
-            let e = exp(s, s.sub(output(class), largest));
-            let e = s.select(at_label(class), s.neg(others), e);
-            let error = s.select(used, s.mul(e, weight), zero);
-            // SAFETY: there are classes x LANES elements.
-            unsafe { s.store(self.error.as_mut_ptr().add(class * S::LANES), error) };
-        }
-        let [largest, chosen, others, own] = [largest, chosen, others, own].map(|v| elements(s, v));
-        for (lane, loss) in self.loss.iter_mut().enumerate() {
-            let (others, own) = (f64::from(others[lane]), f64::from(own[lane]));
-            *loss = if self.labels[lane] < 0.0 {
-                0.0
-            } else if own == 1.0 {
-                others.ln_1p()
-            } else {
-                f64::from(largest[lane]) - f64::from(chosen[lane]) + (others + own).ln()
+        let CrossEntropy { y, d, labels, scale, error, loss } = self;
+        let images = loss.len();
+        let classes = y.len() / images;
+        for first in (0..images).step_by(S::LANES) {
+            let output = |class: usize| {
+                let at = class * images + first;
+                // SAFETY: both have classes x images elements.
+                unsafe { s.add(s.load(y.as_ptr().add(at)), s.load(d.as_ptr().add(at))) }
             };
+            // SAFETY: there is a label for each image.
+            let label = unsafe { s.load(labels.as_ptr().add(first)) };
+            let at_label = |class: usize| s.eq(label, s.splat(class as f32));
+            let zero = s.splat(0.0);
+            let (mut largest, mut chosen) = (s.splat(f32::NEG_INFINITY), zero);
+            for class in 0..classes {
+                let y = output(class);
+                largest = s.max(largest, y);
+                chosen = s.select(at_label(class), y, chosen);
+            }
+            // Two sums: all but the label's term, and the label's.
+            let (mut others, mut own) = (zero, zero);
+            for class in 0..classes {
+                let e = exp(s, s.sub(output(class), largest));
+                others = s.add(others, s.select(at_label(class), zero, e));
+                own = s.select(at_label(class), e, own);
+            }
+            let total = s.add(others, own);
+            let used = s.lt(s.splat(-0.5), label);
+            let weight = s.select(used, s.div(s.splat(scale), total), zero);
+            for class in 0..classes {
+                let e = exp(s, s.sub(output(class), largest));
+                let e = s.select(at_label(class), s.neg(others), e);
+                let of_class = s.select(used, s.mul(e, weight), zero);
+                // SAFETY: there are classes x images elements.
+                unsafe { s.store(error.as_mut_ptr().add(class * images + first), of_class) };
+            }
+            let [largest, chosen, others, own] = [largest, chosen, others, own].map(|v| elements(s, v));
+            for (lane, loss) in loss[first..][..S::LANES].iter_mut().enumerate() {
+                let (others, own) = (f64::from(others[lane]), f64::from(own[lane]));
+                *loss = if labels[first + lane] < 0.0 {
+                    0.0
+                } else if own == 1.0 {
+                    others.ln_1p()
+                } else {
+                    f64::from(largest[lane]) - f64::from(chosen[lane]) + (others + own).ln()
+                };
+            }
         }
     }
 }
@@ -186,24 +192,28 @@ struct SquaredError<'a> {
     error: &'a mut [f32],
     loss: &'a mut [f64],
 }
+
 impl Kernel for SquaredError<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let outputs = self.y.len() / S::LANES;
-        self.loss.fill(0.0);
+        let SquaredError { y, d, target, images: used, scale, error, loss } = self;
+        let images = loss.len();
+        loss.fill(0.0);
         let mut lanes = [0.0f32; MAX_LANES];
-        for at in (0..outputs).map(|i| i * S::LANES) {
-            // SAFETY: each has outputs x LANES elements; MAX_LANES >= LANES.
+        for at in (0..y.len()).step_by(S::LANES) {
+            // SAFETY: the lengths are equal, and whole vectors; MAX_LANES >= LANES.
             unsafe {
-                let (y, target) = (s.load(self.y.as_ptr().add(at)), s.load(self.target.as_ptr().add(at)));
-                let difference = s.add(s.sub(y, target), s.load(self.d.as_ptr().add(at)));
+                let (y, target) = (s.load(y.as_ptr().add(at)), s.load(target.as_ptr().add(at)));
+                let difference = s.add(s.sub(y, target), s.load(d.as_ptr().add(at)));
                 s.store(lanes.as_mut_ptr(), difference);
-                s.store(self.error.as_mut_ptr().add(at), s.mul(s.splat(2.0 * self.scale), difference));
+                s.store(error.as_mut_ptr().add(at), s.mul(s.splat(2.0 * scale), difference));
             }
-            for (loss, &difference) in self.loss[..self.images].iter_mut().zip(&lanes) {
+            let first = at % images;
+            let used = used.saturating_sub(first).min(S::LANES);
+            for (loss, &difference) in loss[first..first + used].iter_mut().zip(&lanes) {
                 *loss += f64::from(difference) * f64::from(difference);
             }
-            self.error[at + self.images..at + S::LANES].fill(0.0);
+            error[at + used..at + S::LANES].fill(0.0);
         }
     }
 }

@@ -76,11 +76,11 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     find_first(values, SEARCHED_ALONE, |part, values| search(values).map(|at| part * SEARCHED_ALONE + at))
 }
 
-/// Adds to each image's sum the squares of its elements in a tile: of an image in every lane if there are LANES sums,
-/// of one image in all lanes if there is one.
+/// Adds to each image's sum the squares of its elements in a tile: of one image in all lanes if there is one sum, else
+/// of an image in every lane of as many vectors as the sums fill.
 ///
 /// # Panics
-/// If there is another number of sums, or `values` are not whole vectors.
+/// If the sums are more than one and not whole vectors, or `values` are not whole pixels of those.
 pub fn add_squares(level: Level, values: &[f32], sums: &mut [f64]) {
     dispatch(level, ImageSums { a: values, b: values, sums });
 }
@@ -105,28 +105,31 @@ impl Kernel for ImageSums<'_> {
     fn run<S: Simd>(self, s: S) {
         let ImageSums { a, b, sums } = self;
         let (lanes, len, others, images) = (S::LANES, a.len(), b.len(), sums.len());
+        let width = images.max(lanes);
         assert!(
-            [1, lanes].contains(&images) && len.is_multiple_of(lanes) && len == others,
+            (images == 1 || images.is_multiple_of(lanes)) && images > 0 && len.is_multiple_of(width) && len == others,
             "{len} and {others} elements and {images} sums for {lanes} lanes"
         );
-        // SAFETY: a block has whole vectors.
-        let product = |a: &[f32], b: &[f32], i: usize, sum: S::V| unsafe {
-            s.fma(s.load(a.as_ptr().add(i * S::LANES)), s.load(b.as_ptr().add(i * S::LANES)), sum)
-        };
-        for (a, b) in a.chunks(BLOCK * S::LANES).zip(b.chunks(BLOCK * S::LANES)) {
-            let mut open = [s.splat(0.0); OPEN];
-            let mut turns = a.chunks_exact(OPEN * S::LANES).zip(b.chunks_exact(OPEN * S::LANES));
-            for (a, b) in turns.by_ref() {
-                open.iter_mut().enumerate().for_each(|(i, sum)| *sum = product(a, b, i, *sum));
-            }
-            let vectors = a.len() / S::LANES;
-            for i in vectors - vectors % OPEN..vectors {
-                open[0] = product(a, b, i, open[0]);
-            }
-            let lanes = elements(s, gather(s, open));
-            match sums {
-                [total] => *total += lanes[..S::LANES].iter().map(|&lane| f64::from(lane)).sum::<f64>(),
-                _ => sums.iter_mut().zip(lanes).for_each(|(total, lane)| *total += f64::from(lane)),
+        // SAFETY: `at` is the place of a vector, since the length is whole pixels.
+        let product =
+            |at: usize, sum: S::V| unsafe { s.fma(s.load(a.as_ptr().add(at)), s.load(b.as_ptr().add(at)), sum) };
+        for (first, sums) in (0..).step_by(lanes).zip(sums.chunks_mut(lanes)) {
+            for block in (first..len).step_by(BLOCK * width) {
+                let end = len.min(block + BLOCK * width);
+                let mut open = [s.splat(0.0); OPEN];
+                for turn in (block..end).step_by(OPEN * width) {
+                    for (i, sum) in open.iter_mut().enumerate() {
+                        let at = turn + i * width;
+                        if at < end {
+                            *sum = product(at, *sum);
+                        }
+                    }
+                }
+                let lanes = elements(s, gather(s, open));
+                match sums {
+                    [total] => *total += lanes[..S::LANES].iter().map(|&lane| f64::from(lane)).sum::<f64>(),
+                    _ => sums.iter_mut().zip(lanes).for_each(|(total, lane)| *total += f64::from(lane)),
+                }
             }
         }
     }

@@ -117,7 +117,7 @@ impl Gradient {
                 let rows = Blocks::new(output[0], (OUTER / lanes / output[1]).max(1));
                 Method::Channels { rows, table: (0..rows.longest()).map(|y| row(y, output[1] * lanes)).collect() }
             }
-            Layout::Images if elements == 1 || outer_cost(&shape, lanes) <= inner_cost(&shape) => {
+            Layout::Images | Layout::Batch(_) if elements == 1 || outer_cost(&shape, lanes) <= inner_cost(&shape) => {
                 let [rows, columns] = blocks(TRANSPOSED);
                 let most = (ROWS / shape.taps()).max(1);
                 let stride = shape.stride[1];
@@ -130,7 +130,7 @@ impl Gradient {
                 let channels = Blocks::new(shape.in_channels, most).longest();
                 Method::Transposed(Transposed { rows, columns, channels, table })
             }
-            Layout::Images => {
+            Layout::Images | Layout::Batch(_) => {
                 let [rows, columns] = blocks(INNER);
                 Method::Inner { rows, columns }
             }
@@ -147,7 +147,7 @@ impl Gradient {
     pub(crate) fn len(&self) -> usize {
         match self.layout {
             Layout::Channels => packed_vectors_len(self.leaves.lanes, self.shape.out_channels, self.depth()),
-            Layout::Images => self.shape.out_channels * self.depth(),
+            Layout::Images | Layout::Batch(_) => self.shape.out_channels * self.depth(),
         }
     }
 
@@ -155,7 +155,7 @@ impl Gradient {
     pub(crate) fn unpack(&self, sums: &[f32], factor: f32, to: &mut [f32]) {
         let ConvShape { in_channels, out_channels, .. } = self.shape;
         match self.layout {
-            Layout::Images => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = factor * sum),
+            Layout::Images | Layout::Batch(_) => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = factor * sum),
             Layout::Channels => {
                 let lanes = self.leaves.lanes;
                 unpack_vectors(self.level, sums, [in_channels, out_channels], self.shape.taps(), lanes, factor, to);

@@ -51,7 +51,8 @@ impl Conv {
     /// Plans a convolution by an algorithm.
     ///
     /// # Panics
-    /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0;
+    /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0; in
+    /// [`Layout::Batch`], if it is not a matrix product;
     /// if a tensor of LANES images has 2^32 elements or more, the weights of a channel of either side 2^28, or a padded
     /// tensor 2^38.
     pub fn new(level: Level, layout: Layout, shape: ConvShape, algorithm: Algorithm) -> Self {
@@ -64,6 +65,20 @@ impl Conv {
     /// As [`new`](Self::new), or if a band has 0 rows.
     pub fn with_options(level: Level, layout: Layout, shape: ConvShape, options: ConvOptions) -> Self {
         let lanes = lanes(level);
+        let shape = match layout {
+            Layout::Images | Layout::Channels => shape,
+            // The vectors of a batch are to a matrix what pixels are.
+            Layout::Batch(vectors) => {
+                assert!(
+                    shape.is_matrix(),
+                    "{shape:?} in the layout of a batch, expected a window that is all of the input"
+                );
+                ConvShape {
+                    input: [1, vectors],
+                    ..ConvShape::linear(shape.in_channels * shape.taps(), shape.out_channels)
+                }
+            }
+        };
         shape.check_sizes(lanes);
         let shape = shape.with_needed_steps();
         let pixels = Pixels::of(layout, lanes);
@@ -308,7 +323,9 @@ impl Conv {
         check_len("bias gradient", gradient.len(), self.shape.out_channels);
         let planes = output_gradient.chunks_exact(self.forward.plane());
         match self.layout {
-            Layout::Images => gradient.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(self.level, plane)),
+            Layout::Images | Layout::Batch(_) => {
+                gradient.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(self.level, plane))
+            }
             Layout::Channels => {
                 let vectors = gradient.chunks_mut(lanes(self.level));
                 vectors.zip(planes).for_each(|(to, plane)| add_plane(self.level, plane, to));
@@ -318,7 +335,6 @@ impl Conv {
 
     /// Whether it is a matrix product of a whole image: of one window, which is all of the input.
     pub fn is_matrix(&self) -> bool {
-        let ConvShape { input, kernel, padding, dilation, .. } = self.shape;
-        input == kernel && padding == [0, 0] && dilation == [1, 1]
+        matches!(self.layout, Layout::Batch(_)) || self.shape.is_matrix()
     }
 }

@@ -121,7 +121,13 @@ impl TapProduct {
         let groups = channels[0].div_ceil(pixels.channels);
         // One vector has to hide the latency by its height alone.
         let one_by_one = axes.iter().all(|axis| axis.runs.iter().all(|run| run.count == 1));
-        let panels = Blocks::new(channels[1], if one_by_one { leaves.tallest(1) } else { leaves.low });
+        let height = match layout {
+            _ if one_by_one => leaves.tallest(1),
+            // Vectors and weights come from equally far away.
+            Layout::Batch(_) => leaves.tile[0],
+            Layout::Images | Layout::Channels => leaves.low,
+        };
+        let panels = Blocks::new(channels[1], height);
         let mut classes: Vec<Class> = Vec::new();
         // The classes by what their tables hash to.
         let (mut known, hasher) = (HashMap::<u64, Vec<usize>>::new(), RandomState::new());
@@ -158,7 +164,8 @@ impl TapProduct {
                 }
                 table.sort_unstable_by_key(|&[_, offset]| offset);
                 // Where a row of the kernel has one tap, channels may be evenly spaced instead.
-                if let (Layout::Images, 1, &[[row, offset], [next_row, next_offset], ..]) = (layout, depth, &table[..])
+                if let (Layout::Images | Layout::Batch(_), 1, &[[row, offset], [next_row, next_offset], ..]) =
+                    (layout, depth, &table[..])
                 {
                     let steps = [next_row.wrapping_sub(row), next_offset - offset];
                     let even = |pair: &[[usize; 2]]| [0, 1].map(|i| pair[1][i].wrapping_sub(pair[0][i])) == steps;
@@ -168,7 +175,7 @@ impl TapProduct {
                     }
                 }
                 let tap = |[row, offset]: [usize; 2]| match layout {
-                    Layout::Images => Tap::new(row * panels.longest(), offset),
+                    Layout::Images | Layout::Batch(_) => Tap::new(row * panels.longest(), offset),
                     Layout::Channels => Tap::new(offset, row * lanes),
                 };
                 let table: Vec<_> = table.into_iter().map(tap).collect();
@@ -244,7 +251,7 @@ impl TapProduct {
 
     pub(crate) fn packed_len(&self) -> usize {
         match self.layout {
-            Layout::Images => self.panels.count() * self.panel_len(),
+            Layout::Images | Layout::Batch(_) => self.panels.count() * self.panel_len(),
             Layout::Channels => packed_vectors_len(self.leaves.lanes, self.channels[1], self.depth),
         }
     }
@@ -256,14 +263,16 @@ impl TapProduct {
                 let group = self.pixels.channels;
                 pack_vectors(self.level, weight, self.weights, self.channels, group, packed, parallel);
             }
-            Layout::Images => pack_panels(weight, self.weights, self.panels, self.depth, packed, parallel),
+            Layout::Images | Layout::Batch(_) => {
+                pack_panels(weight, self.weights, self.panels, self.depth, packed, parallel)
+            }
         }
     }
 
     /// A band of the result.
     pub(crate) fn run(&self, band: usize, call: Call<'_>, threads: usize) {
         match self.layout {
-            Layout::Images => self.run_images(&self.bands[band], call, threads),
+            Layout::Images | Layout::Batch(_) => self.run_images(&self.bands[band], call, threads),
             Layout::Channels => self.run_channels(&self.bands[band], call, threads),
         }
     }
@@ -276,9 +285,10 @@ impl TapProduct {
         } else {
             Blocks::cut(self.panels.count(), 1)
         };
-        let steps = call.steps();
+        let lanes = self.leaves.lanes;
+        // The vectors of a batch have steps of their own, those of other pixels the same.
+        let step_vector = if let Layout::Batch(_) = self.layout { lanes } else { 0 };
         for_each_task(threads > 1, pieces.count(), |piece| {
-            let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
             for run in runs {
                 let class = &self.classes[run.class];
                 let segments = [Segment { taps: &class.taps, depth: class.depth }];
@@ -291,6 +301,8 @@ impl TapProduct {
                     for tiles in Blocks::new(run.count, self.leaves.widest(height)).all_equal() {
                         let out = run.out - call.first + tiles.start * class.out_step + panels.start * call.plane;
                         let epilogue = call.epilogue(out, [call.plane, class.out_step]);
+                        let step = call.combine.step;
+                        let step = step.map_or(std::ptr::null(), |step| step[tiles.start * step_vector..].as_ptr());
                         let row_bias = call.combine.bias.map_or(std::ptr::null(), |bias| bias[panels.start..].as_ptr());
                         // A run on padding alone has no operands, and may point beyond the source.
                         let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
@@ -306,7 +318,7 @@ impl TapProduct {
                                 tiles.size * class.out_step,
                             ),
                             ahead: (tiles.size * class.source_step) as isize,
-                            epilogue: Epilogue { row_bias, step, ..epilogue },
+                            epilogue: Epilogue { row_bias, step, step_vector: step_vector as isize, ..epilogue },
                         };
                         // SAFETY: the panels and the operands of the run are inside slices whose lengths were checked
                         // against the plan; so are the output rows of those panels, which are this piece's own.

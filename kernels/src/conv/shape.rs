@@ -44,6 +44,11 @@ impl ConvShape {
         }
     }
 
+    /// Whether it is a matrix product of a whole image: of one window, which is all of the input.
+    pub(crate) fn is_matrix(&self) -> bool {
+        self.input == self.kernel && self.padding == [0, 0] && self.dilation == [1, 1]
+    }
+
     /// Height and width of the output.
     ///
     /// # Panics

@@ -91,8 +91,9 @@ pub(crate) struct Epilogue {
     pub(crate) row_bias: *const f32,
     /// A vector for each vector of the tile, or null.
     pub(crate) vector_bias: *const f32,
-    /// A vector that is the same for all, or null.
+    /// A vector for each vector of the tile, so far apart, or null.
     pub(crate) step: *const f32,
+    pub(crate) step_vector: isize,
 }
 
 impl Epilogue {
@@ -110,6 +111,7 @@ impl Epilogue {
             row_bias: std::ptr::null(),
             vector_bias: std::ptr::null(),
             step: std::ptr::null(),
+            step_vector: 0,
         }
     }
 
@@ -132,7 +134,7 @@ impl Epilogue {
 
     /// # Safety
     /// M rows by N vectors must be valid at `at` elements behind what the epilogue points to; so must the biases of
-    /// the rows from `row` and the vectors from `vector` on.
+    /// the rows from `row` and the biases and steps of the vectors from `vector` on.
     #[inline(always)]
     pub(crate) unsafe fn finish<S: Simd, const M: usize, const N: usize>(
         &self,
@@ -182,8 +184,8 @@ impl Epilogue {
                 }
             }
             if !self.step.is_null() {
-                let step = s.load(self.step);
                 for n in 0..N {
+                    let step = s.load(self.step.offset((vector + n) as isize * self.step_vector));
                     let out = place(self.out, n);
                     for (m, sums) in sums.iter_mut().enumerate() {
                         sums[n] = s.fma(step, sums[n], s.load(out.at(m)));

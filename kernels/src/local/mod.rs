@@ -101,8 +101,9 @@ impl Local {
     /// # Panics
     /// If a tensor of LANES images has 2^32 elements or more.
     pub fn activation(level: Level, layout: Layout, activation: Activation, channels: usize, size: [usize; 2]) -> Self {
-        check_tensor(lanes(level), channels, size);
-        let plane = Plane { row: size[1] * lanes(level), rows: size[0] };
+        let pixel = layout.pixel(level);
+        check_tensor(pixel, channels, size);
+        let plane = Plane { row: size[1] * pixel, rows: size[0] };
         let planes = layout.planes(level, channels);
         Local { level, planes, input: plane, output: plane, kind: Kind::Map(activation) }
     }

@@ -86,7 +86,7 @@ impl WinogradGradient {
         const UNDO: f64 = 500.0;
         let tiles = tiles_of(self.output).into_iter().product::<usize>();
         let images = self.layout.images(self.level) as f64;
-        let transpose = if self.layout == Layout::Images { TRANSPOSE } else { 0.0 };
+        let transpose = if self.layout == Layout::Channels { 0.0 } else { TRANSPOSE };
         let products = (self.channels[0] * self.vectors) as f64;
         let planes =
             [self.windows.planes, self.layout.planes(self.level, self.channels[1])].map(|planes| planes as f64);
@@ -108,7 +108,7 @@ impl WinogradGradient {
     /// Elements of the transformed errors of a tile in a vector of output channels, before they are transposed.
     fn square_len(&self) -> usize {
         match self.layout {
-            Layout::Images => POINTS * self.leaves.lanes * self.leaves.lanes,
+            Layout::Images | Layout::Batch(_) => POINTS * self.leaves.lanes * self.leaves.lanes,
             Layout::Channels => 0,
         }
     }
@@ -181,7 +181,7 @@ impl WinogradGradient {
         let [error_point_step, error_row] = self.error_steps;
         // The distance of neighbouring channels, and of neighbouring products.
         let ([step, depth_step], depth) = match self.layout {
-            Layout::Images => ([plane_step, 1], tiles * lanes),
+            Layout::Images | Layout::Batch(_) => ([plane_step, 1], tiles * lanes),
             Layout::Channels => ([1, tile_step], tiles),
         };
         let segments = [Segment { taps: &[Tap::ORIGIN], depth }];
@@ -292,7 +292,7 @@ impl Kernel for TransformErrors<'_> {
                             unsafe { s.store(to.add(point * point_step + tile * row), value) };
                         }
                     }
-                    Layout::Images => {
+                    Layout::Images | Layout::Batch(_) => {
                         let planes = S::LANES.min(self.plan.channels[1] - vector * S::LANES);
                         for plane in 0..planes {
                             let values = self.tile(s, vector * S::LANES + plane, pixel);

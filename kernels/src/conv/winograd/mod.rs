@@ -84,7 +84,7 @@ impl Windows {
     fn new(layout: Layout, planes: usize, lanes: usize, size: [usize; 2], padding: [isize; 2], tiles: usize) -> Self {
         let odd = |elements: usize| (elements.div_ceil(LINE) | 1) * LINE;
         let steps = match layout {
-            Layout::Images => [odd(planes * tiles * lanes), tiles * lanes, lanes],
+            Layout::Images | Layout::Batch(_) => [odd(planes * tiles * lanes), tiles * lanes, lanes],
             Layout::Channels => {
                 let row = odd(planes * lanes);
                 [odd(tiles * row), lanes, row]

@@ -64,7 +64,7 @@ impl Winograd {
         };
         let planes = channels.map(|channels| layout.planes(level, channels));
         let (panels, panel_rows, fewest, per_tile) = match layout {
-            Layout::Images => {
+            Layout::Images | Layout::Batch(_) => {
                 let panels = Blocks::new(channels[1], leaves.low);
                 (panels, panels.longest(), leaves.widest(leaves.low), lanes)
             }
@@ -127,7 +127,7 @@ impl Winograd {
             let start = panel * self.panel_rows;
             let packed = packed.get().wrapping_add(panel * self.panel_len());
             let rows = match self.layout {
-                Layout::Images => self.panels.get(panel),
+                Layout::Images | Layout::Batch(_) => self.panels.get(panel),
                 Layout::Channels => start..(start + self.panel_rows).min(self.channels[1]),
             };
             let (width, channels) = (self.panel_rows, self.channels[0]);
@@ -176,7 +176,9 @@ impl Winograd {
                 let sums = sums.get().wrapping_add(if parallel { chunk * self.sums_len() } else { 0 });
                 let panels = self.chunks.get(chunk);
                 let planes = match self.layout {
-                    Layout::Images => self.panels.get(panels.start).start..self.panels.get(panels.end - 1).end,
+                    Layout::Images | Layout::Batch(_) => {
+                        self.panels.get(panels.start).start..self.panels.get(panels.end - 1).end
+                    }
                     Layout::Channels => panels.clone(),
                 };
                 self.multiply(panels, tiles.range.len(), call.packed, transformed.get(), sums);
@@ -199,7 +201,7 @@ impl Winograd {
             let weights = packed[(point * self.panels.count() + panels.start) * panel_len..].as_ptr();
             let sums = sums.wrapping_add(point * lanes);
             match self.layout {
-                Layout::Images => {
+                Layout::Images | Layout::Batch(_) => {
                     let mut panel = 0;
                     let first = self.panels.get(panels.start).start;
                     for equal in self.panels.equal(panels.clone()) {
@@ -335,7 +337,7 @@ impl Kernel for TransformResult<'_> {
             let mut biases = [0.0; TILE * MAX_LANES];
             let vector_bias = call.combine.bias.map_or(std::ptr::null(), |bias| {
                 let bias = match plan.layout {
-                    Layout::Images => &[bias[plane]; MAX_LANES][..lanes],
+                    Layout::Images | Layout::Batch(_) => &[bias[plane]; MAX_LANES][..lanes],
                     Layout::Channels => &bias[plane * lanes..bias.len().min((plane + 1) * lanes)],
                 };
                 biases.chunks_exact_mut(lanes).take(TILE).for_each(|pixel| pixel[..bias.len()].copy_from_slice(bias));
