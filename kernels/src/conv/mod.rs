@@ -138,7 +138,7 @@ impl Conv {
     /// Whether the products read weights as they are: where each of them meets a single pixel, to pack them takes longer
     /// than it saves.
     pub fn reads_weights(&self) -> bool {
-        self.matrix().is_some()
+        self.matrix().is_some() || self.forward.reads_weights()
     }
 
     /// Elements of the weights packed for the forward product; 0 if it [reads them](Self::reads_weights) as they are.

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::buffer::collide;
 use crate::combine::Combine;
 use crate::conv::check_len;
 use crate::conv::gradient::Gradient;
@@ -49,6 +50,17 @@ pub struct ConvOptions {
     pub rows_per_band: usize,
     /// Images that go through the convolution with weights that are packed once, which [`Algorithm::Auto`] reckons with.
     pub images: usize,
+}
+
+impl ConvOptions {
+    /// Whether the weights of a matrix meet so few tiles that packing them takes longer than it saves. Rows that meet in
+    /// one set of the first cache are packed.
+    pub(crate) fn reads_weights(&self, level: Level, layout: Layout, shape: &ConvShape) -> bool {
+        const TILES: usize = 24;
+        let matrix =
+            layout != Layout::Channels && shape.taps() == 1 && shape.stride == [1, 1] && shape.padding == [0, 0];
+        matrix && self.images <= TILES * layout.images(level) && !collide(shape.in_channels)
+    }
 }
 
 impl Default for ConvOptions {
@@ -188,7 +200,10 @@ impl Pass {
         let choice = Choice::new(options.algorithm, share);
         let method = match winograd {
             Some(winograd) if choice.algorithm == Algorithm::Winograd => Method::Winograd(winograd),
-            _ => Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band)),
+            _ => {
+                let packs = !options.reads_weights(level, layout, shape);
+                Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band, packs))
+            }
         };
         Pass {
             level,
@@ -221,6 +236,11 @@ impl Pass {
     /// Elements of the result.
     pub(crate) fn len(&self) -> usize {
         self.planes() * self.plane()
+    }
+
+    /// Whether weights are read where they lie.
+    pub(crate) fn reads_weights(&self) -> bool {
+        matches!(&self.method, Method::Direct(product) if !product.packs())
     }
 
     pub(crate) fn packed_len(&self) -> usize {
@@ -316,7 +336,8 @@ impl Pass {
     }
 
     fn run_band(&self, band: usize, call: Call<'_>, scratch: &mut [f32], parallel: bool) {
-        check_len("packed weight", call.packed.len(), self.packed_len());
+        let expected = if self.reads_weights() { self.weights } else { self.packed_len() };
+        check_len("packed weight", call.packed.len(), expected);
         check_len("source", call.from.len(), call.images * self.source_len);
         let work = 2 * (call.images * self.planes() * call.plane * self.depth) as u64;
         let threads = if parallel { threads_for(work) } else { 1 };

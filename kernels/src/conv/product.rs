@@ -38,6 +38,8 @@ pub(crate) struct TapProduct {
     level: Level,
     layout: Layout,
     weights: Source,
+    /// Whether weights are packed, or read where they lie.
+    packs: bool,
     /// Channels of the source and of the output.
     channels: [usize; 2],
     /// Channels of the output cut into panels of weights, where those are broadcast.
@@ -88,6 +90,7 @@ impl TapProduct {
         shape: &ConvShape,
         direction: Direction,
         rows_per_band: usize,
+        packs: bool,
     ) -> Self {
         let leaves = Leaves::of(level);
         let lanes = leaves.lanes;
@@ -222,6 +225,7 @@ impl TapProduct {
             level,
             layout,
             weights,
+            packs,
             channels,
             panels,
             depth: channels[0] * taps,
@@ -249,11 +253,17 @@ impl TapProduct {
         self.panels.longest() * self.depth
     }
 
+    /// Elements of the packed weights; none if they are read where they lie.
     pub(crate) fn packed_len(&self) -> usize {
         match self.layout {
+            _ if !self.packs => 0,
             Layout::Images | Layout::Batch(_) => self.panels.count() * self.panel_len(),
             Layout::Channels => packed_vectors_len(self.leaves.lanes, self.channels[1], self.depth),
         }
+    }
+
+    pub(crate) fn packs(&self) -> bool {
+        self.packs
     }
 
     /// Packs the weights `[out_channels, in_channels, height, width]` of the convolution.
@@ -296,7 +306,14 @@ impl TapProduct {
                 let mut panel = pieces.start;
                 for panels in self.panels.equal(pieces) {
                     let height = panels.size;
-                    let weights = call.packed[panel * self.panel_len()..].as_ptr();
+                    let [row, depth, next] = match self.packs {
+                        true => [1, self.panels.longest(), self.panel_len()],
+                        false => {
+                            [self.weights.row_stride, self.weights.channel_stride, height * self.weights.row_stride]
+                        }
+                    };
+                    let first = if self.packs { panel * next } else { panels.start * row };
+                    let weights = call.packed[first..].as_ptr();
                     panel += panels.count;
                     for tiles in Blocks::new(run.count, self.leaves.widest(height)).all_equal() {
                         let out = run.out - call.first + tiles.start * class.out_step + panels.start * call.plane;
@@ -306,12 +323,11 @@ impl TapProduct {
                         let row_bias = call.combine.bias.map_or(std::ptr::null(), |bias| bias[panels.start..].as_ptr());
                         // A run on padding alone has no operands, and may point beyond the source.
                         let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
-                        let row = self.panels.longest() as isize;
                         let product = Product {
                             segments: &segments,
-                            a: Operand { depth: class.row_depth * row, ..Operand::new(weights, 1, 0) },
+                            a: Operand { depth: class.row_depth * depth as isize, ..Operand::new(weights, row, 0) },
                             b: Operand { depth: class.source_depth, ..Operand::new(source, class.source_step, 0) },
-                            down: Repeat::new(panels.count, self.panel_len(), height * call.plane),
+                            down: Repeat::new(panels.count, next, height * call.plane),
                             across: Repeat::new(
                                 tiles.count,
                                 tiles.size * class.source_step,
