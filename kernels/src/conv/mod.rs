@@ -69,14 +69,9 @@ impl Conv {
             Layout::Images | Layout::Channels => shape,
             // The vectors of a batch are to a matrix what pixels are.
             Layout::Batch(vectors) => {
-                assert!(
-                    shape.is_matrix(),
-                    "{shape:?} in the layout of a batch, expected a window that is all of the input"
-                );
-                ConvShape {
-                    input: [1, vectors],
-                    ..ConvShape::linear(shape.in_channels * shape.taps(), shape.out_channels)
-                }
+                let linear = ConvShape::linear(shape.in_channels, shape.out_channels);
+                assert!(shape == linear, "{shape:?} in the layout of a batch, expected {linear:?}");
+                ConvShape { input: [1, vectors], ..shape }
             }
         };
         shape.check_sizes(lanes);

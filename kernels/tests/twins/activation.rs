@@ -314,15 +314,17 @@ fn slopes_at_zero() {
 #[test]
 fn every_shape() {
     let mut rng = generator(31);
-    for (tiling, activation) in tilings().into_iter().flat_map(|tiling| ALL.map(|activation| (tiling, activation))) {
+    for (tiling, activation) in
+        tilings_and_batches().into_iter().flat_map(|tiling| ALL.map(|activation| (tiling, activation)))
+    {
         let Tiling { level, layout } = tiling;
-        let most = 3 * 4 * 5 * lanes(level);
+        let most = 3 * 4 * 5 * tiling.len(1, [1, 1]);
         let [z, d, u] = [0; 3].map(|_| values(&mut rng, most));
         let [whole_value, slope] = forward(activation, level, &z);
         let [difference, new_slope] = push(activation, level, &z, &d);
         let [error, pulled] = relax(activation, level, &z, &d, &u);
         for (planes, height, width) in (0..3 * 4 * 5).map(|i| (i / 20 + 1, i / 5 % 4 + 1, i % 5 + 1)) {
-            let channels = if layout == Layout::Images { planes } else { (planes - 1) * lanes(level) + 1 };
+            let channels = if layout == Layout::Channels { (planes - 1) * lanes(level) + 1 } else { planes };
             let local = Local::activation(level, layout, activation, channels, [height, width]);
             let len = tiling.len(channels, [height, width]);
             assert_eq!([local.input_len(), local.output_len(), local.output_rows()], [len, len, height]);

@@ -66,18 +66,34 @@ pub fn tilings() -> Vec<Tiling> {
     levels().into_iter().flat_map(tilings).collect()
 }
 
+/// Those, and every level with batches of several vectors.
+pub fn tilings_and_batches() -> Vec<Tiling> {
+    tilings().into_iter().chain(batches()).collect()
+}
+
+/// Every level with batches of several vectors.
+pub fn batches() -> impl Iterator<Item = Tiling> {
+    let tilings = |level| [1, 2, 3, 9].map(|vectors| Tiling { level, layout: Layout::Batch(vectors) });
+    levels().into_iter().flat_map(tilings)
+}
+
 impl Tiling {
+    /// Vectors of images that lie side by side.
+    fn vectors(self) -> usize {
+        if let Layout::Batch(vectors) = self.layout { vectors } else { 1 }
+    }
+
     pub fn images(self) -> usize {
-        if self.layout == Layout::Images { lanes(self.level) } else { 1 }
+        if self.layout == Layout::Channels { 1 } else { self.vectors() * lanes(self.level) }
     }
 
     pub fn planes(self, channels: usize) -> usize {
-        if self.layout == Layout::Images { channels } else { channels.div_ceil(lanes(self.level)) }
+        if self.layout == Layout::Channels { channels.div_ceil(lanes(self.level)) } else { channels }
     }
 
     /// Elements of a tile.
     pub fn len(self, channels: usize, [height, width]: [usize; 2]) -> usize {
-        self.planes(channels) * height * width * lanes(self.level)
+        self.planes(channels) * height * width * self.vectors() * lanes(self.level)
     }
 
     /// So many channels, and several times as many where they share vectors.
@@ -91,7 +107,7 @@ impl Tiling {
         (0..self.images() * channels * pixels).map(move |i| {
             let (image, channel, pixel) = (i / pixels / channels, i / pixels % channels, i % pixels);
             match self.layout {
-                Layout::Images => (channel * pixels + pixel) * lanes + image,
+                Layout::Images | Layout::Batch(_) => (channel * pixels + pixel) * self.images() + image,
                 Layout::Channels => (channel / lanes * pixels + pixel) * lanes + channel % lanes,
             }
         })

@@ -1,6 +1,6 @@
 //! Convolutions of tiles against their twins.
 
-use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Level, lanes};
+use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvOptions, ConvShape, Layout, Level, lanes};
 use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
@@ -24,8 +24,12 @@ impl Case {
     }
 
     fn by(algorithm: Algorithm, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
+        Case::with(ConvOptions { algorithm, ..ConvOptions::default() }, rng, tiling, shape)
+    }
+
+    fn with(options: ConvOptions, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
         let [input, output] = sizes(&shape, tiling.images());
-        let conv = Conv::new(tiling.level, tiling.layout, shape, algorithm);
+        let conv = Conv::with_options(tiling.level, tiling.layout, shape, options);
         let lens = [
             tiling.len(shape.in_channels, shape.input),
             tiling.len(shape.out_channels, reference::output_size(&shape)),
@@ -34,7 +38,7 @@ impl Case {
         Case {
             tiling,
             shape,
-            algorithm,
+            algorithm: options.algorithm,
             conv,
             weight: values(rng, shape.in_channels * shape.out_channels * shape.taps()),
             input: values(rng, input),
@@ -153,7 +157,7 @@ impl Case {
         let factor = [1.0, -0.5, 4.0][rng.random_range(0..3)];
         let mut gradient = vec![f32::NAN; sums.len()];
         self.conv.unpack_gradient(&packed, factor, &mut gradient);
-        if tiling.layout == Layout::Images && self.algorithm == Algorithm::Direct {
+        if tiling.layout != Layout::Channels && self.algorithm == Algorithm::Direct {
             let scaled: Vec<f32> = packed.iter().map(|x| factor * x).collect();
             assert!(same_bits(&scaled, &gradient), "{shape:?} is not packed as it is");
         }
@@ -259,6 +263,29 @@ fn one_tap_on_small_images() {
                 ..plain([5, 11], pair(i / 9).map(|size| size + 1), [1, 1])
             };
             check(&mut rng, tiling, shape);
+        }
+    }
+}
+
+/// Matrices of one vector of images and of several, with weights that are packed or read where they lie.
+#[test]
+fn matrices_of_a_batch() {
+    let mut rng = generator(31);
+    let images = levels().into_iter().map(|level| Tiling { level, layout: Layout::Images });
+    for tiling in images.chain(batches()) {
+        for (i, features) in [1, 2, 5, 13, 14, 15, 28, 33, 130].into_iter().enumerate() {
+            for few in [true, false] {
+                let algorithm = Algorithm::Direct;
+                let options =
+                    ConvOptions { algorithm, images: if few { 1 } else { 1 << 20 }, ..ConvOptions::default() };
+                let shape = ConvShape::linear(features, (7 * i) % 31 + 1);
+                let case = Case::with(options, &mut rng, tiling, shape);
+                assert!(case.conv.is_matrix(), "{tiling:?}, {shape:?}");
+                assert_eq!(case.conv.reads_weights(), few, "{tiling:?}, {shape:?}");
+                case.forward(&mut rng);
+                case.backward_data(&mut rng);
+                case.backward_weights(&mut rng);
+            }
         }
     }
 }

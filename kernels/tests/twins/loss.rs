@@ -58,7 +58,7 @@ fn squared_error(tiling: Tiling, image: [usize; 2], used: usize, x: [&[f32]; 3],
 #[test]
 fn cross_entropy_of_outputs_of_any_size() {
     let mut rng = generator(40);
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         for classes in (1..=20).chain([100, 257]) {
             for scale in [0.0, 1e-6, 0.1, 1.0, 5.0, 20.0, 80.0] {
                 let outputs = Case::random(&mut rng, tiling.images(), classes, scale);
@@ -83,7 +83,7 @@ fn cross_entropy_of_outputs_of_any_size() {
 /// 1 - p at the label would have no digit left: p differs from 1 by e^-30.
 #[test]
 fn confident_outputs_keep_their_error() {
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         for margin in [20.0, 30.0, 60.0] {
             let samples = tiling.images();
             let y: Vec<f32> = (0..samples).flat_map(|_| [0.0, margin, -1.0]).collect();
@@ -100,7 +100,7 @@ fn confident_outputs_keep_their_error() {
 
 #[test]
 fn nan_and_huge_outputs() {
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         let samples = tiling.images();
         for class in 0..3 {
             for poison in [f32::NAN, f32::INFINITY] {
@@ -125,7 +125,7 @@ fn nan_and_huge_outputs() {
 #[test]
 fn unused_images_get_no_error() {
     let mut rng = generator(41);
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         let samples = tiling.images();
         for used in 0..=samples {
             let image = image(&mut rng, 6);
@@ -152,7 +152,7 @@ fn unused_images_get_no_error() {
 #[test]
 fn squared_error_of_outputs_of_any_size() {
     let mut rng = generator(42);
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         for count in (0..40).chain([1000]) {
             let samples = tiling.images();
             let scale = 10f32.powi(rng.random_range(-4..4));
@@ -182,7 +182,7 @@ fn squared_error_of_outputs_of_any_size() {
 /// Lanes beyond the last channel get no error, so that a whole tile may be summed.
 #[test]
 fn places_of_the_outputs() {
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         for image in [[1, 1], [3, 2], [5, 1], [18, 3]] {
             let outputs = outputs(tiling, image);
             let want: Vec<_> = tiling.places(image[0], image[1]).collect();

@@ -102,9 +102,9 @@ fn sums() {
     }
 }
 
-/// Elements of an image in a tile of so many vectors, all of whose lanes are used.
-fn elements(tiling: Tiling, vectors: usize) -> usize {
-    vectors * lanes(tiling.level) / tiling.images()
+/// Elements of an image in a tile of so many pixels, all of whose lanes are used.
+fn elements(tiling: Tiling, pixels: usize) -> usize {
+    pixels * tiling.len(1, [1, 1]) / tiling.images()
 }
 
 /// As a tile whose lanes are all used.
@@ -115,7 +115,7 @@ fn vectors(tiling: Tiling, images: &[f32]) -> Vec<f32> {
 #[test]
 fn squares_of_every_image() {
     let mut rng = generator(53);
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         for count in (1..40).chain([63, 64, 65, 1000, 4097]) {
             let samples = tiling.images();
             let x = values(&mut rng, samples * elements(tiling, count));
@@ -133,7 +133,7 @@ fn squares_of_every_image() {
 #[test]
 fn products_of_every_image() {
     let mut rng = generator(57);
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         let samples = tiling.images();
         for count in (1..40).chain([63, 64, 65, 1000]) {
             let [x, y] = [0; 2].map(|_| values(&mut rng, samples * elements(tiling, count)));
@@ -170,7 +170,7 @@ const IMAGES: [[usize; 2]; 13] = [
 
 #[test]
 fn tiles_lie_as_their_layout_says() {
-    for Tiling { level, layout } in tilings() {
+    for Tiling { level, layout } in tilings_and_batches() {
         let tiling = Tiling { level, layout };
         assert_eq!(layout.images(level), tiling.images(), "{tiling:?}");
         for [channels, pixels] in IMAGES {
@@ -191,7 +191,7 @@ fn tiles_lie_as_their_layout_says() {
 #[test]
 fn rows_go_into_tiles_and_back() {
     let mut rng = generator(54);
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         let Tiling { level, layout } = tiling;
         for (image @ [channels, pixels], samples) in
             IMAGES.into_iter().flat_map(|image| (0..=tiling.images()).map(move |samples| (image, samples)))
@@ -212,7 +212,7 @@ fn rows_go_into_tiles_and_back() {
 #[test]
 fn tiles_go_into_rows_between_gaps() {
     let mut rng = generator(55);
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         let samples = tiling.images();
         for image @ [channels, pixels] in (1..40).map(|channels| [channels, 1]).chain(IMAGES) {
             let elements = channels * pixels;
@@ -253,7 +253,7 @@ fn lengths_that_do_not_fit_are_refused() {
         assert!(refused(&|| reduce::add_squares(level, &[0.0; 17], &mut [0.0])));
         assert!(refused(&|| reduce::add_products(level, &[0.0; 16], &[0.0; 32], &mut [0.0])));
     }
-    for tiling in tilings() {
+    for tiling in tilings_and_batches() {
         let (Tiling { level, layout }, images, tile) = (tiling, tiling.images(), tiling.len(3, [1, 2]));
         let lost = |y: usize, error: usize, labels: usize, losses: usize| {
             let (y, d, mut error) = (vec![0.0; y], vec![0.0; tile], vec![0.0; error]);
