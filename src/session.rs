@@ -23,7 +23,7 @@ use crate::relaxation::{Descent, Open, shares};
 use crate::state::{Descending, Extras, Scratch, Tile};
 
 /// Bytes that the groups' partial gradients may take together before tiles share them.
-const GROUP_BYTES: usize = 512 << 20;
+const GROUP_BYTES: usize = 32 << 20;
 /// The most groups where a tile is one sample.
 const MOST_GROUPS: usize = 32;
 /// Values of the gradients that one task adds up.

@@ -255,11 +255,20 @@ impl Winograd {
 /// G w for three taps of each lane, in double precision.
 #[inline(always)]
 fn transform_taps([first, middle, last]: [[f64; MAX_LANES]; 3]) -> [[f64; MAX_LANES]; 6] {
-    let root = std::f64::consts::FRAC_1_SQRT_2;
-    let at = |point: f64, norm: f64| {
-        std::array::from_fn(|i| (first[i] + point * middle[i] + point * point * last[i]) / norm)
-    };
-    [first, at(root, -1.5), at(-root, -1.5), at(2.0 * root, 6.0), at(-2.0 * root, 6.0), last]
+    const ROOT: f64 = std::f64::consts::FRAC_1_SQRT_2;
+    let mut points = [first; 6];
+    // A loop, which is computed in vectors, for every point.
+    for (point, (at, factor)) in
+        [(ROOT, -2.0 / 3.0), (-ROOT, -2.0 / 3.0), (2.0 * ROOT, 1.0 / 6.0), (-2.0 * ROOT, 1.0 / 6.0)]
+            .into_iter()
+            .enumerate()
+    {
+        for lane in 0..MAX_LANES {
+            points[point + 1][lane] = (first[lane] + at * middle[lane] + at * at * last[lane]) * factor;
+        }
+    }
+    points[5] = last;
+    points
 }
 
 /// Transforms the weights of a panel.
