@@ -78,11 +78,14 @@ impl<'a> Lhs<'a> {
         }
     }
 
-    /// A matrix whose neighbouring rows, or columns, meet in one set of the first cache, which can not hold
-    /// those of a tile.
-    pub(super) fn colliding(&self) -> Option<MatRef<'a>> {
+    /// A matrix whose rows meet in one set of the first cache, which can not hold those of a tile, or whose columns lie
+    /// apart, so that each product of a tile is in another line.
+    pub(super) fn scattered(&self) -> Option<MatRef<'a>> {
         match *self {
-            Lhs::Plain(a) => collide(a.row_stride().unsigned_abs().max(a.column_stride().unsigned_abs())).then_some(a),
+            Lhs::Plain(a) => {
+                let [rows, columns] = [a.row_stride(), a.column_stride()].map(isize::unsigned_abs);
+                (collide(rows) || columns > 1).then_some(a)
+            }
             Lhs::Packed(_) => None,
         }
     }

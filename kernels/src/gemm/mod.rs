@@ -3,8 +3,8 @@
 //! The loops of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008) around the register
 //! tile, with the letters of BLIS: C is m x n, k is summed; a panel of KC by one tile of B passes from the second
 //! cache, which holds a block of MC by KC of A too. Unlike there, all blocks of a side are of equal size, so that no sliver is
-//! left, A is read where it lies unless its rows collide in the caches, and B is packed only if it is read often
-//! enough to pay for the copy, or does not lie in vectors.
+//! left, A is read where it lies unless its rows collide in the caches or its columns lie apart, and B is packed only if
+//! it is read often enough to pay for the copy, or does not lie in vectors.
 //!
 //! A vector of C that is only partly inside the matrix is summed over zero-padded panels, or, if few of its
 //! elements are inside, each as a dot product.
@@ -223,7 +223,7 @@ impl Part<'_> {
         }
         let large = k * n > PACK_B_FROM_LEN && panels.len() >= PACK_B_FROM_PANELS;
         let copy_b = k == 0 || b.column_stride() != 1 || large;
-        let copied_a = a.colliding().filter(|_| is_deep(k) && n >= COPY_A_FROM_COLUMNS);
+        let copied_a = a.scattered().filter(|_| is_deep(k) && n >= COPY_A_FROM_COLUMNS && rows.count() > 1);
         let blocks = Blocks::new(k, KC);
         for (index, depth) in blocks.iter().enumerate() {
             let kc = depth.len();
