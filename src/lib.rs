@@ -35,6 +35,7 @@
 
 #![forbid(unsafe_code)]
 
+mod draft;
 mod error;
 mod finite;
 mod layout;

@@ -1,4 +1,4 @@
-//! The state of a tile, which is one vector's worth of samples or one sample, and the scratch to compute it with.
+//! The state of a tile, which is one or several vectors' worth of samples or one sample, and the scratch to compute it with.
 
 use std::ops::Range;
 

@@ -35,6 +35,8 @@ const MC: usize = 264;
 const NC: usize = 3200;
 /// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
 const PACK_B_FROM_PANELS: usize = 3;
+/// Of fewer products than this, C takes longer to write than to compute: each panel of its rows is written from end to end.
+const SHALLOW: usize = 8;
 /// A B of at most so many elements stays in the first cache as it lies.
 const PACK_B_FROM_LEN: usize = 4096;
 /// With fewer columns than this, each element of A is used too seldom to be worth copying.
@@ -233,7 +235,7 @@ impl Part<'_> {
                 // Whole panels are copied if that pays; the last, narrower one always is, so that
                 // its vectors end in zeros and not in somebody else's memory.
                 let direct = if copy_b { columns.start } else { columns.end.min(in_panels / width) };
-                let row_blocks = Blocks::new(panels.len(), MC / height);
+                let row_blocks = Blocks::new(panels.len(), if k <= SHALLOW { 1 } else { MC / height });
                 // A panel that one block of A meets is used while it is near, and its place is the next one's.
                 let passing = row_blocks.count() == 1 && panels.len() > 1;
                 let pack = |panel: usize, packed: &mut [f32]| {

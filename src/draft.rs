@@ -1,0 +1,137 @@
+//! What a session is made of before its buffers are there: the plan, how a batch is cut for threads, and the memory
+//! that all of it takes.
+
+use predictive_coding_kernels::{ConvOptions, Layout, Level, pool_threads};
+
+use crate::error::{Error, Result};
+use crate::layout::choose_layout;
+use crate::method::{Method, Options, Solver};
+use crate::network::Network;
+use crate::plan::Plan;
+use crate::relaxation::{Descent, Open, shares};
+use crate::state::{Extras, Scratch, Tile};
+
+/// Bytes that the groups' partial gradients may take together before tiles share them.
+const GROUP_BYTES: usize = 64 << 20;
+/// The most groups where a tile is one sample.
+const MOST_GROUPS: usize = 32;
+
+/// What a method's quantities are backpropagation's errors times of, for each layer.
+#[derive(Debug)]
+pub(crate) struct Multiples {
+    /// precision_l epsilon_l, which the gradients follow.
+    pub(crate) weighted: Vec<f64>,
+    /// epsilon_l.
+    pub(crate) errors: Vec<f64>,
+    /// v-hat_l - v_l.
+    pub(crate) moves: Vec<f64>,
+}
+
+/// A session before its buffers are there.
+pub(crate) struct Draft {
+    pub(crate) plan: Plan,
+    pub(crate) multiples: Option<Multiples>,
+    pub(crate) tiles: usize,
+    pub(crate) tiles_per_group: usize,
+    /// Tasks that run at the same time, and threads that share one.
+    pub(crate) tasks: usize,
+    pub(crate) threads: usize,
+    pub(crate) extras: Extras,
+    /// Whether step sizes may be estimated.
+    pub(crate) estimates: bool,
+    /// Elements of all buffers; none if they are too many to be counted.
+    pub(crate) total: Option<usize>,
+}
+
+impl Draft {
+    pub(crate) fn new(network: &Network, batch: usize, method: Method, options: Options) -> Result<Self> {
+        method.validate()?;
+        options.validate(method)?;
+        let level = match options.level {
+            Some(level) => level,
+            None => Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?,
+        };
+        if batch == 0 {
+            return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
+        }
+        check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
+        let layout = choose_layout(network, level, batch, options.layout);
+        let (_, iterations) = method.relaxation().unwrap_or((0.0, 1));
+        let images = batch.saturating_mul(iterations);
+        let convolutions = ConvOptions { algorithm: options.convolution, images, ..ConvOptions::default() };
+        let mut plan = Plan::new(network, level, layout, convolutions, batch, options.solver == Solver::Steps);
+        let layers = plan.layers.len();
+        if let (Some(etas), Some((eta, _))) = (options.etas, method.relaxation()) {
+            if etas.len() != layers - 1 {
+                return Err(Error::Argument(format!(
+                    "{} step sizes, expected {}: one for each hidden layer",
+                    etas.len(),
+                    layers - 1
+                )));
+            }
+            plan.layers.iter_mut().zip(etas).for_each(|(layer, own)| layer.rate = own / eta);
+        }
+        let multiples = match method {
+            Method::Exact => {
+                let ones = vec![1.0; layers];
+                Some(Multiples { weighted: ones.clone(), errors: ones.clone(), moves: ones })
+            }
+            Method::FixedPrediction { eta, iterations } => {
+                let precisions = network.precisions();
+                let rates = plan.layers.iter().map(|layer| layer.rate * layer.precision).collect::<Vec<_>>();
+                let shares = shares(&rates, eta, iterations);
+                if shares.iter().flatten().any(|&share| !(share as f32).is_finite()) {
+                    return Err(Error::Argument(format!(
+                        "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
+                         errors are beyond all numbers; use an eta that, times every precision, is at most 1"
+                    )));
+                }
+                let unweighted = |c: &[f64]| c.iter().zip(&precisions).map(|(c, precision)| c / precision).collect();
+                let [errors, moves] = shares.each_ref().map(|c| unweighted(c));
+                let [weighted, _] = shares;
+                Some(Multiples { weighted, errors, moves }).filter(|_| !options.literal)
+            }
+            Method::Strict { .. } => None,
+        };
+        let tiles = batch.div_ceil(plan.images);
+        let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
+        let most = if layout == Layout::Channels { most.min(MOST_GROUPS) } else { most };
+        let tiles_per_group = tiles.div_ceil(most);
+        let groups = tiles.div_ceil(tiles_per_group);
+        let threads = pool_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
+        let tasks = threads.min(groups);
+        let products = options.products();
+        let sweeping = options.solver == Solver::Sweeps;
+        let extras = Extras { products, settling: options.tolerance.is_some() && !sweeping, sweeping };
+        let scratch_len = Scratch::len(&plan, extras);
+        // A network of one layer has no beliefs to relax.
+        let estimates = products > 0 && layers > 1;
+        let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
+        let rows_len = tiles.checked_mul(plan.images).and_then(|rows| rows.checked_mul(plan.sizes.row));
+        let open_len = if estimates { Open::len(&plan) } else { 0 };
+        let fixed = open_len + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
+        let group_len = plan.sizes.partial + Descent::len(layers, plan.images);
+        let total = tiles
+            .checked_mul(Tile::len(&plan))
+            .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(group_len)?))
+            .and_then(|len| len.checked_add(tasks.checked_mul(scratch_len)?)?.checked_add(fixed));
+        Ok(Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total })
+    }
+}
+
+/// Refuses a plan whose buffers, of so many elements together, the machine can not hold: by asking
+/// for them in one piece, which is given back at once.
+pub(crate) fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> {
+    match elements.map(|elements| Vec::<f32>::new().try_reserve_exact(elements)) {
+        Some(Ok(())) => Ok(()),
+        _ => {
+            let size = elements.map_or("too many bytes to count".into(), |elements| {
+                format!("{:.0} GiB", elements as f64 * size_of::<f32>() as f64 / f64::from(1 << 30))
+            });
+            Err(Error::Argument(format!(
+                "a session for this network and a batch of {batch} needs {size}, more than this machine gives; use a \
+                 smaller batch"
+            )))
+        }
+    }
+}
