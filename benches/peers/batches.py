@@ -57,7 +57,9 @@ def draw(path: Path, ratios: dict[str, list[list[float]]], networks: list[str], 
         image = panel.imshow(logarithms, cmap="RdYlGn", norm=norm, aspect="auto")
         for y, line in enumerate(table):
             for x, value in enumerate(line):
-                panel.text(x, y, f"{value:.2g}" if value < 9.95 else f"{value:.0f}", ha="center", va="center", size=8)
+                color = "black" if 0.6 < value < 11 else "white"
+                label = f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
+                panel.text(x, y, label, ha="center", va="center", size=8, color=color)
         panel.set_xticks(range(len(batches)), batches)
         panel.set_yticks(range(len(networks)), networks)
         panel.set_xlabel("batch")

@@ -38,7 +38,7 @@ impl Layout {
     pub(crate) fn pixel(self, level: Level) -> usize {
         match self {
             Layout::Images | Layout::Channels => lanes(level),
-            Layout::Batch(vectors) => vectors * lanes(level),
+            Layout::Batch(vectors) => vectors.saturating_mul(lanes(level)),
         }
     }
 

@@ -130,8 +130,8 @@ impl Conv {
         one.then_some(Matrix { level: self.level, rows: out_channels, columns: in_channels })
     }
 
-    /// Whether the products read weights as they are: where each of them meets a single pixel, to pack them takes longer
-    /// than it saves.
+    /// Whether the products read weights as they are: where each of them meets a few pixels, to pack them takes longer than
+    /// it saves.
     pub fn reads_weights(&self) -> bool {
         self.matrix().is_some() || self.forward.reads_weights()
     }

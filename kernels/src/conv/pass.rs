@@ -48,7 +48,7 @@ pub struct ConvOptions {
     pub algorithm: Algorithm,
     /// The rows of a band of the output, in which it can be computed.
     pub rows_per_band: usize,
-    /// Images that go through the convolution with weights that are packed once, which [`Algorithm::Auto`] reckons with.
+    /// Images that meet the same weights: what it costs to pack and to transform those is shared by so many.
     pub images: usize,
 }
 
@@ -57,8 +57,11 @@ impl ConvOptions {
     /// one set of the first cache are packed.
     pub(crate) fn reads_weights(&self, level: Level, layout: Layout, shape: &ConvShape) -> bool {
         const TILES: usize = 24;
-        let matrix =
-            layout != Layout::Channels && shape.taps() == 1 && shape.stride == [1, 1] && shape.padding == [0, 0];
+        let matrix = match layout {
+            Layout::Batch(_) => true,
+            Layout::Images => shape.is_matrix() && shape.taps() == 1,
+            Layout::Channels => false,
+        };
         matrix && self.images <= TILES * layout.images(level) && !collide(shape.in_channels)
     }
 }

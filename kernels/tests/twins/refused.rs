@@ -40,6 +40,7 @@ fn convolutions() {
         }
         for shape in shapes {
             refused(&format!("{shape:?}"), || NchwConv::new(level, shape, 1, Algorithm::Direct));
+            refused(&format!("{shape:?}"), || Conv::new(level, Layout::Batch(3), shape, Algorithm::Direct));
             for layout in LAYOUTS {
                 refused(&format!("{shape:?}"), || Conv::new(level, layout, shape, Algorithm::Direct));
                 // The number of output channels is not a pool's.
@@ -50,6 +51,10 @@ fn convolutions() {
             }
         }
     }
+    for vectors in LARGE {
+        refused("a batch", || Conv::new(level, Layout::Batch(vectors), small, Algorithm::Direct));
+    }
+    refused("a batch", || Conv::new(level, Layout::Batch(2), ConvShape { input: [1, 2], ..small }, Algorithm::Direct));
     // Without a pixel or a channel there is nothing to address, however large the rest.
     let none = [
         ConvShape { in_channels: 0, ..small },
@@ -153,7 +158,8 @@ fn layouts() {
         let lanes = lanes(level);
         // So many lanes of so many elements are none.
         let wrapping = (1usize << 63) / lanes * 2;
-        for (large, layout) in [wrapping, wrapping / 2, usize::MAX].into_iter().flat_map(|n| LAYOUTS.map(|l| (n, l))) {
+        let layouts = [Layout::Images, Layout::Channels, Layout::Batch(3), Layout::Batch(usize::MAX)];
+        for (large, layout) in [wrapping, wrapping / 2, usize::MAX].into_iter().flat_map(|n| layouts.map(|l| (n, l))) {
             for image in [[large, 1], [1, large], [large, large], [1 << 32, 1 << 32]] {
                 refused("a tile", || layout.load(level, &[], image, &mut []));
                 refused("a tile", || layout.load(level, &[0.0], image, &mut vec![0.0; lanes]));

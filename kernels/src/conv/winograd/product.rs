@@ -10,7 +10,7 @@ use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
 use crate::level::Level;
 use crate::pack::Source;
-use crate::parallel::{Shared, for_each_task};
+use crate::parallel::{Shared, for_each_task, threads_for};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// One direction of a convolution.
@@ -122,6 +122,7 @@ impl Winograd {
     /// 0.
     pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
         let point_step = self.panels.count() * self.panel_len();
+        let parallel = parallel && threads_for(16 * packed.len() as u64) > 1;
         let packed = Shared(packed.as_mut_ptr());
         for_each_task(parallel, self.panels.count(), |panel| {
             let start = panel * self.panel_rows;
