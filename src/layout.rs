@@ -7,7 +7,7 @@ use crate::network::Network;
 use crate::op::Op;
 
 /// The most vectors of a batch in a tile.
-const MOST_VECTORS: usize = 8;
+const MOST_VECTORS: usize = 4;
 
 /// The layout that was asked for, or the one that takes less time for a batch by a count of vector operations.
 pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choice: LayoutChoice) -> Layout {
@@ -20,9 +20,10 @@ pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choic
             batch as f64 * channels >= batch.div_ceil(lanes) as f64 * images
         }
     };
-    // As few tiles as may be, of equally many vectors.
+    // Equally many vectors in every tile, and more than one tile where each then has two.
     let vectors = batch.div_ceil(lanes);
-    let vectors = vectors.div_ceil(vectors.div_ceil(MOST_VECTORS));
+    let most = (vectors / 2).clamp(2, MOST_VECTORS);
+    let vectors = vectors.div_ceil(vectors.div_ceil(most));
     match images {
         false => Layout::Channels,
         true if vectors > 1 && has_matrices_alone(network) => Layout::Batch(vectors),
