@@ -260,8 +260,10 @@ impl TransformErrors<'_> {
         for x in 0..TILE.min(width - left) {
             let mut column = [zero; TILE];
             for (y, value) in column.iter_mut().enumerate().take(height - top) {
+                let from = plane[((top + y) * width + left + x) * S::LANES..].as_ptr();
+                s.prefetch(from.wrapping_add(plane.len()));
                 // SAFETY: the pixel is in the plane.
-                *value = unsafe { s.load(plane.as_ptr().add(((top + y) * width + left + x) * S::LANES)) };
+                *value = unsafe { s.load(from) };
             }
             for (row, value) in columns.iter_mut().zip(transform_errors(s, column)) {
                 row[x] = value;
