@@ -13,6 +13,7 @@ use crate::conv::winograd::{Winograd, WinogradGradient};
 use crate::layout::Layout;
 use crate::leaf::Epilogue;
 use crate::level::Level;
+use crate::pack::Source;
 use crate::parallel::{Shared, threads_for};
 use crate::simd::MAX_LANES;
 
@@ -110,6 +111,17 @@ impl Direction {
             Direction::Forward => [input, output],
             Direction::Backward => [output, input],
         }
+    }
+
+    /// Where the weights lie: a row is a channel of the result, and its channels are those of the source.
+    pub(crate) fn weights(self, shape: &ConvShape, flipped: bool) -> Source {
+        let taps = shape.taps();
+        let strides = [shape.in_channels * taps, taps];
+        let [row_stride, channel_stride] = match self {
+            Direction::Forward => strides,
+            Direction::Backward => [strides[1], strides[0]],
+        };
+        Source { row_stride, channel_stride, taps, flipped }
     }
 }
 

@@ -94,27 +94,16 @@ impl TapProduct {
     ) -> Self {
         let leaves = Leaves::of(level);
         let lanes = leaves.lanes;
-        let (axes, channels, [source_size, out_size]) = match direction {
-            Direction::Forward => (
-                [0, 1].map(|axis| Axis::forward(shape, axis)),
-                [shape.in_channels, shape.out_channels],
-                [shape.input, shape.output()],
-            ),
-            Direction::Backward => (
-                [0, 1].map(|axis| Axis::transposed(shape, axis)),
-                [shape.out_channels, shape.in_channels],
-                [shape.output(), shape.input],
-            ),
-        };
+        let [(source_channels, source_size), (out_channels, out_size)] = direction.sides(shape);
+        let channels = [source_channels, out_channels];
+        let axes = [0, 1].map(|axis| match direction {
+            Direction::Forward => Axis::forward(shape, axis),
+            Direction::Backward => Axis::transposed(shape, axis),
+        });
         let taps = shape.taps();
-        let strides = [shape.in_channels * taps, taps];
-        let [row_stride, channel_stride] = match direction {
-            Direction::Forward => strides,
-            Direction::Backward => [strides[1], strides[0]],
-        };
         // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
         let flipped = layout == Layout::Channels && direction == Direction::Backward;
-        let weights = Source { row_stride, channel_stride, taps, flipped };
+        let weights = direction.weights(shape, flipped);
         let source_plane = source_size[0] * source_size[1] * pixels.elements;
         let [vertical, horizontal] = &axes;
         // What a step down and a step along adds to an offset in the source, and in the output.

@@ -43,25 +43,13 @@ impl Winograd {
         }
         let leaves = Leaves::of(level);
         let lanes = leaves.lanes;
-        let (channels, [source, result]) = ([shape.in_channels, shape.out_channels], [shape.input, shape.output()]);
-        let strides = [channels[0] * shape.taps(), shape.taps()];
-        let padding = shape.padding.map(|padding| padding as isize);
-        let source_of = |[row_stride, channel_stride]: [usize; 2], flipped: bool| Source {
-            row_stride,
-            channel_stride,
-            taps: shape.taps(),
-            flipped,
-        };
-        let (channels, source, result, weights, padding) = match direction {
-            Direction::Forward => (channels, source, result, source_of(strides, false), padding),
-            Direction::Backward => (
-                [channels[1], channels[0]],
-                result,
-                source,
-                source_of([strides[1], strides[0]], true),
-                padding.map(|padding| 2 - padding),
-            ),
-        };
+        let [(source_channels, source), (out_channels, result)] = direction.sides(shape);
+        let channels = [source_channels, out_channels];
+        let weights = direction.weights(shape, direction == Direction::Backward);
+        let padding = shape.padding.map(|padding| match direction {
+            Direction::Forward => padding as isize,
+            Direction::Backward => 2 - padding as isize,
+        });
         let planes = channels.map(|channels| layout.planes(level, channels));
         let (panels, panel_rows, fewest, per_tile) = match layout {
             Layout::Images | Layout::Batch(_) => {
