@@ -66,6 +66,11 @@ fn tiles_of(size: [usize; 2]) -> [usize; 2] {
     size.map(|size| size.div_ceil(TILE))
 }
 
+/// The next odd number of cache lines: what lies so many elements apart does not meet in one set of a cache.
+fn odd_lines(elements: usize) -> usize {
+    (elements.div_ceil(LINE) | 1) * LINE
+}
+
 /// The planes that windows are cut from, and where their transforms go.
 #[derive(Clone, Debug)]
 struct Windows {
@@ -79,15 +84,13 @@ struct Windows {
 
 impl Windows {
     /// With transforms `[point][plane][tile][lane]` of images across lanes, `[point][tile][plane][lane]` of channels,
-    /// for up to so many tiles. Points and tiles are an odd number of cache lines apart, so that they do not meet in
-    /// one set of a cache.
+    /// for up to so many tiles.
     fn new(layout: Layout, planes: usize, lanes: usize, size: [usize; 2], padding: [isize; 2], tiles: usize) -> Self {
-        let odd = |elements: usize| (elements.div_ceil(LINE) | 1) * LINE;
         let steps = match layout {
-            Layout::Images | Layout::Batch(_) => [odd(planes * tiles * lanes), tiles * lanes, lanes],
+            Layout::Images | Layout::Batch(_) => [odd_lines(planes * tiles * lanes), tiles * lanes, lanes],
             Layout::Channels => {
-                let row = odd(planes * lanes);
-                [odd(tiles * row), lanes, row]
+                let row = odd_lines(planes * lanes);
+                [odd_lines(tiles * row), lanes, row]
             }
         };
         Windows { planes, size, padding, steps }

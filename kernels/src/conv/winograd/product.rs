@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, POINTS, ROOT, TILE, Tiles, TransformSource, WINDOW, Windows, fits, tiles_of};
+use super::{BLOCK, POINTS, ROOT, TAPS, TILE, Tiles, TransformSource, WINDOW, Windows, fits, odd_lines, tiles_of};
 use crate::blocking::Blocks;
 use crate::conv::pass::{Call, Direction};
 use crate::conv::shape::ConvShape;
-use crate::layout::Layout;
+use crate::layout::{Layout, transpose_lines};
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap};
 use crate::level::Level;
 use crate::pack::Source;
@@ -82,7 +82,7 @@ impl Winograd {
     pub(crate) fn share(&self, shape: &ConvShape, images: usize) -> f64 {
         // To transform a window or a tile, and the weights of a vector; and to read one of the weights.
         const TRANSFORM: f64 = 600.0;
-        const WEIGHTS: f64 = 1500.0;
+        const WEIGHTS: f64 = 3000.0;
         const READ: f64 = 8.0;
         let [planes, result_planes] = [self.windows.planes, self.planes].map(|planes| planes as f64);
         let tiles = tiles_of(self.result).into_iter().product::<usize>() as f64;
@@ -102,14 +102,18 @@ impl Winograd {
         self.channels[0] * self.panel_rows
     }
 
+    /// Distance of the packed weights of neighbouring points.
+    fn point_step(&self) -> usize {
+        odd_lines(self.panels.count() * self.panel_len())
+    }
+
     pub(crate) fn packed_len(&self) -> usize {
-        POINTS * self.panels.count() * self.panel_len()
+        POINTS * self.point_step()
     }
 
     /// Packs the weights, `[point][panel][channel of the source][row of the panel]`; rows that a panel does not have are
     /// 0.
     pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        let point_step = self.panels.count() * self.panel_len();
         let parallel = parallel && threads_for(16 * packed.len() as u64) > 1;
         let packed = Shared(packed.as_mut_ptr());
         for_each_task(parallel, self.panels.count(), |panel| {
@@ -119,7 +123,7 @@ impl Winograd {
                 Layout::Images | Layout::Batch(_) => self.panels.get(panel),
                 Layout::Channels => start..(start + self.panel_rows).min(self.channels[1]),
             };
-            let (width, channels) = (self.panel_rows, self.channels[0]);
+            let (width, channels, point_step) = (self.panel_rows, self.channels[0], self.point_step());
             dispatch(self.level, PackPanel { weight, source: self.weights, rows, width, channels, packed, point_step });
         });
     }
@@ -187,7 +191,7 @@ impl Winograd {
         let width = self.leaves.width(tiles, panels.len());
         for point in 0..POINTS {
             let source = transformed.wrapping_add(point * point_step);
-            let weights = packed[(point * self.panels.count() + panels.start) * panel_len..].as_ptr();
+            let weights = packed[point * self.point_step() + panels.start * panel_len..].as_ptr();
             let sums = sums.wrapping_add(point * lanes);
             match self.layout {
                 Layout::Images | Layout::Batch(_) => {
@@ -241,22 +245,22 @@ impl Winograd {
     }
 }
 
+/// Lanes that weights are transformed in at a time: a vector of doubles of the widest level.
+const DOUBLES: usize = 8;
+
 /// G w for three taps of each lane, in double precision.
 #[inline(always)]
-fn transform_taps([first, middle, last]: [[f64; MAX_LANES]; 3]) -> [[f64; MAX_LANES]; 6] {
+fn transform_taps([first, middle, last]: [[f64; DOUBLES]; 3]) -> [[f64; DOUBLES]; 6] {
     const ROOT: f64 = std::f64::consts::FRAC_1_SQRT_2;
-    let mut points = [first; 6];
-    // A loop, which is computed in vectors, for every point.
-    for (point, (at, factor)) in
-        [(ROOT, -2.0 / 3.0), (-ROOT, -2.0 / 3.0), (2.0 * ROOT, 1.0 / 6.0), (-2.0 * ROOT, 1.0 / 6.0)]
-            .into_iter()
-            .enumerate()
-    {
-        for lane in 0..MAX_LANES {
-            points[point + 1][lane] = (first[lane] + at * middle[lane] + at * at * last[lane]) * factor;
+    let mut points = [first, first, first, first, first, last];
+    for (pair, (at, factor)) in [(ROOT, -2.0 / 3.0), (2.0 * ROOT, 1.0 / 6.0)].into_iter().enumerate() {
+        for lane in 0..DOUBLES {
+            let even = factor * (first[lane] + at * at * last[lane]);
+            let odd = factor * at * middle[lane];
+            points[1 + 2 * pair][lane] = even + odd;
+            points[2 + 2 * pair][lane] = even - odd;
         }
     }
-    points[5] = last;
     points
 }
 
@@ -273,25 +277,51 @@ struct PackPanel<'a> {
 
 impl Kernel for PackPanel<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let PackPanel { weight, source: Source { row_stride, channel_stride, taps, flipped }, rows, width, .. } = self;
-        for channel in 0..self.channels {
-            let mut lanes = [[[0.0; MAX_LANES]; 3]; 3];
-            for (lane, row) in rows.clone().enumerate() {
-                let of_row = &weight[row * row_stride + channel * channel_stride..][..taps];
-                for (tap, &w) in of_row.iter().enumerate() {
-                    let tap = if flipped { taps - 1 - tap } else { tap };
-                    lanes[tap % 3][tap / 3][lane] = f64::from(w);
+    fn run<S: Simd>(self, s: S) {
+        let PackPanel { weight, source, rows, width, channels, packed, point_step } = self;
+        let Source { row_stride, channel_stride, flipped, .. } = source;
+        assert!(rows.len() <= width && width <= MAX_LANES, "{} rows for a panel of {width}", rows.len());
+        let last = (rows.end - 1) * row_stride + (channels - 1) * channel_stride + TAPS;
+        assert!(last <= weight.len(), "{} weights, expected {last}", weight.len());
+        let mut taps = [[0.0f32; MAX_LANES]; TAPS];
+        let mut points = [[0.0f32; MAX_LANES]; POINTS];
+        for channel in 0..channels {
+            for first in (0..rows.len()).step_by(S::LANES) {
+                let from = (rows.start + first) * row_stride + channel * channel_stride;
+                let lines = S::LANES.min(rows.len() - first);
+                // SAFETY: the taps of the rows are in the weights, as checked, and `taps` has a vector for each.
+                unsafe {
+                    let to = taps.as_mut_ptr().cast::<f32>().add(first);
+                    transpose_lines(s, weight.as_ptr().add(from), row_stride, [lines, TAPS], to, MAX_LANES);
                 }
             }
-            let columns = lanes.map(transform_taps);
-            for y in 0..WINDOW {
-                let points = transform_taps(columns.map(|column| column[y]));
-                for (x, values) in points.iter().enumerate() {
-                    let at = (y * WINDOW + x) * self.point_step + channel * width;
-                    for (i, value) in values.iter().enumerate().take(width) {
-                        // SAFETY: packed weights are valid for the panel at every point.
-                        unsafe { *self.packed.add(at + i) = *value as f32 };
+            for first in (0..width).step_by(DOUBLES) {
+                let mut columns = [[[0.0; DOUBLES]; 3]; WINDOW];
+                for x in 0..3 {
+                    let mut column = [[0.0; DOUBLES]; 3];
+                    for (y, of_tap) in column.iter_mut().enumerate() {
+                        let tap = if flipped { TAPS - 1 - (3 * y + x) } else { 3 * y + x };
+                        for (lane, value) in of_tap.iter_mut().enumerate() {
+                            *value = f64::from(taps[tap][first + lane]);
+                        }
+                    }
+                    for (y, values) in transform_taps(column).into_iter().enumerate() {
+                        columns[y][x] = values;
+                    }
+                }
+                for (y, row) in columns.into_iter().enumerate() {
+                    for (x, values) in transform_taps(row).into_iter().enumerate() {
+                        let point = &mut points[y * WINDOW + x][first..first + DOUBLES];
+                        point.iter_mut().zip(values).for_each(|(point, value)| *point = value as f32);
+                    }
+                }
+            }
+            for (point, values) in points.iter().enumerate() {
+                for first in (0..width).step_by(S::LANES) {
+                    // SAFETY: packed weights are valid for the panel at every point.
+                    unsafe {
+                        let to = packed.add(point * point_step + channel * width + first);
+                        s.store_first(to, s.load(values[first..].as_ptr()), S::LANES.min(width - first));
                     }
                 }
             }
