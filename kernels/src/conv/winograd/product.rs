@@ -296,8 +296,8 @@ impl Kernel for PackPanel<'_> {
                 }
             }
             for first in (0..width).step_by(DOUBLES) {
-                let mut columns = [[[0.0; DOUBLES]; 3]; WINDOW];
-                for x in 0..3 {
+                let mut columns = [[[0.0; DOUBLES]; WINDOW]; 3];
+                for (x, points) in columns.iter_mut().enumerate() {
                     let mut column = [[0.0; DOUBLES]; 3];
                     for (y, of_tap) in column.iter_mut().enumerate() {
                         let tap = if flipped { TAPS - 1 - (3 * y + x) } else { 3 * y + x };
@@ -305,14 +305,13 @@ impl Kernel for PackPanel<'_> {
                             *value = f64::from(taps[tap][first + lane]);
                         }
                     }
-                    for (y, values) in transform_taps(column).into_iter().enumerate() {
-                        columns[y][x] = values;
-                    }
+                    *points = transform_taps(column);
                 }
-                for (y, row) in columns.into_iter().enumerate() {
-                    for (x, values) in transform_taps(row).into_iter().enumerate() {
+                for y in 0..WINDOW {
+                    let row = transform_taps([columns[0][y], columns[1][y], columns[2][y]]);
+                    for (x, values) in row.iter().enumerate() {
                         let point = &mut points[y * WINDOW + x][first..first + DOUBLES];
-                        point.iter_mut().zip(values).for_each(|(point, value)| *point = value as f32);
+                        point.iter_mut().zip(values).for_each(|(point, value)| *point = *value as f32);
                     }
                 }
             }
