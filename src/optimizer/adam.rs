@@ -6,7 +6,9 @@
 //!
 //! Adam adds decay theta to g beforehand; AdamW multiplies theta by 1 - lr decay instead.
 
-use super::{Optimizer, check_not_negative, check_sizes, restore_moments};
+use rayon::prelude::*;
+
+use super::{BLOCK, Optimizer, check_not_negative, check_sizes, restore_moments};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 
@@ -117,13 +119,23 @@ impl State {
         let inverse_root = (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32;
         let (shrink, decay, eps) = (shrink as f32, decay as f32, eps as f32);
         let (rate1, keep2, rate2) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32);
-        let moments = self.mean.values_mut().iter_mut().zip(self.square.values_mut());
-        let pairs = parameters.values_mut().iter_mut().zip(gradients.values());
-        for ((theta, g), (m, s)) in pairs.zip(moments) {
-            let g = g + decay * *theta;
-            *m += rate1 * (g - *m);
-            *s = keep2 * *s + rate2 * (g * g);
-            *theta = shrink * *theta - step_size * (*m / (s.sqrt() * inverse_root + eps));
+        let step = |(theta, g, m, s): (&mut [f32], &[f32], &mut [f32], &mut [f32])| {
+            for ((theta, g), (m, s)) in theta.iter_mut().zip(g).zip(m.iter_mut().zip(s)) {
+                let g = g + decay * *theta;
+                *m += rate1 * (g - *m);
+                *s = keep2 * *s + rate2 * (g * g);
+                *theta = shrink * *theta - step_size * (*m / (s.sqrt() * inverse_root + eps));
+            }
+        };
+        let (theta, g, m, s) =
+            (parameters.values_mut(), gradients.values(), self.mean.values_mut(), self.square.values_mut());
+        match theta.len() > BLOCK {
+            true => {
+                (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK), m.par_chunks_mut(BLOCK), s.par_chunks_mut(BLOCK))
+                    .into_par_iter()
+                    .for_each(step)
+            }
+            false => step((theta, g, m, s)),
         }
     }
 

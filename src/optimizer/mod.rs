@@ -52,6 +52,10 @@ pub trait Optimizer: Send + Sync {
     fn restore(&mut self, steps: u64, moments: &[(&str, &Parameters)]) -> Result<()>;
 }
 
+/// Values that one task steps, if they are more: all streams of memory of a machine are then busy, and a task is worth
+/// its start.
+const BLOCK: usize = 1 << 15;
+
 /// Copies saved moments over those of an optimiser, all or none.
 fn restore_moments(into: &mut [(&'static str, &mut Parameters)], from: &[(&str, &Parameters)]) -> Result<()> {
     let find = |name: &str| from.iter().find(|(saved, _)| *saved == name).map(|(_, moment)| *moment);

@@ -1,7 +1,9 @@
 //! Stochastic gradient descent: g += decay theta; m = momentum m + g; theta -= lr d, where d is g
 //! without momentum, m with it, and g + momentum m in Nesterov's form (`torch.optim.SGD`).
 
-use super::{Optimizer, check_not_negative, check_sizes, restore_moments};
+use rayon::prelude::*;
+
+use super::{BLOCK, Optimizer, check_not_negative, check_sizes, restore_moments};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 
@@ -82,21 +84,25 @@ impl Optimizer for Sgd {
         let lr = self.lr as f32;
         let decay = self.options.weight_decay as f32;
         let keep = self.options.momentum as f32;
-        let pairs = parameters.values_mut().iter_mut().zip(gradients.values());
-        match &mut self.momentum {
-            None => pairs.for_each(|(theta, g)| *theta -= lr * (g + decay * *theta)),
-            Some(momentum) if self.options.nesterov => {
-                for ((theta, g), m) in pairs.zip(momentum.values_mut()) {
-                    let g = g + decay * *theta;
-                    *m = keep * *m + g;
-                    *theta -= lr * (g + keep * *m);
-                }
+        let nesterov = self.options.nesterov;
+        let plain = |(theta, g): (&mut [f32], &[f32])| {
+            theta.iter_mut().zip(g).for_each(|(theta, g)| *theta -= lr * (g + decay * *theta));
+        };
+        let by_momentum = |(theta, g, m): (&mut [f32], &[f32], &mut [f32])| {
+            for ((theta, g), m) in theta.iter_mut().zip(g).zip(m) {
+                let g = g + decay * *theta;
+                *m = keep * *m + g;
+                *theta -= lr * if nesterov { g + keep * *m } else { *m };
             }
-            Some(momentum) => {
-                for ((theta, g), m) in pairs.zip(momentum.values_mut()) {
-                    *m = keep * *m + (g + decay * *theta);
-                    *theta -= lr * *m;
-                }
+        };
+        let (theta, g) = (parameters.values_mut(), gradients.values());
+        match (&mut self.momentum, theta.len() > BLOCK) {
+            (None, false) => plain((theta, g)),
+            (None, true) => (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK)).into_par_iter().for_each(plain),
+            (Some(momentum), false) => by_momentum((theta, g, momentum.values_mut())),
+            (Some(momentum), true) => {
+                let m = momentum.values_mut().par_chunks_mut(BLOCK);
+                (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK), m).into_par_iter().for_each(by_momentum);
             }
         }
     }
