@@ -3,7 +3,7 @@
 //! A network learns by strict predictive coding which points of a square lie in a ring, and draws it:
 //! `cargo run --release --example embed --no-default-features`.
 
-use predictive_coding::{Linear, Loss, Method, Network, Op, Quantity, Session};
+use predictive_coding::{Linear, Loss, Network, Op, Options, Quantity, Session, Strict};
 
 const BATCH: usize = 64;
 const STEPS: usize = 4000;
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layers = vec![vec![linear(64), Op::Relu], vec![linear(64), Op::Relu], vec![linear(1)]];
     let network = Network::new(&[2], Loss::MSE, layers)?;
     let mut parameters = network.initialize(1);
-    let mut session = Session::new(&network, BATCH, Method::Strict { eta: 0.1, iterations: 20 })?;
+    let mut session = Session::new(&network, BATCH, Strict::new(0.1, 20), Options::default())?;
 
     // All this is the host's: the session writes where it is told and runs on the threads it is given.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build()?;

@@ -23,8 +23,9 @@ pub struct BatchFile {
     pub samples: usize,
 }
 
-/// Targets that own their values.
+/// Targets that own their values. See [`BatchFile`] for an example.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum BatchTargets {
     /// A class per sample.
     Labels(Vec<i64>),
@@ -44,7 +45,8 @@ impl<'a> From<&'a BatchTargets> for Targets<'a> {
 impl BatchFile {
     /// Reads a batch for `network`.
     ///
-    /// Errors: [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or type
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or type
     /// than the network takes, a number that is not finite, or a label that is no output.
     pub fn read(network: &Network, path: impl AsRef<Path>) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;
@@ -101,7 +103,8 @@ enum LayerStart {
 impl StartFile {
     /// Reads the starts of `samples` samples.
     ///
-    /// Errors: [`Error::File`](crate::Error::File) if a tensor has another name, shape or type, a
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) if a tensor has another name, shape or type, a
     /// number that is not finite.
     pub fn read(network: &Network, samples: usize, path: impl AsRef<Path>) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;

@@ -5,10 +5,10 @@
 //! follow from seed and epoch ([`epoch_rng`](crate::data::epoch_rng)).
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::names::names;
 use crate::network::Network;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
@@ -20,8 +20,9 @@ const CHECKSUM: &str = "checksum";
 const SETTING: &str = "setting.";
 const LEARNING_RATE: &str = "optimizer_lr";
 
-/// Which samples a [`Record`] is about.
+/// Which samples a [`Record`] is about. See [`save_checkpoint`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RecordKind {
     /// The batch of a training step, before the step.
     Train,
@@ -29,16 +30,9 @@ pub enum RecordKind {
     Test,
 }
 
-impl fmt::Display for RecordKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RecordKind::Train => "train",
-            RecordKind::Test => "test",
-        })
-    }
-}
+names!(RecordKind, "kind of record", { Train => "train", Test => "test" });
 
-/// One measurement of a training run.
+/// One measurement of a training run. See [`save_checkpoint`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Record {
     /// Optimiser steps taken, this one included.
@@ -57,7 +51,7 @@ pub struct Record {
     pub skipped: u64,
 }
 
-/// How far a training run has come.
+/// How far a training run has come. See [`save_checkpoint`] for an example.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Optimiser steps taken.
@@ -69,12 +63,34 @@ pub struct Progress {
 }
 
 /// What a run was started with, by name: its seed, its method, its batch size and so on. A
-/// checkpoint goes on only under the same settings.
+/// checkpoint goes on only under the same settings. See [`save_checkpoint`] for an example.
 pub type Settings = BTreeMap<String, String>;
 
 /// Writes a checkpoint, replacing an older one in one go.
 ///
-/// Errors: [`Error::File`](crate::Error::File) if it can not be written; an older one stays.
+/// ```
+/// use predictive_coding::{
+///     Adam, Linear, Loss, Network, Op, Progress, Record, RecordKind, Settings, load_checkpoint, save_checkpoint,
+/// };
+///
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![Op::Linear(Linear::new(3))]])?;
+/// let parameters = network.initialize(1);
+/// let settings = Settings::from([("seed".into(), "1".into())]);
+/// let kind = RecordKind::Train;
+/// let record = Record { step: 1, epoch: 1, kind, loss: 0.7, accuracy: 0.5, shrunk: 0, skipped: 0 };
+/// let progress = Progress { step: 1, epoch: 1, history: vec![record] };
+/// let path = std::env::temp_dir().join(format!("checkpoint-{}.safetensors", std::process::id()));
+/// save_checkpoint(&path, &network, &settings, &parameters, &Adam::new(&parameters, 1e-3), &progress)?;
+///
+/// let mut adam = Adam::new(&parameters, 1e-3);
+/// let loaded = load_checkpoint(&path, &network, &settings, &mut adam)?;
+/// assert_eq!(loaded, (parameters, progress));
+/// # std::fs::remove_file(path).unwrap();
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::File`](crate::Error::File) if it can not be written; an older one stays.
 pub fn save_checkpoint(
     path: impl AsRef<Path>,
     network: &Network,
@@ -119,10 +135,11 @@ pub fn save_checkpoint(
     tensors::write(path.as_ref(), content, Some(header))
 }
 
-/// Reads a checkpoint: `optimizer`, freshly made with the settings of the run, takes over the state
+/// Reads a checkpoint (see [`save_checkpoint`] for an example): `optimizer`, freshly made with the settings of the run, takes over the state
 /// of the saved one.
 ///
-/// Errors: [`Error::File`](crate::Error::File) if the file is no checkpoint, or one of another
+/// # Errors
+/// [`Error::File`](crate::Error::File) if the file is no checkpoint, or one of another
 /// network, optimiser or settings, which it names (nothing was changed).
 pub fn load_checkpoint(
     path: impl AsRef<Path>,
@@ -144,7 +161,8 @@ pub fn load_checkpoint(
 /// As [`load_checkpoint`], but with the settings that are given now, and the learning rate that the optimiser has. Tells
 /// what is another than in the run that wrote the checkpoint, a line each.
 ///
-/// Errors: as [`load_checkpoint`], but of other settings only if they are those of another network or of an optimiser
+/// # Errors
+/// As [`load_checkpoint`], but of other settings only if they are those of another network or of an optimiser
 /// with other averages.
 pub fn load_checkpoint_overriding(
     path: impl AsRef<Path>,

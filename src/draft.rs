@@ -5,8 +5,9 @@ use predictive_coding_kernels::{ConvOptions, Layout, Level, pool_threads};
 
 use crate::error::{Error, Result};
 use crate::layout::choose_layout;
-use crate::method::{Method, Options, Solver};
+use crate::method::{Eta, FixedPrediction, Method, Solver, Strict};
 use crate::network::Network;
+use crate::options::Options;
 use crate::plan::Plan;
 use crate::relaxation::{Descent, Open, shares};
 use crate::state::{Extras, Scratch, Tile};
@@ -17,7 +18,7 @@ const GROUP_BYTES: usize = 64 << 20;
 const MOST_GROUPS: usize = 32;
 
 /// What a method's quantities are backpropagation's errors times of, for each layer.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Multiples {
     /// precision_l epsilon_l, which the gradients follow.
     pub(crate) weighted: Vec<f64>,
@@ -44,9 +45,8 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    pub(crate) fn new(network: &Network, batch: usize, method: Method, options: Options) -> Result<Self> {
+    pub(crate) fn new(network: &Network, batch: usize, method: &Method, options: &Options) -> Result<Self> {
         method.validate()?;
-        options.validate(method)?;
         let level = match options.level {
             Some(level) => level,
             None => Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?,
@@ -56,12 +56,13 @@ impl Draft {
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
         let layout = choose_layout(network, level, batch, options.layout);
-        let (_, iterations) = method.relaxation().unwrap_or((0.0, 1));
-        let images = batch.saturating_mul(iterations);
-        let convolutions = ConvOptions { algorithm: options.convolution, images, ..ConvOptions::default() };
-        let mut plan = Plan::new(network, level, layout, convolutions, batch, options.solver == Solver::Steps);
+        let images = batch.saturating_mul(method.iterations().unwrap_or(1));
+        let convolutions = ConvOptions::default().with_algorithm(options.convolution).with_images(images);
+        let strict = if let Method::Strict(strict) = method { Some(strict) } else { None };
+        let sweeping = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
+        let mut plan = Plan::new(network, level, layout, convolutions, batch, !sweeping);
         let layers = plan.layers.len();
-        if let (Some(etas), Some((eta, _))) = (options.etas, method.relaxation()) {
+        if let Some(eta @ Eta::PerLayer(etas)) = method.eta() {
             if etas.len() != layers - 1 {
                 return Err(Error::Argument(format!(
                     "{} step sizes, expected {}: one for each hidden layer",
@@ -69,17 +70,16 @@ impl Draft {
                     layers - 1
                 )));
             }
-            plan.layers.iter_mut().zip(etas).for_each(|(layer, own)| layer.rate = own / eta);
+            plan.layers.iter_mut().zip(&etas[..]).for_each(|(layer, own)| layer.rate = own / eta.largest());
         }
         let multiples = match method {
             Method::Exact => {
                 let ones = vec![1.0; layers];
                 Some(Multiples { weighted: ones.clone(), errors: ones.clone(), moves: ones })
             }
-            Method::FixedPrediction { eta, iterations } => {
+            Method::FixedPrediction(FixedPrediction { eta, iterations, literal }) => {
                 let precisions = network.precisions();
-                let rates = plan.layers.iter().map(|layer| layer.rate * layer.precision).collect::<Vec<_>>();
-                let shares = shares(&rates, eta, iterations);
+                let shares = shares(&eta.times(&precisions), *iterations);
                 if shares.iter().flatten().any(|&share| !(share as f32).is_finite()) {
                     return Err(Error::Argument(format!(
                         "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
@@ -89,9 +89,9 @@ impl Draft {
                 let unweighted = |c: &[f64]| c.iter().zip(&precisions).map(|(c, precision)| c / precision).collect();
                 let [errors, moves] = shares.each_ref().map(|c| unweighted(c));
                 let [weighted, _] = shares;
-                Some(Multiples { weighted, errors, moves }).filter(|_| !options.literal)
+                Some(Multiples { weighted, errors, moves }).filter(|_| !literal)
             }
-            Method::Strict { .. } => None,
+            Method::Strict(_) => None,
         };
         let tiles = batch.div_ceil(plan.images);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
@@ -100,9 +100,9 @@ impl Draft {
         let groups = tiles.div_ceil(tiles_per_group);
         let threads = pool_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);
-        let products = options.products();
-        let sweeping = options.solver == Solver::Sweeps;
-        let extras = Extras { products, settling: options.tolerance.is_some() && !sweeping, sweeping };
+        let products = strict.map_or(0, Strict::products);
+        let settling = !sweeping && strict.is_some_and(|strict| strict.tolerance.is_some());
+        let extras = Extras { products, settling, sweeping };
         let scratch_len = Scratch::len(&plan, extras);
         // A network of one layer has no beliefs to relax.
         let estimates = products > 0 && layers > 1;

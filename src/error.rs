@@ -3,12 +3,20 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The result of this library's fallible functions.
+/// The result of this library's fallible functions. See [`Error`] for an example.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call failed. Nothing was changed by a call that returns one, except for
 /// [`Error::Diverged`], after which the session's state can be read, and
 /// [`Error::Stopped`], after which only activations can.
+///
+/// ```
+/// use predictive_coding::{Error, Linear, Loss, Network, Op};
+///
+/// let refused = Network::new(&[4], Loss::MSE, vec![vec![Op::Linear(Linear::new(0))]]);
+/// assert!(matches!(&refused, Err(Error::Network(_))));
+/// assert_eq!(refused.unwrap_err().to_string(), "operation 0.0: linear has out_features 0, expected at least 1");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
@@ -58,7 +66,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// Where a strict relaxation first left the descent: the energy of a sample exceeded its value at
-/// the start by more than rounding, or was no longer finite.
+/// the start by more than rounding, or was no longer finite. [`Session::infer`](crate::Session::infer) tells of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Divergence {
     /// Index of the sample in its batch, from 0.

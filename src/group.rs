@@ -7,14 +7,17 @@ use predictive_coding_kernels::Buffer;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Layers};
 use crate::loss::Targets;
-use crate::method::{Method, OnDivergence, Options, Solver};
+use crate::method::{FixedPrediction, Method, OnDivergence, Solver};
+use crate::options::Options;
 use crate::output::Output;
 use crate::plan::{LayerPlan, Plan};
-use crate::relaxation::{Descent, Relaxation, Strict, backpropagate, fixed_prediction, strict, sweep};
+use crate::relaxation::{Descent, Given, Relaxation, backpropagate, fixed_prediction, strict, sweep};
 use crate::state::{Scratch, Tile};
 
-/// Where the belief of a layer starts in a strict relaxation.
+/// Where the belief of a layer starts in a strict relaxation. See
+/// [`Session::infer_from`](crate::Session::infer_from) for an example.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Start<'a> {
     /// At v-hat.
     Activation,
@@ -68,7 +71,7 @@ impl Call<'_> {
 }
 
 /// Consecutive tiles that share a partial gradient.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Group {
     /// Index of the first tile.
     first: usize,
@@ -131,8 +134,8 @@ impl Group {
     pub(crate) fn step(
         &mut self,
         call: Call<'_>,
-        method: Method,
-        options: Options,
+        method: &Method,
+        options: &Options,
         open: Option<&[f32]>,
         scratch: &mut Scratch,
         rows: &mut [f32],
@@ -152,18 +155,18 @@ impl Group {
             let rows = &mut rows[(first - begin * plan.images) * plan.sizes.row..];
             let gradients = &mut Gradients { partial: gradients, rows };
             match method {
-                Method::FixedPrediction { eta, iterations } if options.literal => {
-                    fixed_prediction(relaxation, eta, iterations, options, gradients);
+                Method::FixedPrediction(fixed @ FixedPrediction { literal: true, .. }) => {
+                    fixed_prediction(relaxation, fixed, options, gradients);
                 }
-                Method::Exact | Method::FixedPrediction { .. } => backpropagate(relaxation, gradients),
-                Method::Strict { eta, iterations } => {
-                    let settings = Strict { eta, iterations, open, options, started };
-                    match options.solver {
+                Method::Exact | Method::FixedPrediction(_) => backpropagate(relaxation, gradients),
+                Method::Strict(method) => {
+                    let given = Given { method, open, options, started };
+                    match method.solver {
                         // A network of one layer has nothing to sweep through.
-                        Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, settings, descent, gradients),
-                        _ => strict(relaxation, settings, descent, gradients),
+                        Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, given, descent, gradients),
+                        _ => strict(relaxation, given, descent, gradients),
                     }
-                    let found = match options.on_divergence {
+                    let found = match method.on_divergence {
                         OnDivergence::Stop => group.descent.divergence(first),
                         OnDivergence::Skip | OnDivergence::Shrink => None,
                     };

@@ -2,9 +2,9 @@
 
 use predictive_coding_kernels::{self as kernels, ConvShape, Layout, Level};
 
-use crate::method::LayoutChoice;
 use crate::network::Network;
 use crate::op::Op;
+use crate::options::LayoutChoice;
 
 /// The most vectors of a batch in a tile.
 const MOST_VECTORS: usize = 4;

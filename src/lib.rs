@@ -12,12 +12,12 @@
 //! planned once and allocates nothing afterwards.
 //!
 //! ```
-//! use predictive_coding::{Adam, Linear, Loss, Method, Network, Op, Optimizer, Session};
+//! use predictive_coding::{Adam, Linear, Loss, Network, Op, Optimizer, Options, Session, Strict};
 //!
 //! let layers = vec![vec![Op::Linear(Linear::new(16)), Op::Tanh], vec![Op::Linear(Linear::new(3))]];
 //! let network = Network::new(&[4], Loss::CROSS_ENTROPY, layers)?;
 //! let mut parameters = network.initialize(1);
-//! let mut session = Session::new(&network, 2, Method::Strict { eta: 0.1, iterations: 20 })?;
+//! let mut session = Session::new(&network, 2, Strict::new(0.1, 20), Options::default())?;
 //! let mut adam = Adam::new(&parameters, 1e-2);
 //! let (x, labels) = ([0.1, -0.5, 0.3, 0.9, 1.0, 0.2, -0.7, 0.4], [0i64, 2]);
 //! let first = session.infer(&parameters, &x, &labels[..])?;
@@ -43,14 +43,18 @@ mod group;
 mod layer;
 mod loss;
 mod method;
+mod names;
 mod network;
 mod op;
 mod optimizer;
+mod options;
 mod output;
 mod parameters;
 mod plan;
+mod pool;
 mod relaxation;
 mod session;
+mod setters;
 mod state;
 
 #[cfg(feature = "files")]
@@ -71,10 +75,11 @@ mod weights;
 pub use error::{Divergence, Error, Result};
 pub use group::Start;
 pub use loss::{Loss, LossFunction, Reduction, Targets};
-pub use method::{Convention, LayoutChoice, Method, OnDivergence, Options, Solver, StepSize, StopFlag};
+pub use method::{Eta, FixedPrediction, Method, OnDivergence, Solver, Strict};
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
+pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, Role};
 pub use predictive_coding_kernels::{Algorithm, Choice, Layout, Level};
 pub use session::{Quantity, Session};

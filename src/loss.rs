@@ -1,14 +1,27 @@
 //! Losses and their targets.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::names::names;
+use crate::setters::setters;
 
 /// What the last layer's output is compared by: a function and a reduction as PyTorch has them, times a weight.
 ///
 /// Relaxation sees the loss of the whole batch. With [`Reduction::Mean`] a sample's share of it, and so how far its
 /// beliefs move, shrinks with the batch; with [`Reduction::Sum`] every sample relaxes as if it were alone.
+///
+/// ```
+/// use predictive_coding::{Loss, Reduction};
+///
+/// let half_squares = Loss::MSE.with_reduction(Reduction::Sum).with_weight(0.5);
+/// assert_eq!(half_squares.to_string(), "mse, sum, weight 0.5");
+/// assert_eq!("cross_entropy".parse::<Loss>()?, Loss::CROSS_ENTROPY);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Loss {
     /// What is computed of each sample.
     pub function: LossFunction,
@@ -18,8 +31,9 @@ pub struct Loss {
     pub weight: f64,
 }
 
-/// A loss of one sample, as PyTorch's function of the same name.
+/// A loss of one sample, as PyTorch's function of the same name. See [`Loss`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LossFunction {
     /// Softmax cross-entropy with class labels.
     CrossEntropy,
@@ -27,8 +41,9 @@ pub enum LossFunction {
     Mse,
 }
 
-/// How the terms of a batch become one number.
+/// How the terms of a batch become one number. See [`Loss`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reduction {
     /// Cross-entropy: mean over the batch. Squared differences: mean over all elements of the batch.
     #[default]
@@ -82,23 +97,16 @@ pub(crate) fn is_factor(number: f64) -> bool {
     number > 0.0 && [number, 1.0 / number].iter().all(|&x| (x as f32).is_normal())
 }
 
-impl LossFunction {
-    /// The name in a model file.
-    pub fn name(self) -> &'static str {
-        match self {
-            LossFunction::CrossEntropy => "cross_entropy",
-            LossFunction::Mse => "mse",
-        }
-    }
-}
+names!(LossFunction, "loss", { CrossEntropy => "cross_entropy", Mse => "mse" });
+names!(Reduction, "reduction", { Mean => "mean", Sum => "sum" });
+setters!(Loss { with_reduction(reduction: Reduction), with_weight(weight: f64) });
 
-impl Reduction {
-    /// The name in a model file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reduction::Mean => "mean",
-            Reduction::Sum => "sum",
-        }
+impl FromStr for Loss {
+    type Err = Error;
+
+    /// The mean of the function of that name.
+    fn from_str(name: &str) -> Result<Self> {
+        name.parse().map(Loss::mean)
     }
 }
 
@@ -117,8 +125,9 @@ impl fmt::Display for Loss {
     }
 }
 
-/// The targets of a batch.
+/// The targets of a batch. See [`Session`](crate::Session) for an example.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Targets<'a> {
     /// A class in 0..outputs per sample; [`LossFunction::Mse`] takes it as a one-hot vector.
     Labels(&'a [i64]),

@@ -30,9 +30,6 @@ use crate::op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 /// No description of a chain of layers needs more bytes than this.
 const MAX_BYTES: u64 = 16 << 20;
 
-const OPS: &str = "conv2d, linear, max_pool2d, avg_pool2d, adaptive_avg_pool2d, flatten, relu, leaky_relu, tanh, \
-                   sigmoid, gelu, silu, softplus, identity";
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Model {
@@ -61,23 +58,14 @@ struct LossArguments {
 }
 
 impl LossTable {
-    fn read(&self) -> std::result::Result<Loss, String> {
+    fn read(&self) -> Result<Loss> {
         let (name, reduction, weight) = match self {
             LossTable::Name(name) => (name, None, None),
             LossTable::Table(LossArguments { r#type, reduction, weight }) => (r#type, reduction.as_deref(), *weight),
         };
-        let usual = match name.as_str() {
-            "cross_entropy" => Loss::CROSS_ENTROPY,
-            "mse" => Loss::MSE,
-            other => return Err(format!("unknown loss {other:?}, expected cross_entropy or mse")),
-        };
-        let reduction = match reduction {
-            None => usual.reduction,
-            Some("mean") => Reduction::Mean,
-            Some("sum") => Reduction::Sum,
-            Some(other) => return Err(format!("unknown reduction {other:?} of the loss, expected mean or sum")),
-        };
-        Ok(Loss { reduction, weight: weight.unwrap_or(usual.weight), ..usual })
+        let usual: Loss = name.parse()?;
+        let reduction = reduction.map_or(Ok(usual.reduction), str::parse)?;
+        Ok(usual.with_reduction(reduction).with_weight(weight.unwrap_or(usual.weight)))
     }
 }
 
@@ -94,7 +82,8 @@ impl Network {
     /// `{ type = "mse", reduction = "sum", weight = 0.5 }` ([`Loss`]), and each `[[layer]]` has a list `ops` of
     /// operations and, if it is hidden, may have a `precision` ([`Network::with_precision`]). Operations take the arguments of [`Op`] under their names there; sizes are an integer or a pair.
     ///
-    /// Errors: [`Error::Network`], one line, for anything that is not understood: the line or the
+    /// # Errors
+    /// [`Error::Network`], one line, for anything that is not understood: the line or the
     /// operation, by the numbers that are in the names of its tensors, what was found and what was expected.
     pub fn from_toml(text: &str) -> Result<Self> {
         let line = |offset: usize| text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1;
@@ -163,8 +152,8 @@ fn write_loss(loss: Loss) -> String {
 fn read_op(table: &Table) -> std::result::Result<Op, String> {
     let name = match table.get("type") {
         Some(Value::String(name)) => name.as_str(),
-        Some(other) => return Err(format!("type is {other}, expected the name of an operation: one of {OPS}")),
-        None => return Err(format!("no type, expected type = one of {OPS}")),
+        Some(other) => return Err(format!("type is {other}, expected the name of an operation")),
+        None => return Err("no type, expected the name of an operation".into()),
     };
     let mut arguments = Arguments { op: name, table, known: vec!["type"] };
     let op = match name {
@@ -198,16 +187,8 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             })
         }
         "adaptive_avg_pool2d" => Op::AdaptiveAvgPool2d { output_size: arguments.size("output_size")? },
-        "flatten" => Op::Flatten,
-        "relu" => Op::Relu,
         "leaky_relu" => Op::LeakyRelu { negative_slope: arguments.number_or("negative_slope", 0.01)? },
-        "tanh" => Op::Tanh,
-        "sigmoid" => Op::Sigmoid,
-        "gelu" => Op::Gelu,
-        "silu" => Op::Silu,
-        "softplus" => Op::Softplus,
-        "identity" => Op::Identity,
-        other => return Err(format!("unknown operation {other:?}, expected one of {OPS}")),
+        other => other.parse().map_err(|error: Error| error.to_string())?,
     };
     arguments.refuse_others()?;
     Ok(op)

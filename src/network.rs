@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossFunction, is_factor};
-use crate::method::{Method, Options, Solver, StepSize, first_pulled, first_pushed};
+use crate::method::{FixedPrediction, Method, Solver, Strict, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, MAX_TABLES, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
@@ -37,7 +37,7 @@ const MAX_OPERATIONS: usize = 1 << 16;
 /// assert_eq!(network.layers()[0].output_shape(), [1690]);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     input: Vec<usize>,
     loss: Loss,
@@ -48,7 +48,7 @@ pub struct Network {
 }
 
 /// One predictive-coding layer f_l: any number of operations, evaluated in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     ops: Vec<Op>,
     shapes: Vec<Vec<usize>>,
@@ -121,7 +121,8 @@ pub(crate) fn elements(shape: &[usize]) -> usize {
 impl Network {
     /// Checks a description and derives every shape. `input` is the shape of one sample.
     ///
-    /// Errors: [`Error::Network`] if the operations do not fit one another, or the network is larger than what is
+    /// # Errors
+    /// [`Error::Network`] if the operations do not fit one another, or the network is larger than what is
     /// addressed: 2^28 elements of a sample, 2^32 parameters, 8 axes of the input, 4096 layers, 65536 operations, and
     /// 1 GiB of tables of addresses, of which windows that meet the border in thousands of ways have more. Little is
     /// allocated, however large the network.
@@ -194,7 +195,8 @@ impl Network {
     /// The same network with a precision for a hidden layer, counted from 1: what half of |epsilon_l|^2 is multiplied
     /// by in the energy F = loss + sum over l < L of precision_l / 2 |epsilon_l|^2.
     ///
-    /// Errors: [`Error::Network`] if there is no such layer, it is the output, or the precision is not a number above 0
+    /// # Errors
+    /// [`Error::Network`] if there is no such layer, it is the output, or the precision is not a number above 0
     /// in the range of f32.
     pub fn with_precision(mut self, layer: usize, precision: f64) -> Result<Self> {
         let layers = self.layers.len();
@@ -261,9 +263,9 @@ impl Network {
     /// every multiply-add counted as two: the forward pass, the relaxation, the gradients. Saturates.
     ///
     /// What is known is not computed: the first layer's prediction is constant, and from v = v-hat
-    /// errors travel down one layer per iteration. Unless the options want it iterated, fixed-prediction
+    /// errors travel down one layer per iteration. Unless it is iterated literally, fixed-prediction
     /// needs what exact needs. All iterations are counted, also those that a tolerance may save.
-    pub fn flops(&self, method: Method, options: &Options, batch: usize) -> u64 {
+    pub fn flops(&self, method: &Method, batch: usize) -> u64 {
         let layer: Vec<u64> = self.layers.iter().map(Layer::flops).collect();
         let last = layer.len();
         let sum = |layers: Range<usize>| layer[layers].iter().sum::<u64>();
@@ -276,26 +278,26 @@ impl Network {
             early.saturating_add(sum(1..last).saturating_mul(iterations.saturating_sub(last) as u64))
         };
         let relaxation = match method {
-            Method::FixedPrediction { iterations, .. } if options.literal => over_iterations(iterations, first_pulled),
-            Method::Exact | Method::FixedPrediction { .. } => sum(1..last),
-            Method::Strict { iterations, .. } => {
+            Method::FixedPrediction(FixedPrediction { iterations, literal: true, .. }) => {
+                over_iterations(*iterations, first_pulled)
+            }
+            Method::Exact | Method::FixedPrediction(_) => sum(1..last),
+            &Method::Strict(Strict { ref solver, iterations, .. }) => {
                 let both_ways = |times: usize| (2 * sum(1..last)).saturating_mul(times as u64);
-                let iterated = match options.solver {
-                    Solver::Steps => {
-                        let pulls = over_iterations(iterations, first_pulled);
-                        pulls.saturating_add(over_iterations(iterations, first_pushed))
-                    }
+                let steps = || {
+                    let pulls = over_iterations(iterations, first_pulled);
+                    pulls.saturating_add(over_iterations(iterations, first_pushed))
+                };
+                let iterated = match *solver {
+                    Solver::Steps(_) | Solver::Published2022(_) => steps(),
+                    Solver::Automatic { products } => steps().saturating_add(both_ways(products)),
                     // The last one is pushed once more, to see that it did not climb.
                     Solver::Sweeps => both_ways(iterations).saturating_add(sum(1..last)),
-                };
-                let estimated = match options.step {
-                    StepSize::Given => 0,
-                    StepSize::Automatic { products } => both_ways(products),
                 };
                 // At the final beliefs the layers are evaluated, and inner errors pulled, anew.
                 let renewed: u64 =
                     self.layers[1..].iter().map(|layer| layer.renewed_flops() + layer.inner_flops()).sum();
-                iterated.saturating_add(estimated).saturating_add(renewed)
+                iterated.saturating_add(renewed)
             }
         };
         (forward + gradients).saturating_add(relaxation).saturating_mul(batch as u64)
@@ -355,30 +357,25 @@ mod tests {
 
     #[test]
     fn flops_are_those_of_the_products_that_are_needed() {
-        let usual = Options::default();
         // Products of 4 x 3 and 3 x 2: forward, weights, and the second pulled back to the first.
         let network = Network::new(&[4], Loss::MSE, vec![vec![linear(3), Op::Tanh, linear(2)]]).unwrap();
-        assert_eq!(network.flops(Method::Exact, &usual, 1), 2 * (18 + 18 + 6));
+        assert_eq!(network.flops(&Method::Exact, 1), 2 * (18 + 18 + 6));
 
         // 5 x 4, then 4 x 3 and 3 x 2 in one layer.
         let layers = vec![vec![linear(4)], vec![linear(3), Op::Relu, linear(2)]];
         let network = Network::new(&[5], Loss::MSE, layers).unwrap();
         let step = 38 + 38;
-        assert_eq!(network.flops(Method::Exact, &usual, 10), 10 * 2 * (step + 18));
-        let fixed = Method::FixedPrediction { eta: 0.1, iterations: 3 };
-        assert_eq!(network.flops(fixed, &usual, 10), 10 * 2 * (step + 18));
-        let literal = Options { literal: true, ..usual };
-        assert_eq!(network.flops(fixed, &literal, 10), 10 * 2 * (step + 3 * 18));
+        assert_eq!(network.flops(&Method::Exact, 10), 10 * 2 * (step + 18));
+        let fixed = FixedPrediction::new(0.1, 3);
+        assert_eq!(network.flops(&fixed.clone().into(), 10), 10 * 2 * (step + 18));
+        assert_eq!(network.flops(&fixed.with_literal(true).into(), 10), 10 * 2 * (step + 3 * 18));
         // The second layer is pushed from the second iteration on, and pulled in every one; for the gradients its
         // first product is evaluated anew and its second pulled back.
-        let strict = Method::Strict { eta: 0.1, iterations: 3 };
-        assert_eq!(network.flops(strict, &usual, 10), 10 * 2 * (step + 2 * 18 + 3 * 18 + 12 + 6));
-        let sweeps = Options { solver: Solver::Sweeps, ..Options::default() };
-        assert_eq!(network.flops(strict, &sweeps, 10), 10 * 2 * (step + 3 * 36 + 18 + 12 + 6));
-        let automatic = Options { step: StepSize::Automatic { products: 2 }, ..Options::default() };
-        let estimated = network.flops(strict, &automatic, 10) - network.flops(strict, &Options::default(), 10);
+        let flops = |strict: Strict| network.flops(&strict.into(), 10);
+        assert_eq!(flops(Strict::new(0.1, 3)), 10 * 2 * (step + 2 * 18 + 3 * 18 + 12 + 6));
+        assert_eq!(flops(Strict::sweeps(3)), 10 * 2 * (step + 3 * 36 + 18 + 12 + 6));
+        let estimated = flops(Strict::automatic(2, 3)) - flops(Strict::new(0.1, 3));
         assert_eq!(estimated, 10 * 2 * 2 * 36);
-        let endless = Method::Strict { eta: 0.1, iterations: usize::MAX };
-        assert_eq!(network.flops(endless, &usual, 10), u64::MAX);
+        assert_eq!(flops(Strict::new(0.1, usize::MAX)), u64::MAX);
     }
 }

@@ -1,8 +1,12 @@
 //! The operations that layers are made of, named and meant as in PyTorch, with its defaults.
 
+use std::fmt;
+use std::str::FromStr;
+
 use predictive_coding_kernels::{Conv, ConvShape, Local};
 
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// The most classes, and elements of a pooling window: they are numbered by f32.
 pub(crate) const MAX_COUNTED: usize = 1 << 24;
@@ -11,8 +15,9 @@ const MAX_LANES: usize = 16;
 /// The most bytes of tables of addresses, which grow with the square of the ways in which windows meet the border.
 pub(crate) const MAX_TABLES: usize = 1 << 30;
 
-/// One operation of a layer. Pairs are (vertical, horizontal).
+/// One operation of a layer. Pairs are (vertical, horizontal). See [`Network`](crate::Network) for an example.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Op {
     /// 2-D convolution of `[channels, height, width]`.
     Conv2d(Conv2d),
@@ -51,7 +56,16 @@ pub enum Op {
 }
 
 /// Arguments of a 2-D convolution.
+///
+/// ```
+/// use predictive_coding::{Conv2d, Op};
+///
+/// let halving = Op::Conv2d(Conv2d::new(8, [3, 3]).with_stride([2, 2]).with_padding([1, 1]));
+/// assert_eq!(halving.output_shape(&[3, 32, 32])?, [8, 16, 16]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Conv2d {
     /// Number of output channels.
     pub out_channels: usize,
@@ -88,7 +102,16 @@ impl Conv2d {
 }
 
 /// Arguments of an affine map.
+///
+/// ```
+/// use predictive_coding::{Linear, Op};
+///
+/// let readout = Op::Linear(Linear::new(10).with_bias(false));
+/// assert_eq!(readout.output_shape(&[128])?, [10]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Linear {
     /// Number of outputs.
     pub out_features: usize,
@@ -104,7 +127,16 @@ impl Linear {
 }
 
 /// Arguments of max pooling.
+///
+/// ```
+/// use predictive_coding::{MaxPool2d, Op};
+///
+/// let pool = Op::MaxPool2d(MaxPool2d::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]));
+/// assert_eq!(pool.output_shape(&[8, 28, 28])?, [8, 14, 14]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct MaxPool2d {
     /// Height and width of a window.
     pub kernel_size: [usize; 2],
@@ -137,7 +169,16 @@ impl MaxPool2d {
 }
 
 /// Arguments of average pooling.
+///
+/// ```
+/// use predictive_coding::{AvgPool2d, Op};
+///
+/// let pool = Op::AvgPool2d(AvgPool2d::new([2, 2]));
+/// assert_eq!(pool.output_shape(&[8, 28, 28])?, [8, 14, 14]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct AvgPool2d {
     /// Height and width of a window.
     pub kernel_size: [usize; 2],
@@ -159,6 +200,20 @@ impl AvgPool2d {
         MaxPool2d { kernel_size, stride, padding, dilation: [1, 1] }.shape(input)
     }
 }
+
+setters!(Conv2d {
+    with_stride(stride: [usize; 2]),
+    with_padding(padding: [usize; 2]),
+    with_dilation(dilation: [usize; 2]),
+    with_bias(bias: bool),
+});
+setters!(Linear { with_bias(bias: bool) });
+setters!(MaxPool2d {
+    with_stride(stride: [usize; 2]),
+    with_padding(padding: [usize; 2]),
+    with_dilation(dilation: [usize; 2]),
+});
+setters!(AvgPool2d { with_stride(stride: [usize; 2]), with_padding(padding: [usize; 2]) });
 
 impl Op {
     /// The name in a model file.
@@ -204,6 +259,9 @@ impl Op {
     }
 
     /// The shape of a sample after this operation, given its shape before.
+    ///
+    /// # Errors
+    /// [`Error::Network`] if the operation takes no such shape, or its arguments make no sense.
     pub fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>> {
         match self {
             Op::Conv2d(conv) => {
@@ -339,4 +397,50 @@ impl Op {
 /// Elements that a dilated window spans.
 fn extent(kernel: usize, dilation: usize) -> Option<usize> {
     (kernel.checked_sub(1)?).checked_mul(dilation)?.checked_add(1)
+}
+
+impl fmt::Display for Op {
+    /// The [name](Self::name).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Op {
+    type Err = Error;
+
+    /// The operation of that name, for those that need no arguments; leaky_relu has a slope of 0.01.
+    fn from_str(name: &str) -> Result<Self> {
+        const NAMES: [&str; 14] = [
+            "conv2d",
+            "linear",
+            "max_pool2d",
+            "avg_pool2d",
+            "adaptive_avg_pool2d",
+            "flatten",
+            "relu",
+            "leaky_relu",
+            "tanh",
+            "sigmoid",
+            "gelu",
+            "silu",
+            "softplus",
+            "identity",
+        ];
+        match name {
+            "flatten" => Ok(Op::Flatten),
+            "relu" => Ok(Op::Relu),
+            "leaky_relu" => Ok(Op::LeakyRelu { negative_slope: 0.01 }),
+            "tanh" => Ok(Op::Tanh),
+            "sigmoid" => Ok(Op::Sigmoid),
+            "gelu" => Ok(Op::Gelu),
+            "silu" => Ok(Op::Silu),
+            "softplus" => Ok(Op::Softplus),
+            "identity" => Ok(Op::Identity),
+            name if NAMES.contains(&name) => Err(Error::Argument(format!(
+                "{name} has no size by itself, expected an operation that needs no arguments"
+            ))),
+            _ => Err(Error::unknown("operation", name, &NAMES)),
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// For a batch of `samples`; `ascending` for [`Published2022`](crate::Convention::Published2022).
+    /// For a batch of `samples`; `ascending` for [`Published2022`](crate::Solver::Published2022).
     pub(crate) fn new(plan: &Plan, loss: Loss, samples: usize, ascending: bool) -> Self {
         let last = plan.layers.len() - 1;
         let outputs = Outputs { level: plan.level, layout: plan.layout, image: plan.layers[last].image };

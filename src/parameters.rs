@@ -12,9 +12,11 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::{Error, Result};
 use crate::finite::not_finite;
+use crate::names::names;
 
-/// Whether a tensor multiplies or is added.
+/// Whether a tensor multiplies or is added. See [`Parameters`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Role {
     /// `[out, in]` of a linear operation, `[out, in, height, width]` of a convolution.
     Weight,
@@ -22,16 +24,9 @@ pub enum Role {
     Bias,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Role::Weight => "weight",
-            Role::Bias => "bias",
-        })
-    }
-}
+names!(Role, "role", { Weight => "weight", Bias => "bias" });
 
-/// Name, shape and place of one parameter tensor.
+/// Name, shape and place of one parameter tensor. See [`Parameters`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSpec {
     /// PyTorch's state-dict name in `nn.Sequential(nn.Sequential(...), ...)`: `<layer>.<op>.weight`
@@ -52,7 +47,20 @@ pub struct ParameterSpec {
 }
 
 /// One f32 for every parameter of a network, in one flat buffer of which tensors are slices.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// ```
+/// use predictive_coding::{Linear, Loss, Network, Op, Parameters, Role};
+///
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![Op::Linear(Linear::new(3))]])?;
+/// let mut parameters = Parameters::zeros(network.parameters().clone());
+/// for (spec, values) in network.initialize(1).iter().filter(|(spec, _)| spec.role == Role::Weight) {
+///     parameters.get_mut(&spec.name).unwrap().copy_from_slice(values);
+/// }
+/// assert_eq!(parameters.get("0.0.bias"), Some(&[0.0; 3][..]));
+/// assert_eq!(format!("{parameters:?}"), "Parameters(2 tensors, 15 values)");
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[derive(Clone, PartialEq)]
 pub struct Parameters {
     specs: Arc<[ParameterSpec]>,
     values: Vec<f32>,
@@ -94,7 +102,8 @@ impl Parameters {
 
     /// Refuses values that are not all finite, as they are after a training run that has diverged.
     ///
-    /// Errors: [`Error::Input`](crate::Error::Input) with the first tensor that holds one, the index and the value.
+    /// # Errors
+    /// [`Error::Input`](crate::Error::Input) with the first tensor that holds one, the index and the value.
     pub fn check_finite(&self) -> Result<()> {
         self.check_finite_at(Level::available()[0])
     }
@@ -122,5 +131,12 @@ impl Parameters {
     pub fn get_mut(&mut self, name: &str) -> Option<&mut [f32]> {
         let spec = self.specs.iter().find(|spec| spec.name == name)?;
         Some(&mut self.values[spec.range.clone()])
+    }
+}
+
+impl fmt::Debug for Parameters {
+    /// How many they are, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parameters({} tensors, {} values)", self.specs.len(), self.values.len())
     }
 }

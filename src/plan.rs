@@ -354,7 +354,7 @@ impl<'a> Builder<'a> {
     }
 
     fn product(&mut self, layer: usize, op: usize, shape: ConvShape, rows_per_band: usize, hidden: bool) -> Step {
-        let options = ConvOptions { rows_per_band, ..self.convolutions };
+        let options = self.convolutions.with_rows_per_band(rows_per_band);
         let conv = Conv::with_options(self.level, self.layout, shape, options);
         self.sizes.product_scratch = self.sizes.product_scratch.max(conv.scratch_len());
         // In the order of layers and operations.

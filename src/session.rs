@@ -1,7 +1,8 @@
 //! A session: everything one network, batch size and method need, planned once.
 
+use std::fmt;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use predictive_coding_kernels::{
     Buffer, Choice, Layout, Level, Lhs, MatMut, MatRef, concurrency, elementwise, gemm, pool_threads,
@@ -14,19 +15,24 @@ use crate::finite::check_samples;
 use crate::group::{Call, Group, Start};
 use crate::layer::Layers;
 use crate::loss::Targets;
-use crate::method::{Convention, Method, Options, Solver, StepSize};
+use crate::method::{Method, Solver, Strict};
+use crate::names::names;
 use crate::network::Network;
+use crate::options::Options;
 use crate::output::Output;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Step, WeightGradient};
+use crate::pool::Pool;
 use crate::relaxation::Open;
 use crate::state::{Descending, Scratch};
 
 /// Values of the gradients that one task adds up.
 const REDUCTION_BLOCK: usize = 1 << 16;
 
-/// A quantity that a session holds for a layer, one value per element of the layer's output.
+/// A quantity that a session holds for a layer, one value per element of the layer's output. See [`Session`] for an
+/// example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Quantity {
     /// v-hat_l of the forward pass, for l = 1..=L.
     Activation,
@@ -38,6 +44,10 @@ pub enum Quantity {
     Error,
 }
 
+names!(Quantity, "quantity", {
+    Activation => "activation", Deviation => "deviation", Belief => "belief", Error => "error",
+});
+
 /// Planned once for a network, a batch size and a method; owns every buffer and allocates nothing
 /// afterwards (rayon's queue takes an entry now and then if the call comes from outside of a pool).
 ///
@@ -46,17 +56,34 @@ pub enum Quantity {
 /// of the gradients as one task of the current rayon pool. Tiles and the order in which gradients are
 /// added depend on the network, the batch, the layout and the SIMD level alone: results are the same to the
 /// last bit on any number of threads.
-#[derive(Debug)]
+///
+/// ```
+/// use predictive_coding::{Linear, Loss, Network, Op, Options, Quantity, Session, Strict};
+///
+/// let linear = |outputs| Op::Linear(Linear::new(outputs));
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![linear(8), Op::Tanh], vec![linear(3)]])?;
+/// let parameters = network.initialize(1);
+/// // Two samples at most, each with a value for every output.
+/// let mut session = Session::new(&network, 2, Strict::new(0.1, 20), Options::default())?;
+/// let (x, y) = ([0.1, -0.5, 0.3, 0.9, 1.0, 0.2, -0.7, 0.4], [0.0f32, 1.0, 0.0, 1.0, 0.0, 0.0]);
+/// let loss = session.infer(&parameters, &x, &y)?;
+/// assert_eq!(session.get(Quantity::Belief, 1)?.len(), 2 * 8);
+/// assert_eq!(session.gradients().get("0.0.weight").unwrap().len(), 8 * 4);
+/// assert_eq!(session.predict(&parameters, &x[..4])?.len(), 3);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+///
+/// A clone has the results of the last call and buffers of its own, so that another thread can use it.
+#[derive(Clone)]
 pub struct Session {
-    plan: Plan,
+    plan: Arc<Plan>,
     method: Method,
     options: Options,
     network: Network,
     batch: usize,
     packed: Buffer,
     groups: Vec<Group>,
-    /// One for each task that runs at the same time.
-    scratch: Vec<Mutex<Scratch>>,
+    scratch: Pool,
     /// The operands of the weight gradients of matrices: a row for each sample.
     rows: Buffer,
     /// For the products of those: one part for each thread.
@@ -74,30 +101,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// Plans a session for batches of up to `batch` samples at the SIMD level of this machine, or
-    /// the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
+    /// Plans a session for batches of up to `batch` samples. With the usual options it computes at the SIMD level of this
+    /// machine, or the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
     ///
-    /// Errors: [`Error::Argument`] if the batch is 0, the method is refused by [`Method::validate`] or, as a
-    /// fixed-prediction with a large eta, diverges in this network beyond all numbers, the level does not exist here,
-    /// or there is not enough memory.
-    pub fn new(network: &Network, batch: usize, method: Method) -> Result<Self> {
-        let level = Level::from_environment().map_err(|e| Error::Argument(e.to_string()))?;
-        Self::with_level(network, batch, method, level)
-    }
-
-    /// Plans a session at a given SIMD level.
-    ///
-    /// Errors: as [`new`](Self::new).
-    pub fn with_level(network: &Network, batch: usize, method: Method, level: Level) -> Result<Self> {
-        Self::with_options(network, batch, method, Options { level: Some(level), ..Options::default() })
-    }
-
-    /// Plans a session that does not do everything as usual.
-    ///
-    /// Errors: as [`new`](Self::new), and [`Error::Argument`] if an option does not fit the method.
-    pub fn with_options(network: &Network, batch: usize, method: Method, options: Options) -> Result<Self> {
+    /// # Errors
+    /// [`Error::Argument`] if the batch is 0, the method is refused by [`Method::validate`], has step sizes for another
+    /// number of layers or, as a fixed-prediction with a large eta, diverges in this network beyond all numbers, the
+    /// level does not exist here, or there is not enough memory.
+    pub fn new(network: &Network, batch: usize, method: impl Into<Method>, options: Options) -> Result<Self> {
+        let method = method.into();
         let Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total } =
-            Draft::new(network, batch, method, options)?;
+            Draft::new(network, batch, &method, &options)?;
         check_memory(batch, total)?;
         let group = |first: usize| {
             let tiles = first..(first + tiles_per_group).min(tiles);
@@ -106,12 +120,12 @@ impl Session {
         Ok(Session {
             packed: Buffer::zeros(plan.sizes.packed),
             groups: (0..tiles).step_by(tiles_per_group).map(group).collect(),
-            scratch: (0..tasks).map(|_| Mutex::new(Scratch::new(&plan, extras))).collect(),
+            scratch: Pool::new(&plan, extras, tasks),
             rows: Buffer::zeros(tiles * plan.images * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
             open: estimates.then(|| Box::new(Open::new(&plan))),
             multiples,
-            plan,
+            plan: Arc::new(plan),
             method,
             options,
             network: network.clone(),
@@ -127,8 +141,14 @@ impl Session {
     /// Bytes that a session with these settings will take, at most; none if they are too many to be counted. Little is
     /// allocated to tell.
     ///
-    /// Errors: as [`with_options`](Self::with_options).
-    pub fn required_bytes(network: &Network, batch: usize, method: Method, options: Options) -> Result<Option<usize>> {
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn required_bytes(
+        network: &Network,
+        batch: usize,
+        method: &Method,
+        options: &Options,
+    ) -> Result<Option<usize>> {
         let total = Draft::new(network, batch, method, options)?.total;
         Ok(total.and_then(|total| total.checked_mul(size_of::<f32>())?.checked_add(network.table_bytes())))
     }
@@ -137,7 +157,8 @@ impl Session {
     /// `[samples, input shape]` with 1 to `batch` samples, which `y` must match. Returns the loss of
     /// the forward pass.
     ///
-    /// Errors: [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite
+    /// # Errors
+    /// [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite
     /// (nothing was computed);
     /// [`Error::Diverged`] if the energy of a strict relaxation, as it is before each of the n updates,
     /// shows that it diverged (all iterations were run and everything can be read);
@@ -149,7 +170,22 @@ impl Session {
     /// As [`infer`](Self::infer), with a strict relaxation that starts at given beliefs:
     /// `start[l - 1]` for layer l in 1..L; layers beyond the end of the slice start at v-hat.
     ///
-    /// Errors: as [`infer`](Self::infer); [`Error::Input`] if a start does not fit its layer or is not finite, or
+    /// ```
+    /// use predictive_coding::{Linear, Loss, Network, Op, Options, Quantity, Session, Start, Strict};
+    ///
+    /// let linear = |outputs| Op::Linear(Linear::new(outputs));
+    /// let network = Network::new(&[2], Loss::MSE, vec![vec![linear(2), Op::Tanh], vec![linear(1)]])?;
+    /// let (parameters, x, y) = (network.initialize(1), [0.5, -0.5], [1.0f32]);
+    /// let mut session = Session::new(&network, 1, Strict::new(0.1, 10), Options::default())?;
+    /// session.infer(&parameters, &x, &y)?;
+    /// // Ten iterations more, from where the first ten ended.
+    /// let deviation = session.get(Quantity::Deviation, 1)?;
+    /// session.infer_from(&parameters, &x, &y, &[Start::Deviation(&deviation)])?;
+    /// # Ok::<(), predictive_coding::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`infer`](Self::infer); [`Error::Input`] if a start does not fit its layer or is not finite, or
     /// the method is not strict.
     pub fn infer_from<'a>(
         &mut self,
@@ -164,13 +200,13 @@ impl Session {
         self.pack(parameters);
         let mut open = self.open.take();
         let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel: true };
-        let vector = open.as_mut().map(|open| match self.options.step {
-            StepSize::Automatic { .. } => open.follow(layers, self.output(samples)),
-            StepSize::Given => open.vector(),
+        let vector = open.as_mut().map(|open| match self.solver() {
+            Some(Solver::Automatic { .. }) => open.follow(layers, self.output(samples)),
+            _ => open.vector(),
         });
-        let (method, options) = (self.method, self.options);
+        let (method, options) = (self.method.clone(), self.options);
         self.run(parameters, x, Some(targets), start, samples, |call, group, scratch, rows| {
-            group.step(call, method, options, vector, scratch, rows);
+            group.step(call, &method, &options, vector, scratch, rows);
         });
         self.open = open;
         self.inferred = !self.options.stopped();
@@ -187,7 +223,8 @@ impl Session {
 
     /// The forward pass alone; returns the loss. Afterwards only activations can be read.
     ///
-    /// Errors: [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite.
+    /// # Errors
+    /// [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite.
     pub fn forward<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
         let targets = y.into();
         let samples = self.check(parameters, x, Some(targets))?;
@@ -200,7 +237,8 @@ impl Session {
     /// The outputs of the network, `[samples, output shape]`, for 1 to `batch` samples `x` without targets. Afterwards
     /// only activations can be read.
     ///
-    /// Errors: [`Error::Input`] if the size does not fit, or an input or a parameter is not finite.
+    /// # Errors
+    /// [`Error::Input`] if the size does not fit, or an input or a parameter is not finite.
     pub fn predict(&mut self, parameters: &Parameters, x: &[f32]) -> Result<Vec<f32>> {
         let samples = self.check(parameters, x, None)?;
         self.pack(parameters);
@@ -211,7 +249,8 @@ impl Session {
 
     /// A quantity of layer `layer` (from 1) of the last call, `[samples, layer shape]`.
     ///
-    /// Errors: [`Error::Input`] if the layer has no such quantity, or the last call was none that computes it.
+    /// # Errors
+    /// [`Error::Input`] if the layer has no such quantity, or the last call was none that computes it.
     pub fn get(&self, quantity: Quantity, layer: usize) -> Result<Vec<f32>> {
         let mut out = vec![0.0; self.samples * self.elements_of(layer)?];
         self.read(quantity, layer, &mut out)?;
@@ -220,7 +259,8 @@ impl Session {
 
     /// As [`get`](Self::get), into a buffer of exactly that size.
     ///
-    /// Errors: as [`get`](Self::get), or [`Error::Input`] if `out` has another size.
+    /// # Errors
+    /// As [`get`](Self::get), or [`Error::Input`] if `out` has another size.
     pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) -> Result<()> {
         let layers = self.plan.layers.len();
         let elements = self.elements_of(layer)?;
@@ -254,7 +294,7 @@ impl Session {
                 (Quantity::Deviation | Quantity::Belief, Some(moved)) => (&tile.errors, -moved),
                 (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
             };
-            let (Plan { level, layout, .. }, image) = (&self.plan, layer_plan.image);
+            let (Plan { level, layout, .. }, image) = (&*self.plan, layer_plan.image);
             let samples = rows.len() / elements;
             layout.store(*level, &source[place.clone()], image, rows, samples, elements);
             if factor != 1.0 {
@@ -299,7 +339,7 @@ impl Session {
     /// How each sample of the last strict relaxation descended, in the order of the batch; nothing for the other
     /// methods.
     pub fn descents(&self) -> impl Iterator<Item = &Descending> {
-        let strict = self.inferred && matches!(self.method, Method::Strict { .. });
+        let strict = self.inferred && self.solver().is_some();
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         tiles.flat_map(|tile| &tile.steps.samples).take(if strict { self.samples } else { 0 })
     }
@@ -307,7 +347,7 @@ impl Session {
     /// The layers (from 1) that no error reaches within the method's iterations from v-hat, whose gradients are 0
     /// ([`Method::unreached`]).
     pub fn unreached(&self) -> Range<usize> {
-        self.method.unreached(&self.options, self.plan.layers.len())
+        self.method.unreached(self.plan.layers.len())
     }
 
     /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
@@ -329,10 +369,11 @@ impl Session {
 
     /// Whether the next strict relaxations record their energies. Off by default.
     ///
-    /// Errors: [`Error::Argument`] if there is not enough memory for one of each iteration (nothing was changed).
+    /// # Errors
+    /// [`Error::Argument`] if there is not enough memory for one of each iteration (nothing was changed).
     pub fn record_energies(&mut self, record: bool) -> Result<()> {
         let iterations = match self.method {
-            Method::Strict { iterations, .. } if record => iterations,
+            Method::Strict(Strict { iterations, .. }) if record => iterations,
             _ => 0,
         };
         let numbers = iterations.checked_mul(self.groups.len() + 1);
@@ -358,7 +399,7 @@ impl Session {
     /// Bytes of all buffers and, at most, of the tables of addresses. Nothing is allocated after planning.
     pub fn bytes(&self) -> usize {
         self.groups.iter().map(Group::bytes).sum::<usize>()
-            + self.scratch.iter().map(|scratch| lock(scratch).bytes()).sum::<usize>()
+            + self.scratch.bytes()
             + self.open.as_ref().map_or(0, |open| open.bytes())
             + self.packed.bytes()
             + self.rows.bytes()
@@ -420,13 +461,13 @@ impl Session {
 
     fn check_start(&self, start: &[Start<'_>], samples: usize) -> Result<()> {
         let hidden = self.plan.layers.len() - 1;
-        if !start.is_empty() && !matches!(self.method, Method::Strict { .. }) {
+        if !start.is_empty() && self.solver().is_none() {
             return Err(Error::Input(format!(
                 "initial beliefs for {}, which always starts at the forward pass; they are for strict",
                 self.method.name()
             )));
         }
-        if !start.is_empty() && self.options.solver == Solver::Sweeps {
+        if !start.is_empty() && self.solver() == Some(&Solver::Sweeps) {
             return Err(Error::Input(
                 "initial beliefs for sweeps, which always start at the forward pass; they are for steps".into(),
             ));
@@ -463,8 +504,16 @@ impl Session {
         }
     }
 
+    /// How beliefs move, if the method is strict.
+    fn solver(&self) -> Option<&Solver> {
+        match &self.method {
+            Method::Strict(Strict { solver, .. }) => Some(solver),
+            _ => None,
+        }
+    }
+
     fn output(&self, samples: usize) -> Output {
-        let ascending = self.options.convention == Convention::Published2022;
+        let ascending = matches!(self.solver(), Some(Solver::Published2022(_)));
         Output::new(&self.plan, self.network.loss(), samples, ascending)
     }
 
@@ -492,7 +541,7 @@ impl Session {
         let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
         let scratch = &self.scratch;
         let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
-            work(call, group, &mut free_scratch(scratch, index), rows);
+            work(call, group, &mut scratch.free(index), rows);
         };
         if threads > 1 && used > 1 && self.plan.sizes.row > 0 {
             let groups = self.groups[..used].par_iter_mut().zip(self.rows.par_chunks_mut(rows_len));
@@ -555,6 +604,15 @@ impl Session {
     }
 }
 
+impl fmt::Debug for Session {
+    /// What it was planned for, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Session { method, batch, plan, .. } = self;
+        let (layers, level, layout) = (plan.layers.len(), plan.level, plan.layout.name());
+        write!(f, "Session({method:?}, {layers} layers, batch {batch}, {level}, {layout}, {} bytes)", self.bytes())
+    }
+}
+
 /// Calls `f(start, block)` for the blocks of some values, on several threads if they are many.
 fn for_each_block(values: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
     let block = |(index, block): (usize, &mut [f32])| f(index * REDUCTION_BLOCK, block);
@@ -562,19 +620,4 @@ fn for_each_block(values: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
         true => values.par_chunks_mut(REDUCTION_BLOCK).enumerate().for_each(block),
         false => block((0, values)),
     }
-}
-
-/// Scratch that nobody computes in: there is one for each task that can run at a time.
-fn free_scratch(scratch: &[Mutex<Scratch>], index: usize) -> MutexGuard<'_, Scratch> {
-    let free = scratch.iter().find_map(|scratch| match scratch.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    });
-    free.unwrap_or_else(|| lock(&scratch[index % scratch.len()]))
-}
-
-/// What is in scratch never matters, so that a panic can not have left it broken.
-fn lock(scratch: &Mutex<Scratch>) -> MutexGuard<'_, Scratch> {
-    scratch.lock().unwrap_or_else(PoisonError::into_inner)
 }

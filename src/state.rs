@@ -7,7 +7,7 @@ use predictive_coding_kernels::Buffer;
 use crate::plan::{Place, Plan};
 
 /// What is kept of a tile.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Tile {
     /// Samples in use; the lanes of others hold zeros.
     pub(crate) samples: usize,
@@ -27,7 +27,7 @@ pub(crate) struct Tile {
 }
 
 /// How the samples of a tile relax.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Steps {
     pub(crate) samples: Vec<Descending>,
     /// eta of each sample, as the kernels take it; 0 where a sample has settled.
@@ -81,7 +81,7 @@ impl Tile {
 }
 
 /// Buffers that one tile after the other computes in.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Scratch {
     /// The input, and z of the forward pass at the boundaries inside of layers.
     pub(crate) values: Buffer,
@@ -89,7 +89,7 @@ pub(crate) struct Scratch {
 }
 
 /// What is computed from the values.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Work {
     /// D at the boundaries inside of layers.
     pub(crate) differences: Buffer,
@@ -110,7 +110,7 @@ pub(crate) struct Work {
 }
 
 /// What sweeps to the equilibrium work with, besides the errors of the tile.
-#[derive(Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Sweeping {
     /// The errors and their residuals before the last step.
     pub(crate) base: Buffer,
@@ -156,7 +156,7 @@ pub(crate) struct Extras {
 }
 
 /// What Lanczos' method works with: three vectors of all beliefs, and `[products][samples]` numbers.
-#[derive(Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Krylov {
     pub(crate) before: Buffer,
     pub(crate) vector: Buffer,

@@ -330,7 +330,8 @@ pub(crate) fn write(
 /// Writes named f32 tensors with their row-major shapes as a safetensors file, replacing what was
 /// there in one go.
 ///
-/// Errors: [`Error::File`] if the file can not be written.
+/// # Errors
+/// [`Error::File`] if the file can not be written.
 ///
 /// # Panics
 /// If a tensor has another number of values than its shape says.

@@ -19,7 +19,8 @@ impl Parameters {
     /// (`0.weight`, `2.bias`) are taken in their order, if there are as many and the shapes agree. F16 and BF16 are
     /// widened, F64 is rounded.
     ///
-    /// Errors: [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or
     /// type, holds a number that is not finite, or belongs to no parameter.
     pub fn load(network: &Network, path: impl AsRef<Path>) -> Result<Self> {
         Self::load_noted(network, path).map(|(parameters, _)| parameters)
@@ -27,7 +28,8 @@ impl Parameters {
 
     /// As [`load`](Self::load), with a line for each thing that was not as usual: a prefix, other names, rounding.
     ///
-    /// Errors: as [`load`](Self::load).
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_noted(network: &Network, path: impl AsRef<Path>) -> Result<(Self, Vec<String>)> {
         let file = TensorFile::read(path.as_ref())?;
         let mut notes = Vec::new();
@@ -42,7 +44,8 @@ impl Parameters {
 
     /// As [`load`](Self::load), from a file in which the parameters have other names.
     ///
-    /// Errors: as [`load`](Self::load).
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_named(
         network: &Network,
         path: impl AsRef<Path>,
@@ -57,7 +60,8 @@ impl Parameters {
 
     /// Writes the parameters as [`load`](Self::load) reads them, replacing what was there in one go.
     ///
-    /// Errors: [`Error::File`](crate::Error::File) if the file can not be written.
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) if the file can not be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         tensors::write(path.as_ref(), self.to_tensors(""), None)
     }

@@ -4,6 +4,7 @@ use std::sync::Barrier;
 
 use predictive_coding::{Adam, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Options, Session};
 use predictive_coding_reference::memory::Counting;
+use predictive_coding_reference::methods::{fixed, literal, strict};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -41,9 +42,8 @@ fn steps_after_the_first_allocate_nothing() {
     }
     for pool in &pools {
         let threads = pool.current_num_threads();
-        let fixed = Method::FixedPrediction { eta: 0.1, iterations: 7 };
-        let strict = Method::Strict { eta: 0.1, iterations: 7 };
-        for (method, literal) in [(Method::Exact, false), (fixed, false), (fixed, true), (strict, false)] {
+        let layers = [0.1, 0.05, 0.1];
+        for method in [Method::Exact, fixed(0.1, 7), literal(0.1, 7), strict(0.1, 7), strict(layers, 7)] {
             // From inside of the pool: handing it a task from outside takes an entry of rayon's queue.
             let counted = pool.install(|| {
                 if threads == 2 {
@@ -51,8 +51,7 @@ fn steps_after_the_first_allocate_nothing() {
                 }
                 let mut parameters = network.initialize(3);
                 let mut adam = Adam::new(&parameters, 1e-3);
-                let options = Options { literal, ..Options::default() };
-                let mut session = Session::with_options(&network, 50, method, options).unwrap();
+                let mut session = Session::new(&network, 50, &method, Options::default()).unwrap();
                 session.record_energies(true).unwrap();
                 let mut step = |samples: usize| {
                     session.infer(&parameters, &x[..samples * 128], &y[..samples]).unwrap();
@@ -64,7 +63,7 @@ fn steps_after_the_first_allocate_nothing() {
                 step(3);
                 ALLOCATOR.allocations() - before
             });
-            assert_eq!(counted, 0, "{method:?}, literal {literal}, on {threads} threads");
+            assert_eq!(counted, 0, "{method:?} on {threads} threads");
         }
     }
 }

@@ -1,34 +1,29 @@
 //! The same bits, whatever the number of threads and however often.
 
-use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Session};
+use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::levels::{forms, ways};
+use predictive_coding_reference::methods::{fixed, strict};
 use predictive_coding_reference::random;
 use rand::RngExt;
 use rayon::ThreadPoolBuilder;
 
 fn assert_deterministic(network: &Network, seed: u64, samples: usize) {
-    let methods = [
-        Method::Exact,
-        Method::FixedPrediction { eta: 0.1, iterations: 4 },
-        Method::Strict { eta: 0.1, iterations: 4 },
-    ];
+    let methods = [Method::Exact, fixed(0.1, 4), strict(0.1, 4)];
     for form in forms() {
-        for (method, options) in methods.into_iter().flat_map(|method| ways(form, method).map(move |way| (method, way)))
-        {
-            let case = Case::random(&mut random::generator(seed), network, method, samples);
+        for method in methods.iter().flat_map(ways) {
+            let case = Case::random(&mut random::generator(seed), network, &method, samples);
             let run = |threads: usize, repeats: usize| {
                 let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    let mut session = Session::with_options(network, samples, method, options).unwrap();
+                    let mut session = form.session(network, samples, &method);
                     (0..repeats).map(|_| case.bits(&mut session)).collect::<Vec<_>>()
                 })
             };
             let want = run(1, 1).remove(0);
             for threads in [1, 2, 3, 7] {
                 for (repeat, got) in run(threads, 2).into_iter().enumerate() {
-                    let what =
-                        format!("{method:?}, {options:?}, {samples} samples, {threads} threads, repeat {repeat}");
+                    let what = format!("{form}, {method:?}, {samples} samples, {threads} threads, repeat {repeat}");
                     assert!(got == want, "{what}, {network:#?}");
                 }
             }
@@ -38,9 +33,8 @@ fn assert_deterministic(network: &Network, seed: u64, samples: usize) {
 
 /// Wide enough to be divided over output channels, and over the inner dimension of its gradients.
 fn convolutional() -> Network {
-    let conv = |channels, kernel_size, padding| {
-        Op::Conv2d(Conv2d { padding: [padding; 2], ..Conv2d::new(channels, [kernel_size; 2]) })
-    };
+    let conv =
+        |channels, kernel_size, padding| Op::Conv2d(Conv2d::new(channels, [kernel_size; 2]).with_padding([padding; 2]));
     let layers = vec![
         vec![conv(8, 3, 1), Op::Relu],
         vec![conv(20, 3, 1), Op::Relu, Op::MaxPool2d(MaxPool2d::new([2, 2]))],

@@ -1,10 +1,11 @@
 //! What computing in differences is for: in float32 the direct form loses the lower layers to
 //! rounding, and so do activations where they saturate; the library loses neither.
 
-use predictive_coding::{Conv2d, Convention, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Start};
+use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Start};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::forms;
+use predictive_coding_reference::methods::strict;
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::operation::{activation, slope};
 use predictive_coding_reference::random::{self, OwnedTargets};
@@ -31,8 +32,8 @@ fn images() -> Case {
     let mut rng = random::generator(seed);
     let x = (0..300 * 28 * 28).map(|_| rng.random_range(0.0..1.0)).collect();
     let y = OwnedTargets::Labels((0..300).map(|_| rng.random_range(0..10)).collect());
-    let method = Method::Strict { eta: 0.1, iterations: 20 };
-    Case { parameters: network.initialize(seed), network, method, convention: Convention::Current, x, y, begin: vec![] }
+    let method = strict(0.1, 20);
+    Case { parameters: network.initialize(seed), network, method, x, y, begin: vec![] }
 }
 
 #[test]
@@ -41,13 +42,13 @@ fn float32_in_differences_keeps_the_digits_that_the_direct_form_loses() {
     let (step, direct) = std::thread::scope(|scope| {
         let direct = scope.spawn(|| {
             let naive = Naive::<f32>::new(&case.network, &case.parameters);
-            naive.step(case.method, &case.x, &dense(case.y.view(), 10), &[])
+            naive.step(&case.method, &case.x, &dense(case.y.view(), 10), &[])
         });
         (case.reference(), direct.join().unwrap())
     });
     let want = case.tensors(&step);
     for form in forms() {
-        let mut session = form.session(&case.network, 300, case.method);
+        let mut session = form.session(&case.network, 300, &case.method);
         case.infer(&mut session).unwrap();
         let (error, tensor) = compare::worst(&case.results(&session), &want);
         println!("{form}: {error:.1e} at {tensor}");
@@ -101,7 +102,7 @@ fn elementwise_differences_neither_cancel_nor_overflow() {
         let network = Network::new(&[z.len()], Loss::MSE, vec![vec![], vec![op.clone()], vec![]]).unwrap();
         let y = vec![0f32; z.len()];
         for form in forms() {
-            let method = Method::Strict { eta: 0.1, iterations: 1 };
+            let method = strict(0.1, 1);
             let mut session = form.session(&network, 1, method);
             session.infer_from(&network.initialize(0), &z, &y, &[Start::Deviation(&d)]).unwrap();
             let got = session.get(Quantity::Error, 2).unwrap();

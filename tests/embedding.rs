@@ -4,10 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use predictive_coding::{
-    Adam, Descending, Error, Linear, Loss, Method, Network, Op, Optimizer, Options, Parameters, Session, Sgd,
+    Adam, Descending, Error, Linear, Loss, Method, Network, Op, Optimizer, Options, Parameters, Session, Sgd, Strict,
 };
 
-const STRICT: Method = Method::Strict { eta: 0.1, iterations: 8 };
+fn strict() -> Strict {
+    Strict::new(0.1, 8)
+}
 
 const fn sent_and_shared<T: Send + Sync>() {}
 const _: () = {
@@ -30,7 +32,7 @@ fn network() -> Network {
 
 /// A batch of `samples`, its targets, and the gradients that a session of its own finds.
 fn step(network: &Network, parameters: &Parameters, samples: usize) -> Vec<f32> {
-    let mut session = Session::new(network, samples, STRICT).unwrap();
+    let mut session = Session::new(network, samples, strict(), Options::default()).unwrap();
     let (x, y) = batch(samples);
     session.infer(parameters, &x, &y[..]).unwrap();
     session.gradients().values().to_vec()
@@ -73,7 +75,7 @@ fn one_session_goes_from_thread_to_thread() {
     let network = network();
     let parameters = network.initialize(3);
     let (x, y) = batch(40);
-    let mut session = Session::new(&network, 40, STRICT).unwrap();
+    let mut session = Session::new(&network, 40, strict(), Options::default()).unwrap();
     session.infer(&parameters, &x, &y[..]).unwrap();
     let expected = session.gradients().values().to_vec();
     for _ in 0..3 {
@@ -94,7 +96,7 @@ fn a_panic_of_the_caller_leaves_a_session_as_it_was() {
     let network = network();
     let parameters = network.initialize(3);
     let (x, y) = batch(40);
-    let mut session = Session::new(&network, 40, STRICT).unwrap();
+    let mut session = Session::new(&network, 40, strict(), Options::default()).unwrap();
     session.infer(&parameters, &x, &y[..]).unwrap();
     let expected = session.gradients().values().to_vec();
     let panicked = catch_unwind(AssertUnwindSafe(|| {

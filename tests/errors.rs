@@ -2,8 +2,9 @@
 
 use predictive_coding::{
     AvgPool2d, Conv2d, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Result,
-    Session, Start, StepSize, Targets,
+    Session, Start, Strict, Targets,
 };
+use predictive_coding_reference::methods::{fixed, literal, strict};
 
 fn network(loss: Loss) -> Network {
     let layers = vec![
@@ -14,7 +15,9 @@ fn network(loss: Loss) -> Network {
     Network::new(&[1, 5, 4], loss, layers).unwrap()
 }
 
-const STRICT: Method = Method::Strict { eta: 0.1, iterations: 3 };
+fn usual() -> Method {
+    strict(0.1, 3)
+}
 
 /// Asserts that `result` is an error in one line that contains all of `parts`.
 fn assert_refused<T>(result: Result<T>, parts: &[&str]) {
@@ -34,43 +37,39 @@ fn step_sizes_and_iterations() {
     for (eta, found) in
         [(f64::NAN, "NaN"), (0.0, "0"), (-0.1, "-0.1"), (f64::INFINITY, "inf"), (f64::NEG_INFINITY, "-inf")]
     {
-        for method in [Method::Strict { eta, iterations: 3 }, Method::FixedPrediction { eta, iterations: 3 }] {
-            assert_refused(Session::new(&network, 2, method), &["eta", found, "expected"]);
+        for method in [strict(eta, 3), fixed(eta, 3)] {
+            assert_refused(Session::new(&network, 2, &method, Options::default()), &["eta", found, "expected"]);
         }
     }
-    for method in [Method::Strict { eta: 0.1, iterations: 0 }, Method::FixedPrediction { eta: 0.1, iterations: 0 }] {
-        assert_refused(Session::new(&network, 2, method), &["iterations", "0", "expected"]);
+    for method in [strict(0.1, 0), fixed(0.1, 0)] {
+        assert_refused(Session::new(&network, 2, &method, Options::default()), &["iterations", "0", "expected"]);
     }
-    for literal in [false, true] {
-        let options = Options { literal, ..Options::default() };
-        for (eta, iterations) in [(3.0, 1000), (1e300, 5)] {
-            let method = Method::FixedPrediction { eta, iterations };
-            assert_refused(Session::with_options(&network, 2, method, options), &["diverges", "at most 1"]);
+    for (eta, iterations) in [(3.0, 1000), (1e300, 5)] {
+        for method in [fixed(eta, iterations), literal(eta, iterations)] {
+            assert_refused(Session::new(&network, 2, method, Options::default()), &["diverges", "at most 1"]);
         }
     }
     for products in [0, 5000, usize::MAX, 1 << 60] {
-        let options = Options { step: StepSize::Automatic { products }, ..Options::default() };
-        assert_refused(Session::with_options(&network, 2, STRICT, options), &["products", "expected 1 to"]);
+        let method = Strict::automatic(products, 3);
+        assert_refused(Session::new(&network, 2, method, Options::default()), &["products", "expected 1 to"]);
     }
-    let endless = Method::Strict { eta: 0.1, iterations: usize::MAX };
-    let mut session = Session::new(&network, 2, endless).unwrap();
+    let endless = strict(0.1, usize::MAX);
+    let mut session = Session::new(&network, 2, &endless, Options::default()).unwrap();
     assert_refused(session.record_energies(true), &["memory", &usize::MAX.to_string()]);
-    let mut session = Session::new(&network, 2, Method::Strict { eta: 0.1, iterations: 1 << 58 }).unwrap();
+    let mut session = Session::new(&network, 2, strict(0.1, 1 << 58), Options::default()).unwrap();
     assert_refused(session.record_energies(true), &["memory", &(1u64 << 58).to_string()]);
 }
 
 /// What would have tables beyond memory, or take for ever to count them.
 #[test]
 fn windows_that_meet_the_border_in_too_many_ways() {
-    let pool = |kernel_size: [usize; 2]| MaxPool2d {
-        stride: [1, 1],
-        padding: kernel_size.map(|size| size / 2),
-        ..MaxPool2d::new(kernel_size)
+    let pool = |kernel_size: [usize; 2]| {
+        MaxPool2d::new(kernel_size).with_stride([1, 1]).with_padding(kernel_size.map(|size| size / 2))
     };
-    let conv = |kernel_size, padding| Op::Conv2d(Conv2d { padding, ..Conv2d::new(1, kernel_size) });
+    let conv = |kernel_size, padding| Op::Conv2d(Conv2d::new(1, kernel_size).with_padding(padding));
     for (input, op) in [
         ([1, 1, 1 << 20], Op::MaxPool2d(pool([1, 1 << 20]))),
-        ([1, 1, 1 << 24], Op::MaxPool2d(MaxPool2d { dilation: [1, 8], ..pool([1, 1 << 21]) })),
+        ([1, 1, 1 << 24], Op::MaxPool2d(pool([1, 1 << 21]).with_dilation([1, 8]))),
         ([1, 512, 512], Op::MaxPool2d(pool([512, 512]))),
         ([1, 1, 32768], conv([1, 32767], [0, 16383])),
         ([1, 1, 1], conv([1, 1 << 24], [0, 1 << 24])),
@@ -82,7 +81,7 @@ fn windows_that_meet_the_border_in_too_many_ways() {
     // Many of which each would do.
     let ops = vec![conv([31, 31], [15, 15]); 2000];
     assert_refused(Network::new(&[1, 64, 64], Loss::MSE, vec![ops]), &["operation 0.", "tables"]);
-    let many = Op::Conv2d(Conv2d { padding: [128, 128], bias: false, ..Conv2d::new(1, [256, 256]) });
+    let many = Op::Conv2d(Conv2d::new(1, [256, 256]).with_padding([128, 128]).with_bias(false));
     assert_refused(
         Network::new(&[1 << 16, 1, 1], Loss::MSE, vec![vec![many]]),
         &["conv2d", "weights", "use fewer channels"],
@@ -108,21 +107,14 @@ fn axes_layers_and_operations_without_end() {
 }
 
 #[test]
-fn options_of_another_method() {
-    let network = network(Loss::MSE);
-    let literal = Options { literal: true, ..Options::default() };
-    for method in [Method::Exact, STRICT] {
-        assert_refused(Session::with_options(&network, 2, method, literal), &["literal", "only", method.name()]);
-    }
-    Session::with_options(&network, 2, Method::FixedPrediction { eta: 0.1, iterations: 3 }, literal).unwrap();
-}
-
-#[test]
 fn batch_sizes() {
-    assert_refused(Session::new(&network(Loss::MSE), 0, STRICT), &["batch", "0", "expected"]);
-    for method in [Method::Exact, STRICT, Method::FixedPrediction { eta: 0.1, iterations: 3 }] {
+    assert_refused(Session::new(&network(Loss::MSE), 0, usual(), Options::default()), &["batch", "0", "expected"]);
+    for method in [Method::Exact, usual(), fixed(0.1, 3)] {
         for batch in [usize::MAX, usize::MAX / 64, 1 << 55] {
-            assert_refused(Session::new(&network(Loss::MSE), batch, method), &[&batch.to_string()]);
+            assert_refused(
+                Session::new(&network(Loss::MSE), batch, &method, Options::default()),
+                &[&batch.to_string()],
+            );
         }
     }
 }
@@ -131,7 +123,7 @@ fn batch_sizes() {
 fn inputs_of_the_wrong_size() {
     let network = network(Loss::MSE);
     let parameters = network.initialize(0);
-    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    let mut session = Session::new(&network, 2, usual(), Options::default()).unwrap();
     let y = vec![0i64, 1];
     assert_refused(session.infer(&parameters, &[], &y), &["0", "20", "expected"]);
     assert_refused(session.infer(&parameters, &[0.0; 39], &y), &["39", "20", "expected"]);
@@ -146,7 +138,7 @@ fn targets_that_do_not_fit() {
     for loss in [Loss::MSE, Loss::CROSS_ENTROPY] {
         let network = network(loss);
         let parameters = network.initialize(0);
-        let mut session = Session::new(&network, 2, STRICT).unwrap();
+        let mut session = Session::new(&network, 2, usual(), Options::default()).unwrap();
         let x = [0.0; 40];
         assert_refused(session.infer(&parameters, &x, &vec![0i64]), &["1 label", "2 samples", "expected"]);
         assert_refused(session.infer(&parameters, &x, &vec![0i64; 3]), &["3 labels", "2 samples", "expected"]);
@@ -159,7 +151,11 @@ fn targets_that_do_not_fit() {
     }
     let with_values = |loss, values: &[f32]| {
         let network = network(loss);
-        Session::new(&network, 2, STRICT)?.infer(&network.initialize(0), &[0.0; 40], Targets::Values(values))
+        Session::new(&network, 2, usual(), Options::default())?.infer(
+            &network.initialize(0),
+            &[0.0; 40],
+            Targets::Values(values),
+        )
     };
     assert_refused(with_values(Loss::MSE, &[0.0; 5]), &["5", "6", "expected"]);
     assert_refused(with_values(Loss::MSE, &[]), &["0", "6", "expected"]);
@@ -171,7 +167,7 @@ fn targets_that_do_not_fit() {
 fn parameters_of_another_network() {
     let network = network(Loss::MSE);
     let flat = |layers| Network::new(&[20], Loss::MSE, layers).unwrap();
-    let linear = |out_features, bias| Op::Linear(Linear { out_features, bias });
+    let linear = |out_features, bias| Op::Linear(Linear::new(out_features).with_bias(bias));
     let others = [
         flat(vec![vec![linear(3, true)]]),
         flat(vec![vec![]]),
@@ -180,7 +176,7 @@ fn parameters_of_another_network() {
     ];
     let count = |network: &Network| network.initialize(0).values().len();
     assert_eq!(count(&others[2]), count(&network));
-    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    let mut session = Session::new(&network, 2, usual(), Options::default()).unwrap();
     for other in &others {
         let parameters = Parameters::zeros(other.parameters().clone());
         assert_refused(session.infer(&parameters, &[0.0; 40], &vec![0i64; 2]), &["parameters", "expected"]);
@@ -194,20 +190,21 @@ fn starts_that_do_not_fit() {
     let parameters = network.initialize(0);
     let x = [0.0; 40];
     let y = vec![0i64; 2];
-    let infer_from =
-        |method, start: &[Start]| Session::new(&network, 2, method)?.infer_from(&parameters, &x, &y, start);
+    let infer_from = |method: &Method, start: &[Start]| {
+        Session::new(&network, 2, method, Options::default())?.infer_from(&parameters, &x, &y, start)
+    };
     // Layers 1 and 2 of the three have 12 and 5 elements.
     let (first, second) = ([0.0; 24], [0.0; 10]);
-    infer_from(STRICT, &[Start::Belief(&first), Start::Deviation(&second)]).unwrap();
-    assert_refused(infer_from(STRICT, &[Start::Belief(&first[1..])]), &["layer 1", "23", "24", "expected"]);
+    infer_from(&usual(), &[Start::Belief(&first), Start::Deviation(&second)]).unwrap();
+    assert_refused(infer_from(&usual(), &[Start::Belief(&first[1..])]), &["layer 1", "23", "24", "expected"]);
     assert_refused(
-        infer_from(STRICT, &[Start::Activation, Start::Deviation(&first)]),
+        infer_from(&usual(), &[Start::Activation, Start::Deviation(&first)]),
         &["layer 2", "24", "10", "expected"],
     );
-    assert_refused(infer_from(STRICT, &[Start::Activation; 3]), &["3", "2", "expected"]);
-    for method in [Method::Exact, Method::FixedPrediction { eta: 0.1, iterations: 3 }] {
-        assert_refused(infer_from(method, &[Start::Deviation(&first)]), &["strict", method.name()]);
-        infer_from(method, &[]).unwrap();
+    assert_refused(infer_from(&usual(), &[Start::Activation; 3]), &["3", "2", "expected"]);
+    for method in [Method::Exact, fixed(0.1, 3)] {
+        assert_refused(infer_from(&method, &[Start::Deviation(&first)]), &["strict", method.name()]);
+        infer_from(&method, &[]).unwrap();
     }
 }
 
@@ -215,7 +212,7 @@ fn starts_that_do_not_fit() {
 fn numbers_that_are_not_finite_are_named() {
     let network = network(Loss::MSE);
     let parameters = network.initialize(0);
-    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    let mut session = Session::new(&network, 2, usual(), Options::default()).unwrap();
     let labels = vec![0i64, 1];
     for (value, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
         let with = |len: usize, at: usize| {
@@ -253,7 +250,7 @@ fn numbers_that_are_not_finite_are_named() {
 fn a_refusal_changes_nothing() {
     let network = network(Loss::MSE);
     let parameters = network.initialize(0);
-    let mut session = Session::new(&network, 2, STRICT).unwrap();
+    let mut session = Session::new(&network, 2, usual(), Options::default()).unwrap();
     session.infer(&parameters, &[0.5; 40], &vec![0i64, 1]).unwrap();
     let state =
         |session: &Session| (session.samples(), session.get(Quantity::Belief, 1).unwrap(), session.gradients().clone());
@@ -286,25 +283,25 @@ fn networks_that_cannot_be_built() {
     refused(&[4], Loss::MSE, one(slope), &[place, "leaky_relu", "negative_slope", "NaN", "expected"]);
     let conv = Conv2d::new(2, [3, 3]);
     for (conv, parts) in [
-        (Conv2d { out_channels: 0, ..conv.clone() }, ["out_channels", "0"]),
-        (Conv2d { kernel_size: [0, 3], ..conv.clone() }, ["kernel_size", "0"]),
-        (Conv2d { stride: [1, 0], ..conv.clone() }, ["stride", "0"]),
-        (Conv2d { dilation: [0, 1], ..conv.clone() }, ["dilation", "0"]),
-        (Conv2d { dilation: [1, 2], ..conv.clone() }, ["larger", "4"]),
-        (Conv2d { kernel_size: [6, 1], ..conv.clone() }, ["6", "5"]),
-        (Conv2d { kernel_size: [usize::MAX; 2], dilation: [3, 3], ..conv.clone() }, ["larger", "5"]),
-        (Conv2d { padding: [usize::MAX; 2], ..conv.clone() }, ["conv2d", "5"]),
+        (Conv2d::new(0, [3, 3]), ["out_channels", "0"]),
+        (Conv2d::new(2, [0, 3]), ["kernel_size", "0"]),
+        (conv.clone().with_stride([1, 0]), ["stride", "0"]),
+        (conv.clone().with_dilation([0, 1]), ["dilation", "0"]),
+        (conv.clone().with_dilation([1, 2]), ["larger", "4"]),
+        (Conv2d::new(2, [6, 1]), ["6", "5"]),
+        (Conv2d::new(2, [usize::MAX; 2]).with_dilation([3, 3]), ["larger", "5"]),
+        (conv.clone().with_padding([usize::MAX; 2]), ["conv2d", "5"]),
     ] {
         refused(&image, Loss::MSE, one(Op::Conv2d(conv)), &[&[place, "conv2d"], &parts[..]].concat());
     }
     refused(&[5, 4], Loss::MSE, one(Op::Conv2d(conv)), &[place, "conv2d", "[5, 4]", "channels"]);
-    let max_pool = Op::MaxPool2d(MaxPool2d { padding: [2, 0], ..MaxPool2d::new([3, 3]) });
+    let max_pool = Op::MaxPool2d(MaxPool2d::new([3, 3]).with_padding([2, 0]));
     refused(&image, Loss::MSE, one(max_pool), &[place, "max_pool2d", "padding 2", "half", "1"]);
-    let avg_pool = Op::AvgPool2d(AvgPool2d { padding: [0, 2], ..AvgPool2d::new([3, 3]) });
+    let avg_pool = Op::AvgPool2d(AvgPool2d::new([3, 3]).with_padding([0, 2]));
     refused(&image, Loss::MSE, one(avg_pool), &[place, "avg_pool2d", "padding 2", "half", "1"]);
     let adaptive = Op::AdaptiveAvgPool2d { output_size: [0, 1] };
     refused(&image, Loss::MSE, one(adaptive), &[place, "adaptive_avg_pool2d", "output_size", "0"]);
     // A dilated window that steps over the image holds nothing but padding.
-    let hollow = MaxPool2d { padding: [1, 0], dilation: [2, 1], ..MaxPool2d::new([2, 1]) };
+    let hollow = MaxPool2d::new([2, 1]).with_padding([1, 0]).with_dilation([2, 1]);
     refused(&[1, 1, 1], Loss::MSE, one(Op::MaxPool2d(hollow)), &[place, "max_pool2d", "padding"]);
 }

@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use predictive_coding::{Method, Network, Parameters, Session};
+use predictive_coding::{Method, Network, Parameters};
 use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
 use predictive_coding_reference::levels::{all_forms, ways};
+use predictive_coding_reference::methods::{fixed, strict};
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::OwnedTargets;
 use safetensors::SafeTensors;
@@ -62,8 +63,8 @@ fn load(name: &'static str) -> Case {
         let (eta, iterations) = (run["eta"].as_f64().unwrap(), run["iterations"].as_u64().unwrap() as usize);
         let method = match run["method"].as_str().unwrap() {
             "exact" => Method::Exact,
-            "strict" => Method::Strict { eta, iterations },
-            "fixed-prediction" => Method::FixedPrediction { eta, iterations },
+            "strict" => strict(eta, iterations),
+            "fixed-prediction" => fixed(eta, iterations),
             other => panic!("method {other}"),
         };
         Run {
@@ -91,7 +92,7 @@ fn the_reference_reproduces_every_golden_run() {
         let naive = Naive::<f64>::new(&case.network, &case.parameters);
         for run in &case.runs {
             assert_complete(&case, run);
-            let step = naive.step(run.method, &widen(&case.x), &dense(case.y.view(), outputs), &[]);
+            let step = naive.step(&run.method, &widen(&case.x), &dense(case.y.view(), outputs), &[]);
             let (error, tensor) = compare::worst(&compare::of_step(&step, &case.network), &run.expected);
             println!("{}/{}: {error:.1e} at {tensor}", case.name, run.name);
             // The expected values are rounded to f32.
@@ -109,11 +110,11 @@ fn the_library_reproduces_every_golden_run() {
         for case in CASES.map(load) {
             let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();
             for run in &case.runs {
-                let results = ways(form, run.method).map(|options| {
-                    let mut session = Session::with_options(&case.network, samples, run.method, options).unwrap();
+                let results = ways(&run.method).into_iter().map(|method| {
+                    let mut session = form.session(&case.network, samples, &method);
                     session.infer(&case.parameters, &case.x, case.y.view()).unwrap();
                     let got = compare::of_session(&session, &case.network);
-                    let what = format!("{form} {}/{}, literal {}", case.name, run.name, options.literal);
+                    let what = format!("{form} {}/{}, {method:?}", case.name, run.name);
                     let (error, tensor) = compare::worst(&got, &run.expected);
                     println!("{what}: {error:.1e} at {tensor}");
                     assert!(error <= BOUND, "{what}: {error:.1e} at {tensor}");

@@ -1,11 +1,10 @@
 //! The reference's derivatives against finite differences, the library's against the reference's,
 //! and Theorem 1: fixed-prediction with eta = 1 and n >= L is backpropagation.
 
-use predictive_coding::{
-    AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity, Session,
-};
+use predictive_coding::{AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity};
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::{forms, ways};
+use predictive_coding_reference::methods::{fixed, strict};
 use predictive_coding_reference::naive::{Begin, Naive, dense, minus};
 use predictive_coding_reference::random::{self, OwnedTargets};
 
@@ -14,15 +13,15 @@ fn networks() -> Vec<(String, Network)> {
     let conv = |channels, kernel_size| Op::Conv2d(Conv2d::new(channels, kernel_size));
     let convs = [
         Conv2d::new(3, [3, 2]),
-        Conv2d { stride: [2, 1], padding: [1, 2], dilation: [1, 2], ..Conv2d::new(3, [2, 3]) },
-        Conv2d { bias: false, stride: [3, 2], dilation: [2, 1], ..Conv2d::new(2, [3, 1]) },
+        Conv2d::new(3, [2, 3]).with_stride([2, 1]).with_padding([1, 2]).with_dilation([1, 2]),
+        Conv2d::new(2, [3, 1]).with_bias(false).with_stride([3, 2]).with_dilation([2, 1]),
     ];
     let max_pools = [
         MaxPool2d::new([2, 2]),
-        MaxPool2d { stride: [1, 2], padding: [1, 1], ..MaxPool2d::new([3, 2]) },
-        MaxPool2d { stride: [1, 1], padding: [1, 0], dilation: [2, 1], ..MaxPool2d::new([2, 3]) },
+        MaxPool2d::new([3, 2]).with_stride([1, 2]).with_padding([1, 1]),
+        MaxPool2d::new([2, 3]).with_stride([1, 1]).with_padding([1, 0]).with_dilation([2, 1]),
     ];
-    let avg_pools = [AvgPool2d::new([2, 3]), AvgPool2d { stride: [1, 2], padding: [1, 1], ..AvgPool2d::new([3, 2]) }];
+    let avg_pools = [AvgPool2d::new([2, 3]), AvgPool2d::new([3, 2]).with_stride([1, 2]).with_padding([1, 1])];
     let of_images = convs
         .into_iter()
         .map(Op::Conv2d)
@@ -42,7 +41,7 @@ fn networks() -> Vec<(String, Network)> {
         Op::Softplus,
         Op::Identity,
     ];
-    let linear = |out_features, bias| Op::Linear(Linear { out_features, bias });
+    let linear = |out_features, bias| Op::Linear(Linear::new(out_features).with_bias(bias));
     let mut networks = vec![];
     for loss in [Loss::CROSS_ENTROPY, Loss::MSE] {
         let mut add = |op: &Op, input: &[usize], layers| {
@@ -113,7 +112,7 @@ fn the_references_backpropagation_is_the_derivative_of_its_loss() {
         let (x, y) = (widen(&data.x), data.dense(&network));
         let values = widen(data.parameters.values());
         let naive = Naive::with_values(&network, &values);
-        let step = naive.step(Method::Exact, &x, &y, &[]);
+        let step = naive.step(&Method::Exact, &x, &y, &[]);
         let gradients = differences(&values, |values| Naive::with_values(&network, values).loss(&x, &y, 0));
         assert_close(&step.gradients, &gradients, 1e-7, &format!("{name}, gradients"));
         for l in 1..=naive.depth() {
@@ -136,7 +135,7 @@ fn the_references_strict_relaxation_descends_on_its_energy() {
         let mut v = vec![x.clone()];
         v.extend(begin.iter().cloned());
         let begin: Vec<_> = begin.into_iter().map(Begin::Belief).collect();
-        let step = naive.step(Method::Strict { eta, iterations: 1 }, &x, &y, &begin);
+        let step = naive.step(&strict(eta, 1), &x, &y, &begin);
         for l in 1..naive.depth() {
             let slope = differences(&v[l], |at| {
                 let mut v = v.clone();
@@ -155,9 +154,9 @@ fn the_references_fixed_prediction_ends_at_backpropagation() {
         let data = Data::random(&network, 3, 4);
         let (x, y) = (widen(&data.x), data.dense(&network));
         let naive = Naive::new(&network, &data.parameters);
-        let exact = naive.step(Method::Exact, &x, &y, &[]);
+        let exact = naive.step(&Method::Exact, &x, &y, &[]);
         for iterations in [naive.depth(), naive.depth() + 3] {
-            let step = naive.step(Method::FixedPrediction { eta: 1.0, iterations }, &x, &y, &[]);
+            let step = naive.step(&fixed(1.0, iterations), &x, &y, &[]);
             assert_close(&step.gradients, &exact.gradients, 1e-12, &format!("{name}, gradients"));
             for l in 1..=naive.depth() {
                 assert_close(&step.errors[l], &exact.errors[l], 1e-12, &format!("{name}, error {l}"));
@@ -173,7 +172,7 @@ fn the_librarys_exact_gradients_and_errors_are_the_references() {
             for samples in [1, 17] {
                 let data = Data::random(&network, samples, 1);
                 let naive = Naive::new(&network, &data.parameters);
-                let step = naive.step(Method::Exact, &widen(&data.x), &data.dense(&network), &[]);
+                let step = naive.step(&Method::Exact, &widen(&data.x), &data.dense(&network), &[]);
                 let mut session = form.session(&network, samples, Method::Exact);
                 session.infer(&data.parameters, &data.x, data.y.view()).unwrap();
                 let got = compare::of_session(&session, &network);
@@ -190,22 +189,19 @@ fn the_librarys_fixed_prediction_ends_at_its_backpropagation() {
         for (name, network) in networks() {
             let data = Data::random(&network, 5, 4);
             let last = network.layers().len();
-            let run = |method, options| {
-                let mut session = Session::with_options(&network, 5, method, options).unwrap();
+            let run = |method: &Method| {
+                let mut session = form.session(&network, 5, method);
                 session.infer(&data.parameters, &data.x, data.y.view()).unwrap();
                 session
             };
-            let exact = run(Method::Exact, form.options());
-            let methods = [last, last + 3].map(|iterations| Method::FixedPrediction { eta: 1.0, iterations });
-            for (method, options) in
-                methods.into_iter().flat_map(|method| ways(form, method).map(move |way| (method, way)))
-            {
-                let relaxed = run(method, options);
+            let exact = run(&Method::Exact);
+            for method in [last, last + 3].into_iter().flat_map(|iterations| ways(&fixed(1.0, iterations))) {
+                let relaxed = run(&method);
                 let gradients = [&relaxed, &exact].map(|session| widen(session.gradients().values()));
-                assert_close(&gradients[0], &gradients[1], BOUND, &format!("{name}, {options:?}, gradients"));
+                assert_close(&gradients[0], &gradients[1], BOUND, &format!("{name}, {method:?}, gradients"));
                 for l in 1..=last {
                     let errors = [&relaxed, &exact].map(|session| widen(&session.get(Quantity::Error, l).unwrap()));
-                    assert_close(&errors[0], &errors[1], BOUND, &format!("{name}, {options:?}, error {l}"));
+                    assert_close(&errors[0], &errors[1], BOUND, &format!("{name}, {method:?}, error {l}"));
                 }
             }
         }

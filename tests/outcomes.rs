@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use predictive_coding::{
     Conv2d, Error, Linear, Loss, Method, Network, OnDivergence, Op, Options, Parameters, Quantity, Reduction, Session,
-    Solver, Start, StepSize, StopFlag,
+    Solver, Start, StopFlag, Strict,
 };
 use predictive_coding_reference::compare::{self, relative_error, widen};
 use predictive_coding_reference::levels::forms;
+use predictive_coding_reference::methods::{fixed, literal, strict};
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::{self, OwnedTargets};
 
 const SAMPLES: usize = 21;
-const STRICT: Method = Method::Strict { eta: 0.1, iterations: 6 };
-const FIXED: Method = Method::FixedPrediction { eta: 0.1, iterations: 6 };
+/// Strict by steps.
+fn steps() -> Strict {
+    Strict::new(0.1, 6)
+}
 
 fn network(loss: Loss) -> Network {
     let linear = |features| Op::Linear(Linear::new(features));
@@ -39,20 +42,20 @@ fn steep(network: &Network) -> (Parameters, Vec<f32>, Vec<f32>) {
 
 #[test]
 fn the_loss_is_that_of_the_forward_pass_whatever_is_computed() {
-    let sum = Loss { reduction: Reduction::Sum, weight: 0.25, ..Loss::MSE };
-    let usual = Options::default();
-    let runs = [
-        (Method::Exact, usual),
-        (FIXED, usual),
-        (FIXED, Options { literal: true, ..usual }),
-        (STRICT, usual),
-        (STRICT, Options { tolerance: Some(0.5), ..usual }),
-        (STRICT, Options { step: StepSize::Automatic { products: 2 }, ..usual }),
-        (STRICT, Options { solver: Solver::Sweeps, ..usual }),
-        (STRICT, Options { solver: Solver::Sweeps, tolerance: Some(0.5), ..usual }),
-        (STRICT, Options { convention: predictive_coding::Convention::Published2022, ..usual }),
-        (STRICT, Options { on_divergence: OnDivergence::Skip, ..usual }),
-        (STRICT, Options { on_divergence: OnDivergence::Shrink, ..usual }),
+    let sum = Loss::MSE.with_reduction(Reduction::Sum).with_weight(0.25);
+    let published = Solver::Published2022(0.1.into());
+    let runs: [Method; 11] = [
+        Method::Exact,
+        fixed(0.1, 6),
+        literal(0.1, 6),
+        steps().into(),
+        steps().with_tolerance(Some(0.5)).into(),
+        Strict::automatic(2, 6).into(),
+        Strict::sweeps(6).into(),
+        Strict::sweeps(6).with_tolerance(Some(0.5)).into(),
+        Strict::by(published, 6).into(),
+        steps().with_on_divergence(OnDivergence::Skip).into(),
+        steps().with_on_divergence(OnDivergence::Shrink).into(),
     ];
     for loss in [Loss::MSE, Loss::CROSS_ENTROPY, sum] {
         let network = network(loss);
@@ -61,13 +64,13 @@ fn the_loss_is_that_of_the_forward_pass_whatever_is_computed() {
         let (other, _) = random::batch(&mut random::generator(3), &network, SAMPLES);
         for form in forms() {
             let forward = form.session(&network, SAMPLES, Method::Exact).forward(&parameters, &x, y.view()).unwrap();
-            for (method, options) in runs {
-                let options = Options { level: Some(form.level), layout: form.layout, ..options };
-                let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            for method in &runs {
+                let options = Options::default().with_level(Some(form.level)).with_layout(form.layout);
+                let mut session = Session::new(&network, SAMPLES, method, options).unwrap();
                 // A value that an earlier call may leave behind.
                 session.infer(&parameters, &other, y.view()).unwrap();
                 let inferred = session.infer(&parameters, &x, y.view()).unwrap();
-                let what = format!("{form} {loss} {method:?} {options:?}");
+                let what = format!("{form} {loss} {session:?}");
                 assert_eq!([inferred, session.loss()].map(f32::to_bits), [forward.to_bits(); 2], "{what}");
             }
         }
@@ -78,25 +81,25 @@ fn the_loss_is_that_of_the_forward_pass_whatever_is_computed() {
 #[test]
 fn samples_of_a_sum_relax_as_if_alone() {
     for usual in [Loss::MSE, Loss::CROSS_ENTROPY] {
-        let sum = Loss { reduction: Reduction::Sum, weight: 0.5, ..usual };
+        let sum = usual.with_reduction(Reduction::Sum).with_weight(0.5);
         let (x, y) = random::batch(&mut random::generator(4), &network(sum), SAMPLES);
         let elements = x.len() / SAMPLES;
         let one = match &y {
             OwnedTargets::Labels(labels) => OwnedTargets::Labels(labels[..1].to_vec()),
             OwnedTargets::Values(values) => OwnedTargets::Values(values[..values.len() / SAMPLES].to_vec()),
         };
-        let moved = |loss: Loss, x: &[f32], y: &OwnedTargets, method| {
+        let moved = |loss: Loss, x: &[f32], y: &OwnedTargets, method: &Method| {
             let network = network(loss);
-            let mut session = Session::new(&network, x.len() / elements, method).unwrap();
+            let mut session = Session::new(&network, x.len() / elements, method, Options::default()).unwrap();
             session.infer(&network.initialize(1), x, y.view()).unwrap();
             let deviation = session.get(Quantity::Deviation, 3).unwrap();
             widen(&deviation[..session.elements(3)])
         };
-        for method in [Method::Exact, FIXED, STRICT] {
-            let alone = moved(sum, &x[..elements], &one, method);
-            assert!(relative_error(&moved(sum, &x, &y, method), &alone) < 1e-6, "{usual} {method:?}");
-            let alone = moved(usual, &x[..elements], &one, method);
-            let mean = moved(usual, &x, &y, method);
+        for method in [Method::Exact, fixed(0.1, 6), steps().into()] {
+            let alone = moved(sum, &x[..elements], &one, &method);
+            assert!(relative_error(&moved(sum, &x, &y, &method), &alone) < 1e-6, "{usual} {method:?}");
+            let alone = moved(usual, &x[..elements], &one, &method);
+            let mean = moved(usual, &x, &y, &method);
             let share = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
             let ratio = share(&mean) / share(&alone) * SAMPLES as f64;
             assert!((0.7..1.4).contains(&ratio), "{usual} {method:?}: {ratio}");
@@ -106,15 +109,12 @@ fn samples_of_a_sum_relax_as_if_alone() {
 
 #[test]
 fn diverged_samples_are_left_out_or_relax_again() {
-    let loss = Loss { reduction: Reduction::Sum, weight: 0.5, ..Loss::MSE };
+    let loss = Loss::MSE.with_reduction(Reduction::Sum).with_weight(0.5);
     let network = network(loss);
     let (parameters, x, y) = steep(&network);
-    let method = Method::Strict { eta: 0.4, iterations: 12 };
     for form in forms() {
-        let session = |on_divergence| {
-            let options = Options { on_divergence, ..form.options() };
-            Session::with_options(&network, SAMPLES, method, options).unwrap()
-        };
+        let session =
+            |on_divergence| form.session(&network, SAMPLES, Strict::new(0.4, 12).with_on_divergence(on_divergence));
         let mut stopping = session(OnDivergence::Stop);
         assert!(matches!(stopping.infer(&parameters, &x, &y), Err(Error::Diverged(_))), "{form}");
         let diverged: Vec<bool> = stopping.descents().map(|descent| descent.diverged).collect();
@@ -157,11 +157,10 @@ fn diverged_samples_are_left_out_or_relax_again() {
 
 #[test]
 fn a_sample_that_began_elsewhere_is_left_out() {
-    let network = network(Loss { reduction: Reduction::Sum, ..Loss::MSE });
+    let network = network(Loss::MSE.with_reduction(Reduction::Sum));
     let (parameters, x, y) = steep(&network);
-    let options = Options { on_divergence: OnDivergence::Shrink, ..Options::default() };
-    let method = Method::Strict { eta: 0.6, iterations: 12 };
-    let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+    let method = Strict::new(0.6, 12).with_on_divergence(OnDivergence::Shrink);
+    let mut session = Session::new(&network, SAMPLES, method, Options::default()).unwrap();
     session.infer_from(&parameters, &x, &y, &[Start::Activation]).unwrap();
     assert!(session.descents().any(|descent| descent.diverged && !descent.shrunk));
     assert!(session.gradients().values().iter().all(|g| g.is_finite()));
@@ -173,63 +172,53 @@ fn a_stopped_call_says_so_and_the_next_one_is_whole() {
     let network = network(Loss::MSE);
     let parameters = network.initialize(1);
     let (x, y) = random::batch(&mut random::generator(6), &network, SAMPLES);
-    let sweeps = Options { solver: Solver::Sweeps, ..Options::default() };
-    let literal = Options { literal: true, ..Options::default() };
-    for (method, options) in [(STRICT, Options::default()), (STRICT, sweeps), (FIXED, literal)] {
-        let options = Options { stop: Some(StopFlag(&STOP)), ..options };
-        let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+    let options = Options::default().with_stop(Some(StopFlag(&STOP)));
+    let methods: [fn(usize) -> Method; 3] = [
+        |iterations| Strict::new(0.1, iterations).into(),
+        |iterations| Strict::sweeps(iterations).into(),
+        |iterations| literal(0.1, iterations),
+    ];
+    for method in methods {
+        let mut session = Session::new(&network, SAMPLES, method(6), options).unwrap();
         session.infer(&parameters, &x, y.view()).unwrap();
         let whole = session.gradients().clone();
         // A call that would take hours ends soon after the flag is set.
-        let endless = match method {
-            Method::Strict { eta, .. } => Method::Strict { eta, iterations: 1 << 40 },
-            Method::FixedPrediction { eta, .. } => Method::FixedPrediction { eta, iterations: 1 << 40 },
-            Method::Exact => method,
-        };
-        let mut long = Session::with_options(&network, SAMPLES, endless, options).unwrap();
+        let mut long = Session::new(&network, SAMPLES, method(1 << 40), options).unwrap();
         let outcome = std::thread::scope(|scope| {
             let call = scope.spawn(|| long.infer(&parameters, &x, y.view()));
             std::thread::sleep(Duration::from_millis(50));
-            assert!(!call.is_finished(), "{method:?} ended by itself");
+            assert!(!call.is_finished(), "{session:?} ended by itself");
             STOP.store(true, Ordering::Relaxed);
             call.join().unwrap()
         });
         STOP.store(false, Ordering::Relaxed);
-        assert_eq!(outcome, Err(Error::Stopped), "{method:?}");
+        assert_eq!(outcome, Err(Error::Stopped), "{session:?}");
         assert!(long.get(Quantity::Error, 1).is_err() && long.get(Quantity::Activation, 1).is_ok());
         session.infer(&parameters, &x, y.view()).unwrap();
-        assert_eq!(session.gradients().values(), whole.values(), "{method:?}");
+        assert_eq!(session.gradients().values(), whole.values(), "{session:?}");
     }
 }
 
 /// Each layer by its own eta, as the formulas have it.
 #[test]
 fn every_layer_takes_its_own_step() {
-    static ETAS: [f64; 3] = [0.05, 0.2, 0.1];
+    const ETAS: [f64; 3] = [0.05, 0.2, 0.1];
     let network = network(Loss::CROSS_ENTROPY).with_precision(2, 1.5).unwrap();
     let parameters = network.initialize(1);
     let (x, y) = random::batch(&mut random::generator(8), &network, SAMPLES);
-    let mut naive = Naive::<f64>::new(&network, &parameters);
-    naive.rates = vec![0.0, 0.05 / 0.3, 0.2 / 0.3, 0.1 / 0.3, 0.0];
-    let (strict, fixed) =
-        (Method::Strict { eta: 0.3, iterations: 9 }, Method::FixedPrediction { eta: 0.3, iterations: 9 });
-    for (method, literal) in [(strict, false), (fixed, false), (fixed, true)] {
-        let want = compare::of_step(&naive.step(method, &widen(&x), &dense(y.view(), 3), &[]), &network);
+    let naive = Naive::<f64>::new(&network, &parameters);
+    for method in [strict(ETAS, 9), fixed(ETAS, 9), literal(ETAS, 9)] {
+        let want = compare::of_step(&naive.step(&method, &widen(&x), &dense(y.view(), 3), &[]), &network);
         for form in forms() {
-            let options = Options { etas: Some(&ETAS), literal, ..form.options() };
-            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            let mut session = form.session(&network, SAMPLES, &method);
             session.infer(&parameters, &x, y.view()).unwrap();
             let (error, tensor) = compare::worst(&compare::of_session(&session, &network), &want);
-            assert!(error <= compare::BOUND, "{form} {method:?}, literal {literal}: {error:.1e} at {tensor}");
+            assert!(error <= compare::BOUND, "{form} {method:?}: {error:.1e} at {tensor}");
         }
     }
-    let refused = |method, etas: &'static [f64]| {
-        let options = Options { etas: Some(etas), ..Options::default() };
-        Session::with_options(&network, SAMPLES, method, options).unwrap_err().to_string()
-    };
-    assert!(refused(strict, &[0.1; 2]).contains("2 step sizes, expected 3"));
-    assert!(refused(strict, &[0.1, -0.1, 0.1]).contains("eta is -0.1 for a layer"));
-    assert!(refused(Method::Exact, &[0.1; 3]).contains("only steps of given sizes"));
+    let refused = |method| Session::new(&network, SAMPLES, method, Options::default()).unwrap_err().to_string();
+    assert!(refused(strict([0.1; 2], 9)).contains("2 step sizes, expected 3"));
+    assert!(refused(fixed([0.1, -0.1, 0.1], 9)).contains("eta is -0.1"));
 }
 
 /// Errors come down one layer per iteration: what they do not reach has gradients of 0, and nothing else has.
@@ -239,13 +228,9 @@ fn layers_that_no_error_reaches_are_told() {
     let parameters = network.initialize(1);
     let (x, y) = random::batch(&mut random::generator(7), &network, SAMPLES);
     for iterations in 1..=5 {
-        let strict = Method::Strict { eta: 0.1, iterations };
-        let sweeps = Options { solver: Solver::Sweeps, ..Options::default() };
-        let literal = Options { literal: true, ..Options::default() };
-        let fixed = Method::FixedPrediction { eta: 0.1, iterations };
-        let usual = Options::default();
-        for (method, options) in [(strict, usual), (strict, sweeps), (fixed, usual), (fixed, literal)] {
-            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+        let sweeps = Strict::sweeps(iterations).into();
+        for method in [strict(0.1, iterations), sweeps, fixed(0.1, iterations), literal(0.1, iterations)] {
+            let mut session = Session::new(&network, SAMPLES, &method, Options::default()).unwrap();
             session.infer(&parameters, &x, y.view()).unwrap();
             for (spec, gradient) in session.gradients().iter() {
                 let zero = gradient.iter().all(|&g| g == 0.0);

@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use predictive_coding::{
-    Conv2d, Convention, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Quantity, Session,
-};
+use predictive_coding::{Conv2d, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Solver, Strict};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::judge::{CONDITIONING, Judge, assert_outcome, energies, sessions};
 use predictive_coding_reference::levels::{forms, ways};
+use predictive_coding_reference::methods::{fixed, strict};
 use predictive_coding_reference::naive::Begin;
 use predictive_coding_reference::random::{self, OwnedTargets};
 use rand::RngExt;
@@ -26,10 +25,10 @@ fn random_networks_give_what_the_reference_gives() {
             let network = random::network(&mut rng);
             let method = random::method(&mut rng);
             let batch = rng.random_range(1..=40);
-            let full = Case::random(&mut rng, &network, method, batch);
+            let full = Case::random(&mut rng, &network, &method, batch);
             let smaller = rng.random_range(1..=batch);
             let last = full.with_batch(&mut rng, smaller).with_random_begin(&mut rng);
-            let mut sessions = sessions(&network, batch, method, &forms);
+            let mut sessions = sessions(&network, batch, &method, &forms);
             // The full batch again, so that nothing is left over from the smaller one.
             for case in [&full, &last, &full] {
                 judge.step(case, &mut sessions, &mut rng, &format!("case {seed}"));
@@ -55,7 +54,7 @@ fn convolutions_to_one_pixel() {
     for (size, stride, padding) in [(1, 1, 0), (2, 2, 0), (3, 3, 0), (1, 3, 1), (2, 4, 1)] {
         let conv = |size: usize, stride, padding| {
             let padding = [padding; 2];
-            Op::Conv2d(Conv2d { stride: [stride; 2], padding, ..Conv2d::new(7, [size; 2]) })
+            Op::Conv2d(Conv2d::new(7, [size; 2]).with_stride([stride; 2]).with_padding(padding))
         };
         let layers = vec![
             vec![conv(1, 1, 0), Op::Tanh],
@@ -64,9 +63,9 @@ fn convolutions_to_one_pixel() {
         ];
         let network = Network::new(&[3, size, size], Loss::MSE, layers).unwrap();
         let mut rng = random::generator(size as u64);
-        for method in [Method::Exact, Method::Strict { eta: 0.1, iterations: 4 }] {
-            let case = Case::random(&mut rng, &network, method, 19);
-            let mut sessions = sessions(&network, 19, method, &forms());
+        for method in [Method::Exact, strict(0.1, 4)] {
+            let case = Case::random(&mut rng, &network, &method, 19);
+            let mut sessions = sessions(&network, 19, &method, &forms());
             judge.step(&case, &mut sessions, &mut rng, &format!("{size} pixels, stride {stride}, padding {padding}"));
         }
     }
@@ -78,17 +77,17 @@ fn convolutions_to_one_pixel() {
 #[test]
 fn many_iterations_of_deep_networks_keep_their_digits() {
     for (depth, activation) in [(9, Op::Tanh), (16, Op::Silu)] {
-        let conv = |channels| Op::Conv2d(Conv2d { padding: [1, 1], ..Conv2d::new(channels, [3, 3]) });
+        let conv = |channels| Op::Conv2d(Conv2d::new(channels, [3, 3]).with_padding([1, 1]));
         let mut layers: Vec<_> = (0..depth - 3).map(|i| vec![conv(5 + i % 3), activation.clone()]).collect();
         layers.push(vec![Op::Flatten, Op::Linear(Linear::new(20)), activation.clone()]);
         layers.push(vec![Op::Linear(Linear::new(20)), activation.clone()]);
         layers.push(vec![Op::Linear(Linear::new(10))]);
         let network = Network::new(&[3, 6, 6], Loss::MSE, layers).unwrap();
-        let method = Method::Strict { eta: 0.1, iterations: 200 };
-        let case = Case::random(&mut random::generator(depth as u64), &network, method, 3);
+        let method = strict(0.1, 200);
+        let case = Case::random(&mut random::generator(depth as u64), &network, &method, 3);
         let want = case.tensors(&case.reference());
         for form in forms() {
-            let mut session = form.session(&network, 3, method);
+            let mut session = form.session(&network, 3, &method);
             case.infer(&mut session).unwrap();
             let (error, tensor) = compare::worst(&case.results(&session), &want);
             assert!(error <= BOUND, "{form}, {depth} layers of {activation:?}: {error:.1e} at {tensor}");
@@ -104,15 +103,13 @@ fn the_convention_of_2022_is_its_formulas() {
         let network = random::network(&mut rng);
         // With smaller steps the lower errors come to the order of what float64 rounds off the beliefs.
         let eta = [0.1, 0.3][seed as usize % 2];
-        let method = Method::Strict { eta, iterations: rng.random_range(1..=12) };
+        let method = Strict::by(Solver::Published2022(eta.into()), rng.random_range(1..=12));
         let samples = rng.random_range(1..=40);
-        let convention = Convention::Published2022;
-        let case = Case { convention, ..Case::random(&mut rng, &network, method, samples) };
+        let case = Case::random(&mut rng, &network, method.clone(), samples);
         let want = case.tensors(&case.reference());
         let conditioning = case.conditioning(&want, &mut rng);
         for form in forms() {
-            let options = Options { convention, ..form.options() };
-            let mut session = Session::with_options(&network, samples, method, options).unwrap();
+            let mut session = form.session(&network, samples, method.clone());
             case.infer(&mut session).unwrap();
             for (((name, got), (_, want)), conditioning) in case.results(&session).iter().zip(&want).zip(&conditioning)
             {
@@ -139,12 +136,12 @@ fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
         let iterations = rng.random_range(1..=25);
         // Farther above 1 the iteration swings, and what it adds up in float32 cancels.
         let eta = [0.02, 0.1, 0.6, 1.0, 1.1][seed as usize % 5];
-        let method = Method::FixedPrediction { eta, iterations };
+        let method = fixed(eta, iterations);
         let samples = rng.random_range(1..=40);
-        let case = Case::random(&mut rng, &network, method, samples);
+        let case = Case::random(&mut rng, &network, &method, samples);
         for form in forms() {
-            let results = ways(form, method).map(|options| {
-                let mut session = Session::with_options(&network, samples, method, options).unwrap();
+            let results = ways(&method).into_iter().map(|method| {
+                let mut session = form.session(&network, samples, method);
                 case.infer(&mut session).unwrap();
                 case.results(&session)
             });
@@ -174,29 +171,28 @@ fn fixed_prediction_iterated_is_backpropagation_times_its_shares() {
 /// element wins and the slope is that of the negative side.
 #[test]
 fn ties_and_kinks_are_decided_as_in_the_reference() {
-    let pool = MaxPool2d { stride: [1, 2], padding: [1, 1], ..MaxPool2d::new([3, 2]) };
+    let pool = MaxPool2d::new([3, 2]).with_stride([1, 2]).with_padding([1, 1]);
     let elementwise = [Op::Relu, Op::LeakyRelu { negative_slope: 0.5 }, Op::LeakyRelu { negative_slope: -2.0 }];
     for form in forms() {
         for samples in [1, 5, 33] {
             for op in elementwise.iter().chain([&Op::MaxPool2d(pool.clone())]) {
-                for method in [Method::Exact, Method::Strict { eta: 0.25, iterations: 3 }] {
+                for method in [Method::Exact, strict(0.25, 3)] {
                     let network = Network::new(&[2, 6, 5], Loss::MSE, vec![vec![], vec![op.clone()], vec![]]).unwrap();
                     let mut rng = random::generator(1);
                     let outputs: usize = network.output_shape().iter().product();
                     let mut quantised =
                         |count| (0..count).map(|_| rng.random_range(-2i8..=2).into()).collect::<Vec<f32>>();
                     let case = Case {
-                        convention: Convention::Current,
                         parameters: network.initialize(0),
                         x: quantised(samples * 60),
                         y: OwnedTargets::Values(quantised(samples * outputs)),
                         begin: vec![],
                         network,
-                        method,
+                        method: method.clone(),
                     };
                     let what = format!("{form} {op:?}, {method:?}, {samples} samples");
                     let step = case.reference();
-                    let mut session = form.session(&case.network, samples, method);
+                    let mut session = form.session(&case.network, samples, &method);
                     let result = case.infer(&mut session);
                     assert_outcome(result, &session, &step, &what);
                     let (error, tensor) = compare::worst(&case.results(&session), &case.tensors(&step));
@@ -211,7 +207,7 @@ fn ties_and_kinks_are_decided_as_in_the_reference() {
 fn climbing() -> Case {
     let layers = (0..4).map(|_| vec![Op::Linear(Linear::new(9)), Op::Softplus]).collect();
     let network = Network::new(&[7], Loss::MSE, layers).unwrap();
-    Case::random(&mut random::generator(1), &network, Method::Strict { eta: 2.2, iterations: 12 }, 6)
+    Case::random(&mut random::generator(1), &network, strict(2.2, 12), 6)
 }
 
 #[test]
@@ -219,7 +215,7 @@ fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
     for form in forms() {
         let case = climbing();
         let step = case.reference();
-        let mut session = form.session(&case.network, 6, case.method);
+        let mut session = form.session(&case.network, 6, &case.method);
         session.record_energies(true).unwrap();
         let Err(Error::Diverged(divergence)) = case.infer(&mut session) else { panic!("{form}: no divergence") };
         let (iteration, sample) = (divergence.iteration, divergence.sample);
@@ -230,7 +226,7 @@ fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
                 assert!(climbed(earlier, sample) < 1.001, "{form}: {divergence:?}, but sample {sample} at {earlier}");
             }
         }
-        let there = Case { method: Method::Strict { eta: 2.2, iterations: iteration }, ..case.clone() }.reference();
+        let there = Case { method: strict(2.2, iteration), ..case.clone() }.reference();
         let norm = |l: &usize| {
             let size = there.errors[*l].len() / 6;
             there.errors[*l][sample * size..][..size].iter().map(|e| e * e).sum::<f64>()
@@ -251,8 +247,8 @@ fn a_divergence_names_where_it_began_and_leaves_the_state_readable() {
 #[test]
 fn a_relaxation_that_overflows_is_a_divergence() {
     for form in forms() {
-        let case = Case { method: Method::Strict { eta: 1e30, iterations: 8 }, ..climbing() };
-        let mut session = form.session(&case.network, 6, case.method);
+        let case = Case { method: strict(1e30, 8), ..climbing() };
+        let mut session = form.session(&case.network, 6, &case.method);
         let result = case.infer(&mut session);
         assert!(matches!(result, Err(Error::Diverged(_))), "{form}: {result:?}");
         assert!(session.get(Quantity::Activation, 4).unwrap().iter().all(|v| v.is_finite()), "{form}");
@@ -263,8 +259,8 @@ fn a_relaxation_that_overflows_is_a_divergence() {
 #[test]
 fn a_stable_relaxation_has_not_diverged() {
     for form in forms() {
-        let case = Case { method: Method::Strict { eta: 0.1, iterations: 3000 }, ..climbing() };
-        let mut session = form.session(&case.network, 6, case.method);
+        let case = Case { method: strict(0.1, 3000), ..climbing() };
+        let mut session = form.session(&case.network, 6, &case.method);
         session.record_energies(true).unwrap();
         case.infer(&mut session).unwrap_or_else(|error| panic!("{form}: {error}"));
         let energies = session.energies().to_vec();
@@ -286,7 +282,7 @@ fn a_stable_relaxation_has_not_diverged() {
 fn energies_are_recorded_only_on_request() {
     let case = climbing();
     for form in forms() {
-        let mut session = form.session(&case.network, 6, case.method);
+        let mut session = form.session(&case.network, 6, &case.method);
         let _ = case.infer(&mut session);
         assert!(session.energies().is_empty());
         session.record_energies(true).unwrap();
@@ -323,16 +319,11 @@ fn samples_are_independent() {
             let network = random::network(&mut rng);
             let samples = rng.random_range(2..40);
             let kept = rng.random_range(0..samples);
-            let methods = [
-                Method::Exact,
-                Method::FixedPrediction { eta: 0.1, iterations: 6 },
-                Method::Strict { eta: 0.1, iterations: 6 },
-            ];
-            let method = methods[seed as usize % 3];
-            let options = ways(form, method).last().unwrap();
-            let case = Case::random(&mut rng, &network, method, samples);
+            let methods = [Method::Exact, fixed(0.1, 6), strict(0.1, 6)];
+            let method = ways(&methods[seed as usize % 3]).pop().unwrap();
+            let case = Case::random(&mut rng, &network, &method, samples);
             let bits_of = |case: &Case, sample: usize| {
-                let mut session = Session::with_options(&network, samples, method, options).unwrap();
+                let mut session = form.session(&network, samples, &method);
                 let result = case.infer(&mut session);
                 assert!(matches!(result, Ok(_) | Err(Error::Diverged(_))), "{form} case {seed}: {result:?}");
                 let last = network.layers().len();

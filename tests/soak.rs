@@ -4,9 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use predictive_coding::{
-    Conv2d, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Session, Solver, StepSize,
-};
+use predictive_coding::{Conv2d, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Strict};
 use predictive_coding_kernels::{
     Algorithm, Buffer, ConvShape, GemmScratch, Lhs, MatMut, MatRef, NchwConv, PackedLhs, gemm,
 };
@@ -82,37 +80,36 @@ fn network(rng: &mut ChaCha8Rng, pools: &[ThreadPool], levels: &[Level], judge: 
     let network = if rng.random_bool(0.2) { wide_network(rng) } else { random::network(rng) };
     let method = random::method(rng);
     let batch = rng.random_range(1..=40);
-    let full = Case::random(rng, &network, method, batch);
+    let full = Case::random(rng, &network, &method, batch);
     let smaller = rng.random_range(1..=batch);
     let last = full.with_batch(rng, smaller).with_random_begin(rng);
     let [one, other] = [pools.choose(rng), pools.choose(rng)].map(|pool| pool.expect("there are pools"));
     let what = format!("case {seed}, {} threads", one.current_num_threads());
     one.install(|| {
-        let mut sessions = sessions(&network, batch, method, &forms_of(levels));
+        let mut sessions = sessions(&network, batch, &method, &forms_of(levels));
         for case in [&full, &last] {
             judge.step(case, &mut sessions, rng, &what);
         }
     });
     for form in forms_of(levels) {
-        let usual = form.options();
-        let mut ways = vec![usual];
-        if matches!(method, Method::Strict { .. }) {
-            ways.extend([
-                Options { solver: Solver::Sweeps, ..usual },
-                Options { step: StepSize::Automatic { products: rng.random_range(1..5) }, ..usual },
-                Options { tolerance: Some(1e-2), ..usual },
+        let mut methods = vec![method.clone()];
+        if let Method::Strict(Strict { iterations, .. }) = method {
+            methods.extend([
+                Strict::sweeps(iterations).into(),
+                Strict::automatic(rng.random_range(1..5), iterations).into(),
+                Strict::new(0.1, iterations).with_tolerance(Some(1e-2)).into(),
             ]);
         }
-        for options in ways {
+        for method in methods {
             let bits = |pool: &ThreadPool| {
                 pool.install(|| {
-                    let mut session = Session::with_options(&network, batch, method, options).unwrap();
+                    let mut session = form.session(&network, batch, &method);
                     [full.bits(&mut session), full.bits(&mut session)]
                 })
             };
             // The estimates of automatic steps start at what the call before them left.
             let (ours, theirs) = (bits(one), bits(other));
-            assert!(ours == theirs, "{what} and {}, {options:?}, {network:?}", other.current_num_threads());
+            assert!(ours == theirs, "{what} and {}, {method:?}, {network:?}", other.current_num_threads());
         }
     }
 }
@@ -127,7 +124,7 @@ fn wide_network(rng: &mut ChaCha8Rng) -> Network {
     }
     let conv = |rng: &mut ChaCha8Rng| {
         let padding = [rng.random_range(0..2), rng.random_range(0..2)];
-        Op::Conv2d(Conv2d { padding, ..Conv2d::new(rng.random_range(1..48), [3, rng.random_range(1..4)]) })
+        Op::Conv2d(Conv2d::new(rng.random_range(1..48), [3, rng.random_range(1..4)]).with_padding(padding))
     };
     let images = vec![
         vec![conv(rng), Op::LeakyRelu { negative_slope: 0.1 }],

@@ -1,8 +1,7 @@
 //! Step sizes of strict relaxations that are chosen by curvature, and relaxations that end when they have settled.
 
 use predictive_coding::{
-    Conv2d, Descending, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Session,
-    Solver, StepSize,
+    Conv2d, Descending, Error, Linear, Loss, MaxPool2d, Network, Op, Options, Parameters, Quantity, Session, Strict,
 };
 use predictive_coding_reference::levels::forms;
 use predictive_coding_reference::naive::{Naive, dense};
@@ -107,10 +106,6 @@ fn top(matrix: &[f64], n: usize) -> f64 {
     norm
 }
 
-fn automatic(products: usize) -> Options {
-    Options { step: StepSize::Automatic { products }, ..Options::default() }
-}
-
 #[test]
 fn automatic_steps_are_those_of_the_dense_hessian() {
     let mut worst: f64 = 0.0;
@@ -121,9 +116,7 @@ fn automatic_steps_are_those_of_the_dense_hessian() {
             let (x, y) = random::batch(&mut rng, &network, SAMPLES);
             let want = largest_eigenvalues(&network, &parameters, &x, &y);
             for form in forms() {
-                let options = Options { step: automatic(16).step, ..form.options() };
-                let method = Method::Strict { eta: 0.1, iterations: 3 };
-                let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+                let mut session = form.session(&network, SAMPLES, Strict::automatic(16, 3));
                 let _ = session.infer(&parameters, &x, y.view());
                 let descents: Vec<Descending> = session.descents().copied().collect();
                 assert_eq!(descents.len(), SAMPLES);
@@ -146,12 +139,12 @@ fn automatic_steps_descend_where_given_ones_diverge() {
     let network = &networks()[1];
     let parameters = parameters(network, 1, 4.0);
     let (x, y) = random::batch(&mut random::generator(7), network, SAMPLES);
-    let method = Method::Strict { eta: 0.4, iterations: 60 };
-    let mut given = Session::new(network, SAMPLES, method).unwrap();
+    let mut given = Session::new(network, SAMPLES, Strict::new(0.4, 60), Options::default()).unwrap();
     assert!(matches!(given.infer(&parameters, &x, y.view()), Err(Error::Diverged(_))));
     assert!(given.descents().any(|descent| descent.diverged && descent.lambda_max.is_none()));
     for products in [1, 2, 16] {
-        let mut session = Session::with_options(network, SAMPLES, method, automatic(products)).unwrap();
+        let method = Strict::automatic(products, 60);
+        let mut session = Session::new(network, SAMPLES, method, Options::default()).unwrap();
         session.record_energies(true).unwrap();
         for _ in 0..3 {
             session.infer(&parameters, &x, y.view()).unwrap();
@@ -171,9 +164,9 @@ fn automatic_steps_depend_on_no_other_sample() {
     let (other, _) = random::batch(&mut random::generator(9), network, SAMPLES);
     let elements = x.len() / SAMPLES;
     let mixed: Vec<f32> = [&x[..elements], &other[elements..]].concat();
-    let method = Method::Strict { eta: 0.1, iterations: 8 };
     let first = |x: &[f32]| {
-        let mut session = Session::with_options(network, SAMPLES, method, automatic(2)).unwrap();
+        let method = Strict::automatic(2, 8);
+        let mut session = Session::new(network, SAMPLES, method, Options::default()).unwrap();
         session.infer(&parameters, x, y.view()).unwrap();
         session.descents().copied().next().unwrap()
     };
@@ -186,9 +179,8 @@ fn settled_samples_stay_where_they_are() {
         let parameters = parameters(&network, 5, 1.0);
         let (x, y) = random::batch(&mut random::generator(11), &network, SAMPLES);
         let infer = |iterations: usize, tolerance: Option<f64>| {
-            let options = Options { tolerance, ..Options::default() };
-            let method = Method::Strict { eta: 0.2, iterations };
-            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            let method = Strict::new(0.2, iterations).with_tolerance(tolerance);
+            let mut session = Session::new(&network, SAMPLES, method, Options::default()).unwrap();
             session.infer(&parameters, &x, y.view()).unwrap();
             session
         };
@@ -241,15 +233,14 @@ fn sweeps_end_at_the_equilibrium() {
     for (seed, network) in (0..).zip(networks()) {
         let parameters = parameters(&network, seed, 1.5);
         let (x, y) = random::batch(&mut random::generator(seed + 20), &network, SAMPLES);
-        let infer = |method: Method, options: Options| {
-            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+        let infer = |method: Strict| {
+            let mut session = Session::new(&network, SAMPLES, method, Options::default()).unwrap();
             session.infer(&parameters, &x, y.view()).unwrap();
             session
         };
-        let sweeps = Options { solver: Solver::Sweeps, tolerance: Some(1e-5), ..Options::default() };
-        let swept = infer(Method::Strict { eta: 0.1, iterations: 60 }, sweeps);
-        let stepped = infer(Method::Strict { eta: 0.1, iterations: 6000 }, Options::default());
-        let begun = infer(Method::Strict { eta: 1e-12, iterations: 1 }, Options::default());
+        let swept = infer(Strict::sweeps(60).with_tolerance(Some(1e-5)));
+        let stepped = infer(Strict::new(0.1, 6000));
+        let begun = infer(Strict::new(1e-12, 1));
         let of = |session: &Session| ends(session, &network, &parameters, &x, &y);
         let smooth = network.layers()[0].ops().contains(&Op::Tanh);
         for (sample, ((swept, stepped), begun)) in of(&swept).iter().zip(of(&stepped)).zip(of(&begun)).enumerate() {
@@ -270,14 +261,13 @@ fn sweeps_never_climb() {
     for (seed, network) in (0..).zip(networks()) {
         let parameters = parameters(&network, seed, 6.0);
         let (x, y) = random::batch(&mut random::generator(seed + 40), &network, SAMPLES);
-        let options = Options { solver: Solver::Sweeps, ..Options::default() };
         let at = |iterations: usize| {
-            let method = Method::Strict { eta: 0.1, iterations };
-            let mut session = Session::with_options(&network, SAMPLES, method, options).unwrap();
+            let method = Strict::sweeps(iterations);
+            let mut session = Session::new(&network, SAMPLES, method, Options::default()).unwrap();
             session.infer(&parameters, &x, y.view()).expect("what climbs goes back");
             ends(&session, &network, &parameters, &x, &y)
         };
-        let mut stepper = Session::new(&network, SAMPLES, Method::Strict { eta: 1e-12, iterations: 1 }).unwrap();
+        let mut stepper = Session::new(&network, SAMPLES, Strict::new(1e-12, 1), Options::default()).unwrap();
         stepper.infer(&parameters, &x, y.view()).unwrap();
         let begun = ends(&stepper, &network, &parameters, &x, &y);
         for iterations in [1, 2, 3, 5, 10] {
@@ -292,20 +282,16 @@ fn sweeps_never_climb() {
 }
 
 #[test]
-fn options_that_do_not_fit_are_refused() {
+fn numbers_that_make_no_sense_are_refused() {
     let network = &networks()[0];
-    let strict = Method::Strict { eta: 0.1, iterations: 5 };
-    for (method, options, expected) in [
-        (Method::Exact, automatic(2), "only strict"),
-        (Method::Exact, Options { tolerance: Some(0.1), ..Options::default() }, "only strict"),
-        (strict, automatic(0), "expected 1 to 4096"),
-        (strict, Options { tolerance: Some(0.0), ..Options::default() }, "above 0"),
-        (strict, Options { tolerance: Some(f64::NAN), ..Options::default() }, "above 0"),
-        (strict, Options { solver: Solver::Sweeps, ..automatic(2) }, "no step size"),
-        (Method::Exact, Options { solver: Solver::Sweeps, ..Options::default() }, "only strict"),
-        (strict, Options { literal: true, ..Options::default() }, "only fixed-prediction"),
+    let strict = Strict::new(0.1, 5);
+    for (method, expected) in [
+        (Strict::automatic(0, 5), "expected 1 to 4096"),
+        (strict.clone().with_tolerance(Some(0.0)), "above 0"),
+        (strict.with_tolerance(Some(f64::NAN)), "above 0"),
+        (Strict::sweeps(0), "expected at least 1"),
     ] {
-        let error = Session::with_options(network, 4, method, options).unwrap_err().to_string();
+        let error = Session::new(network, 4, method, Options::default()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! A session starts no thread of its own. Alone in its program, where nobody else does.
 
-use predictive_coding::{Linear, Loss, Method, Network, Op, Session};
+use predictive_coding::{Linear, Loss, Network, Op, Options, Session, Strict};
 
 #[cfg(target_os = "linux")]
 #[test]
@@ -9,7 +9,7 @@ fn no_thread_is_left() {
     let network = Network::new(&[12], Loss::MSE, vec![vec![Op::Linear(Linear::new(20))]; 3]).unwrap();
     let parameters = network.initialize(3);
     let infer = || {
-        let mut session = Session::new(&network, 100, Method::Strict { eta: 0.1, iterations: 4 }).unwrap();
+        let mut session = Session::new(&network, 100, Strict::new(0.1, 4), Options::default()).unwrap();
         session.infer(&parameters, &[0.5; 1200], &[0.1; 2000][..]).unwrap();
     };
     // rayon starts its own pool at the first call, once.

@@ -8,7 +8,8 @@ mod tile;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use predictive_coding::{
-    Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Role, Session,
+    Conv2d, FixedPrediction, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Parameters, Quantity, Role,
+    Session, Strict,
 };
 
 const BATCH: usize = 300;
@@ -35,16 +36,17 @@ fn batch() -> (Vec<f32>, Vec<i64>) {
 /// Theorem 1: fixed-prediction at eta 1 with as many iterations as layers gives exact's gradients, also when
 /// it is iterated.
 fn assert_theorem_1(network: &Network, parameters: &Parameters, x: &[f32], y: &[i64]) {
-    let gradients = |method, options| {
-        let mut session = Session::with_options(network, BATCH, method, options).expect("the plan is legal");
+    let gradients = |method: Method| {
+        let mut session = Session::new(network, BATCH, method, Options::default()).expect("the plan is legal");
         session.infer(parameters, x, y).expect("the batch is legal");
         session.gradients().values().to_vec()
     };
-    let exact = gradients(Method::Exact, Options::default());
-    for options in [false, true].map(|literal| Options { literal, ..Options::default() }) {
-        let fixed = gradients(Method::FixedPrediction { eta: 1.0, iterations: network.layers().len() }, options);
+    let exact = gradients(Method::Exact);
+    for literal in [false, true] {
+        let method = FixedPrediction::new(1.0, network.layers().len()).with_literal(literal);
+        let fixed = gradients(method.into());
         for (a, b) in exact.iter().zip(&fixed) {
-            assert!((a - b).abs() <= 1e-6 + 1e-4 * a.abs(), "Theorem 1 fails: {a} and {b}, {options:?}");
+            assert!((a - b).abs() <= 1e-6 + 1e-4 * a.abs(), "Theorem 1 fails: {a} and {b}, literal {literal}");
         }
     }
 }
@@ -57,17 +59,15 @@ fn steps(criterion: &mut Criterion) {
     let level = predictive_coding::Level::from_environment().expect("the level exists");
     println!("level {level}, FMA peak {:.0} GFLOP/s", predictive_coding_kernels::fma_peak(level));
     let mut group = criterion.benchmark_group(format!("mnist batch {BATCH}"));
-    let fixed = Method::FixedPrediction { eta: 0.1, iterations: 20 };
-    let strict = Method::Strict { eta: 0.1, iterations: 20 };
-    for (name, method, literal) in [
-        ("exact", Method::Exact, false),
-        ("fixed-prediction", fixed, false),
-        ("fixed-prediction, literal iteration", fixed, true),
-        ("strict", strict, false),
+    let fixed = FixedPrediction::new(0.1, 20);
+    for (name, method) in [
+        ("exact", Method::Exact),
+        ("fixed-prediction", fixed.clone().into()),
+        ("fixed-prediction, literal iteration", fixed.with_literal(true).into()),
+        ("strict", Strict::new(0.1, 20).into()),
     ] {
-        let options = Options { literal, ..Options::default() };
-        let mut session = Session::with_options(&network, BATCH, method, options).expect("the plan is legal");
-        group.throughput(Throughput::Elements(network.flops(method, &options, BATCH)));
+        let mut session = Session::new(&network, BATCH, &method, Options::default()).expect("the plan is legal");
+        group.throughput(Throughput::Elements(network.flops(&method, BATCH)));
         group.bench_function(name, |bencher| {
             bencher.iter(|| session.infer(&parameters, &x, &y).expect("the relaxation is stable"));
         });
@@ -84,9 +84,9 @@ fn denormals(criterion: &mut Criterion) {
     let tiny: Vec<f32> = x.iter().map(|x| 1e-36 * x).collect();
     let targets = vec![0.0; BATCH * 10];
     let mut group = criterion.benchmark_group("denormal numbers");
-    for method in [Method::Exact, Method::Strict { eta: 0.1, iterations: 20 }] {
-        let mut session = Session::new(&network, BATCH, method).expect("the plan is legal");
-        group.throughput(Throughput::Elements(network.flops(method, &Options::default(), BATCH)));
+    for method in [Method::Exact, Strict::new(0.1, 20).into()] {
+        let mut session = Session::new(&network, BATCH, &method, Options::default()).expect("the plan is legal");
+        group.throughput(Throughput::Elements(network.flops(&method, BATCH)));
         for (numbers, parameters, x) in [
             ("ordinary", &ordinary, &x),
             ("inputs", &ordinary, &tiny),

@@ -53,12 +53,7 @@ impl Layer {
             Some(size) if row * height > BAND => (BAND / row / size).max(1) * size,
             _ => usize::MAX,
         };
-        let conv = Conv::with_options(
-            level,
-            Layout::Images,
-            shape,
-            ConvOptions { rows_per_band: rows, ..ConvOptions::default() },
-        );
+        let conv = Conv::with_options(level, Layout::Images, shape, ConvOptions::default().with_rows_per_band(rows));
         let depth = shape.in_channels * shape.taps();
         let weight = noise(shape.out_channels * depth, (depth as f32).powf(-0.5), random);
         let mut packed = [conv.packed_forward_len(), conv.packed_backward_len()].map(Buffer::zeros);

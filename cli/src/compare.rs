@@ -1,6 +1,6 @@
 //! The main job: the three methods side by side, from the same weights and batches.
 
-use predictive_coding::{Batch, Method, Options, Record, RecordKind, Session, Solver};
+use predictive_coding::{Batch, Method, Options, Record, RecordKind, Session};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, print};
@@ -8,7 +8,7 @@ use crate::deviation::{Deviation, deviations};
 use crate::figure::{self, Curve, Panel};
 use crate::options::MethodName;
 use crate::progress::Progress;
-use crate::relaxing::{Eta, eta, settings, title, warn_of_unreached};
+use crate::relaxing::{settings, step, title, warn_of_unreached};
 use crate::table::{percent, table};
 use crate::train::{Setup, told_of_divergence};
 use crate::training::{Flow, Score, Task, Training, Watcher};
@@ -22,7 +22,6 @@ const COMPARED_STEPS: u64 = 10;
 /// What came of one method.
 struct Outcome {
     method: Method,
-    options: Options,
     train: Score,
     test: Score,
     seconds: f64,
@@ -35,12 +34,7 @@ struct Outcome {
 
 impl Outcome {
     fn title(&self) -> String {
-        title(self.method, &self.options)
-    }
-
-    /// The step size that steps were given, if the method takes any.
-    fn eta(&self) -> Option<Eta> {
-        eta(self.method, &self.options).filter(|_| self.options.solver == Solver::Steps)
+        title(&self.method)
     }
 }
 
@@ -54,18 +48,17 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
     let mut failures = Vec::new();
     let mut description = Value::Null;
     for task in tasks {
-        warn_of_unreached(task.method, &task.options, setup.network.layers().len());
+        warn_of_unreached(&task.method, setup.network.layers().len());
         bar.set_prefix(task.method.name());
-        let mut training = setup.start(task)?;
+        let mut training = setup.start(task.clone())?;
         description = report::describe(&task, &setup.dataset, &training.optimizer().description(), training.session());
-        let exact = Session::new(task.network, task.batch, Method::Exact)?;
+        let exact = Session::new(task.network, task.batch, Method::Exact, Options::default())?;
         let mut comparison = Comparison { bar, exact, sums: Vec::new(), from: task.steps() - compared };
         let flow = training.run(&mut comparison);
         bar = comparison.bar;
         match flow {
             Ok(Flow::Continue) => outcomes.push(Outcome {
-                method: task.method,
-                options: task.options,
+                method: task.method.clone(),
                 train: training.evaluate(task.train)?,
                 test: training.evaluate(task.test)?,
                 seconds: training.seconds(),
@@ -217,7 +210,7 @@ fn to_json(outcome: &Outcome, exact: f64) -> Value {
         .iter()
         .map(|(layer, d)| json!({ "layer": layer, "relative_error": d.relative_error, "angle_degrees": d.angle }))
         .collect();
-    let mut result = settings(outcome.method, &outcome.options);
+    let mut result = settings(&outcome.method);
     let measured = json!({
         "train": report::score(outcome.train),
         "test": report::score(outcome.test),
@@ -253,9 +246,9 @@ fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     let row = |outcome: &Outcome| {
         let mut row = vec![
             outcome.method.name().to_string(),
-            settings(outcome.method, &outcome.options)["solver"].as_str().unwrap_or_default().to_string(),
-            outcome.eta().map_or(String::new(), |eta| eta.to_string()),
-            outcome.method.relaxation().map_or(String::new(), |(_, iterations)| iterations.to_string()),
+            settings(&outcome.method)["solver"].as_str().unwrap_or_default().to_string(),
+            step(&outcome.method).unwrap_or_default(),
+            outcome.method.iterations().map_or(String::new(), |iterations| iterations.to_string()),
             outcome.train.loss.to_string(),
             outcome.train.accuracy.to_string(),
             outcome.test.loss.to_string(),

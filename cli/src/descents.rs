@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use predictive_coding::{Descending, Options, Session, StepSize};
+use predictive_coding::{Descending, Method, Session};
 use serde_json::{Value, json};
+
+use crate::relaxing::is_automatic;
 
 /// What is told of a strict relaxation; ranges are the smallest and the largest of the samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,12 +24,12 @@ pub struct Descents {
 }
 
 impl Descents {
-    /// Of the session's last call, if it was a strict relaxation.
-    pub fn of(session: &Session, options: &Options) -> Option<Self> {
-        Self::summarize(session.descents(), options.step)
+    /// Of the last call of a session by this method, if it was a strict relaxation.
+    pub fn of(session: &Session, method: &Method) -> Option<Self> {
+        Self::summarize(session.descents(), is_automatic(method))
     }
 
-    fn summarize<'a>(descents: impl Iterator<Item = &'a Descending>, step: StepSize) -> Option<Self> {
+    fn summarize<'a>(descents: impl Iterator<Item = &'a Descending>, automatic: bool) -> Option<Self> {
         let none = Descents { samples: 0, iterations: 0, diverged: 0, shrunk: 0, lambda_max: None, eta: None };
         let all = descents.fold(none, |all, one| Descents {
             samples: all.samples + 1,
@@ -36,7 +38,7 @@ impl Descents {
             shrunk: all.shrunk + usize::from(one.shrunk && !one.diverged),
             lambda_max: widen(all.lambda_max, one.lambda_max),
             // Without an estimate, as in a network of one layer, no automatic step was taken.
-            eta: widen(all.eta, Some(one.eta).filter(|_| step == StepSize::Given || one.lambda_max.is_some())),
+            eta: widen(all.eta, Some(one.eta).filter(|_| !automatic || one.lambda_max.is_some())),
         });
         Some(all).filter(|all| all.samples > 0)
     }
@@ -90,7 +92,7 @@ mod tests {
             sample(0.5, Some(3.6), 20, true),
             sample(0.125, Some(f64::NAN), 20, true),
         ];
-        let all = Descents::summarize(samples.iter(), StepSize::Automatic { products: 2 }).unwrap();
+        let all = Descents::summarize(samples.iter(), true).unwrap();
         let told = [json!(all.iterations), json!(all.diverged), json!(all.lambda_max), json!(all.eta)];
         assert_eq!(told, [json!(20), json!(2), json!([3.6, 7.2109]), json!([0.125, 0.5])]);
         let text = "eta 0.125 to 0.5, lambda_max 3.6 to 7.21, 20 iterations, 2 of 3 samples diverged";
@@ -99,10 +101,9 @@ mod tests {
 
     #[test]
     fn what_was_not_done_is_not_told() {
-        assert_eq!(Descents::summarize([].iter(), StepSize::Given), None);
+        assert_eq!(Descents::summarize([].iter(), false), None);
         let samples = [sample(0.1, None, 5, false)];
-        let [given, automatic] = [StepSize::Given, StepSize::Automatic { products: 2 }]
-            .map(|step| Descents::summarize(samples.iter(), step).unwrap());
+        let [given, automatic] = [false, true].map(|automatic| Descents::summarize(samples.iter(), automatic).unwrap());
         assert_eq!((given.lambda_max, given.eta), (None, Some([0.1, 0.1])));
         assert_eq!((automatic.lambda_max, automatic.eta), (None, None));
         assert_eq!(automatic.to_string(), "5 iterations, 0 of 1 samples diverged");

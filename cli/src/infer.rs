@@ -4,10 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use predictive_coding::{
-    BatchFile, Error, Layer, Method, Network, Op, Options, Quantity, Session, Solver, StartFile, StepSize,
-    write_tensors,
-};
+use predictive_coding::{BatchFile, Error, Layer, Method, Network, Op, Quantity, Session, StartFile, write_tensors};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, note, print};
@@ -15,7 +12,7 @@ use crate::descents::Descents;
 use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
 use crate::machine::{check_memory, check_session, on_threads};
 use crate::options::{MethodName, Threads, load_weights};
-use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, warn_of_unreached};
+use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, strict, warn_of_unreached};
 use crate::report;
 use crate::timing::median;
 use crate::trace;
@@ -92,7 +89,7 @@ impl Infer {
                 "--method strict by steps and fixed-prediction need both --eta and --iterations; 0.1 and 20 are usual",
             ));
         }
-        let (method, options) = self.relaxing.with(self.method, INFERENCE_PRODUCTS)?;
+        let (method, options) = (self.relaxing.method(self.method, INFERENCE_PRODUCTS)?, self.relaxing.options());
         if self.initial.is_some() && self.method != MethodName::Strict {
             return Err(Failure::usage(
                 "--initial was given, but only --method strict starts from beliefs; leave it out",
@@ -124,18 +121,19 @@ impl Infer {
             }
             writable::directory(directory)?;
         }
+        let steps = strict(&method).and_then(|strict| Some((strict.solver.eta()?, strict.iterations)));
         if let Some(directory) = &self.trace {
-            if self.method != MethodName::Strict || options.step != StepSize::Given || options.solver != Solver::Steps {
+            if steps.is_none() {
                 return Err(Failure::usage(
                     "--trace was given, but is for --method strict by steps of a given size; leave it out",
                 ));
             }
             writable::directory(directory)?;
         }
-        check_session(&network, batch.samples, method, options)?;
-        let mut session = Session::with_options(&network, batch.samples, method, options)?;
+        check_session(&network, batch.samples, &method, &options)?;
+        let mut session = Session::new(&network, batch.samples, &method, options)?;
         if starts.is_empty() {
-            warn_of_unreached(method, &options, network.layers().len());
+            warn_of_unreached(&method, network.layers().len());
         }
 
         let mut seconds = Vec::new();
@@ -147,7 +145,7 @@ impl Infer {
         }
         seconds.sort_by(f64::total_cmp);
 
-        let descents = Descents::of(&session, &options);
+        let descents = Descents::of(&session, &method);
         let divergence = match loss {
             Ok(_) => None,
             Err(Error::Diverged(divergence)) => Some(divergence),
@@ -159,7 +157,7 @@ impl Infer {
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
         }
-        if let (Some(directory), Method::Strict { eta, iterations }) = (&self.trace, method) {
+        if let (Some(directory), Some((eta, iterations))) = (&self.trace, steps) {
             let pair = (&batch.x[..], (&batch.y).into());
             trace::write(directory, &network, &parameters, pair, (eta, iterations, options), &starts)?;
         }
@@ -172,9 +170,9 @@ impl Infer {
             }
         }
         if self.json {
-            print(&self.report(&network, &session, method, &options, &seconds).to_string())?;
+            print(&self.report(&network, &session, &method, &seconds).to_string())?;
         } else {
-            let told = descents.filter(|_| adapts(&options));
+            let told = descents.filter(|_| adapts(&method));
             let told = told.map_or(String::new(), |descents| format!("\n{descents}"));
             print(&format!("loss {loss}{told}"))?;
         }
@@ -191,18 +189,11 @@ impl Infer {
     }
 
     /// Settings, loss, times and rates.
-    fn report(
-        &self,
-        network: &Network,
-        session: &Session,
-        method: Method,
-        options: &Options,
-        seconds: &[f64],
-    ) -> Value {
-        let descents = Descents::of(session, options);
+    fn report(&self, network: &Network, session: &Session, method: &Method, seconds: &[f64]) -> Value {
+        let descents = Descents::of(session, method);
         let median = median(seconds);
-        let flops = flops_done(network, session, method, options);
-        let mut report = settings(method, options);
+        let flops = flops_done(network, session, method);
+        let mut report = settings(method);
         report::merge(
             &mut report,
             json!({
@@ -227,13 +218,13 @@ impl Infer {
 }
 
 /// The multiplications and additions of the session's last call: a tile iterates until all of its samples have settled.
-fn flops_done(network: &Network, session: &Session, method: Method, options: &Options) -> u64 {
-    let Method::Strict { eta, .. } = method else { return network.flops(method, options, session.samples()) };
+fn flops_done(network: &Network, session: &Session, method: &Method) -> u64 {
+    let Some(strict) = strict(method) else { return network.flops(method, session.samples()) };
     let used: Vec<usize> = session.descents().map(|descent| descent.iterations).collect();
     let tiles = used.chunks(session.layout().images(session.level()));
     let of_tile = |tile: &[usize]| {
         let iterations = tile.iter().copied().max().unwrap_or(0);
-        network.flops(Method::Strict { eta, iterations }, options, tile.len())
+        network.flops(&strict.clone().with_iterations(iterations).into(), tile.len())
     };
     tiles.map(of_tile).fold(0, u64::saturating_add)
 }

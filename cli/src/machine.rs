@@ -91,7 +91,7 @@ pub fn check_memory(network: &Network, batch: usize) -> Result<(), Failure> {
 
 /// Refuses a session, with the parameters, gradients and averages beside it, that is larger than the memory: the system
 /// would end the program without a word.
-pub fn check_session(network: &Network, batch: usize, method: Method, options: Options) -> Result<(), Failure> {
+pub fn check_session(network: &Network, batch: usize, method: &Method, options: &Options) -> Result<(), Failure> {
     let session = Session::required_bytes(network, batch, method, options)?.map_or(u128::MAX, |bytes| bytes as u128);
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end as u128);
     let needed = session.saturating_add(4 * 4 * parameters);
@@ -101,8 +101,8 @@ pub fn check_session(network: &Network, batch: usize, method: Method, options: O
 /// A session for forward passes alone, if memory holds it.
 pub fn forward_session(network: &Network, batch: usize) -> Result<Session, Failure> {
     check_memory(network, batch)?;
-    check_session(network, batch, Method::Exact, Options::default())?;
-    Ok(Session::new(network, batch, Method::Exact)?)
+    check_session(network, batch, &Method::Exact, &Options::default())?;
+    Ok(Session::new(network, batch, Method::Exact, Options::default())?)
 }
 
 /// Refuses what needs more bytes than there are for this process, and tells what to do instead.

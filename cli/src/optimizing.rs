@@ -86,11 +86,11 @@ impl Optimizing {
             OptimizerName::Adamw => ADAMW_WEIGHT_DECAY,
             OptimizerName::Sgd | OptimizerName::Adam => 0.0,
         });
-        let adam = AdamOptions { lr, weight_decay, ..AdamOptions::default() };
+        let adam = AdamOptions::default().with_lr(lr).with_weight_decay(weight_decay);
         Ok(match self.optimizer {
             OptimizerName::Sgd => {
                 let momentum = self.momentum.unwrap_or(0.0);
-                let options = SgdOptions { lr, momentum, weight_decay, ..SgdOptions::default() };
+                let options = SgdOptions::default().with_lr(lr).with_momentum(momentum).with_weight_decay(weight_decay);
                 Box::new(Sgd::with_options(parameters, options)?)
             }
             OptimizerName::Adam => Box::new(Adam::with_options(parameters, adam)?),
@@ -114,7 +114,7 @@ impl Optimizing {
             }
         };
         let steps = epochs.saturating_mul(steps_per_epoch);
-        let rate = LearningRate { base: self.lr(dataset), schedule, warmup: self.warmup, steps };
+        let rate = LearningRate::new(self.lr(dataset), steps).with_schedule(schedule).with_warmup(self.warmup);
         rate.validate()?;
         Ok(rate)
     }

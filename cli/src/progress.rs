@@ -55,7 +55,7 @@ impl Progress {
             self.test = accuracy("  test accuracy", test.accuracy);
             if self.bar.is_hidden() && (epoch == epochs || epoch.is_multiple_of(epochs.div_ceil(LINES))) {
                 let (loss, accuracy) = (test.loss, accuracy(", test accuracy", test.accuracy));
-                let descents = training.descents().filter(|_| adapts(&training.task().options));
+                let descents = training.descents().filter(|_| adapts(&training.task().method));
                 let descents = descents.map_or(String::new(), |descents| format!(", {descents}"));
                 note(&format!("{}epoch {epoch}/{epochs}: test loss {loss:.4}{accuracy}{descents}", self.prefix));
             }

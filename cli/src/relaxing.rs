@@ -1,10 +1,11 @@
 //! How a method relaxes: the options of that, and how they are told.
 
-use std::fmt;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use predictive_coding::{Algorithm, LayoutChoice, Method, OnDivergence, Options, Solver, StepSize};
+use predictive_coding::{
+    Algorithm, Error, Eta, FixedPrediction, LayoutChoice, Method, OnDivergence, Options, Solver, Strict,
+};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, note};
@@ -94,58 +95,23 @@ impl ConvolutionName {
 }
 
 /// A step size as it is given.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Eta {
-    Number(f64),
-    /// One for each hidden layer.
-    PerLayer(&'static [f64]),
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Given(Eta),
     /// The largest stable one of each sample.
     Automatic,
 }
 
-impl FromStr for Eta {
-    type Err = &'static str;
+impl FromStr for Step {
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Eta::Automatic),
-            _ => {
-                let numbers: Result<Vec<f64>, _> = text.split(',').map(str::parse).collect();
-                match numbers
-                    .map_err(|_| "expected a number above 0, such as 0.1, one for each hidden layer, or auto")?
-                {
-                    one if one.len() == 1 => Ok(Eta::Number(one[0])),
-                    // Of the command line, once.
-                    several => Ok(Eta::PerLayer(several.leak())),
-                }
-            }
-        }
-    }
-}
-
-impl fmt::Display for Eta {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Eta::Number(eta) => eta.fmt(f),
-            Eta::PerLayer(etas) => f.write_str(&etas.iter().map(f64::to_string).collect::<Vec<_>>().join(" | ")),
-            Eta::Automatic => f.write_str("auto"),
-        }
-    }
-}
-
-impl Eta {
-    /// The number or numbers, or "auto".
-    pub fn to_json(self) -> Value {
-        match self {
-            Eta::Number(eta) => json!(eta),
-            Eta::PerLayer(etas) => json!(etas),
-            Eta::Automatic => json!("auto"),
-        }
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Ok(if text == "auto" { Step::Automatic } else { Step::Given(text.parse()?) })
     }
 }
 
 /// How to relax, for whatever method.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Relaxing {
     /// Step size of the relaxation: a number, one for each hidden layer as in 0.1,0.1,0.05, or, for strict, auto
     /// [default: 0.1; infer needs one]
@@ -154,7 +120,7 @@ pub struct Relaxing {
     /// 1.8 / lambda_max, the largest eigenvalue of its energy's Hessian, which is estimated by 16 products with it
     /// in infer and by 1 in train, each at the cost of one to two iterations. Not for exact.
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
-    eta: Option<Eta>,
+    eta: Option<Step>,
     /// Iterations of the relaxation [default: 20, of strict by sweeps 5; infer needs them for steps]
     ///
     /// Not for exact.
@@ -179,12 +145,12 @@ pub struct Relaxing {
 
 impl Relaxing {
     /// The step size, the usual one if none was given.
-    pub fn eta(self) -> Eta {
-        self.eta.unwrap_or(Eta::Number(DEFAULT_ETA))
+    fn eta(&self) -> Step {
+        self.eta.clone().unwrap_or(Step::Given(DEFAULT_ETA.into()))
     }
 
     /// The number of iterations of a method, the usual one if none was given.
-    fn iterations(self, method: MethodName) -> usize {
+    fn iterations(&self, method: MethodName) -> usize {
         self.iterations.unwrap_or(match (self.solver, method) {
             (SolverName::Sweeps, MethodName::Strict) => DEFAULT_SWEEPS,
             _ => DEFAULT_ITERATIONS,
@@ -192,13 +158,13 @@ impl Relaxing {
     }
 
     /// Whether step size and number of iterations were given, which sweeps do without.
-    pub fn is_complete(self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.solver == SolverName::Sweeps || (self.eta.is_some() && self.iterations.is_some())
     }
 
     /// Refuses what the method does not know. Without a method all three are meant, and each takes what
     /// it knows.
-    pub fn check(self, method: Option<MethodName>) -> Result<(), Failure> {
+    pub fn check(&self, method: Option<MethodName>) -> Result<(), Failure> {
         let sweeps = self.solver == SolverName::Sweeps;
         if sweeps && self.eta.is_some() && method.is_some() {
             return Err(Failure::usage("--eta was given, but --solver sweeps takes no steps of a size; leave it out"));
@@ -209,7 +175,7 @@ impl Relaxing {
             ("--eta", exact && self.eta.is_some()),
             ("--iterations", exact && self.iterations.is_some()),
             ("--literal", method != MethodName::FixedPrediction && self.literal),
-            ("--eta auto", !strict && self.eta == Some(Eta::Automatic)),
+            ("--eta auto", !strict && self.eta == Some(Step::Automatic)),
             ("--tolerance", !strict && self.tolerance.is_some()),
             ("--solver sweeps", !strict && sweeps),
         ];
@@ -229,92 +195,92 @@ impl Relaxing {
         }))
     }
 
-    /// A method with these settings, and the options of its session; an automatic step is chosen by so many
-    /// products.
-    pub fn with(self, method: MethodName, products: usize) -> Result<(Method, Options), Failure> {
-        let strict = method == MethodName::Strict;
-        // Where steps are automatic, strict does not look at eta, and fixed-prediction beside it has the usual one.
-        let (eta, step, etas) = match self.eta() {
-            Eta::Number(eta) => (eta, StepSize::Given, None),
-            Eta::PerLayer(etas) => (etas[0], StepSize::Given, Some(etas).filter(|_| method != MethodName::Exact)),
-            Eta::Automatic if strict => (DEFAULT_ETA, StepSize::Automatic { products }, None),
-            Eta::Automatic => (DEFAULT_ETA, StepSize::Given, None),
+    /// A method with these settings; an automatic step is chosen by so many products.
+    pub fn method(&self, name: MethodName, products: usize) -> Result<Method, Failure> {
+        let iterations = self.iterations(name);
+        let given = || match self.eta() {
+            Step::Given(eta) => eta,
+            // Beside strict, which has its own, fixed-prediction has the usual one.
+            Step::Automatic => DEFAULT_ETA.into(),
         };
-        let iterations = self.iterations(method);
-        let options = Options {
-            layout: self.layout.choice(),
-            convolution: self.convolution.algorithm(),
-            literal: self.literal && method == MethodName::FixedPrediction,
-            step,
-            etas,
-            tolerance: self.tolerance.filter(|_| strict),
-            solver: if strict && self.solver == SolverName::Sweeps { Solver::Sweeps } else { Solver::Steps },
-            ..Options::default()
-        };
-        let method = match method {
-            MethodName::Exact => Method::Exact,
-            MethodName::FixedPrediction => Method::FixedPrediction { eta, iterations },
-            MethodName::Strict => Method::Strict { eta, iterations },
+        let method = match (name, self.solver, self.eta()) {
+            (MethodName::Exact, ..) => Method::Exact,
+            (MethodName::FixedPrediction, ..) => {
+                FixedPrediction::new(given(), iterations).with_literal(self.literal).into()
+            }
+            (MethodName::Strict, SolverName::Sweeps, _) => self.strict(Strict::sweeps(iterations)),
+            (MethodName::Strict, _, Step::Automatic) => self.strict(Strict::automatic(products, iterations)),
+            (MethodName::Strict, ..) => self.strict(Strict::new(given(), iterations)),
         };
         method.validate()?;
-        options.validate(method)?;
-        Ok((method, options))
+        Ok(method)
+    }
+
+    fn strict(&self, strict: Strict) -> Method {
+        strict.with_tolerance(self.tolerance).into()
+    }
+
+    /// The options of a session.
+    pub fn options(&self) -> Options {
+        Options::default().with_layout(self.layout.choice()).with_convolution(self.convolution.algorithm())
     }
 }
 
-/// The step size that a method was given, if it relaxes.
-pub fn eta(method: Method, options: &Options) -> Option<Eta> {
-    method.relaxation().map(|(eta, _)| match (options.step, options.etas) {
-        (StepSize::Given, None) => Eta::Number(eta),
-        (StepSize::Given, Some(etas)) => Eta::PerLayer(etas),
-        (StepSize::Automatic { .. }, _) => Eta::Automatic,
-    })
+/// The settings of a method, if it is strict.
+pub fn strict(method: &Method) -> Option<&Strict> {
+    if let Method::Strict(strict) = method { Some(strict) } else { None }
+}
+
+/// Whether steps are each sample's own largest stable ones.
+pub fn is_automatic(method: &Method) -> bool {
+    strict(method).is_some_and(|strict| matches!(strict.solver, Solver::Automatic { .. }))
 }
 
 /// Whether every sample finds its own step size or number of iterations.
-pub fn adapts(options: &Options) -> bool {
-    options.step != StepSize::Given || options.tolerance.is_some() || options.solver == Solver::Sweeps
+pub fn adapts(method: &Method) -> bool {
+    strict(method).is_some_and(|strict| strict.solver.eta().is_none() || strict.tolerance.is_some())
+}
+
+/// The step size of a method, if it takes steps: a number, one for each hidden layer, or `auto`.
+pub fn step(method: &Method) -> Option<String> {
+    let given = method.eta().map(|eta| eta.to_string().replace(',', " | "));
+    given.or_else(|| is_automatic(method).then(|| "auto".into()))
 }
 
 /// A method with all that it was given, as in `strict (0.1, 20, tolerance 0.001)` or `strict (sweeps, 5)`.
-pub fn title(method: Method, options: &Options) -> String {
-    let name = method.name();
-    let Some((eta, (_, iterations))) = eta(method, options).zip(method.relaxation()) else { return name.into() };
-    let step = match options.solver {
-        Solver::Steps => eta.to_string(),
-        Solver::Sweeps => SWEEPS.to_string(),
-    };
-    let literal = if options.literal { ", literal" } else { "" };
-    let tolerance = options.tolerance.map_or(String::new(), |tolerance| format!(", tolerance {tolerance}"));
-    format!("{name} ({step}, {iterations}{literal}{tolerance})")
+pub fn title(method: &Method) -> String {
+    let Some(iterations) = method.iterations() else { return method.to_string() };
+    let step = step(method).unwrap_or_else(|| SWEEPS.into());
+    let literal = if matches!(method, Method::FixedPrediction(fixed) if fixed.literal) { ", literal" } else { "" };
+    let tolerance = strict(method).and_then(|strict| strict.tolerance);
+    let tolerance = tolerance.map_or(String::new(), |tolerance| format!(", tolerance {tolerance}"));
+    format!("{method} ({step}, {iterations}{literal}{tolerance})")
 }
 
 /// The settings of a method, as they are told in JSON; null where a method has none.
-pub fn settings(method: Method, options: &Options) -> Value {
-    let relaxes = method.relaxation().is_some();
-    let solver = match options.solver {
-        Solver::Steps => "steps",
-        Solver::Sweeps => SWEEPS,
+pub fn settings(method: &Method) -> Value {
+    let strict = strict(method);
+    let sweeps = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
+    let eta = match method.eta() {
+        Some(Eta::Uniform(eta)) => json!(eta),
+        Some(etas) => json!(etas.values()),
+        None => json!(is_automatic(method).then_some("auto")),
     };
     json!({
         "method": method.name(),
-        "solver": relaxes.then_some(solver),
-        "eta": eta(method, options).filter(|_| options.solver == Solver::Steps).map(Eta::to_json),
-        "iterations": method.relaxation().map(|(_, iterations)| iterations),
-        "literal": options.literal,
-        "tolerance": options.tolerance,
-        "on_divergence": matches!(method, Method::Strict { .. }).then_some(match options.on_divergence {
-            OnDivergence::Stop => "stop",
-            OnDivergence::Skip => "skip",
-            OnDivergence::Shrink => "shrink",
-        }),
+        "solver": method.iterations().map(|_| if sweeps { SWEEPS } else { "steps" }),
+        "eta": eta,
+        "iterations": method.iterations(),
+        "literal": matches!(method, Method::FixedPrediction(fixed) if fixed.literal),
+        "tolerance": strict.and_then(|strict| strict.tolerance),
+        "on_divergence": strict.map(|strict| strict.on_divergence.name()),
     })
 }
 
 /// Says which layers a relaxation does not reach, if there are any.
-pub fn warn_of_unreached(method: Method, options: &Options, layers: usize) {
-    let unreached = method.unreached(options, layers);
-    if let Some((_, iterations)) = method.relaxation().filter(|_| !unreached.is_empty()) {
+pub fn warn_of_unreached(method: &Method, layers: usize) {
+    let unreached = method.unreached(layers);
+    if let Some(iterations) = method.iterations().filter(|_| !unreached.is_empty()) {
         let (first, last) = (unreached.start, unreached.end - 1);
         let told = if first == last { format!("layer {first}") } else { format!("layers {first} to {last}") };
         note(&format!(

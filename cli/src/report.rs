@@ -86,7 +86,7 @@ pub fn describe(task: &Task, dataset: &str, optimizer: &str, session: &Session) 
         "layout": session.layout().name(),
         "machine": machine::describe(),
     });
-    merge(&mut run, settings(task.method, &task.options));
+    merge(&mut run, settings(&task.method));
     run
 }
 

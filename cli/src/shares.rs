@@ -1,6 +1,6 @@
 //! How much of each layer's gradient fixed-prediction lets through, as a table.
 
-use predictive_coding::{Method, Options};
+use predictive_coding::{FixedPrediction, Method};
 
 use crate::relaxing::title;
 use crate::table::{percent, table};
@@ -12,13 +12,10 @@ const LARGE: f64 = 1e3;
 
 /// What the iterations let through to each layer, and how many let nearly all of it through; nothing for
 /// methods other than fixed-prediction.
-pub fn shares_table(method: Method, options: &Options, precisions: &[f64]) -> Option<String> {
-    let Method::FixedPrediction { eta, .. } = method else { return None };
-    // A layer's own eta counts as a precision does.
-    let own = |layer: usize| options.etas.and_then(|etas| etas.get(layer)).map_or(1.0, |own| own / eta);
-    let precisions: Vec<f64> = precisions.iter().enumerate().map(|(layer, precision)| own(layer) * precision).collect();
-    let precisions = &precisions[..];
-    let steepest = precisions[..precisions.len() - 1].iter().map(|precision| eta * precision).fold(0.0, f64::max);
+pub fn shares_table(method: &Method, precisions: &[f64]) -> Option<String> {
+    let Method::FixedPrediction(FixedPrediction { eta, .. }) = method else { return None };
+    let hidden = (1..).zip(&precisions[..precisions.len() - 1]);
+    let steepest = hidden.map(|(layer, precision)| eta.of_layer(layer) * precision).fold(0.0, f64::max);
     let enough = match method.iterations_for(precisions, NEARLY_ALL) {
         Some(n) => format!("{:.0}% everywhere takes n = {n}", 100.0 * NEARLY_ALL),
         None if steepest > 1.0 => "an eta, times the precision, above 1 overshoots".into(),
@@ -30,7 +27,7 @@ pub fn shares_table(method: Method, options: &Options, precisions: &[f64]) -> Op
     };
     let rows: Vec<Vec<String>> = (1..).zip(method.shares(precisions)?).map(row).collect();
     let table = table(&["layer", "gradient let through"], &rows);
-    let title = title(method, options);
+    let title = title(method);
     Some(format!("{title}: {enough}\n{table}"))
 }
 
@@ -39,8 +36,7 @@ mod tests {
     use super::*;
 
     fn lines(eta: f64, iterations: usize, layers: usize) -> Vec<String> {
-        let text =
-            shares_table(Method::FixedPrediction { eta, iterations }, &Options::default(), &vec![1.0; layers]).unwrap();
+        let text = shares_table(&FixedPrediction::new(eta, iterations).into(), &vec![1.0; layers]).unwrap();
         text.lines().map(str::to_string).collect()
     }
 
@@ -61,6 +57,6 @@ mod tests {
         assert!(lines(1e-300, 3, 2)[0].ends_with("more than can be counted"));
         // 1 - (-2)^20.
         assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆             -1.05e8% │");
-        assert!(shares_table(Method::Exact, &Options::default(), &[1.0; 2]).is_none());
+        assert!(shares_table(&Method::Exact, &[1.0; 2]).is_none());
     }
 }

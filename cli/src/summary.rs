@@ -43,24 +43,20 @@ impl Summary {
         let mut convolutions = Vec::new();
         let all = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
         for name in self.method.map_or(all.to_vec(), |method| vec![method]) {
-            let (method, options) = self.relaxing.with(name, TRAINING_PRODUCTS)?;
-            check_session(&network, batch, method, options)?;
-            let session = Session::with_options(&network, batch, method, options)?;
-            if let Some(table) = shares_table(method, &options, &network.precisions()) {
+            let (method, options) = (self.relaxing.method(name, TRAINING_PRODUCTS)?, self.relaxing.options());
+            check_session(&network, batch, &method, &options)?;
+            let session = Session::new(&network, batch, &method, options)?;
+            if let Some(table) = shares_table(&method, &network.precisions()) {
                 shares = format!("\n\n{table}");
             }
-            warn_of_unreached(method, &options, network.layers().len());
+            warn_of_unreached(&method, network.layers().len());
             for (index, (layer, choices)) in session.convolutions().enumerate() {
                 let [forward, data, weights] = choices.map(told);
                 let data = if index == 0 { "-".into() } else { data };
                 let layout = session.layout().name().into();
-                convolutions.push(vec![title(method, &options), layer.to_string(), layout, forward, data, weights]);
+                convolutions.push(vec![title(&method), layer.to_string(), layout, forward, data, weights]);
             }
-            costs.push(vec![
-                title(method, &options),
-                network.flops(method, &options, batch).to_string(),
-                session.bytes().to_string(),
-            ]);
+            costs.push(vec![title(&method), network.flops(&method, batch).to_string(), session.bytes().to_string()]);
         }
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         print(&format!(
@@ -72,7 +68,7 @@ impl Summary {
                     " (a mean: at a batch of {batch} beliefs move about 1/{batch} as far as those of one sample; reduction \
                      = \"sum\" relaxes every sample as if it were alone)"
                 ),
-                Reduction::Sum => String::new(),
+                _ => String::new(),
             },
             table(&["layer", "operation", "output", "parameters", "flops per sample"], &operations(&network)),
             parameters,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use predictive_coding::{Error, Method, Network, Options, Parameters, Quantity, Session, Start, Targets};
+use predictive_coding::{Error, Eta, Network, Options, Parameters, Quantity, Session, Start, Strict, Targets};
 
 use crate::console::Failure;
 use crate::figure::{self, Curve, Panel};
@@ -23,12 +23,11 @@ pub fn write(
     network: &Network,
     parameters: &Parameters,
     (x, y): (&[f32], Targets<'_>),
-    (eta, iterations, options): (f64, usize, Options),
+    (eta, iterations, options): (&Eta, usize, Options),
     starts: &[Start<'_>],
 ) -> Result<(), Failure> {
     let samples = x.len() / network.input_shape().iter().product::<usize>();
-    let one = Method::Strict { eta, iterations: 1 };
-    let mut session = Session::with_options(network, samples, one, Options { tolerance: None, ..options })?;
+    let mut session = Session::new(network, samples, Strict::new(eta.clone(), 1), options)?;
     session.record_energies(true)?;
     let hidden = network.layers().len() - 1;
     let mut rows = Vec::new();
@@ -51,8 +50,8 @@ pub fn write(
             beliefs = moved.iter().map(|u| vec![0.0; u.len()]).collect();
         }
         let mut square = 0.0;
-        for (layer, (new, old)) in moved.iter().zip(&beliefs).enumerate() {
-            let eta = options.etas.map_or(eta, |etas| etas[layer]);
+        for (layer, (new, old)) in (1..).zip(moved.iter().zip(&beliefs)) {
+            let eta = eta.of_layer(layer);
             let moves = new.iter().zip(old).map(|(new, old)| (f64::from(*new) - f64::from(*old)) / eta);
             square += moves.map(|g| g * g).sum::<f64>();
         }

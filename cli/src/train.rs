@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser};
 use predictive_coding::{
-    Dataset, Method, Network, OnDivergence, Options, Parameters, Progress as RunProgress, Settings, load_checkpoint,
+    Dataset, Method, Network, OnDivergence, Parameters, Progress as RunProgress, Settings, load_checkpoint,
     load_checkpoint_overriding, save_checkpoint,
 };
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::machine::{check_memory, on_threads};
 use crate::optimizing::Optimizing;
 use crate::options::{Data, DatasetName, MethodName, Threads, check_fit, load_weights};
 use crate::progress::Progress;
-use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, title, warn_of_unreached};
+use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, strict, title, warn_of_unreached};
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
@@ -129,10 +129,11 @@ pub struct Setup {
 impl Setup {
     /// Training by one method.
     pub fn task(&self, method: MethodName) -> Result<Task<'_>, Failure> {
-        let (method, options) = self.relaxing.with(method, TRAINING_PRODUCTS)?;
-        let strict = matches!(method, Method::Strict { .. });
-        let on_divergence = if strict { self.on_divergence } else { OnDivergence::Stop };
-        let options = Options { on_divergence, stop: Some(interrupt::flag()), ..options };
+        let method = match self.relaxing.method(method, TRAINING_PRODUCTS)? {
+            Method::Strict(strict) => strict.with_on_divergence(self.on_divergence).into(),
+            other => other,
+        };
+        let options = self.relaxing.options().with_stop(Some(interrupt::flag()));
         let per_epoch = self.train.len().div_ceil(self.batch) as u64;
         Ok(Task {
             rate: Some(self.optimizing.rate(&self.name, self.epochs, per_epoch)?),
@@ -184,7 +185,7 @@ impl Train {
 
     fn setup(&self) -> Result<Setup, Failure> {
         let name = &self.data.dataset;
-        self.relaxing.with(self.method.unwrap_or(MethodName::Strict), TRAINING_PRODUCTS)?;
+        self.relaxing.method(self.method.unwrap_or(MethodName::Strict), TRAINING_PRODUCTS)?;
         let network = name.network(self.model.as_deref())?;
         let initial = match &self.weights {
             Some(path) => load_weights(&network, path)?,
@@ -203,7 +204,7 @@ impl Train {
             train,
             test,
             dataset: name.name(),
-            relaxing: self.relaxing,
+            relaxing: self.relaxing.clone(),
             on_divergence: self.on_divergence.choice(),
             batch,
             epochs: self.epochs.unwrap_or(name.default_epochs()),
@@ -274,7 +275,7 @@ impl Train {
 
     fn train_one(&self, method: MethodName, setup: &Setup) -> Result<(), Failure> {
         let task = setup.task(method)?;
-        warn_of_unreached(task.method, &task.options, setup.network.layers().len());
+        warn_of_unreached(&task.method, setup.network.layers().len());
         let settings = self.checkpoint.as_ref().map_or(Settings::new(), |_| checkpoint_settings(setup, &task));
         self.check_checkpoint(setup)?;
         let mut overridden = Vec::new();
@@ -297,9 +298,9 @@ impl Train {
                     }
                     false => load_checkpoint(path, network, &settings, optimiser)?,
                 };
-                Training::new(task, parameters, optimizer, progress)?
+                Training::new(task.clone(), parameters, optimizer, progress)?
             }
-            _ => setup.start(task)?,
+            _ => setup.start(task.clone())?,
         };
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
         bar.advance(training.progress().step.saturating_mul(task.work()));
@@ -347,7 +348,7 @@ impl Train {
         match (flow, scores) {
             (Flow::Continue, Some((train, test))) => {
                 let row = vec![
-                    title(task.method, &task.options),
+                    title(&task.method),
                     format!("{:.5}", train.loss),
                     percent(train.accuracy),
                     format!("{:.5}", test.loss),
@@ -366,10 +367,10 @@ impl Train {
                 if let Some(told) = told_of_divergence(training.diverged()) {
                     text.push_str(&format!("\n\n{}: {told}", task.method.name()));
                 }
-                if let Some(descents) = training.descents().filter(|_| adapts(&task.options)) {
+                if let Some(descents) = training.descents().filter(|_| adapts(&task.method)) {
                     text.push_str(&format!("\n\nLast step: {descents}"));
                 }
-                if let Some(shares) = shares_table(task.method, &task.options, &setup.network.precisions()) {
+                if let Some(shares) = shares_table(&task.method, &setup.network.precisions()) {
                     text.push_str("\n\n");
                     text.push_str(&shares);
                 }
@@ -399,12 +400,15 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         ("dataset".to_string(), setup.dataset.clone()),
         ("training samples".to_string(), setup.train.len().to_string()),
         ("checksum of the training samples".to_string(), setup.train.checksum()),
-        ("method".to_string(), title(task.method, &task.options)),
-        ("on divergence".to_string(), format!("{:?}", task.options.on_divergence).to_lowercase()),
+        ("method".to_string(), title(&task.method)),
+        (
+            "on divergence".to_string(),
+            strict(&task.method).map_or(OnDivergence::Stop, |strict| strict.on_divergence).to_string(),
+        ),
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
         ("learning rate".to_string(), task.rate.map_or(String::new(), |rate| rate.to_string())),
-        ("layout".to_string(), format!("{:?}", task.options.layout).to_lowercase()),
+        ("layout".to_string(), task.options.layout.to_string()),
         ("clip".to_string(), task.clip.map_or("none".into(), |clip| clip.to_string())),
     ])
 }
@@ -420,10 +424,7 @@ fn write_curves(out: &Path, training: &Training) -> Result<(), Failure> {
     let rows: Vec<_> =
         std::iter::once(report::history_header()).chain(history.iter().map(report::history_row)).collect();
     report::write_csv(&out.join("history.csv"), &rows)?;
-    figure::write(
-        &out.join("curves"),
-        &report::curves(&title(training.task().method, &training.task().options), history),
-    )
+    figure::write(&out.join("curves"), &report::curves(&title(&training.task().method), history))
 }
 
 /// Keeps checkpoints, moves the bar, and ends the run when the user asks.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use predictive_coding::data::epoch_rng;
 use predictive_coding::{
     Batch, Dataset, Error, LearningRate, Method, Network, Optimizer, Options, Parameters, Progress, Quantity, Record,
-    RecordKind, Session, StepSize, Targets,
+    RecordKind, Session, Targets,
 };
 
 use crate::console::Failure;
@@ -13,7 +13,7 @@ use crate::descents::Descents;
 use crate::machine::check_session;
 
 /// What to train, on what, by which method.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Task<'a> {
     pub network: &'a Network,
     pub train: &'a Dataset,
@@ -50,7 +50,7 @@ impl Task<'_> {
 
     /// Operations of a step.
     pub fn work(&self) -> u64 {
-        self.network.flops(self.method, &self.options, self.batch).max(1)
+        self.network.flops(&self.method, self.batch).max(1)
     }
 }
 
@@ -109,8 +109,8 @@ impl<'a> Training<'a> {
         optimizer: Box<dyn Optimizer>,
         progress: Progress,
     ) -> Result<Self, Failure> {
-        check_session(task.network, task.batch, task.method, task.options)?;
-        let session = Session::with_options(task.network, task.batch, task.method, task.options)?;
+        check_session(task.network, task.batch, &task.method, &task.options)?;
+        let session = Session::new(task.network, task.batch, &task.method, task.options)?;
         let outputs = output_buffer(task.network, task.batch);
         let before = parameters.clone();
         Ok(Training { task, session, parameters, before, optimizer, progress, outputs, descents: None, seconds: 0.0 })
@@ -209,9 +209,7 @@ impl<'a> Training<'a> {
         };
         let loss = loss.map_err(|error| {
             let remedy = match error {
-                Error::Diverged(_) if self.task.options.step == StepSize::Given => {
-                    ", or --eta auto, or --on-divergence shrink"
-                }
+                Error::Diverged(_) if self.task.method.eta().is_some() => ", or --eta auto, or --on-divergence shrink",
                 _ => "",
             };
             Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))
@@ -241,7 +239,7 @@ impl<'a> Training<'a> {
             return Err(Failure::run(format!("step {step}, epoch {epoch}: after it, {error}; try a smaller --lr")));
         }
 
-        self.descents = Descents::of(&self.session, &self.task.options);
+        self.descents = Descents::of(&self.session, &self.task.method);
         let correct = count_correct(&self.session, self.task.network, (&batch.y).into(), &mut self.outputs)?;
         let accuracy = correct.map_or(f64::NAN, |correct| correct as f64 / batch.samples() as f64);
         (self.progress.step, self.progress.epoch) = (step, epoch);

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use predictive_coding::{
     Adam, BatchFile, Conv2d, Dataset, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Options,
-    Parameters, Progress, Session, Settings, StartFile, load_checkpoint, save_checkpoint,
+    Parameters, Progress, Session, Settings, StartFile, Strict, load_checkpoint, save_checkpoint,
 };
 use predictive_coding_reference::memory::Counting;
 
@@ -64,7 +64,7 @@ fn network() -> Network {
     let layers = vec![
         vec![conv, Op::Relu, Op::MaxPool2d(MaxPool2d::new([2, 2])), Op::Flatten],
         vec![Op::Linear(Linear::new(3)), Op::Tanh],
-        vec![Op::Linear(Linear { out_features: 2, bias: false })],
+        vec![Op::Linear(Linear::new(2).with_bias(false))],
     ];
     Network::new(&[1, 5, 4], Loss::MSE, layers).expect("a legal network")
 }
@@ -77,23 +77,25 @@ pub fn model(allocator: &Counting, bytes: &[u8]) {
     let Some(network) = network else { return };
     let text = network.to_toml();
     assert_eq!(Network::from_toml(&text).expect("what was written is read").to_toml(), text);
-    let strict = Method::Strict { eta: 0.1, iterations: 3 };
+    let strict = || Strict::new(0.1, 3);
     let widest = network.layers().iter().flat_map(|layer| layer.shapes()).map(|shape| shape.iter().product::<usize>());
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
     let widest = widest.max().unwrap_or(0);
     if widest < 20_000 && parameters < 1_000_000 && network.layers().len() < 100 {
         // Above all the tables of addresses, which a network may have 1 GiB of.
-        bounded(allocator, 5 << 29, || Session::new(&network, 1, strict)).expect("such a network can be planned");
+        bounded(allocator, 5 << 29, || Session::new(&network, 1, strict(), Options::default()))
+            .expect("such a network can be planned");
     }
     let small = widest < 2000 && parameters < 20_000 && network.layers().len() < 20;
-    if !small || network.flops(strict, &Options::default(), 3) > 1_000_000 {
+    if !small || network.flops(&strict().into(), 3) > 1_000_000 {
         return;
     }
     let parameters = network.initialize(1);
     let inputs: usize = network.input_shape().iter().product();
     let x: Vec<f32> = (0..3 * inputs).map(|i| (i as f32 * 0.7).sin()).collect();
-    for method in [Method::Exact, strict] {
-        let mut session = Session::new(&network, 3, method).expect("a small network can be planned");
+    for method in [Method::Exact, strict().into()] {
+        let mut session =
+            Session::new(&network, 3, &method, Options::default()).expect("a small network can be planned");
         match session.infer(&parameters, &x, &vec![0i64; 3]) {
             Ok(_) | Err(Error::Diverged(_)) => {}
             Err(error) => panic!("{error}"),
@@ -119,7 +121,8 @@ pub fn batch(allocator: &Counting, bytes: &[u8]) {
     let network = network();
     let batch = bounded(allocator, 100 * bytes.len(), || told(BatchFile::read(&network, file.path())));
     let Some(batch) = batch.filter(|batch| batch.samples <= 100) else { return };
-    let mut session = Session::new(&network, batch.samples, Method::Exact).expect("a small network can be planned");
+    let mut session = Session::new(&network, batch.samples, Method::Exact, Options::default())
+        .expect("a small network can be planned");
     session.infer(&network.initialize(1), &batch.x, &batch.y).expect("what was read fits");
 }
 
@@ -129,8 +132,8 @@ pub fn start(allocator: &Counting, bytes: &[u8]) {
     let network = network();
     let start = bounded(allocator, 100 * bytes.len(), || told(StartFile::read(&network, 2, file.path())));
     let Some(start) = start else { return };
-    let strict = Method::Strict { eta: 0.1, iterations: 2 };
-    let mut session = Session::new(&network, 2, strict).expect("a small network can be planned");
+    let strict = Strict::new(0.1, 2);
+    let mut session = Session::new(&network, 2, strict, Options::default()).expect("a small network can be planned");
     match session.infer_from(&network.initialize(1), &[0.5; 40], &vec![0i64, 1], &start.starts()) {
         Ok(_) | Err(Error::Diverged(_)) => {}
         Err(error) => panic!("{error}"),

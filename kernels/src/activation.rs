@@ -5,12 +5,17 @@
 //! is smaller than z by, so each activation has a form of its own, given where it is computed;
 //! w stands for z + D.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::level::Level;
 use crate::math::*;
+use crate::names::NameError;
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// An elementwise function, as PyTorch's of the same name.
+/// An elementwise function, as PyTorch's of the same name. See [`Local`](crate::Local) for an example.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Activation {
     /// x.
     Identity,
@@ -34,9 +39,41 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// The name in model files, as in `leaky_relu`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Identity => "identity",
+            Activation::Relu => "relu",
+            Activation::LeakyRelu { .. } => "leaky_relu",
+            Activation::Tanh => "tanh",
+            Activation::Sigmoid => "sigmoid",
+            Activation::Gelu => "gelu",
+            Activation::Silu => "silu",
+            Activation::Softplus => "softplus",
+        }
+    }
+
     /// Whether it is made of linear pieces, and so costs next to nothing.
     pub fn is_piecewise_linear(self) -> bool {
         matches!(self, Activation::Identity | Activation::Relu | Activation::LeakyRelu { .. })
+    }
+}
+
+impl fmt::Display for Activation {
+    /// The [name](Self::name).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Activation {
+    type Err = NameError;
+
+    /// The function of that name; leaky_relu has a slope of 0.01.
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        use Activation::*;
+        const LEAKY: Activation = LeakyRelu { negative_slope: 0.01 };
+        NameError::find("activation", name, &[Identity, Relu, LEAKY, Tanh, Sigmoid, Gelu, Silu, Softplus])
     }
 }
 

@@ -1,5 +1,6 @@
 //! Buffers that begin on a cache line.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 /// Elements of a cache line, and of the widest vector.
@@ -20,11 +21,20 @@ pub(crate) fn from_line(scratch: &mut [f32]) -> &mut [f32] {
 }
 
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Line([f32; LINE]);
 
 /// A fixed number of f32 that begin on a cache line, so that no vector straddles two.
-#[derive(Clone, Debug, Default)]
+///
+/// ```
+/// use predictive_coding_kernels::Buffer;
+///
+/// let mut buffer = Buffer::zeros(5);
+/// buffer[4] = 1.0;
+/// assert_eq!(buffer.iter().sum::<f32>(), 1.0);
+/// assert_eq!(format!("{buffer:?}"), "Buffer(5 elements)");
+/// ```
+#[derive(Clone, Default)]
 pub struct Buffer {
     lines: Vec<Line>,
     len: usize,
@@ -39,6 +49,13 @@ impl Buffer {
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
         self.lines.capacity() * size_of::<Line>()
+    }
+}
+
+impl fmt::Debug for Buffer {
+    /// How long it is, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} elements)", self.len)
     }
 }
 

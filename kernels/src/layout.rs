@@ -1,11 +1,27 @@
 //! How the images of a batch lie in vectors, and the way to and from rows of samples.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::level::Level;
+use crate::names::NameError;
 use crate::simd::{Kernel, Simd, dispatch, lanes};
 
 /// What the lanes of a vector are. A *tile* is the smallest piece of a batch that a layout holds: as many images as
 /// a vector has lanes, or one.
+///
+/// ```
+/// use predictive_coding_kernels::{Layout, Level};
+///
+/// let (level, layout) = (Level::detect(), Layout::Images);
+/// let mut tile = vec![0.0; layout.len(level, [3, 4])];
+/// layout.load(level, &[1.0; 12], [3, 4], &mut tile);
+/// let mut row = [0.0; 12];
+/// layout.store(level, &tile, [3, 4], &mut row, 1, 12);
+/// assert_eq!(row, [1.0; 12]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Layout {
     /// An image in every lane, `[channels][height][width][LANES]`: for few channels and full batches.
     Images,
@@ -15,6 +31,21 @@ pub enum Layout {
     /// An image in every lane of so many vectors, `[features][vectors][LANES]`: for networks of matrices, of which a weight
     /// then meets more images at a time.
     Batch(usize),
+}
+
+impl fmt::Display for Layout {
+    /// The [name](Self::name).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Layout {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        NameError::find("layout", name, &[Layout::Images, Layout::Channels])
+    }
 }
 
 impl Layout {

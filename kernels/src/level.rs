@@ -3,11 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::names::NameError;
+
 /// The environment variable that forces a level.
 pub const LEVEL_VARIABLE: &str = "PREDICTIVE_CODING_LEVEL";
 
 /// A set of vector instructions. A value exists only if the CPU has them, so holding one is the
 /// proof that the kernels of that level may run.
+///
+/// ```
+/// use predictive_coding_kernels::Level;
+///
+/// let widest = Level::detect();
+/// assert_eq!(widest.name().parse(), Ok(widest));
+/// assert!(Level::available().contains(&Level::PORTABLE));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Level(Isa);
 
@@ -19,18 +29,6 @@ pub(crate) enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
-
-/// Why a level can not be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LevelError(String);
-
-impl fmt::Display for LevelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for LevelError {}
 
 impl Level {
     /// What the compiler's target baseline has: SSE2 on x86-64, NEON on Arm.
@@ -55,13 +53,16 @@ impl Level {
     }
 
     /// The level that `PREDICTIVE_CODING_LEVEL` names, or else the widest that this CPU has.
-    pub fn from_environment() -> Result<Level, LevelError> {
+    ///
+    /// # Errors
+    /// If it names no level, or one that this CPU does not have.
+    pub fn from_environment() -> Result<Level, NameError> {
         match std::env::var(LEVEL_VARIABLE) {
             Ok(name) if !name.is_empty() => {
-                name.parse().map_err(|LevelError(message)| LevelError(format!("{LEVEL_VARIABLE}: {message}")))
+                name.parse().map_err(|NameError(message)| NameError(format!("{LEVEL_VARIABLE}: {message}")))
             }
             Err(std::env::VarError::NotUnicode(_)) => {
-                Err(LevelError(format!("{LEVEL_VARIABLE} is not text, expected portable, avx2 or avx512")))
+                Err(NameError(format!("{LEVEL_VARIABLE} is not text, expected portable, avx2 or avx512")))
             }
             _ => Ok(Level::detect()),
         }
@@ -84,17 +85,17 @@ impl Level {
 }
 
 impl FromStr for Level {
-    type Err = LevelError;
+    type Err = NameError;
 
-    fn from_str(name: &str) -> Result<Level, LevelError> {
+    fn from_str(name: &str) -> Result<Level, NameError> {
         let available = Level::available();
         let names = || available.iter().map(|level| level.name()).collect::<Vec<_>>().join(", ");
         match available.iter().find(|level| level.name() == name) {
             Some(level) => Ok(*level),
             None if matches!(name, "avx2" | "avx512") => {
-                Err(LevelError(format!("this CPU does not have the level {name}; it has {}", names())))
+                Err(NameError(format!("this CPU does not have the level {name}; it has {}", names())))
             }
-            None => Err(LevelError(format!("unknown level {name:?}, expected one of {}", names()))),
+            None => Err(NameError(format!("unknown level {name:?}, expected one of {}", names()))),
         }
     }
 }

@@ -66,6 +66,7 @@ mod leaf;
 mod math;
 mod simd;
 mod level;
+mod names;
 mod peak;
 
 pub use activation::Activation;
@@ -74,8 +75,9 @@ pub use combine::Combine;
 pub use conv::{Algorithm, Choice, Conv, ConvOptions, ConvShape, NchwConv};
 pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
 pub use layout::Layout;
-pub use level::{LEVEL_VARIABLE, Level, LevelError};
+pub use level::{LEVEL_VARIABLE, Level};
 pub use local::{Local, Relaxing};
+pub use names::NameError;
 pub use parallel::{concurrency, pool_threads};
 pub use peak::fma_peak;
 pub use view::{MatMut, MatRef};

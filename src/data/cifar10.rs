@@ -16,7 +16,8 @@ impl Dataset {
     /// The directory that [`cifar10`](Self::cifar10) reads: the given one, or else the nearest up to two levels below it
     /// that has one of its files, as `cifar-10-batches-bin` has.
     ///
-    /// Errors: [`Error::File`] if the directory is not there.
+    /// # Errors
+    /// [`Error::File`] if the directory is not there.
     pub fn cifar10_directory(directory: impl AsRef<Path>) -> Result<PathBuf> {
         let directory = directory.as_ref();
         check_directory(directory)?;
@@ -33,7 +34,8 @@ impl Dataset {
     /// [below it](Self::cifar10_directory), with `test_batch.bin` and at least one of `data_batch_1.bin` to `data_batch_5.bin`, each plain or
     /// with `.gz` at the end. Pixels are divided by 255.
     ///
-    /// Errors: [`Error::File`] if a file is missing, is not a whole number of
+    /// # Errors
+    /// [`Error::File`] if a file is missing, is not a whole number of
     /// records, has more than 10,000 of them, or holds a label above 9; or if a compressed file holds more
     /// than a MiB and 64 times its size.
     pub fn cifar10(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {

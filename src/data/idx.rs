@@ -27,7 +27,8 @@ impl Dataset {
     /// axis. Bytes are divided by 255; elements of other types are taken as they are. There are as many classes as the
     /// largest label says.
     ///
-    /// Errors: [`Error::File`] if a file is missing, is not of the format, or is cut
+    /// # Errors
+    /// [`Error::File`] if a file is missing, is not of the format, or is cut
     /// off or too long; if a compressed file holds more than a MiB and 64 times
     /// its size; or if the sets have different shapes.
     pub fn mnist(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
@@ -44,7 +45,8 @@ impl Dataset {
     /// `.idx` for `-idx`, in a folder of its own name, and with the same words before it as in `emnist-letters-train`.
     /// Of several that fit, the plainest: the nearest, then those with the fewest words, then what is not compressed.
     ///
-    /// Errors: [`Error::File`] if one is missing.
+    /// # Errors
+    /// [`Error::File`] if one is missing.
     pub fn mnist_files(directory: impl AsRef<Path>) -> Result<IdxFiles> {
         let directory = directory.as_ref();
         check_directory(directory)?;

@@ -45,7 +45,8 @@ impl Batch {
 impl Dataset {
     /// `images` is `[labels.len(), shape]`; labels are in `0..classes`.
     ///
-    /// Errors: [`Error::Input`] if sizes or labels do not fit, or there is no image.
+    /// # Errors
+    /// [`Error::Input`] if sizes or labels do not fit, or there is no image.
     pub fn new(images: Vec<f32>, labels: Vec<i64>, shape: &[usize], classes: usize) -> Result<Self> {
         check_images(images.len(), labels.len(), shape)?;
         if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &y)| y < 0 || y as usize >= classes) {
@@ -59,7 +60,8 @@ impl Dataset {
 
     /// Samples `[len, shape]` with targets `[len, outputs]`.
     ///
-    /// Errors: [`Error::Input`] if sizes do not fit, or there is no sample.
+    /// # Errors
+    /// [`Error::Input`] if sizes do not fit, or there is no sample.
     pub fn with_values(images: Vec<f32>, values: Vec<f32>, shape: &[usize], outputs: usize) -> Result<Self> {
         let samples = values.len() / outputs.max(1);
         check_images(images.len(), samples, shape)?;

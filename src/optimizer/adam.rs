@@ -11,12 +11,24 @@ use rayon::prelude::*;
 use super::{BLOCK, Optimizer, check_not_negative, check_sizes, restore_moments};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
+use crate::setters::setters;
 
 /// The weight decay of [`AdamW::new`], PyTorch's default.
 const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
 
 /// Settings of [`Adam`] and [`AdamW`], with PyTorch's defaults for Adam.
+///
+/// ```
+/// use predictive_coding::{AdamOptions, AdamW, Linear, Loss, Network, Op, Optimizer};
+///
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![Op::Linear(Linear::new(3))]])?;
+/// let options = AdamOptions::default().with_lr(3e-4).with_weight_decay(0.1);
+/// let adamw = AdamW::with_options(&network.initialize(1), options)?;
+/// assert_eq!(adamw.lr(), 3e-4);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct AdamOptions {
     /// Learning rate, default 1e-3.
     pub lr: f64,
@@ -29,17 +41,24 @@ pub struct AdamOptions {
     pub weight_decay: f64,
 }
 
+setters!(AdamOptions {
+    with_lr(lr: f64),
+    with_betas(betas: (f64, f64)),
+    with_eps(eps: f64),
+    with_weight_decay(weight_decay: f64),
+});
+
 impl Default for AdamOptions {
     fn default() -> Self {
         AdamOptions { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0 }
     }
 }
 
-/// Adam.
+/// Adam. See [`Optimizer`] for an example.
 #[derive(Clone, Debug)]
 pub struct Adam(State);
 
-/// Adam with decoupled weight decay.
+/// Adam with decoupled weight decay. See [`AdamOptions`] for an example.
 #[derive(Clone, Debug)]
 pub struct AdamW(State);
 
@@ -55,7 +74,10 @@ impl Adam {
         }
     }
 
-    /// Errors: [`Error::Argument`] for settings out of their range.
+    /// With these settings.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for settings out of their range.
     pub fn with_options(parameters: &Parameters, options: AdamOptions) -> Result<Self> {
         State::new(parameters, options).map(Adam)
     }
@@ -74,7 +96,10 @@ impl AdamW {
         }
     }
 
-    /// Errors: [`Error::Argument`] for settings out of their range.
+    /// With these settings.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for settings out of their range.
     pub fn with_options(parameters: &Parameters, options: AdamOptions) -> Result<Self> {
         State::new(parameters, options).map(AdamW)
     }

@@ -14,6 +14,18 @@ use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 
 /// Changes parameters by their gradients.
+///
+/// ```
+/// use predictive_coding::{Adam, Linear, Loss, Network, Op, Optimizer};
+///
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![Op::Linear(Linear::new(3))]])?;
+/// let mut parameters = network.initialize(1);
+/// let gradients = network.initialize(2);
+/// let mut optimizer: Box<dyn Optimizer> = Box::new(Adam::new(&parameters, 1e-3));
+/// optimizer.step(&mut parameters, &gradients);
+/// assert_eq!((optimizer.name(), optimizer.steps()), ("adam", 1));
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 pub trait Optimizer: Send + Sync {
     /// The name on the command line and in reports.
     fn name(&self) -> &'static str;
@@ -34,7 +46,8 @@ pub trait Optimizer: Send + Sync {
 
     /// Takes the next steps by another learning rate than the one that it was made with.
     ///
-    /// Errors: [`Error::Argument`] if it is not a finite number of at least 0.
+    /// # Errors
+    /// [`Error::Argument`] if it is not a finite number of at least 0.
     fn set_lr(&mut self, lr: f64) -> Result<()>;
 
     /// Steps taken so far.
@@ -47,7 +60,8 @@ pub trait Optimizer: Send + Sync {
     /// Takes over the state of an optimiser of the same description: `steps` taken, then the values
     /// of each moment by name.
     ///
-    /// Errors: [`Error::Input`] if a moment is missing, unknown or has another number of values
+    /// # Errors
+    /// [`Error::Input`] if a moment is missing, unknown or has another number of values
     /// (nothing was changed).
     fn restore(&mut self, steps: u64, moments: &[(&str, &Parameters)]) -> Result<()>;
 }

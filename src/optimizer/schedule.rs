@@ -3,9 +3,11 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
-/// What a learning rate does after its warm-up.
+/// What a learning rate does after its warm-up. See [`LearningRate`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub enum Schedule {
     /// It stays.
     #[default]
@@ -22,7 +24,17 @@ pub enum Schedule {
 }
 
 /// The learning rate of each step of a run.
+///
+/// ```
+/// use predictive_coding::{LearningRate, Schedule};
+///
+/// let rate = LearningRate::new(1e-3, 100).with_schedule(Schedule::Cosine).with_warmup(10);
+/// rate.validate()?;
+/// assert!(rate.at(0) == 1e-4 && rate.at(10) == 1e-3 && rate.at(99) < 1e-6);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct LearningRate {
     /// What it rises to.
     pub base: f64,
@@ -34,8 +46,18 @@ pub struct LearningRate {
     pub steps: u64,
 }
 
+setters!(LearningRate { with_schedule(schedule: Schedule), with_warmup(warmup: u64) });
+
 impl LearningRate {
-    /// Refuses a schedule of 0 steps or of a factor that is not a finite number of at least 0.
+    /// A constant one for a run of so many steps.
+    pub fn new(base: f64, steps: u64) -> Self {
+        LearningRate { base, schedule: Schedule::Constant, warmup: 0, steps }
+    }
+
+    /// Refuses a schedule that makes no sense.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for 0 steps or a factor that is not a finite number of at least 0.
     pub fn validate(&self) -> Result<()> {
         match self.schedule {
             Schedule::Step { every: 0, .. } => {

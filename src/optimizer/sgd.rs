@@ -6,9 +6,20 @@ use rayon::prelude::*;
 use super::{BLOCK, Optimizer, check_not_negative, check_sizes, restore_moments};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
+use crate::setters::setters;
 
 /// Settings of [`Sgd`], with PyTorch's defaults.
+///
+/// ```
+/// use predictive_coding::{Linear, Loss, Network, Op, Sgd, SgdOptions};
+///
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![Op::Linear(Linear::new(3))]])?;
+/// let options = SgdOptions::default().with_lr(0.1).with_momentum(0.9).with_nesterov(true);
+/// let sgd = Sgd::with_options(&network.initialize(1), options)?;
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SgdOptions {
     /// Learning rate, default 1e-3.
     pub lr: f64,
@@ -20,13 +31,20 @@ pub struct SgdOptions {
     pub weight_decay: f64,
 }
 
+setters!(SgdOptions {
+    with_lr(lr: f64),
+    with_momentum(momentum: f64),
+    with_nesterov(nesterov: bool),
+    with_weight_decay(weight_decay: f64),
+});
+
 impl Default for SgdOptions {
     fn default() -> Self {
         SgdOptions { lr: 1e-3, momentum: 0.0, nesterov: false, weight_decay: 0.0 }
     }
 }
 
-/// Stochastic gradient descent with momentum.
+/// Stochastic gradient descent with momentum. See [`SgdOptions`] for an example.
 #[derive(Clone, Debug)]
 pub struct Sgd {
     options: SgdOptions,
@@ -50,7 +68,10 @@ impl Sgd {
         }
     }
 
-    /// Errors: [`Error::Argument`] for settings out of their range.
+    /// With these settings.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for settings out of their range.
     pub fn with_options(parameters: &Parameters, options: SgdOptions) -> Result<Self> {
         check_not_negative("lr", options.lr)?;
         check_not_negative("weight_decay", options.weight_decay)?;

@@ -44,7 +44,7 @@ const BISECTIONS: usize = 40;
 const EXTRAS: Extras = Extras { products: 1, settling: false, sweeping: false };
 
 /// The top eigenvector of H with every activation open.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Open {
     tile: Tile,
     scratch: Scratch,

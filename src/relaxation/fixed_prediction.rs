@@ -14,17 +14,18 @@ use predictive_coding_kernels::Combine;
 
 use super::Relaxation;
 use crate::layer::{Gradients, Input};
-use crate::method::{Options, first_pulled};
+use crate::method::{FixedPrediction, first_pulled};
+use crate::options::Options;
 use crate::plan::LayerPlan;
 use crate::state::{Tile, Values, write_read};
 
 pub(crate) fn fixed_prediction(
     mut tile: Relaxation<'_>,
-    eta: f64,
-    iterations: usize,
-    options: Options,
+    method: &FixedPrediction,
+    options: &Options,
     gradients: &mut Gradients<'_>,
 ) {
+    let (eta, iterations) = (method.eta.largest(), method.iterations);
     let last = tile.len() - 1;
     let hidden = tile.place(last).start;
     tile.tile.errors[..hidden].fill(0.0);

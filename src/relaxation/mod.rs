@@ -18,7 +18,7 @@ pub(crate) use curvature::Open;
 pub(crate) use exact::backpropagate;
 pub(crate) use fixed_prediction::fixed_prediction;
 pub(crate) use shares::{iterations_for, shares};
-pub(crate) use strict::{Descent, Strict, strict};
+pub(crate) use strict::{Descent, Given, strict};
 pub(crate) use sweep::sweep;
 
 use crate::layer::{Gradients, Input, Layers};

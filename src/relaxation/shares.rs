@@ -14,23 +14,27 @@
 //! precisions differ, the same is done with the matrix of the recursion, or it is iterated if that is shorter.
 
 /// p_l epsilon_l and p_l (v-hat_l - v_l) after n iterations as multiples of delta_l, for l = 1..=L: c_l after n - 1
-/// iterations and after n. `precisions` are those of all layers; the last one's does not matter.
-pub(crate) fn shares(precisions: &[f64], eta: f64, iterations: usize) -> [Vec<f64>; 2] {
-    if let Some(precision) = common(precisions) {
-        return shares_of_one(precisions.len(), eta * precision, iterations);
+/// iterations and after n. `rates` are eta p_l of all layers; the last one's does not matter.
+pub(crate) fn shares(rates: &[f64], iterations: usize) -> [Vec<f64>; 2] {
+    if let Some(rate) = common(rates) {
+        return shares_of_one(rates.len(), rate, iterations);
     }
-    // By the distance from the output.
-    let rates: Vec<f64> = precisions.iter().rev().skip(1).map(|precision| eta * precision).collect();
+    let rates = from_output(rates);
     let errors = recursion(&rates, iterations.saturating_sub(1));
     let deviations = recur(&rates, &errors);
     [errors, deviations].map(|c| c.into_iter().rev().collect())
 }
 
-/// The precision of all hidden layers, if they have the same.
-fn common(precisions: &[f64]) -> Option<f64> {
-    let hidden = &precisions[..precisions.len() - 1];
+/// The rate of all hidden layers, if they have the same.
+fn common(rates: &[f64]) -> Option<f64> {
+    let hidden = &rates[..rates.len() - 1];
     let first = hidden.first().copied().unwrap_or(1.0);
-    hidden.iter().all(|&precision| precision == first).then_some(first)
+    hidden.iter().all(|&rate| rate == first).then_some(first)
+}
+
+/// The rates of the hidden layers, by the distance from the output.
+fn from_output(rates: &[f64]) -> Vec<f64> {
+    rates.iter().rev().skip(1).copied().collect()
 }
 
 /// One iteration of the recursion with a rate of its own for each layer below the output.
@@ -78,7 +82,7 @@ fn recursion(rates: &[f64], iterations: usize) -> Vec<f64> {
     }
 }
 
-/// [`shares`] where all hidden layers have a precision of 1.
+/// [`shares`] where all hidden layers have the same rate.
 fn shares_of_one(layers: usize, eta: f64, iterations: usize) -> [Vec<f64>; 2] {
     let single = single(layers, eta);
     let (mut errors, mut power) = (none(layers), single.clone());
@@ -96,11 +100,11 @@ fn shares_of_one(layers: usize, eta: f64, iterations: usize) -> [Vec<f64>; 2] {
 
 /// The least n after which p_l epsilon_l is at least `share` of delta_l for every l. None if there is none,
 /// or none that can be counted, and where c_l overshoots, which it does for eta p_l > 1.
-pub(crate) fn iterations_for(precisions: &[f64], eta: f64, share: f64) -> Option<usize> {
-    if let Some(precision) = common(precisions) {
-        return iterations_of_one(precisions.len(), eta * precision, share);
+pub(crate) fn iterations_for(rates: &[f64], share: f64) -> Option<usize> {
+    if let Some(rate) = common(rates) {
+        return iterations_of_one(rates.len(), rate, share);
     }
-    let rates: Vec<f64> = precisions.iter().rev().skip(1).map(|precision| eta * precision).collect();
+    let rates = from_output(rates);
     if rates.iter().any(|&rate| rate > 1.0) {
         return None;
     }
@@ -115,7 +119,7 @@ pub(crate) fn iterations_for(precisions: &[f64], eta: f64, share: f64) -> Option
     Some(enough + 1)
 }
 
-/// [`iterations_for`] where all hidden layers have a precision of 1.
+/// [`iterations_for`] where all hidden layers have the same rate.
 fn iterations_of_one(layers: usize, eta: f64, share: f64) -> Option<usize> {
     // The lowest layer gets least.
     let reaches = |c: &[f64]| c.last().is_none_or(|&lowest| lowest >= share);
@@ -264,41 +268,37 @@ mod tests {
     }
 
     /// c after so many iterations, layer by layer from the lowest, as it is written.
-    fn iterated_with(precisions: &[f64], eta: f64, iterations: usize) -> Vec<f64> {
-        let mut c = vec![0.0; precisions.len()];
-        c[precisions.len() - 1] = 1.0;
+    fn iterated_with(rates: &[f64], iterations: usize) -> Vec<f64> {
+        let mut c = vec![0.0; rates.len()];
+        c[rates.len() - 1] = 1.0;
         for _ in 0..iterations {
-            for l in 0..precisions.len() - 1 {
-                let rate = eta * precisions[l];
-                c[l] = (1.0 - rate) * c[l] + rate * c[l + 1];
+            for l in 0..rates.len() - 1 {
+                c[l] = (1.0 - rates[l]) * c[l] + rates[l] * c[l + 1];
             }
         }
         c
     }
 
     #[test]
-    fn precisions_of_their_own() {
+    fn rates_of_their_own() {
         let precisions = [[0.5, 2.0, 1.0, 1.0], [3.0, 0.25, 0.25, 7.0], [2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 0.5, 1.0]];
         for precisions in &precisions {
             for eta in [0.01, 0.1, 0.3] {
+                let rates = precisions.map(|precision| eta * precision);
                 for n in (1..=12).chain([50, 400, 3000]) {
-                    let what = format!("{precisions:?}, eta {eta}, n {n}");
-                    let [errors, deviations] = shares(precisions, eta, n);
-                    assert_close(&errors, &iterated_with(precisions, eta, n - 1), &what);
-                    assert_close(&deviations, &iterated_with(precisions, eta, n), &what);
+                    let what = format!("{rates:?}, n {n}");
+                    let [errors, deviations] = shares(&rates, n);
+                    assert_close(&errors, &iterated_with(&rates, n - 1), &what);
+                    assert_close(&deviations, &iterated_with(&rates, n), &what);
                 }
                 for share in [0.1, 0.99] {
-                    let reached = |n: &usize| iterated_with(precisions, eta, n - 1).iter().all(|&c| c >= share);
-                    assert_eq!(
-                        iterations_for(precisions, eta, share),
-                        (1..).find(reached),
-                        "{precisions:?}, eta {eta}"
-                    );
+                    let reached = |n: &usize| iterated_with(&rates, n - 1).iter().all(|&c| c >= share);
+                    assert_eq!(iterations_for(&rates, share), (1..).find(reached), "{rates:?}");
                 }
             }
         }
-        assert_eq!(iterations_for(&[2.0, 1.0, 1.0], 0.6, 0.5), None);
-        assert_close(&shares(&[2.0, 1.0, 1.0], 1e-9, usize::MAX)[0], &[1.0; 3], "settled");
+        assert_eq!(iterations_for(&[1.2, 0.6, 1.0], 0.5), None);
+        assert_close(&shares(&[2e-9, 1e-9, 1.0], usize::MAX)[0], &[1.0; 3], "settled");
     }
 
     #[test]

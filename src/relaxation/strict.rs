@@ -15,7 +15,8 @@ use predictive_coding_kernels::{Combine, elementwise, reduce};
 use super::Relaxation;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Input};
-use crate::method::{OnDivergence, Options, StepSize, first_pulled, first_pushed};
+use crate::method::{Eta, OnDivergence, Solver, Strict, first_pulled, first_pushed};
+use crate::options::Options;
 use crate::plan::LayerPlan;
 use crate::relaxation::curvature::largest_step;
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
@@ -34,7 +35,7 @@ const AFTER_RETURN: f64 = 0.25;
 const ROUNDING: f64 = 1e-4;
 
 /// The energies of a tile's samples on their way down.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Descent {
     lanes: usize,
     /// The terms of each sample's energy at the first iteration, and now: `[layers][lanes]`.
@@ -193,27 +194,22 @@ impl Descent {
     }
 }
 
-/// A strict relaxation.
+/// What a strict relaxation is given.
 #[derive(Clone, Copy)]
-pub(crate) struct Strict<'a> {
-    pub(crate) eta: f64,
-    pub(crate) iterations: usize,
+pub(crate) struct Given<'a> {
+    pub(crate) method: &'a Strict,
+    pub(crate) options: &'a Options,
     /// Where an estimate of the largest stable eta starts, if there may be one.
     pub(crate) open: Option<&'a [f32]>,
-    pub(crate) options: Options,
     /// Whether the caller has put beliefs into the tile's deviations; else they are cleared.
     pub(crate) started: bool,
 }
 
-pub(crate) fn strict(
-    mut tile: Relaxation<'_>,
-    strict: Strict<'_>,
-    descent: &mut Descent,
-    gradients: &mut Gradients<'_>,
-) {
-    let Strict { eta, iterations, options, started, .. } = strict;
-    let open = strict.open.filter(|_| tile.len() > 1);
-    let automatic = options.step != StepSize::Given;
+pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut Descent, gradients: &mut Gradients<'_>) {
+    let Strict { ref solver, iterations, on_divergence, .. } = *given.method;
+    let open = given.open.filter(|_| tile.len() > 1);
+    let automatic = matches!(solver, Solver::Automatic { .. });
+    let eta = solver.eta().map_or(1.0, Eta::largest);
     descent.ascending = tile.output.ascending;
     descent.recording = true;
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
@@ -221,27 +217,22 @@ pub(crate) fn strict(
         tile.choose_steps(open);
         tile.output_error();
     }
-    tile.descend(strict, automatic, descent);
-    let shrinks = options.on_divergence == OnDivergence::Shrink && !automatic && !started;
+    tile.descend(given, automatic, descent);
+    let shrinks = on_divergence == OnDivergence::Shrink && matches!(solver, Solver::Steps(_)) && !given.started;
     if let Some(open) = open.filter(|_| shrinks && descent.diverged().any(|diverged| diverged)) {
         // The other samples relax once more to what they were.
         tile.choose_steps(open);
-        let hidden = tile.layers.plan.layers.iter().take(tile.len() - 1);
-        let steepest = hidden.map(|layer| layer.rate).fold(1.0, f64::max);
         for (sample, diverged) in tile.tile.steps.samples.iter_mut().zip(descent.diverged()) {
             *sample = match diverged {
-                true => {
-                    let eta = (sample.eta / steepest).min(eta);
-                    Descending { eta, shrunk: true, iterations, ..*sample }
-                }
+                true => Descending { eta: sample.eta.min(eta), shrunk: true, iterations, ..*sample },
                 false => Descending { eta, iterations, ..Descending::default() },
             };
         }
         tile.output_error();
         descent.recording = false;
-        tile.descend(strict, true, descent);
+        tile.descend(given, true, descent);
     }
-    tile.leave_out(options);
+    tile.leave_out(on_divergence);
     match tile.output.ascending {
         true => tile.gradients_of_2022(gradients),
         false => tile.gradients_at_beliefs(gradients),
@@ -251,8 +242,8 @@ pub(crate) fn strict(
 impl Relaxation<'_> {
     /// All iterations from the start, by each sample's eta, which is made smaller where energies rise if it was chosen
     /// by an estimate.
-    fn descend(&mut self, strict: Strict<'_>, adapts: bool, descent: &mut Descent) {
-        let Strict { iterations, options: Options { tolerance, .. }, started, .. } = strict;
+    fn descend(&mut self, given: Given<'_>, adapts: bool, descent: &mut Descent) {
+        let Given { method: &Strict { iterations, tolerance, .. }, started, .. } = given;
         let layers = self.len();
         let Tile { steps, deviations, .. } = &mut *self.tile;
         steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
@@ -261,7 +252,7 @@ impl Relaxation<'_> {
         }
         self.pull_to_product(layers - 1);
         for iteration in 1..=iterations {
-            if strict.options.stopped() {
+            if given.options.stopped() {
                 break;
             }
             let pushed = if started { 1 } else { first_pushed(layers, iteration) };
@@ -303,10 +294,10 @@ impl Relaxation<'_> {
     }
 
     /// Makes samples that have diverged count for nothing in the gradients, unless they end the call.
-    pub(super) fn leave_out(&mut self, options: Options) {
+    pub(super) fn leave_out(&mut self, on_divergence: OnDivergence) {
         let Tile { samples, errors, deviations, steps, .. } = &mut *self.tile;
         let lanes = steps.samples.len();
-        if options.on_divergence == OnDivergence::Stop {
+        if on_divergence == OnDivergence::Stop {
             return;
         }
         for lane in (0..*samples).filter(|&lane| steps.samples[lane].diverged) {
@@ -372,7 +363,7 @@ impl Relaxation<'_> {
     }
 
     /// The gradients of all parameters, from inputs at v-hat, with the signs of
-    /// [`Published2022`](crate::Convention::Published2022).
+    /// [`Published2022`](Solver::Published2022).
     fn gradients_of_2022(&mut self, gradients: &mut Gradients<'_>) {
         self.tile.errors.iter_mut().for_each(|error| *error = -*error);
         for layer in 0..self.len() {

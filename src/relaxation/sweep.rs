@@ -17,8 +17,9 @@
 use predictive_coding_kernels::{Combine, elementwise, reduce};
 
 use super::Relaxation;
-use super::strict::{Descent, Strict, weighted};
+use super::strict::{Descent, Given, weighted};
 use crate::layer::{Gradients, Input};
+use crate::method::Strict;
 use crate::state::{Descending, Scratch, Sweeping, Tile, Values, read_write, write_read};
 
 /// A sweep may raise a sample's energy by this share of what it began with: more is not rounding.
@@ -26,24 +27,19 @@ const RISE: f64 = 1e-6;
 /// The most by which a length shrinks at once.
 const SHRINK: f64 = 0.1;
 
-pub(crate) fn sweep(
-    mut tile: Relaxation<'_>,
-    strict: Strict<'_>,
-    descent: &mut Descent,
-    gradients: &mut Gradients<'_>,
-) {
-    let Strict { iterations, options, .. } = strict;
+pub(crate) fn sweep(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut Descent, gradients: &mut Gradients<'_>) {
+    let Strict { iterations, tolerance, on_divergence, .. } = *given.method;
     tile.tile.steps.samples.fill(Descending { eta: 1.0, iterations, ..Descending::default() });
     tile.tile.errors.fill(0.0);
     let mut sweeping = std::mem::take(&mut tile.scratch.work.sweeping);
     for iteration in 1..=iterations {
-        if options.stopped() {
+        if given.options.stopped() {
             break;
         }
         tile.push_errors(iteration, descent);
         tile.pull_errors(&mut sweeping.residuals);
         tile.choose_lengths(iteration, descent, &mut sweeping);
-        if tile.settle_errors(iteration, options.tolerance, &mut sweeping) {
+        if tile.settle_errors(iteration, tolerance, &mut sweeping) {
             break;
         }
         tile.take_lengths(&mut sweeping);
@@ -55,7 +51,7 @@ pub(crate) fn sweep(
     }
     tile.scratch.work.sweeping = sweeping;
     tile.mark_diverged(descent);
-    tile.leave_out(options);
+    tile.leave_out(on_divergence);
     tile.gradients_at_beliefs(gradients);
 }
 

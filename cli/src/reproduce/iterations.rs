@@ -3,7 +3,8 @@
 
 use predictive_coding::data::epoch_rng;
 use predictive_coding::{
-    Batch, Error, Loss, Method, Options, Parameters, Progress as RunProgress, Quantity, Session, Start,
+    Batch, Error, FixedPrediction, Loss, Method, Options, Parameters, Progress as RunProgress, Quantity, Session,
+    Start, Strict,
 };
 use serde_json::{Value, json};
 
@@ -78,11 +79,11 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let (loss, most) = if strict { (Loss::MSE, 400) } else { (Loss::CROSS_ENTROPY, 200) };
     let most = if asked.quick { QUICK } else { most };
     let setting = Setting::mnist(asked, loss)?;
-    let task = setting.task(Method::Exact, Options::default());
+    let task = setting.task(Method::Exact);
     let network = &setting.network;
     let work = |eta: f64, n: usize| match strict {
-        true => network.flops(Method::Strict { eta, iterations: 1 }, &Options::default(), setting.batch),
-        false => network.flops(Method::FixedPrediction { eta, iterations: n }, &literal(), setting.batch),
+        true => network.flops(&Strict::new(eta, 1).into(), setting.batch),
+        false => network.flops(&literal(eta, n), setting.batch),
     };
     let all = ETAS.iter().map(|&eta| (1..=most).map(|n| work(eta, n)).sum::<u64>()).sum::<u64>();
     let mut bar = Progress::new(all + task.steps() * task.work());
@@ -95,7 +96,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     }
     let batch = setting.train.batches(setting.batch, &mut epoch_rng(setting.seed, 1)).next();
     let batch = batch.expect("a data set, which is never empty, has a batch");
-    let mut exact = Session::new(network, setting.batch, Method::Exact)?;
+    let mut exact = Session::new(network, setting.batch, Method::Exact, Options::default())?;
     exact.infer(training.parameters(), &batch.x, &batch.y).map_err(Failure::run)?;
     let parameters = training.parameters();
     let question = Question { asked, setting: &setting, parameters, batch: &batch, exact: &exact, most };
@@ -151,8 +152,8 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
 }
 
 /// The iteration as it stands.
-fn literal() -> Options {
-    Options { literal: true, ..Options::default() }
+fn literal(eta: f64, iterations: usize) -> Method {
+    FixedPrediction::new(eta, iterations).with_literal(true).into()
 }
 
 /// Whether to go on with more iterations.
@@ -165,10 +166,8 @@ enum Follow {
 impl Question<'_> {
     /// One relaxation serves all n: each iteration starts from the beliefs of the one before.
     fn strict(&self, eta: f64, see: &mut dyn FnMut(usize, &Parameters) -> Follow) -> Result<Follow, Failure> {
-        let convention = self.asked.convention.convention();
-        let options = Options { convention, ..Options::default() };
-        let method = Method::Strict { eta, iterations: 1 };
-        let mut session = Session::with_options(&self.setting.network, self.batch.samples(), method, options)?;
+        let method = self.asked.convention.strict(eta, 1);
+        let mut session = Session::new(&self.setting.network, self.batch.samples(), method, Options::default())?;
         let hidden = self.setting.network.layers().len() - 1;
         let mut beliefs: Vec<Vec<f32>> = Vec::new();
         for n in 1..=self.most {
@@ -188,8 +187,8 @@ impl Question<'_> {
 
     fn fixed_prediction(&self, eta: f64, see: &mut dyn FnMut(usize, &Parameters) -> Follow) -> Result<Follow, Failure> {
         for n in 1..=self.most {
-            let method = Method::FixedPrediction { eta, iterations: n };
-            let mut session = Session::with_options(&self.setting.network, self.batch.samples(), method, literal())?;
+            let (network, samples) = (&self.setting.network, self.batch.samples());
+            let mut session = Session::new(network, samples, literal(eta, n), Options::default())?;
             session.infer(self.parameters, &self.batch.x, &self.batch.y).map_err(Failure::run)?;
             match see(n, session.gradients()) {
                 Follow::On => {}

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use predictive_coding::{
-    Batch, Loss, Method, Options, Progress as RunProgress, RecordKind, Session, Settings, load_checkpoint,
-    save_checkpoint,
+    Batch, FixedPrediction, Loss, Method, Options, Progress as RunProgress, RecordKind, Session, Settings,
+    load_checkpoint, save_checkpoint,
 };
 use serde_json::{Value, json};
 
@@ -47,7 +47,6 @@ struct Run {
     name: &'static str,
     label: &'static str,
     method: Method,
-    options: Options,
     rows: Vec<Row>,
     seconds: f64,
     /// Why it ended early.
@@ -57,31 +56,22 @@ struct Run {
 pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let figure = asked.figure.unwrap_or_default();
     let (setting, method) = match figure {
-        1 => (Setting::mnist(asked, Loss::MSE)?, Method::Strict { eta: 0.1, iterations: 20 }),
-        3 => (Setting::mnist(asked, Loss::CROSS_ENTROPY)?, Method::FixedPrediction { eta: 0.1, iterations: 20 }),
-        5 => (Setting::cifar10(asked)?, Method::FixedPrediction { eta: 0.1, iterations: 20 }),
+        1 => (Setting::mnist(asked, Loss::MSE)?, asked.convention.strict(0.1, 20).into()),
+        3 => (Setting::mnist(asked, Loss::CROSS_ENTROPY)?, literal(0.1, 20)),
+        5 => (Setting::cifar10(asked)?, literal(0.1, 20)),
         _ => {
             let setting = match figure {
                 6 => Setting::mnist(asked, Loss::CROSS_ENTROPY)?,
                 _ => Setting::cifar10(asked)?,
             };
             let iterations = setting.network.layers().len();
-            (setting, Method::FixedPrediction { eta: 1.0, iterations })
+            (setting, literal(1.0, iterations))
         }
     };
-    let options = match method {
-        // Its errors would otherwise be backpropagation's by construction.
-        Method::FixedPrediction { .. } => Options { literal: true, ..Options::default() },
-        _ => Options { convention: asked.convention.convention(), ..Options::default() },
-    };
-    let learner =
-        |name, label, method, options| Run { name, label, method, options, rows: Vec::new(), seconds: 0.0, end: None };
-    let mut runs = [
-        learner("predictive-coding", "PC", method, options),
-        learner("backpropagation", "BP", Method::Exact, Options::default()),
-    ];
+    let learner = |name, label, method| Run { name, label, method, rows: Vec::new(), seconds: 0.0, end: None };
+    let mut runs = [learner("predictive-coding", "PC", method), learner("backpropagation", "BP", Method::Exact)];
     let work = |run: &Run| {
-        let task = setting.task(run.method, run.options);
+        let task = setting.task(run.method.clone());
         task.steps().saturating_mul(task.work())
     };
     let mut bar = Progress::new(runs.iter().map(work).fold(0, u64::saturating_add));
@@ -126,6 +116,11 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Fixed-prediction as it stands: its errors would otherwise be backpropagation's by construction.
+fn literal(eta: f64, iterations: usize) -> Method {
+    FixedPrediction::new(eta, iterations).with_literal(true).into()
+}
+
 /// What a run leaves besides its rows.
 struct Learned {
     bar: Progress,
@@ -133,13 +128,13 @@ struct Learned {
 }
 
 fn learn(asked: &Reproduce, setting: &Setting, run: &mut Run, mut bar: Progress) -> Result<Learned, Failure> {
-    let task = setting.task(run.method, run.options);
+    let task = setting.task(run.method.clone());
     let settings = Settings::from([
         ("figure".to_string(), asked.name()),
         ("run".to_string(), run.name.to_string()),
         ("data".to_string(), format!("{}, {} training samples", setting.title, setting.train.len())),
         ("checksum of the data".to_string(), setting.train.checksum()),
-        ("method".to_string(), format!("{:?}", run.method)),
+        ("method".to_string(), title(&run.method)),
         ("convention".to_string(), asked.convention.name().to_string()),
         ("batch".to_string(), setting.batch.to_string()),
         ("epochs".to_string(), setting.epochs.to_string()),
@@ -153,11 +148,11 @@ fn learn(asked: &Reproduce, setting: &Setting, run: &mut Run, mut bar: Progress)
         }
         None => {
             let parameters = setting.network.initialize(setting.seed);
-            Training::new(task, parameters, setting.optimizer()?, RunProgress::default())?
+            Training::new(task.clone(), parameters, setting.optimizer()?, RunProgress::default())?
         }
     };
     bar.advance(training.progress().step.saturating_mul(task.work()));
-    let exact = Session::new(task.network, task.batch, Method::Exact)?;
+    let exact = Session::new(task.network, task.batch, Method::Exact, Options::default())?;
     let mut recorder = Recorder {
         setting,
         bar,
@@ -212,7 +207,7 @@ fn resume<'a>(
         Ok(((parameters, progress), mut rows)) => {
             // The rows are kept first.
             rows.retain(|row| row.step <= progress.step);
-            Ok(Some((Training::new(*task, parameters, optimizer, progress)?, rows)))
+            Ok(Some((Training::new(task.clone(), parameters, optimizer, progress)?, rows)))
         }
         Err(error) => {
             note(&format!("not gone on with, since {error}"));
@@ -407,9 +402,9 @@ fn panels(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> [Panel; 4] {
 }
 
 fn title_of(run: &Run) -> String {
-    match run.method.relaxation() {
-        Some((eta, iterations)) => format!("{} ({eta}, {iterations})", run.method.name()),
-        None => title(run.method, &run.options),
+    match (run.method.eta(), run.method.iterations()) {
+        (Some(eta), Some(iterations)) => format!("{} ({eta}, {iterations})", run.method),
+        _ => title(&run.method),
     }
 }
 

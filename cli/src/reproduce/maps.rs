@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use predictive_coding::{
-    Error, Method, Network, Options, Parameters, Quantity, Session, Start, StartFile, write_tensors,
+    Error, Method, Network, Options, Parameters, Quantity, Session, Start, StartFile, Strict, write_tensors,
 };
 use serde_json::json;
 
@@ -56,7 +56,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
         None => format!("random weights, seed {}", asked.seed),
     };
 
-    let mut exact = Session::new(&network, MOST_IMAGES.min(2 * pictures.len()), Method::Exact)?;
+    let mut exact = Session::new(&network, MOST_IMAGES.min(2 * pictures.len()), Method::Exact, Options::default())?;
     let samples = samples(asked, &network, &parameters, &mut exact, pictures)?;
     exact.infer(&parameters, &samples.x, &samples.labels).map_err(Failure::run)?;
     let level = exact.level().name();
@@ -191,15 +191,15 @@ fn relax(
         "eta": ETA,
     });
     let mut relaxed = Relaxed::read(State::new(asked, settings), network, count, iterations);
-    let method = |iterations: usize| Method::Strict { eta: ETA, iterations };
-    let work = |part: usize| network.flops(method(part), &Options::default(), count);
+    let method = |iterations: usize| Method::from(Strict::new(ETA, iterations));
+    let work = |part: usize| network.flops(&method(part), count);
     let mut bar = Progress::new(work(iterations).max(1));
     bar.set_prefix("strict");
     bar.advance(work(relaxed.iterations));
     let mut kept = Instant::now();
     loop {
         let part = PART.min(iterations - relaxed.iterations);
-        let mut session = Session::new(network, count, method(part))?;
+        let mut session = Session::new(network, count, method(part), Options::default())?;
         session.record_energies(true)?;
         let starts: Vec<Start> = relaxed.beliefs.iter().map(|u| Start::Deviation(u)).collect();
         match session.infer_from(parameters, &samples.x, &samples.labels, &starts) {
@@ -262,7 +262,7 @@ impl Relaxed {
         let file = StartFile::read(network, samples, Self::file(state, kept)).ok()?;
         let beliefs = file.starts().into_iter().filter_map(|start| match start {
             Start::Deviation(values) => Some(values.to_vec()),
-            Start::Activation | Start::Belief(_) => None,
+            _ => None,
         });
         let beliefs: Vec<Vec<f32>> = beliefs.collect();
         (beliefs.len() + 1 == network.layers().len()).then_some(beliefs)

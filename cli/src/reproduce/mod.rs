@@ -13,7 +13,7 @@ mod vgg;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
-use predictive_coding::Convention;
+use predictive_coding::{Solver, Strict};
 
 use crate::console::Failure;
 use crate::machine::on_threads;
@@ -78,10 +78,11 @@ enum ConventionName {
 }
 
 impl ConventionName {
-    fn convention(self) -> Convention {
+    /// Strict by steps of this size.
+    fn strict(self, eta: f64, iterations: usize) -> Strict {
         match self {
-            ConventionName::Current => Convention::Current,
-            ConventionName::Published2022 => Convention::Published2022,
+            ConventionName::Current => Strict::new(eta, iterations),
+            ConventionName::Published2022 => Strict::by(Solver::Published2022(eta.into()), iterations),
         }
     }
 

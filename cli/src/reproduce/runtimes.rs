@@ -1,6 +1,8 @@
 //! The paper's run times: two epochs on MNIST with the squared error, by each method.
 
-use predictive_coding::{Loss, Method, Options, Progress as RunProgress};
+use std::sync::LazyLock;
+
+use predictive_coding::{FixedPrediction, Loss, Method, Progress as RunProgress, Strict};
 use serde_json::{Value, json};
 
 use super::Reproduce;
@@ -18,37 +20,20 @@ use crate::training::{Flow, Score, Training};
 struct Way {
     name: &'static str,
     method: Method,
-    literal: bool,
     published: Option<f64>,
 }
 
-const WAYS: [Way; 5] = [
-    Way {
-        name: "strict (0.1, 20)",
-        method: Method::Strict { eta: 0.1, iterations: 20 },
-        literal: false,
-        published: Some(30.9),
-    },
-    Way {
-        name: "fixed-prediction (0.1, 20), literal",
-        method: Method::FixedPrediction { eta: 0.1, iterations: 20 },
-        literal: true,
-        published: Some(27.4),
-    },
-    Way {
-        name: "fixed-prediction (0.1, 20)",
-        method: Method::FixedPrediction { eta: 0.1, iterations: 20 },
-        literal: false,
-        published: None,
-    },
-    Way {
-        name: "fixed-prediction (1, 5), literal",
-        method: Method::FixedPrediction { eta: 1.0, iterations: 5 },
-        literal: true,
-        published: Some(13.0),
-    },
-    Way { name: "exact", method: Method::Exact, literal: false, published: Some(7.5) },
-];
+static WAYS: LazyLock<[Way; 5]> = LazyLock::new(|| {
+    let way = |name, method, published| Way { name, method, published };
+    let fixed = FixedPrediction::new;
+    [
+        way("strict (0.1, 20)", Strict::new(0.1, 20).into(), Some(30.9)),
+        way("fixed-prediction (0.1, 20), literal", fixed(0.1, 20).with_literal(true).into(), Some(27.4)),
+        way("fixed-prediction (0.1, 20)", fixed(0.1, 20).into(), None),
+        way("fixed-prediction (1, 5), literal", fixed(1.0, 5).with_literal(true).into(), Some(13.0)),
+        way("exact", Method::Exact, Some(7.5)),
+    ]
+});
 
 /// What came of a way.
 struct Time {
@@ -72,7 +57,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     if asked.data.is_none() && asked.epochs.is_none() {
         setting.epochs = 2;
     }
-    let task = |way: &Way| setting.task(way.method, Options { literal: way.literal, ..Options::default() });
+    let task = |way: &Way| setting.task(way.method.clone());
     let work = |way: &Way| task(way).steps().saturating_mul(task(way).work());
     let mut bar = Progress::new(WAYS.iter().map(work).fold(0, u64::saturating_add));
     let mut description = Value::Null;

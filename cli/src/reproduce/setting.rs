@@ -100,13 +100,13 @@ impl Setting {
     }
 
     /// Training by a method, with batches of one size.
-    pub fn task(&self, method: Method, options: Options) -> Task<'_> {
+    pub fn task(&self, method: Method) -> Task<'_> {
         Task {
             network: &self.network,
             train: &self.train,
             test: &self.test,
             method,
-            options,
+            options: Options::default(),
             batch: self.batch,
             epochs: self.epochs,
             seed: self.seed,
@@ -120,7 +120,7 @@ impl Setting {
 
     pub fn optimizer(&self) -> Result<Box<dyn predictive_coding::Optimizer>, Failure> {
         let parameters = self.network.initialize(self.seed);
-        Ok(Box::new(Adam::with_options(&parameters, AdamOptions { lr: self.lr, ..AdamOptions::default() })?))
+        Ok(Box::new(Adam::with_options(&parameters, AdamOptions::default().with_lr(self.lr))?))
     }
 }
 

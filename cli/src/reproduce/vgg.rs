@@ -31,7 +31,7 @@ pub fn network(size: Size) -> Result<Network, Failure> {
     let mut layers: Vec<Vec<Op>> = Vec::new();
     for (convolutions, channels) in BLOCKS {
         for _ in 0..convolutions {
-            let convolution = Conv2d { padding: [1, 1], ..Conv2d::new(channels / size.divisor, [3, 3]) };
+            let convolution = Conv2d::new(channels / size.divisor, [3, 3]).with_padding([1, 1]);
             layers.push(vec![Op::Conv2d(convolution), Op::Relu]);
         }
         layers.last_mut().expect("a block has convolutions").push(Op::MaxPool2d(MaxPool2d::new([2, 2])));

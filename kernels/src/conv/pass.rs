@@ -1,7 +1,9 @@
 //! One direction of a convolution: from the input to the output, or from the gradient of the output to that of the
 //! input. It has one of two algorithms, which share all that is here.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use crate::buffer::collide;
 use crate::combine::Combine;
@@ -13,12 +15,14 @@ use crate::conv::winograd::{Winograd, WinogradGradient};
 use crate::layout::Layout;
 use crate::leaf::Epilogue;
 use crate::level::Level;
+use crate::names::NameError;
 use crate::pack::Source;
 use crate::parallel::{Shared, threads_for};
 use crate::simd::MAX_LANES;
 
-/// How a pass of a convolution is computed.
+/// How a pass of a convolution is computed. See [`Conv`](crate::Conv) for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Algorithm {
     /// The one that takes less time, by a count of operations.
     #[default]
@@ -42,8 +46,30 @@ impl Algorithm {
     }
 }
 
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        NameError::find("algorithm", name, &[Algorithm::Auto, Algorithm::Direct, Algorithm::Winograd])
+    }
+}
+
 /// How a convolution is planned.
+///
+/// ```
+/// use predictive_coding_kernels::{Algorithm, ConvOptions};
+///
+/// let options = ConvOptions::default().with_algorithm(Algorithm::Direct).with_images(64);
+/// assert_eq!(options.rows_per_band, usize::MAX);
+/// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ConvOptions {
     /// The algorithm of all passes.
     pub algorithm: Algorithm,
@@ -54,6 +80,21 @@ pub struct ConvOptions {
 }
 
 impl ConvOptions {
+    /// The same with another [`algorithm`](Self::algorithm).
+    pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
+        ConvOptions { algorithm, ..self }
+    }
+
+    /// The same with other [`rows_per_band`](Self::rows_per_band).
+    pub fn with_rows_per_band(self, rows_per_band: usize) -> Self {
+        ConvOptions { rows_per_band, ..self }
+    }
+
+    /// The same with another number of [`images`](Self::images).
+    pub fn with_images(self, images: usize) -> Self {
+        ConvOptions { images, ..self }
+    }
+
     /// Whether the weights of a matrix meet so few tiles that packing them takes longer than it saves. Rows that meet in
     /// one set of the first cache are packed.
     pub(crate) fn reads_weights(&self, level: Level, layout: Layout, shape: &ConvShape) -> bool {
@@ -74,7 +115,7 @@ impl Default for ConvOptions {
     }
 }
 
-/// What a pass was planned with.
+/// What a pass was planned with. See [`Conv::choices`](crate::Conv::choices).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
     /// [`Algorithm::Direct`] or [`Algorithm::Winograd`].

@@ -17,8 +17,9 @@ pub(super) const ROW: usize = KC + 16;
 /// From this depth on a block is packed row by row; of shallower ones too little of each row would be used.
 const DEEP: usize = 128;
 
-/// The left operand of a product: as it lies, or packed beforehand.
+/// The left operand of a product: as it lies, or packed beforehand. See [`gemm`](crate::gemm()) for an example.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Lhs<'a> {
     /// Read where it lies.
     Plain(MatRef<'a>),

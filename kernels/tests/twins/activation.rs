@@ -44,6 +44,7 @@ pub fn roundings(activation: Activation, w: f64) -> (f64, f64) {
         Activation::Silu => (6.0, 1.0 + below),
         Activation::Softplus => (8.0, 1.0 + below),
         Activation::Gelu => (16.0, 1.0 + below.min(15.0).powi(2)),
+        other => panic!("{other} is not written down here"),
     }
 }
 

@@ -109,6 +109,7 @@ impl Tiling {
             match self.layout {
                 Layout::Images | Layout::Batch(_) => (channel * pixels + pixel) * self.images() + image,
                 Layout::Channels => (channel / lanes * pixels + pixel) * lanes + channel % lanes,
+                other => panic!("{other} are not written down here"),
             }
         })
     }
@@ -251,7 +252,7 @@ pub fn packed_forward(conv: &Conv, weight: &[f32]) -> Vec<f32> {
 
 /// Plans that make the output of a direct convolution in bands of so many rows.
 pub fn in_bands(rows_per_band: usize) -> ConvOptions {
-    ConvOptions { algorithm: Algorithm::Direct, rows_per_band, ..ConvOptions::default() }
+    ConvOptions::default().with_algorithm(Algorithm::Direct).with_rows_per_band(rows_per_band)
 }
 
 /// A convolution without padding, of stride 1.

@@ -24,7 +24,7 @@ impl Case {
     }
 
     fn by(algorithm: Algorithm, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
-        Case::with(ConvOptions { algorithm, ..ConvOptions::default() }, rng, tiling, shape)
+        Case::with(ConvOptions::default().with_algorithm(algorithm), rng, tiling, shape)
     }
 
     fn with(options: ConvOptions, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
@@ -277,7 +277,7 @@ fn matrices_of_a_batch() {
             for few in [true, false] {
                 let algorithm = Algorithm::Direct;
                 let options =
-                    ConvOptions { algorithm, images: if few { 1 } else { 1 << 20 }, ..ConvOptions::default() };
+                    ConvOptions::default().with_algorithm(algorithm).with_images(if few { 1 } else { 1 << 20 });
                 let shape = ConvShape::linear(features, (7 * i) % 31 + 1);
                 let case = Case::with(options, &mut rng, tiling, shape);
                 assert!(case.conv.is_matrix(), "{tiling:?}, {shape:?}");

@@ -208,6 +208,7 @@ pub fn activation_value(activation: Activation, z: f64) -> f64 {
         Activation::Gelu => z * normal_distribution(z),
         Activation::Silu => z * sigmoid(z),
         Activation::Softplus => f64::max(z, 0.0) + (-z.abs()).exp().ln_1p(),
+        other => panic!("{other} is not written down here"),
     }
 }
 
@@ -222,6 +223,7 @@ pub fn activation_slope(activation: Activation, z: f64) -> f64 {
         Activation::Gelu => normal_distribution(z) + z * normal_density(z),
         Activation::Silu => sigmoid(z) * (1.0 + z * sigmoid(-z)),
         Activation::Softplus => sigmoid(z),
+        other => panic!("{other} is not written down here"),
     }
 }
 
@@ -245,6 +247,7 @@ pub fn activation_difference(activation: Activation, z: f64, d: f64) -> f64 {
         // log(1 + e^x) = x + log(1 + e^-x)
         Activation::Softplus if z > 0.0 && w > 0.0 => d + (-w).exp().ln_1p() - (-z).exp().ln_1p(),
         Activation::Softplus => activation_value(activation, w) - activation_value(activation, z),
+        other => panic!("{other} is not written down here"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One step on a random network: what to run, what to expect, and how well that is conditioned.
 
-use predictive_coding::{Convention, Method, Network, Parameters, Quantity, Result, Session, Start};
+use predictive_coding::{Method, Network, Parameters, Quantity, Result, Session, Start};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -24,8 +24,6 @@ pub struct Case {
     pub parameters: Parameters,
     /// Exact, fixed-prediction or strict.
     pub method: Method,
-    /// The signs of strict.
-    pub convention: Convention,
     /// `[samples, input shape]`.
     pub x: Vec<f32>,
     /// The targets.
@@ -36,11 +34,10 @@ pub struct Case {
 
 impl Case {
     /// Random parameters and data for `network`, starting at v-hat.
-    pub fn random(rng: &mut ChaCha8Rng, network: &Network, method: Method, samples: usize) -> Case {
+    pub fn random(rng: &mut ChaCha8Rng, network: &Network, method: impl Into<Method>, samples: usize) -> Case {
         let parameters = random::parameters(rng, network);
         let (x, y) = random::batch(rng, network, samples);
-        let convention = Convention::Current;
-        Case { network: network.clone(), parameters, method, convention, x, y, begin: vec![] }
+        Case { network: network.clone(), parameters, method: method.into(), x, y, begin: vec![] }
     }
 
     /// Other data of `samples` samples for the same network, parameters and method.
@@ -51,7 +48,7 @@ impl Case {
 
     /// Lets some layers start away from v-hat, if the method is strict.
     pub fn with_random_begin(mut self, rng: &mut ChaCha8Rng) -> Case {
-        if !matches!(self.method, Method::Strict { .. }) {
+        if !matches!(self.method, Method::Strict(_)) {
             return self;
         }
         let layers = self.network.layers();
@@ -172,12 +169,7 @@ impl Case {
         if sums {
             naive.round(|| change(1.0) - 1.0);
         }
-        match (self.convention, self.method) {
-            (Convention::Published2022, Method::Strict { eta, iterations }) => {
-                naive.published_2022(&x, &y, eta, iterations)
-            }
-            _ => naive.step(self.method, &x, &y, &begin),
-        }
+        naive.step(&self.method, &x, &y, &begin)
     }
 
     /// The tensors that `session` holds after [`infer`](Self::infer).

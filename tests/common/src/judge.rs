@@ -1,6 +1,6 @@
 //! Whether sessions give what the reference gives.
 
-use predictive_coding::{Error, Method, Network, Options, Result, Session};
+use predictive_coding::{Error, Method, Network, Result, Session};
 use rand_chacha::ChaCha8Rng;
 
 use crate::case::{Case, climbs};
@@ -34,14 +34,13 @@ pub fn energies(step: &Step<f64>) -> Vec<f64> {
     step.energies.iter().map(|samples| samples.iter().sum()).collect()
 }
 
-/// Sessions for batches of up to `batch` samples in these forms, in every way to compute a method, which is told
-/// with each.
+/// Sessions for batches of up to `batch` samples in these forms, in every way to compute a method.
 ///
 /// # Panics
 /// If one can not be planned.
-pub fn sessions(network: &Network, batch: usize, method: Method, forms: &[Form]) -> Vec<(Session, Options)> {
-    let options = forms.iter().flat_map(|&form| ways(form, method));
-    options.map(|options| (Session::with_options(network, batch, method, options).expect("legal"), options)).collect()
+pub fn sessions(network: &Network, batch: usize, method: &Method, forms: &[Form]) -> Vec<Session> {
+    let each = forms.iter().flat_map(|form| ways(method).into_iter().map(|way| form.session(network, batch, way)));
+    each.collect()
 }
 
 /// How many tensors were held against the reference's.
@@ -58,7 +57,7 @@ impl Judge {
     ///
     /// # Panics
     /// If a tensor is further than [`BOUND`] from the reference's, or the step ended otherwise.
-    pub fn step(&mut self, case: &Case, sessions: &mut [(Session, Options)], rng: &mut ChaCha8Rng, what: &str) {
+    pub fn step(&mut self, case: &Case, sessions: &mut [Session], rng: &mut ChaCha8Rng, what: &str) {
         let step = case.reference();
         let mut want = case.tensors(&step);
         want.push(("energies".into(), energies(&step)));
@@ -70,9 +69,9 @@ impl Judge {
         }
         self.judged += want.len() - doubtful;
         self.skipped += doubtful;
-        for (session, options) in sessions {
+        for session in sessions {
             let samples = case.samples();
-            let what = format!("{what}, {samples} samples, {:?}, {options:?}", case.method);
+            let what = format!("{what}, {samples} samples, {session:?}");
             session.record_energies(true).unwrap();
             let result = case.infer(session);
             assert_outcome(result, session, &step, &what);

@@ -35,15 +35,15 @@ pub struct Form {
 impl Form {
     /// A session's options, otherwise the usual ones.
     pub fn options(self) -> Options {
-        Options { level: Some(self.level), layout: self.layout, convolution: self.convolution, ..Options::default() }
+        Options::default().with_level(Some(self.level)).with_layout(self.layout).with_convolution(self.convolution)
     }
 
     /// A session in this form.
     ///
     /// # Panics
     /// If it can not be planned.
-    pub fn session(self, network: &Network, batch: usize, method: Method) -> Session {
-        Session::with_options(network, batch, method, self.options()).expect("legal")
+    pub fn session(self, network: &Network, batch: usize, method: impl Into<Method>) -> Session {
+        Session::new(network, batch, method, self.options()).expect("legal")
     }
 }
 
@@ -71,11 +71,12 @@ pub fn forms() -> Vec<Form> {
     forms_of(&levels())
 }
 
-/// Every way in which a session can compute a method in a form; the usual one first.
-pub fn ways(form: Form, method: Method) -> impl Iterator<Item = Options> {
-    let literal: &[bool] = match method {
-        Method::FixedPrediction { .. } => &[false, true],
-        Method::Exact | Method::Strict { .. } => &[false],
-    };
-    literal.iter().map(move |&literal| Options { literal, ..form.options() })
+/// Every way to compute what a method stands for; the usual one first.
+pub fn ways(method: &Method) -> Vec<Method> {
+    match method {
+        Method::FixedPrediction(fixed) => {
+            [false, true].map(|literal| fixed.clone().with_literal(literal).into()).to_vec()
+        }
+        _ => vec![method.clone()],
+    }
 }

@@ -8,6 +8,7 @@ pub mod compare;
 pub mod judge;
 pub mod levels;
 pub mod memory;
+pub mod methods;
 pub mod naive;
 pub mod operation;
 pub mod random;

@@ -2,7 +2,9 @@
 
 use std::iter;
 
-use predictive_coding::{Layer, Loss, LossFunction, Method, Network, Parameters, Reduction, Targets};
+use predictive_coding::{
+    Eta, FixedPrediction, Layer, Loss, LossFunction, Method, Network, Parameters, Reduction, Solver, Strict, Targets,
+};
 
 use crate::operation::Operation;
 use crate::real::Real;
@@ -15,8 +17,6 @@ pub struct Naive<T> {
     sizes: Vec<usize>,
     /// p_l, for l = 1..=L; 1 for the input and the output.
     precisions: Vec<T>,
-    /// What the step size of v_l is multiplied by, for l = 0..=L.
-    pub rates: Vec<T>,
     parameters: usize,
 }
 
@@ -48,12 +48,16 @@ pub enum Begin<T> {
 }
 
 /// The targets as one number for every output, labels as one-hot vectors.
+///
+/// # Panics
+/// If they are neither labels nor values.
 pub fn dense<T: Real>(targets: Targets<'_>, outputs: usize) -> Vec<T> {
     match targets {
         Targets::Values(values) => values.iter().map(|&y| T::of(y.into())).collect(),
         Targets::Labels(labels) => {
             labels.iter().flat_map(|&label| (0..outputs as i64).map(move |o| T::of(f64::from(o == label)))).collect()
         }
+        other => panic!("{other:?} are not written down here"),
     }
 }
 
@@ -79,7 +83,6 @@ impl<T: Real> Naive<T> {
             loss: network.loss(),
             sizes: shapes.map(|shape| shape.iter().product()).collect(),
             precisions: iter::once(1.0).chain(network.precisions()).map(T::of).collect(),
-            rates: vec![T::of(1.0); network.layers().len() + 1],
             parameters: values.len(),
         }
     }
@@ -97,11 +100,22 @@ impl<T: Real> Naive<T> {
 
     /// One step of `method`. `y` has one number for every output of every sample. `begin[l - 1]` is
     /// where layer l starts in a strict relaxation; layers beyond its end start at v-hat.
-    pub fn step(&self, method: Method, x: &[T], y: &[T], begin: &[Begin<T>]) -> Step<T> {
+    ///
+    /// # Panics
+    /// If the method takes other steps than those of a given size.
+    pub fn step(&self, method: &Method, x: &[T], y: &[T], begin: &[Begin<T>]) -> Step<T> {
         match method {
             Method::Exact => self.exact(x, y),
-            Method::FixedPrediction { eta, iterations } => self.fixed_prediction(x, y, T::of(eta), iterations),
-            Method::Strict { eta, iterations } => self.strict(x, y, T::of(eta), iterations, begin),
+            Method::FixedPrediction(FixedPrediction { eta, iterations, .. }) => {
+                self.fixed_prediction(x, y, eta, *iterations)
+            }
+            Method::Strict(Strict { solver: Solver::Steps(eta), iterations, .. }) => {
+                self.strict(x, y, eta, *iterations, begin)
+            }
+            Method::Strict(Strict { solver: Solver::Published2022(eta), iterations, .. }) => {
+                self.published_2022(x, y, eta, *iterations)
+            }
+            other => panic!("{other:?} is not written down here"),
         }
     }
 
@@ -116,7 +130,7 @@ impl<T: Real> Naive<T> {
         Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
     }
 
-    fn fixed_prediction(&self, x: &[T], y: &[T], eta: T, iterations: usize) -> Step<T> {
+    fn fixed_prediction(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize) -> Step<T> {
         let hat = self.forward(x);
         let (loss, mut eps) = self.top(&hat, y);
         let mut v = hat.clone();
@@ -127,14 +141,14 @@ impl<T: Real> Naive<T> {
             let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
                 let pulled = self.pull(l + 1, &hat[l], &weighted[l + 1]);
-                update(&mut v[l], eta * self.rates[l], &weighted[l], &pulled);
+                update(&mut v[l], T::of(eta.of_layer(l)), &weighted[l], &pulled);
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
         Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
     }
 
-    fn strict(&self, x: &[T], y: &[T], eta: T, iterations: usize, begin: &[Begin<T>]) -> Step<T> {
+    fn strict(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize, begin: &[Begin<T>]) -> Step<T> {
         let hat = self.forward(x);
         let (loss, _) = self.top(&hat, y);
         let mut v = hat.clone();
@@ -153,7 +167,7 @@ impl<T: Real> Naive<T> {
             let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
                 let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
-                update(&mut v[l], eta * self.rates[l], &weighted[l], &pulled);
+                update(&mut v[l], T::of(eta.of_layer(l)), &weighted[l], &pulled);
             }
         }
         let gradients = self.gradients(&v, &self.weighted(&eps));
@@ -162,7 +176,7 @@ impl<T: Real> Naive<T> {
 
     /// Strict from v-hat as it was published with the paper: eps_l = v_l - f_l(v_{l-1}) for l < L and eps_L =
     /// dLoss/dy, v_l += eta (-eps_l + J_{l+1}(v_l)^T eps_{l+1}), gradients at v-hat.
-    pub fn published_2022(&self, x: &[T], y: &[T], eta: f64, iterations: usize) -> Step<T> {
+    fn published_2022(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize) -> Step<T> {
         let hat = self.forward(x);
         let (loss, _) = self.top(&hat, y);
         let mut v = hat.clone();
@@ -175,7 +189,7 @@ impl<T: Real> Naive<T> {
             let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
                 let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
-                update(&mut v[l], T::of(-eta), &weighted[l], &pulled);
+                update(&mut v[l], T::of(-eta.of_layer(l)), &weighted[l], &pulled);
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
@@ -287,6 +301,7 @@ impl<T: Real> Naive<T> {
                 let normaliser = T::of(log_sum_exp(o));
                 share * sum(o.iter().zip(y).map(|(&o, &y)| y * (normaliser - o)))
             }
+            other => panic!("{other} is not written down here"),
         };
         output.chunks(size).zip(y.chunks(size)).map(sample).collect()
     }
@@ -299,6 +314,7 @@ impl<T: Real> Naive<T> {
             let derivative = |(&o, &y): (&T, &T)| match self.loss.function {
                 LossFunction::Mse => T::of(2.0) * share * (o - y),
                 LossFunction::CrossEntropy => share * (T::of((o.f64() - normaliser).exp()) - y),
+                other => panic!("{other} is not written down here"),
             };
             o.iter().zip(y).map(derivative).collect()
         };
@@ -307,11 +323,12 @@ impl<T: Real> Naive<T> {
 
     /// What a term counts in the loss of a batch: a mean is over samples, or over all elements.
     fn share(&self, samples: usize) -> T {
-        let Loss { function, reduction, weight } = self.loss;
+        let Loss { function, reduction, weight, .. } = self.loss;
         T::of(match (reduction, function) {
             (Reduction::Mean, LossFunction::Mse) => weight / (samples * self.sizes[self.depth()]) as f64,
             (Reduction::Mean, LossFunction::CrossEntropy) => weight / samples as f64,
             (Reduction::Sum, _) => weight,
+            other => panic!("{other:?} is not written down here"),
         })
     }
 }

@@ -8,6 +8,8 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::methods::{fixed, strict};
+
 /// More elements than these in a sample would only cost time.
 const MAX_ELEMENTS: usize = 800;
 
@@ -61,8 +63,8 @@ pub fn method(rng: &mut ChaCha8Rng) -> Method {
     let eta = *[0.05, 0.1, 0.1, 0.25, 1.0].choose(rng).expect("some");
     match rng.random_range(0..5) {
         0 => Method::Exact,
-        1 => Method::FixedPrediction { eta, iterations },
-        _ => Method::Strict { eta: f64::min(eta, 0.25), iterations },
+        1 => fixed(eta, iterations),
+        _ => strict(f64::min(eta, 0.25), iterations),
     }
 }
 
@@ -111,8 +113,8 @@ pub fn network(rng: &mut ChaCha8Rng) -> Network {
 fn loss(rng: &mut ChaCha8Rng) -> Loss {
     let usual = if rng.random() { Loss::CROSS_ENTROPY } else { Loss::MSE };
     match rng.random_range(0..4) {
-        0 => Loss { reduction: Reduction::Sum, weight: rng.random_range(0.02..0.5), ..usual },
-        1 => Loss { weight: rng.random_range(0.2..5.0), ..usual },
+        0 => usual.with_reduction(Reduction::Sum).with_weight(rng.random_range(0.02..0.5)),
+        1 => usual.with_weight(rng.random_range(0.2..5.0)),
         _ => usual,
     }
 }
@@ -121,7 +123,7 @@ fn loss(rng: &mut ChaCha8Rng) -> Loss {
 pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
     loop {
         let op = match (shape.len(), rng.random_range(0..20)) {
-            (1, 0..=10) => Op::Linear(Linear { out_features: rng.random_range(1..24), bias: rng.random_bool(0.8) }),
+            (1, 0..=10) => Op::Linear(Linear::new(rng.random_range(1..24)).with_bias(rng.random_bool(0.8))),
             (3, 0..7) => Op::Conv2d(convolution(rng)),
             (3, 7..9) => Op::MaxPool2d(max_pool(rng)),
             (3, 9) => Op::AvgPool2d(avg_pool(rng)),

@@ -2,7 +2,8 @@
 //! optimisation, nothing is inlined that could share a frame.
 
 use predictive_coding::{
-    Algorithm, Conv2d, LayoutChoice, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options, Result, Session,
+    Algorithm, Conv2d, FixedPrediction, LayoutChoice, Level, Linear, Loss, MaxPool2d, Method, Network, Op, Options,
+    Result, Session, Strict,
 };
 
 /// Bytes of the stack of each thread.
@@ -17,7 +18,7 @@ fn main() -> Result<()> {
 }
 
 fn steps() -> Result<()> {
-    let conv = |channels| Op::Conv2d(Conv2d { padding: [1, 1], ..Conv2d::new(channels, [3, 3]) });
+    let conv = |channels| Op::Conv2d(Conv2d::new(channels, [3, 3]).with_padding([1, 1]));
     let pool = Op::MaxPool2d(MaxPool2d::new([2, 2]));
     let layers = vec![
         vec![conv(17), Op::Relu, pool.clone()],
@@ -30,19 +31,16 @@ fn steps() -> Result<()> {
     let elements: usize = network.input_shape().iter().product();
     let x: Vec<f32> = (0..SAMPLES * elements).map(|i| (i as f32 * 0.37).sin()).collect();
     let y = [3i64, 9, 0];
-    let methods = [
-        Method::Exact,
-        Method::FixedPrediction { eta: 0.1, iterations: 5 },
-        Method::Strict { eta: 0.1, iterations: 5 },
-    ];
-    for method in methods {
+    let methods = [Method::Exact, FixedPrediction::new(0.1, 5).into(), Strict::new(0.1, 5).into()];
+    for method in &methods {
         let mut first: Option<Vec<f32>> = None;
         for &level in Level::available() {
             let layouts = [LayoutChoice::Images, LayoutChoice::Channels];
             let algorithms = [Algorithm::Direct, Algorithm::Winograd];
             for (layout, convolution) in layouts.into_iter().flat_map(|layout| algorithms.map(|by| (layout, by))) {
-                let options = Options { level: Some(level), layout, convolution, ..Options::default() };
-                let mut session = Session::with_options(&network, SAMPLES, method, options)?;
+                let options =
+                    Options::default().with_level(Some(level)).with_layout(layout).with_convolution(convolution);
+                let mut session = Session::new(&network, SAMPLES, method, options)?;
                 let loss = session.infer(&parameters, &x, &y[..])?;
                 let gradients = session.gradients().values();
                 let first = first.get_or_insert_with(|| gradients.to_vec());
