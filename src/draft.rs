@@ -10,7 +10,7 @@ use crate::network::Network;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::relaxation::{Descent, Open, shares};
-use crate::state::{Extras, Scratch, Tile};
+use crate::state::{Extras, Moving, Scratch, Tile};
 
 /// Bytes that the groups' partial gradients may take together before tiles share them.
 const GROUP_BYTES: usize = 64 << 20;
@@ -60,7 +60,11 @@ impl Draft {
         let convolutions = ConvOptions::default().with_algorithm(options.convolution).with_images(images);
         let strict = if let Method::Strict(strict) = method { Some(strict) } else { None };
         let sweeping = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
-        let mut plan = Plan::new(network, level, layout, convolutions, batch, !sweeping);
+        let by_errors = sweeping || matches!(method, Method::ErrorBased(_));
+        let mut plan = Plan::new(network, level, layout, convolutions, batch, !by_errors);
+        if strict.is_some_and(Strict::is_centred) {
+            plan.sizes.row *= 2;
+        }
         let layers = plan.layers.len();
         if let Some(eta @ Eta::PerLayer(etas)) = method.eta() {
             if etas.len() != layers - 1 {
@@ -91,7 +95,7 @@ impl Draft {
                 let [weighted, _] = shares;
                 Some(Multiples { weighted, errors, moves }).filter(|_| !literal)
             }
-            Method::Strict(_) => None,
+            Method::Strict(_) | Method::ErrorBased(_) => None,
         };
         let tiles = batch.div_ceil(plan.images);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
@@ -102,7 +106,7 @@ impl Draft {
         let tasks = threads.min(groups);
         let products = strict.map_or(0, Strict::products);
         let settling = !sweeping && strict.is_some_and(|strict| strict.tolerance.is_some());
-        let extras = Extras { products, settling, sweeping };
+        let extras = Extras { products, settling, sweeping, moving: Moving::new(method) };
         let scratch_len = Scratch::len(&plan, extras);
         // A network of one layer has no beliefs to relax.
         let estimates = products > 0 && layers > 1;

@@ -11,7 +11,7 @@ use crate::method::{FixedPrediction, Method, OnDivergence, Solver};
 use crate::options::Options;
 use crate::output::Output;
 use crate::plan::{LayerPlan, Plan};
-use crate::relaxation::{Descent, Given, Relaxation, backpropagate, fixed_prediction, strict, sweep};
+use crate::relaxation::{Descent, Given, Relaxation, backpropagate, error_based, fixed_prediction, strict, sweep};
 use crate::state::{Scratch, Tile};
 
 /// Where the belief of a layer starts in a strict relaxation. See
@@ -146,38 +146,56 @@ impl Group {
         let begin = self.first;
         let plan = call.layers.plan;
         self.for_each_tile(call, scratch, |group, first, tile, scratch| {
-            let started = !call.start.is_empty();
-            if started {
-                call.load_start(first, tile);
-            }
-            let Group { gradients, descent, .. } = group;
-            let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
-            let rows = &mut rows[(first - begin * plan.images) * plan.sizes.row..];
-            let gradients = &mut Gradients { partial: gradients, rows };
-            match method {
-                Method::FixedPrediction(fixed @ FixedPrediction { literal: true, .. }) => {
-                    fixed_prediction(relaxation, fixed, options, gradients);
+            let place = (first - begin * plan.images) * plan.sizes.row;
+            let mut side = |output: Output| {
+                let started = !call.start.is_empty();
+                if started {
+                    call.load_start(first, tile);
                 }
-                Method::Exact | Method::FixedPrediction(_) => backpropagate(relaxation, gradients),
-                Method::Strict(method) => {
-                    let given = Given { method, open, options, started };
-                    match method.solver {
-                        // A network of one layer has nothing to sweep through.
-                        Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, given, descent, gradients),
-                        _ => strict(relaxation, given, descent, gradients),
+                let Group { gradients, descent, .. } = &mut *group;
+                let side = if output.opposite { plan.sizes.side } else { 0 };
+                let gradients = &mut Gradients { partial: gradients, rows: &mut rows[place + side..] };
+                let mut relaxation = Relaxation { layers: call.layers, output, tile, scratch };
+                let on_divergence = match method {
+                    Method::FixedPrediction(fixed @ FixedPrediction { literal: true, .. }) => {
+                        return fixed_prediction(relaxation, fixed, options, gradients);
                     }
-                    let found = match method.on_divergence {
-                        OnDivergence::Stop => group.descent.divergence(first),
-                        OnDivergence::Skip | OnDivergence::Shrink => None,
-                    };
-                    let earliest = |a: Divergence, b: Divergence| if b.iteration < a.iteration { b } else { a };
-                    group.divergence = match (group.divergence, found) {
-                        (Some(a), Some(b)) => Some(earliest(a, b)),
-                        (a, b) => a.or(b),
-                    };
+                    Method::Exact | Method::FixedPrediction(_) => return backpropagate(relaxation, gradients),
+                    Method::Strict(method) => {
+                        let given = Given { method, open, options, started };
+                        if method.is_centred() {
+                            relaxation.output_error();
+                        }
+                        match method.solver {
+                            // A network of one layer has nothing to sweep through.
+                            Solver::Sweeps if plan.layers.len() > 1 => sweep(relaxation, given, descent, gradients),
+                            _ => strict(relaxation, given, descent, gradients),
+                        }
+                        method.on_divergence
+                    }
+                    // A network of one layer has no other errors than that of its output.
+                    Method::ErrorBased(_) if plan.layers.len() == 1 => return backpropagate(relaxation, gradients),
+                    Method::ErrorBased(method) => {
+                        error_based(relaxation, method, options, descent, gradients);
+                        method.on_divergence
+                    }
+                };
+                if on_divergence == OnDivergence::Stop {
+                    group.blame(first);
                 }
+            };
+            if matches!(method, Method::Strict(strict) if strict.is_centred()) {
+                // First, so that everything but the gradients is that of the other.
+                side(call.output.other_side());
             }
+            side(call.output);
         });
+    }
+
+    /// Keeps the divergence of the tile that begins with this sample, if it is the earliest.
+    fn blame(&mut self, first: usize) {
+        let found = self.divergence.into_iter().chain(self.descent.divergence(first));
+        self.divergence = found.min_by_key(|divergence| divergence.iteration);
     }
 }
 

@@ -75,7 +75,7 @@ mod weights;
 pub use error::{Divergence, Error, Result};
 pub use group::Start;
 pub use loss::{Loss, LossFunction, Reduction, Targets};
-pub use method::{Eta, FixedPrediction, Method, OnDivergence, Solver, Strict};
+pub use method::{ErrorBased, Eta, FixedPrediction, Method, Nudge, OnDivergence, Solver, Strict};
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};

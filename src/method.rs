@@ -1,4 +1,4 @@
-//! The three ways of computing errors and gradients.
+//! The ways of computing errors and gradients.
 
 use std::fmt;
 use std::ops::Range;
@@ -34,6 +34,8 @@ pub enum Method {
     FixedPrediction(FixedPrediction),
     /// Predictions follow the beliefs.
     Strict(Strict),
+    /// The errors are the variables, and the beliefs follow from them.
+    ErrorBased(ErrorBased),
 }
 
 /// Predictions and Jacobians stay those of the forward pass (Algorithm 2 of the paper): from
@@ -93,6 +95,54 @@ pub struct Strict {
     pub tolerance: Option<f64>,
     /// What becomes of a sample that diverges.
     pub on_divergence: OnDivergence,
+    /// The errors are those at the final beliefs. Usually they are those of the last iteration, one update older.
+    pub fresh_errors: bool,
+    /// The loss counts for more or less than once.
+    pub nudge: Option<Nudge>,
+}
+
+/// A weak pull of the loss: the relaxation goes down beta Loss + the errors' part of the energy, and the gradients are
+/// divided by beta. For small beta they tend to backpropagation's.
+///
+/// ```
+/// use predictive_coding::{Nudge, Strict};
+///
+/// let method = Strict::new(0.1, 50).with_nudge(Some(Nudge::new(1e-3).with_centred(true)));
+/// # let _ = method;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Nudge {
+    /// Factor of the loss, of either sign, finite and not 0.
+    pub beta: f64,
+    /// Relaxes with -beta as well. The gradients are (gradients(beta) - gradients(-beta)) / (2 beta), whose distance from
+    /// backpropagation's falls with the square of beta; everything else is that of beta.
+    pub centred: bool,
+}
+
+/// The errors are the variables (Goemaere et al., arXiv 2505.20137): with s_0 = x and s_l = f_l(s_{l-1}) - epsilon_l, from
+/// epsilon = 0, `iterations` times for all l < L at once epsilon_l += eta (J_{l+1}^T ... J_L^T epsilon_L - p_l epsilon_l),
+/// where epsilon_L = dLoss/df_L(s_{L-1}), p_l are the precisions and the Jacobians are taken at s. The beliefs are s
+/// in the end; errors and gradients are taken there. An error reaches every layer in each iteration.
+///
+/// ```
+/// use predictive_coding::{ErrorBased, Linear, Loss, Network, Op, Options, Session};
+///
+/// let linear = |outputs| Op::Linear(Linear::new(outputs));
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![linear(8), Op::Tanh], vec![linear(3)]])?;
+/// let mut session = Session::new(&network, 1, ErrorBased::new(0.1, 10), Options::default())?;
+/// session.infer(&network.initialize(1), &[0.1, -0.5, 0.3, 0.9], &[0.0f32, 1.0, 0.0])?;
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ErrorBased {
+    /// Step size.
+    pub eta: Eta,
+    /// Number of iterations n, at least 1.
+    pub iterations: usize,
+    /// What becomes of a sample that diverges; there is no [`Shrink`](OnDivergence::Shrink).
+    pub on_divergence: OnDivergence,
 }
 
 /// A step size of beliefs, finite and above 0. See [`Strict`] for an example.
@@ -119,6 +169,18 @@ pub enum Eta {
 pub enum Solver {
     /// n steps of gradient descent in all beliefs at once, as in the paper.
     Steps(Eta),
+    /// Such steps along a running sum of directions, m = momentum m + d, as `torch.optim.SGD`.
+    Momentum {
+        /// Step size.
+        eta: Eta,
+        /// Share of the sum that is kept, at least 0 and less than 1.
+        momentum: f64,
+        /// Steps along d + momentum m instead of m.
+        nesterov: bool,
+    },
+    /// Such steps, as `torch.optim.Adam` with its defaults takes them. Energies may rise meanwhile: a sample diverges only
+    /// when its energy is no longer finite.
+    Adam(Eta),
     /// Such steps, each sample's of the largest size with which descent is stable, by a margin: eta lambda_max = 1.8,
     /// where lambda_max is the largest eigenvalue of the Hessian of its energy at v-hat (of Gauss and Newton: without
     /// second derivatives of activations). A sample whose energy rises all the same halves its eta, and above its start
@@ -159,16 +221,18 @@ names!(OnDivergence, "way to go on after a divergence", { Stop => "stop", Skip =
 
 /// Step size and iterations where none are given.
 const USUAL: (f64, usize) = (0.1, 20);
+const USUAL_MOMENTUM: f64 = 0.9;
 /// The most products that the largest eigenvalue is estimated by.
 const MOST_PRODUCTS: usize = 1 << 12;
 
 impl Method {
-    /// `exact`, `fixed-prediction` or `strict`.
+    /// `exact`, `fixed-prediction`, `strict` or `error-based`.
     pub fn name(&self) -> &'static str {
         match self {
             Method::Exact => "exact",
             Method::FixedPrediction(_) => "fixed-prediction",
             Method::Strict(_) => "strict",
+            Method::ErrorBased(_) => "error-based",
         }
     }
 
@@ -176,7 +240,9 @@ impl Method {
     pub fn eta(&self) -> Option<&Eta> {
         match self {
             Method::Exact => None,
-            Method::FixedPrediction(FixedPrediction { eta, .. }) => Some(eta),
+            Method::FixedPrediction(FixedPrediction { eta, .. }) | Method::ErrorBased(ErrorBased { eta, .. }) => {
+                Some(eta)
+            }
             Method::Strict(Strict { solver, .. }) => solver.eta(),
         }
     }
@@ -185,15 +251,16 @@ impl Method {
     pub fn iterations(&self) -> Option<usize> {
         match *self {
             Method::Exact => None,
-            Method::FixedPrediction(FixedPrediction { iterations, .. }) => Some(iterations),
-            Method::Strict(Strict { iterations, .. }) => Some(iterations),
+            Method::FixedPrediction(FixedPrediction { iterations, .. })
+            | Method::Strict(Strict { iterations, .. })
+            | Method::ErrorBased(ErrorBased { iterations, .. }) => Some(iterations),
         }
     }
 
     /// How much of each layer's gradient gets through to it, for a network whose layers have these precisions p_l
     /// ([`Network::precisions`](crate::Network::precisions)): p_l times the errors of fixed-prediction is c_l times
     /// backpropagation's, with c_L = 1, and from 0 c_l <- (1 - eta_l p_l) c_l + eta_l p_l c_{l+1} for all l < L at once,
-    /// n - 1 times. All 1 for exact; strict has no such numbers.
+    /// n - 1 times. All 1 for exact; the others have no such numbers.
     ///
     /// ```
     /// use predictive_coding::{FixedPrediction, Method};
@@ -213,7 +280,7 @@ impl Method {
                 let [errors, _] = shares(&eta.times(precisions), *iterations);
                 Some(errors)
             }
-            Method::Strict(_) => None,
+            Method::Strict(_) | Method::ErrorBased(_) => None,
         }
     }
 
@@ -221,20 +288,20 @@ impl Method {
     /// of its gradient through to every layer of a network of these precisions ([`shares`](Self::shares)), and from
     /// which on more iterations only let more through. None where there is no such number: if an eta is above
     /// 1, so that the c_l overshoot 1 and swing about it (for good from 2 on), if the number is too large
-    /// to be counted, and for exact and strict. Its cost does not depend on eta.
+    /// to be counted, and for the other methods. Its cost does not depend on eta.
     ///
     /// # Panics
     /// If there is no layer, or step sizes are for another number of hidden layers.
     pub fn iterations_for(&self, precisions: &[f64], share: f64) -> Option<usize> {
         match self {
             Method::FixedPrediction(FixedPrediction { eta, .. }) => iterations_for(&eta.times(precisions), share),
-            Method::Exact | Method::Strict(_) => None,
+            Method::Exact | Method::Strict(_) | Method::ErrorBased(_) => None,
         }
     }
 
     /// The layers (from 1) of a network of so many that no error reaches within the iterations, so that their gradients
-    /// are 0: errors come down one layer per iteration from the forward pass, so that n reach the n uppermost. A sweep
-    /// goes through all of them.
+    /// are 0: errors come down one layer per iteration from the forward pass, so that n reach the n uppermost. Sweeps and
+    /// error-based reach all of them.
     ///
     /// ```
     /// use predictive_coding::{Method, Strict};
@@ -243,7 +310,7 @@ impl Method {
     /// ```
     pub fn unreached(&self, layers: usize) -> Range<usize> {
         match self {
-            Method::Strict(Strict { solver: Solver::Sweeps, .. }) => 1..1,
+            Method::Strict(Strict { solver: Solver::Sweeps, .. }) | Method::ErrorBased(_) => 1..1,
             _ => 1..self.iterations().map_or(1, |iterations| layers.saturating_sub(iterations) + 1),
         }
     }
@@ -251,8 +318,9 @@ impl Method {
     /// Refuses numbers that make no sense, as every session does.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a step size or a tolerance that is not a finite number above 0, 0 iterations, and a
-    /// number of products that is not in 1..=4096.
+    /// [`Error::Argument`] for a step size or a tolerance that is not a finite number above 0, 0 iterations, a number of
+    /// products that is not in 1..=4096, a momentum that is not in 0..1, a nudge that is 0, not finite, or of beliefs that
+    /// move up the loss, and a way to go on after a divergence that error-based does not have.
     pub fn validate(&self) -> Result<()> {
         let etas = self.eta().map_or(&[][..], Eta::values);
         if let Some(eta) = etas.iter().find(|eta| !(eta.is_finite() && **eta > 0.0)) {
@@ -263,7 +331,23 @@ impl Method {
         if self.iterations() == Some(0) {
             return Err(Error::Argument("iterations is 0, expected at least 1; 20 is a usual choice".into()));
         }
-        let Method::Strict(Strict { solver, tolerance, .. }) = self else { return Ok(()) };
+        if let Method::ErrorBased(ErrorBased { on_divergence: OnDivergence::Shrink, .. }) = self {
+            return Err(Error::Argument("error-based has no smaller step to shrink to, expected stop or skip".into()));
+        }
+        let Method::Strict(Strict { solver, tolerance, nudge, .. }) = self else { return Ok(()) };
+        if let Solver::Momentum { momentum, .. } = solver
+            && !(0.0..1.0).contains(momentum)
+        {
+            return Err(Error::Argument(format!("the momentum is {momentum}, expected at least 0 and less than 1")));
+        }
+        if let Some(Nudge { beta, .. }) = nudge
+            && !(beta.is_finite() && *beta != 0.0)
+        {
+            return Err(Error::Argument(format!("the nudge is {beta}, expected a finite number other than 0")));
+        }
+        if nudge.is_some() && matches!(solver, Solver::Published2022(_) | Solver::Sweeps) {
+            return Err(Error::Argument(format!("a nudge was given to the solver {solver}, expected one of steps")));
+        }
         if let Solver::Automatic { products } = solver
             && !(1..=MOST_PRODUCTS).contains(products)
         {
@@ -296,7 +380,8 @@ impl FromStr for Method {
             "exact" => Ok(Method::Exact),
             "fixed-prediction" => Ok(FixedPrediction::default().into()),
             "strict" => Ok(Strict::default().into()),
-            _ => Err(Error::unknown("method", name, &["exact", "fixed-prediction", "strict"])),
+            "error-based" => Ok(ErrorBased::default().into()),
+            _ => Err(Error::unknown("method", name, &["exact", "fixed-prediction", "strict", "error-based"])),
         }
     }
 }
@@ -310,6 +395,12 @@ impl From<FixedPrediction> for Method {
 impl From<Strict> for Method {
     fn from(strict: Strict) -> Self {
         Method::Strict(strict)
+    }
+}
+
+impl From<ErrorBased> for Method {
+    fn from(error_based: ErrorBased) -> Self {
+        Method::ErrorBased(error_based)
     }
 }
 
@@ -335,6 +426,31 @@ impl Default for FixedPrediction {
     }
 }
 
+impl ErrorBased {
+    /// So many iterations by a step size, or by one for each hidden layer.
+    pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
+        ErrorBased { eta: eta.into(), iterations, on_divergence: OnDivergence::Stop }
+    }
+}
+
+setters!(ErrorBased { with_iterations(iterations: usize), with_on_divergence(on_divergence: OnDivergence) });
+
+impl Default for ErrorBased {
+    /// 20 iterations by 0.1.
+    fn default() -> Self {
+        ErrorBased::new(USUAL.0, USUAL.1)
+    }
+}
+
+impl Nudge {
+    /// A factor of the loss, on one side.
+    pub fn new(beta: f64) -> Self {
+        Nudge { beta, centred: false }
+    }
+}
+
+setters!(Nudge { with_centred(centred: bool) });
+
 impl Strict {
     /// So many steps of a size, or of one for each hidden layer.
     pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
@@ -353,7 +469,29 @@ impl Strict {
 
     /// So many iterations of a solver.
     pub fn by(solver: Solver, iterations: usize) -> Self {
-        Strict { solver, iterations, tolerance: None, on_divergence: OnDivergence::Stop }
+        Strict {
+            solver,
+            iterations,
+            tolerance: None,
+            on_divergence: OnDivergence::Stop,
+            fresh_errors: false,
+            nudge: None,
+        }
+    }
+
+    /// Whether there are two relaxations.
+    pub(crate) fn is_centred(&self) -> bool {
+        self.nudge.is_some_and(|nudge| nudge.centred)
+    }
+
+    /// What the loss is multiplied by.
+    pub(crate) fn beta(&self) -> f64 {
+        self.nudge.map_or(1.0, |nudge| nudge.beta)
+    }
+
+    /// What the sums over the errors are multiplied by to be gradients of the loss.
+    pub(crate) fn gradient_factor(&self) -> f64 {
+        1.0 / if self.is_centred() { 2.0 * self.beta() } else { self.beta() }
     }
 
     /// Products with the Hessian that a step size may be chosen by.
@@ -371,6 +509,8 @@ setters!(Strict {
     with_iterations(iterations: usize),
     with_tolerance(tolerance: Option<f64>),
     with_on_divergence(on_divergence: OnDivergence),
+    with_fresh_errors(fresh_errors: bool),
+    with_nudge(nudge: Option<Nudge>),
 });
 
 impl Default for Strict {
@@ -381,10 +521,13 @@ impl Default for Strict {
 }
 
 impl Solver {
-    /// `steps`, `automatic`, `sweeps` or `published-2022`.
+    /// `steps`, `momentum`, `nesterov`, `adam`, `automatic`, `sweeps` or `published-2022`.
     pub fn name(&self) -> &'static str {
         match self {
             Solver::Steps(_) => "steps",
+            Solver::Momentum { nesterov: false, .. } => "momentum",
+            Solver::Momentum { nesterov: true, .. } => "nesterov",
+            Solver::Adam(_) => "adam",
             Solver::Automatic { .. } => "automatic",
             Solver::Sweeps => "sweeps",
             Solver::Published2022(_) => "published-2022",
@@ -394,7 +537,9 @@ impl Solver {
     /// The step size that it was given, if it takes steps of a given size.
     pub fn eta(&self) -> Option<&Eta> {
         match self {
-            Solver::Steps(eta) | Solver::Published2022(eta) => Some(eta),
+            Solver::Steps(eta) | Solver::Momentum { eta, .. } | Solver::Adam(eta) | Solver::Published2022(eta) => {
+                Some(eta)
+            }
             Solver::Automatic { .. } | Solver::Sweeps => None,
         }
     }
@@ -410,14 +555,22 @@ impl fmt::Display for Solver {
 impl FromStr for Solver {
     type Err = Error;
 
-    /// The solver of that name, with steps of 0.1, or of a size that one product estimates.
+    /// The solver of that name, with steps of 0.1, or of a size that one product estimates, and a momentum of 0.9.
     fn from_str(name: &str) -> Result<Self> {
+        let eta = || USUAL.0.into();
         match name {
-            "steps" => Ok(Solver::Steps(USUAL.0.into())),
+            "steps" => Ok(Solver::Steps(eta())),
+            "momentum" | "nesterov" => {
+                Ok(Solver::Momentum { eta: eta(), momentum: USUAL_MOMENTUM, nesterov: name == "nesterov" })
+            }
+            "adam" => Ok(Solver::Adam(eta())),
             "automatic" => Ok(Solver::Automatic { products: 1 }),
             "sweeps" => Ok(Solver::Sweeps),
-            "published-2022" => Ok(Solver::Published2022(USUAL.0.into())),
-            _ => Err(Error::unknown("solver", name, &["steps", "automatic", "sweeps", "published-2022"])),
+            "published-2022" => Ok(Solver::Published2022(eta())),
+            _ => {
+                let known = ["steps", "momentum", "nesterov", "adam", "automatic", "sweeps", "published-2022"];
+                Err(Error::unknown("solver", name, &known))
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossFunction, is_factor};
-use crate::method::{FixedPrediction, Method, Solver, Strict, first_pulled, first_pushed};
+use crate::method::{ErrorBased, FixedPrediction, Method, Solver, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, MAX_TABLES, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
@@ -277,27 +277,31 @@ impl Network {
             let early: u64 = (1..=iterations.min(last)).map(|i| sum(first(last, i)..last)).sum();
             early.saturating_add(sum(1..last).saturating_mul(iterations.saturating_sub(last) as u64))
         };
+        let both_ways = |times: usize| (2 * sum(1..last)).saturating_mul(times as u64);
+        let steps = |iterations: usize| {
+            let pulls = over_iterations(iterations, first_pulled);
+            pulls.saturating_add(over_iterations(iterations, first_pushed))
+        };
+        // The last one is pushed once more: to see that it did not climb, or for the beliefs that the errors stand for.
+        let by_errors = |iterations: usize| both_ways(iterations).saturating_add(sum(1..last));
+        // At the final beliefs the layers are evaluated, and inner errors pulled, anew.
+        let renewed: u64 = self.layers[1..].iter().map(|layer| layer.renewed_flops() + layer.inner_flops()).sum();
         let relaxation = match method {
             Method::FixedPrediction(FixedPrediction { iterations, literal: true, .. }) => {
                 over_iterations(*iterations, first_pulled)
             }
             Method::Exact | Method::FixedPrediction(_) => sum(1..last),
-            &Method::Strict(Strict { ref solver, iterations, .. }) => {
-                let both_ways = |times: usize| (2 * sum(1..last)).saturating_mul(times as u64);
-                let steps = || {
-                    let pulls = over_iterations(iterations, first_pulled);
-                    pulls.saturating_add(over_iterations(iterations, first_pushed))
+            Method::ErrorBased(ErrorBased { iterations, .. }) => by_errors(*iterations).saturating_add(renewed),
+            Method::Strict(strict) => {
+                let iterated = match strict.solver {
+                    Solver::Automatic { products } => steps(strict.iterations).saturating_add(both_ways(products)),
+                    Solver::Sweeps => by_errors(strict.iterations),
+                    _ => steps(strict.iterations),
                 };
-                let iterated = match *solver {
-                    Solver::Steps(_) | Solver::Published2022(_) => steps(),
-                    Solver::Automatic { products } => steps().saturating_add(both_ways(products)),
-                    // The last one is pushed once more, to see that it did not climb.
-                    Solver::Sweeps => both_ways(iterations).saturating_add(sum(1..last)),
-                };
-                // At the final beliefs the layers are evaluated, and inner errors pulled, anew.
-                let renewed: u64 =
-                    self.layers[1..].iter().map(|layer| layer.renewed_flops() + layer.inner_flops()).sum();
-                iterated.saturating_add(renewed)
+                let fresh = if strict.fresh_errors { sum(1..last) } else { 0 };
+                let side = iterated.saturating_add(renewed + fresh);
+                // The other side of a centred nudge has gradients of its own.
+                if strict.is_centred() { side.saturating_mul(2).saturating_add(gradients) } else { side }
             }
         };
         (forward + gradients).saturating_add(relaxation).saturating_mul(batch as u64)

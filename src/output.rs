@@ -13,16 +13,27 @@ pub(crate) struct Output {
     function: LossFunction,
     /// What the sum of the samples' losses is multiplied by.
     pub(crate) scale: f64,
+    /// What the loss is multiplied by in the energy.
+    nudge: f64,
+    /// Which of the two sides of a centred nudge this is: its errors count negatively in the gradients.
+    pub(crate) opposite: bool,
     /// Whether epsilon_L is the derivative's negative, so that beliefs move up the loss.
     pub(crate) ascending: bool,
 }
 
 impl Output {
     /// For a batch of `samples`; `ascending` for [`Published2022`](crate::Solver::Published2022).
-    pub(crate) fn new(plan: &Plan, loss: Loss, samples: usize, ascending: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, loss: Loss, samples: usize, nudge: f64, ascending: bool) -> Self {
         let last = plan.layers.len() - 1;
         let outputs = Outputs { level: plan.level, layout: plan.layout, image: plan.layers[last].image };
-        Output { outputs, function: loss.function, scale: loss.scale(samples, plan.elements(last)), ascending }
+        Output {
+            outputs,
+            function: loss.function,
+            scale: loss.scale(samples, plan.elements(last)),
+            nudge,
+            opposite: false,
+            ascending,
+        }
     }
 
     /// Puts the targets of samples `first..first + samples` into a tile: as the outputs lie, or for cross-entropy a
@@ -49,7 +60,17 @@ impl Output {
         }
     }
 
-    /// epsilon_L, dLoss/dy at y = v-hat_L + D_L or its negative, and the unscaled loss of each sample.
+    /// The other side of a centred nudge.
+    pub(crate) fn other_side(self) -> Self {
+        Output { nudge: -self.nudge, opposite: true, ..self }
+    }
+
+    /// What an unscaled loss is multiplied by in the energy.
+    pub(crate) fn weight(&self) -> f64 {
+        self.nudge * self.scale
+    }
+
+    /// epsilon_L, dLoss/dy times the nudge at y = v-hat_L + D_L or its negative, and the unscaled loss of each sample.
     pub(crate) fn error(
         &self,
         activation: &[f32],
@@ -59,7 +80,7 @@ impl Output {
         error: &mut [f32],
         losses: &mut [f64],
     ) {
-        let scale = if self.ascending { -self.scale } else { self.scale } as f32;
+        let scale = if self.ascending { -self.weight() } else { self.weight() } as f32;
         match self.function {
             LossFunction::CrossEntropy => {
                 let labels = &targets[..losses.len()];
@@ -74,7 +95,7 @@ impl Output {
     /// The probabilities of the classes of `samples`, from the error at an output; of use to cross-entropy alone.
     pub(crate) fn probabilities(&self, error: &[f32], targets: &[f32], samples: usize, out: &mut [f32]) {
         if self.function == LossFunction::CrossEntropy {
-            let scale = (1.0 / self.scale) as f32;
+            let scale = (1.0 / self.weight()) as f32;
             out.iter_mut().zip(error).for_each(|(p, error)| *p = error * scale);
             for (sample, &label) in targets[..samples].iter().enumerate() {
                 let place = self.outputs.places(sample).nth(label as usize);
@@ -85,7 +106,7 @@ impl Output {
 
     /// The loss's Hessian by the output, times a difference of the output.
     pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], error: &mut [f32]) {
-        let scale = self.scale as f32;
+        let scale = self.weight() as f32;
         match self.function {
             LossFunction::Mse => error.iter_mut().zip(difference).for_each(|(error, d)| *error = 2.0 * scale * d),
             LossFunction::CrossEntropy => {

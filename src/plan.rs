@@ -54,6 +54,8 @@ pub(crate) struct Sizes {
     pub(crate) partial: usize,
     /// The operands of the weight gradients of matrices, per sample.
     pub(crate) row: usize,
+    /// Those of one relaxation, where a sample has two.
+    pub(crate) side: usize,
     /// Scratch for the weight gradients of matrices, for each thread.
     pub(crate) gemm_scratch: usize,
 }
@@ -192,7 +194,8 @@ impl Plan {
             values.push(Place::Output(layer.output.clone()));
         }
         // Rows at a distance that is an odd number of cache lines spread over the sets of the caches.
-        sizes.row = if builder.row > 0 { (builder.row.div_ceil(LINE) | 1) * LINE } else { 0 };
+        sizes.side = if builder.row > 0 { (builder.row.div_ceil(LINE) | 1) * LINE } else { 0 };
+        sizes.row = sizes.side;
         let (images, steps) = (layout.images(level), builder.steps);
         Plan { level, layout, images, input, steps, layers, values, differences, sizes }
     }

@@ -15,7 +15,7 @@ use crate::finite::check_samples;
 use crate::group::{Call, Group, Start};
 use crate::layer::Layers;
 use crate::loss::Targets;
-use crate::method::{Method, Solver, Strict};
+use crate::method::{ErrorBased, Method, Solver, Strict};
 use crate::names::names;
 use crate::network::Network;
 use crate::options::Options;
@@ -336,12 +336,12 @@ impl Session {
         self.loss
     }
 
-    /// How each sample of the last strict relaxation descended, in the order of the batch; nothing for the other
-    /// methods.
+    /// How each sample of the last relaxation by strict or error-based descended, in the order of the batch; nothing for
+    /// the other methods.
     pub fn descents(&self) -> impl Iterator<Item = &Descending> {
-        let strict = self.inferred && self.solver().is_some();
+        let descends = self.inferred && matches!(self.method, Method::Strict(_) | Method::ErrorBased(_));
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
-        tiles.flat_map(|tile| &tile.steps.samples).take(if strict { self.samples } else { 0 })
+        tiles.flat_map(|tile| &tile.steps.samples).take(if descends { self.samples } else { 0 })
     }
 
     /// The layers (from 1) that no error reaches within the method's iterations from v-hat, whose gradients are 0
@@ -373,7 +373,9 @@ impl Session {
     /// [`Error::Argument`] if there is not enough memory for one of each iteration (nothing was changed).
     pub fn record_energies(&mut self, record: bool) -> Result<()> {
         let iterations = match self.method {
-            Method::Strict(Strict { iterations, .. }) if record => iterations,
+            Method::Strict(Strict { iterations, .. }) | Method::ErrorBased(ErrorBased { iterations, .. }) if record => {
+                iterations
+            }
             _ => 0,
         };
         let numbers = iterations.checked_mul(self.groups.len() + 1);
@@ -514,7 +516,8 @@ impl Session {
 
     fn output(&self, samples: usize) -> Output {
         let ascending = matches!(self.solver(), Some(Solver::Published2022(_)));
-        Output::new(&self.plan, self.network.loss(), samples, ascending)
+        let nudge = if let Method::Strict(strict) = &self.method { strict.beta() } else { 1.0 };
+        Output::new(&self.plan, self.network.loss(), samples, nudge, ascending)
     }
 
     /// Runs `work` on every group, and adds up the losses.
@@ -573,9 +576,10 @@ impl Session {
                 elementwise::accumulate(level, &group.gradients[start..start + sums.len()], sums);
             }
         });
+        let unnudged = if let Method::Strict(strict) = &self.method { strict.gradient_factor() as f32 } else { 1.0 };
         let values = self.gradients.values_mut();
         for (l, layer) in self.plan.layers.iter().enumerate() {
-            let multiple = self.multiples.as_ref().map_or(1.0, |multiples| multiples.weighted[l] as f32);
+            let multiple = self.multiples.as_ref().map_or(unnudged, |multiples| multiples.weighted[l] as f32);
             for step in &self.plan.steps[layer.steps.clone()] {
                 let Step::Product(product) = step else { continue };
                 let out = &mut values[product.weight.clone()];
@@ -584,11 +588,15 @@ impl Session {
                         product.conv.unpack_gradient(&sums[partial.clone()], multiple, out);
                     }
                     WeightGradient::Rows { errors, inputs } => {
-                        let row = self.plan.sizes.row as isize;
-                        let a = MatRef::new(&self.rows[errors.start..], errors.len(), self.samples, 1, row);
-                        let b = MatRef::new(&self.rows[inputs.start..], self.samples, inputs.len(), row, 1);
-                        let out = MatMut::row_major(out, errors.len(), inputs.len());
-                        gemm(level, multiple, Lhs::Plain(a), b, 0.0, out, &mut self.gemm_scratch);
+                        let (row, side) = (self.plan.sizes.row, self.plan.sizes.side);
+                        for first in (0..row).step_by(side) {
+                            let (a, b) = (&self.rows[first + errors.start..], &self.rows[first + inputs.start..]);
+                            let a = MatRef::new(a, errors.len(), self.samples, 1, row as isize);
+                            let b = MatRef::new(b, self.samples, inputs.len(), row as isize, 1);
+                            let out = MatMut::row_major(&mut *out, errors.len(), inputs.len());
+                            let beta = if first == 0 { 0.0 } else { 1.0 };
+                            gemm(level, multiple, Lhs::Plain(a), b, beta, out, &mut self.gemm_scratch);
+                        }
                     }
                 }
                 if let (Some(partial), Some(bias)) = (&product.partial_bias, &product.bias) {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use predictive_coding_kernels::Buffer;
 
+use crate::method::{Method, Solver, Strict};
 use crate::plan::{Place, Plan};
 
 /// What is kept of a tile.
@@ -107,6 +108,17 @@ pub(crate) struct Work {
     pub(crate) previous: Buffer,
     pub(crate) krylov: Krylov,
     pub(crate) sweeping: Sweeping,
+    pub(crate) moments: Moments,
+}
+
+/// What beliefs, or errors, move by other than straight along the energy's gradient.
+#[derive(Clone, Default)]
+pub(crate) struct Moments {
+    /// Minus the energy's gradient.
+    pub(crate) direction: Buffer,
+    /// Its running sum or average, and that of its square.
+    pub(crate) mean: Buffer,
+    pub(crate) square: Buffer,
 }
 
 /// What sweeps to the equilibrium work with, besides the errors of the tile.
@@ -153,6 +165,40 @@ pub(crate) struct Extras {
     /// Whether iterations end for samples that have settled.
     pub(crate) settling: bool,
     pub(crate) sweeping: bool,
+    pub(crate) moving: Moving,
+}
+
+/// How many of the [`Moments`] there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Moving {
+    #[default]
+    Straight,
+    ByDirection,
+    ByMean,
+    BySquare,
+}
+
+impl Moving {
+    pub(crate) fn new(method: &Method) -> Self {
+        match method {
+            Method::ErrorBased(_) => Moving::ByDirection,
+            Method::Strict(Strict { solver: Solver::Momentum { .. }, .. }) => Moving::ByMean,
+            Method::Strict(Strict { solver: Solver::Adam(_), .. }) => Moving::BySquare,
+            _ => Moving::Straight,
+        }
+    }
+}
+
+impl Moments {
+    fn new(plan: &Plan, moving: Moving) -> Self {
+        let vector = |from: Moving| Buffer::zeros(if moving >= from { plan.hidden_len() } else { 0 });
+        let (direction, mean, square) = (vector(Moving::ByDirection), vector(Moving::ByMean), vector(Moving::BySquare));
+        Moments { direction, mean, square }
+    }
+
+    fn bytes(&self) -> usize {
+        [&self.direction, &self.mean, &self.square].iter().map(|buffer| buffer.bytes()).sum()
+    }
 }
 
 /// What Lanczos' method works with: three vectors of all beliefs, and `[products][samples]` numbers.
@@ -214,6 +260,7 @@ impl Scratch {
                 previous: Buffer::zeros(if extras.settling { plan.hidden_len() } else { 0 }),
                 krylov: Krylov::new(plan, extras.products),
                 sweeping: if extras.sweeping { Sweeping::new(plan) } else { Sweeping::default() },
+                moments: Moments::new(plan, extras.moving),
             },
         }
     }
@@ -221,8 +268,10 @@ impl Scratch {
     /// Elements of the scratch's buffers.
     pub(crate) fn len(plan: &Plan, extras: Extras) -> usize {
         let sizes = &plan.sizes;
-        let vectors =
-            3 * usize::from(extras.products > 0) + usize::from(extras.settling) + 3 * usize::from(extras.sweeping);
+        let vectors = 3 * usize::from(extras.products > 0)
+            + usize::from(extras.settling)
+            + 3 * usize::from(extras.sweeping)
+            + extras.moving as usize;
         vectors * plan.outputs_len()
             + 4 * extras.products * plan.images
             + sizes.values
@@ -235,10 +284,10 @@ impl Scratch {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let Work { differences, band, pulled, gradients: [a, b], input, products, previous, krylov, sweeping } =
+        let Work { differences, band, pulled, gradients: [a, b], input, products, previous, krylov, sweeping, moments } =
             &self.work;
         let buffers = [&self.values, differences, band, pulled, a, b, input, products, previous];
-        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes() + sweeping.bytes()
+        buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes() + sweeping.bytes() + moments.bytes()
     }
 }
 

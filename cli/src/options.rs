@@ -32,6 +32,8 @@ pub enum MethodName {
     FixedPrediction,
     /// Predictions follow the beliefs
     Strict,
+    /// The errors are the variables, and the beliefs follow from them
+    ErrorBased,
 }
 
 impl MethodName {
@@ -40,6 +42,7 @@ impl MethodName {
             MethodName::Exact => "exact",
             MethodName::FixedPrediction => "fixed-prediction",
             MethodName::Strict => "strict",
+            MethodName::ErrorBased => "error-based",
         }
     }
 }

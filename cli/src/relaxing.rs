@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use predictive_coding::{
-    Algorithm, Error, Eta, FixedPrediction, LayoutChoice, Method, OnDivergence, Options, Solver, Strict,
+    Algorithm, Error, ErrorBased, Eta, FixedPrediction, LayoutChoice, Method, Nudge, OnDivergence, Options, Solver,
+    Strict,
 };
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ use crate::options::MethodName;
 const DEFAULT_ETA: f64 = 0.1;
 const DEFAULT_ITERATIONS: usize = 20;
 const DEFAULT_SWEEPS: usize = 5;
+const DEFAULT_MOMENTUM: f64 = 0.9;
 /// The name of the solver that takes no steps of a size.
 const SWEEPS: &str = "sweeps";
 
@@ -29,6 +31,19 @@ pub enum SolverName {
     Steps,
     /// At most n sweeps straight to the equilibrium, which need no step size and never climb
     Sweeps,
+}
+
+/// What the beliefs of strict move by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BeliefOptimizer {
+    /// Straight down the energy
+    Plain,
+    /// Along a running sum of directions
+    Momentum,
+    /// Along that sum, taken one step ahead
+    Nesterov,
+    /// Adam with PyTorch's defaults
+    Adam,
 }
 
 /// What becomes of a sample whose relaxation diverges.
@@ -135,6 +150,25 @@ pub struct Relaxing {
     /// How strict goes down its energy
     #[arg(long, value_enum, default_value = "steps")]
     pub solver: SolverName,
+    /// Optimizer of the beliefs; for strict by steps [default: plain; momentum if --momentum is given]
+    #[arg(long, value_enum)]
+    belief_optimizer: Option<BeliefOptimizer>,
+    /// Share of the sum of directions that beliefs keep from step to step, in 0..1 [default: 0.9]
+    ///
+    /// For strict by steps with momentum or nesterov.
+    #[arg(long, value_name = "M", allow_hyphen_values = true)]
+    momentum: Option<f64>,
+    /// Take errors and gradients at the final beliefs, not one update before; for strict by steps
+    #[arg(long)]
+    fresh_errors: bool,
+    /// Multiply the loss by B in the relaxation, and divide the gradients by it; for strict by steps
+    ///
+    /// B is a number other than 0, of either sign. For small B the gradients tend to backpropagation's.
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
+    nudge: Option<f64>,
+    /// Relax with B and with -B, and take the difference of the gradients; needs --nudge
+    #[arg(long)]
+    centred: bool,
     /// What lies across the lanes of vectors; results differ by rounding alone
     #[arg(long, value_enum, default_value = "auto")]
     pub layout: LayoutName,
@@ -169,6 +203,27 @@ impl Relaxing {
         if sweeps && self.eta.is_some() && method.is_some() {
             return Err(Failure::usage("--eta was given, but --solver sweeps takes no steps of a size; leave it out"));
         }
+        if self.centred && self.nudge.is_none() {
+            return Err(Failure::usage("--centred was given without --nudge; add one, --nudge 0.01 is usual"));
+        }
+        let by_momentum = matches!(self.optimizer(), BeliefOptimizer::Momentum | BeliefOptimizer::Nesterov);
+        if self.momentum.is_some() && !by_momentum {
+            return Err(Failure::usage(
+                "--momentum was given, but the beliefs' optimizer has none; leave it out, or choose momentum or nesterov",
+            ));
+        }
+        let chosen = self.optimizer() != BeliefOptimizer::Plain;
+        if chosen && (sweeps || self.eta == Some(Step::Automatic)) {
+            return Err(Failure::usage(
+                "an optimizer of the beliefs was given, but only steps of a given size have one; leave it out, or give \
+                 --eta a number and leave out --solver",
+            ));
+        }
+        if sweeps && (self.fresh_errors || self.nudge.is_some()) {
+            return Err(Failure::usage(
+                "--fresh-errors or --nudge was given, but is for steps; leave it out for --solver sweeps",
+            ));
+        }
         let Some(method) = method else { return Ok(()) };
         let (exact, strict) = (method == MethodName::Exact, method == MethodName::Strict);
         let given = [
@@ -177,6 +232,10 @@ impl Relaxing {
             ("--literal", method != MethodName::FixedPrediction && self.literal),
             ("--eta auto", !strict && self.eta == Some(Step::Automatic)),
             ("--tolerance", !strict && self.tolerance.is_some()),
+            ("--belief-optimizer", !strict && self.belief_optimizer.is_some()),
+            ("--momentum", !strict && self.momentum.is_some()),
+            ("--fresh-errors", !strict && self.fresh_errors),
+            ("--nudge", !strict && self.nudge.is_some()),
             ("--solver sweeps", !strict && sweeps),
         ];
         let Some((option, _)) = given.into_iter().find(|&(_, wrong)| wrong) else { return Ok(()) };
@@ -210,14 +269,32 @@ impl Relaxing {
             }
             (MethodName::Strict, SolverName::Sweeps, _) => self.strict(Strict::sweeps(iterations)),
             (MethodName::Strict, _, Step::Automatic) => self.strict(Strict::automatic(products, iterations)),
-            (MethodName::Strict, ..) => self.strict(Strict::new(given(), iterations)),
+            (MethodName::Strict, ..) => self.strict(Strict::by(self.solver(given()), iterations)),
+            (MethodName::ErrorBased, ..) => ErrorBased::new(given(), iterations).into(),
         };
         method.validate()?;
         Ok(method)
     }
 
+    fn optimizer(&self) -> BeliefOptimizer {
+        let usual = if self.momentum.is_some() { BeliefOptimizer::Momentum } else { BeliefOptimizer::Plain };
+        self.belief_optimizer.unwrap_or(usual)
+    }
+
+    /// Steps of these sizes by the beliefs' optimizer.
+    fn solver(&self, eta: Eta) -> Solver {
+        let momentum = self.momentum.unwrap_or(DEFAULT_MOMENTUM);
+        match self.optimizer() {
+            BeliefOptimizer::Plain => Solver::Steps(eta),
+            BeliefOptimizer::Momentum => Solver::Momentum { eta, momentum, nesterov: false },
+            BeliefOptimizer::Nesterov => Solver::Momentum { eta, momentum, nesterov: true },
+            BeliefOptimizer::Adam => Solver::Adam(eta),
+        }
+    }
+
     fn strict(&self, strict: Strict) -> Method {
-        strict.with_tolerance(self.tolerance).into()
+        let nudge = self.nudge.map(|beta| Nudge::new(beta).with_centred(self.centred));
+        strict.with_tolerance(self.tolerance).with_fresh_errors(self.fresh_errors).with_nudge(nudge).into()
     }
 
     /// The options of a session.
@@ -251,16 +328,36 @@ pub fn step(method: &Method) -> Option<String> {
 pub fn title(method: &Method) -> String {
     let Some(iterations) = method.iterations() else { return method.to_string() };
     let step = step(method).unwrap_or_else(|| SWEEPS.into());
-    let literal = if matches!(method, Method::FixedPrediction(fixed) if fixed.literal) { ", literal" } else { "" };
-    let tolerance = strict(method).and_then(|strict| strict.tolerance);
-    let tolerance = tolerance.map_or(String::new(), |tolerance| format!(", tolerance {tolerance}"));
-    format!("{method} ({step}, {iterations}{literal}{tolerance})")
+    let mut parts = vec![step, iterations.to_string()];
+    if matches!(method, Method::FixedPrediction(fixed) if fixed.literal) {
+        parts.push("literal".into());
+    }
+    if let Some(strict) = strict(method) {
+        match strict.solver {
+            Solver::Momentum { momentum, .. } => parts.push(format!("{} {momentum}", strict.solver)),
+            Solver::Adam(_) => parts.push("adam".into()),
+            _ => {}
+        }
+        parts.extend(strict.tolerance.map(|tolerance| format!("tolerance {tolerance}")));
+        parts.extend(strict.fresh_errors.then(|| "fresh errors".into()));
+        let centred = |nudge: Nudge| if nudge.centred { ", centred" } else { "" };
+        parts.extend(strict.nudge.map(|nudge| format!("nudge {}{}", nudge.beta, centred(nudge))));
+    }
+    format!("{method} ({})", parts.join(", "))
 }
 
 /// The settings of a method, as they are told in JSON; null where a method has none.
 pub fn settings(method: &Method) -> Value {
     let strict = strict(method);
-    let sweeps = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
+    // Whose steps are automatic is told by eta.
+    let solver = match strict.map(|strict| &strict.solver) {
+        None | Some(Solver::Automatic { .. }) => "steps",
+        Some(solver) => solver.name(),
+    };
+    let momentum = match strict.map(|strict| &strict.solver) {
+        Some(Solver::Momentum { momentum, .. }) => Some(momentum),
+        _ => None,
+    };
     let eta = match method.eta() {
         Some(Eta::Uniform(eta)) => json!(eta),
         Some(etas) => json!(etas.values()),
@@ -268,11 +365,15 @@ pub fn settings(method: &Method) -> Value {
     };
     json!({
         "method": method.name(),
-        "solver": method.iterations().map(|_| if sweeps { SWEEPS } else { "steps" }),
+        "solver": method.iterations().map(|_| solver),
+        "momentum": momentum,
         "eta": eta,
         "iterations": method.iterations(),
         "literal": matches!(method, Method::FixedPrediction(fixed) if fixed.literal),
         "tolerance": strict.and_then(|strict| strict.tolerance),
+        "fresh_errors": strict.is_some_and(|strict| strict.fresh_errors),
+        "nudge": strict.and_then(|strict| strict.nudge).map(|nudge| nudge.beta),
+        "centred": strict.is_some_and(|strict| strict.nudge.is_some_and(|nudge| nudge.centred)),
         "on_divergence": strict.map(|strict| strict.on_divergence.name()),
     })
 }

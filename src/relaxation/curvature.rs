@@ -23,7 +23,7 @@ use super::strict::weighted;
 use crate::layer::{Input, Layers};
 use crate::output::Output;
 use crate::plan::{LayerPlan, Plan, Step};
-use crate::state::{Extras, Krylov, Scratch, Tile, Values, values_around};
+use crate::state::{Extras, Krylov, Moving, Scratch, Tile, Values, values_around};
 
 /// Norm of the vectors that H is multiplied with: pushed as deviations from v-hat, they must not reach the next
 /// kink; differences that small lose no digits.
@@ -41,7 +41,7 @@ const EXHAUSTED: f64 = 1e-5;
 const BISECTIONS: usize = 40;
 
 /// The image of the vector is all that it needs besides.
-const EXTRAS: Extras = Extras { products: 1, settling: false, sweeping: false };
+const EXTRAS: Extras = Extras { products: 1, settling: false, sweeping: false, moving: Moving::Straight };
 
 /// The top eigenvector of H with every activation open.
 #[derive(Clone)]

@@ -6,15 +6,18 @@
 //! layers' precisions: so they are pulled back, and so they make gradients.
 
 mod curvature;
+mod error_based;
 mod exact;
 mod fixed_prediction;
 mod shares;
 mod strict;
 mod sweep;
+mod update;
 
 use std::ops::Range;
 
 pub(crate) use curvature::Open;
+pub(crate) use error_based::error_based;
 pub(crate) use exact::backpropagate;
 pub(crate) use fixed_prediction::fixed_prediction;
 pub(crate) use shares::{iterations_for, shares};

@@ -17,7 +17,6 @@ use crate::error::Divergence;
 use crate::layer::{Gradients, Input};
 use crate::method::{Eta, OnDivergence, Solver, Strict, first_pulled, first_pushed};
 use crate::options::Options;
-use crate::plan::LayerPlan;
 use crate::relaxation::curvature::largest_step;
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
 
@@ -50,10 +49,10 @@ pub(crate) struct Descent {
     before: Vec<(f64, usize)>,
     /// Whether each lane goes back to v-hat.
     back: Vec<bool>,
-    /// Whether beliefs move up the loss, where no energy has to fall.
-    ascending: bool,
+    /// Whether energies may rise: where beliefs move up the loss, or each by about eta however steep the energy is.
+    may_rise: bool,
     /// Whether energies are recorded: those of samples that relax a second time are not.
-    pub(super) recording: bool,
+    recording: bool,
     /// Of each lane, |u_new - u|^2 and |u_new|^2.
     moved: Vec<f64>,
     reached: Vec<f64>,
@@ -71,12 +70,18 @@ impl Descent {
             diverged: vec![None; lanes],
             before: vec![(0.0, 0); lanes],
             back: vec![false; lanes],
-            ascending: false,
+            may_rise: false,
             recording: true,
             moved: vec![0.0; lanes],
             reached: vec![0.0; lanes],
             energies: Vec::new(),
         }
+    }
+
+    /// Makes ready for a relaxation.
+    pub(super) fn begin(&mut self, may_rise: bool) {
+        self.may_rise = may_rise;
+        self.recording = true;
     }
 
     /// As many elements of f32 as its numbers take.
@@ -120,7 +125,7 @@ impl Descent {
             let sum = |terms: &[f64]| terms.iter().skip(lane).step_by(self.lanes).sum::<f64>();
             let (start, now) = (sum(&self.start), sum(&self.now));
             total += now;
-            let descends = now.is_finite() && (self.ascending || now - start <= ROUNDING * start);
+            let descends = now.is_finite() && (self.may_rise || now - start <= ROUNDING * start.abs());
             if descends && steps.is_some() {
                 // A smaller step has brought it back.
                 self.diverged[lane] = None;
@@ -158,7 +163,7 @@ impl Descent {
             let now = self.now.iter().skip(lane).step_by(self.lanes).sum();
             self.before[lane].0 = now;
             let (start, _) = self.energies_of(lane);
-            if now.is_finite() && now - start <= ROUNDING * start {
+            if now.is_finite() && now - start <= ROUNDING * start.abs() {
                 self.diverged[lane] = None;
             }
         }
@@ -210,8 +215,7 @@ pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut D
     let open = given.open.filter(|_| tile.len() > 1);
     let automatic = matches!(solver, Solver::Automatic { .. });
     let eta = solver.eta().map_or(1.0, Eta::largest);
-    descent.ascending = tile.output.ascending;
-    descent.recording = true;
+    descent.begin(tile.output.ascending || matches!(solver, Solver::Adam(_)));
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
     if let Some(open) = open.filter(|_| automatic) {
         tile.choose_steps(open);
@@ -232,6 +236,10 @@ pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut D
         descent.recording = false;
         tile.descend(given, true, descent);
     }
+    if given.method.fresh_errors {
+        tile.predict(1, &mut descent.losses);
+        tile.unpredicted_errors(1);
+    }
     tile.leave_out(on_divergence);
     match tile.output.ascending {
         true => tile.gradients_of_2022(gradients),
@@ -245,6 +253,7 @@ impl Relaxation<'_> {
     fn descend(&mut self, given: Given<'_>, adapts: bool, descent: &mut Descent) {
         let Given { method: &Strict { iterations, tolerance, .. }, started, .. } = given;
         let layers = self.len();
+        self.clear_moments();
         let Tile { steps, deviations, .. } = &mut *self.tile;
         steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
         if !started {
@@ -274,7 +283,7 @@ impl Relaxation<'_> {
             if tolerance.is_some() {
                 self.scratch.work.previous.copy_from_slice(&self.tile.deviations);
             }
-            self.update(pulled, pushed);
+            self.update(given.method, iteration, pulled, pushed);
             // Until then there are layers that nothing has reached.
             if let Some(tolerance) = tolerance.filter(|_| iteration + 1 >= layers)
                 && self.settle(iteration, tolerance, descent)
@@ -343,6 +352,9 @@ impl Relaxation<'_> {
 
     /// The gradients of all parameters, from inputs at the beliefs.
     pub(super) fn gradients_at_beliefs(&mut self, gradients: &mut Gradients<'_>) {
+        if self.output.opposite {
+            self.tile.errors.iter_mut().for_each(|error| *error = -*error);
+        }
         let plan = self.layers.plan;
         let place = |layer: usize| plan.layers[layer].output.clone();
         let Tile { activations, deviations, errors, .. } = &*self.tile;
@@ -388,7 +400,7 @@ impl Relaxation<'_> {
         now.fill(0.0);
         for (layer, terms) in now.chunks_mut(*lanes).enumerate() {
             if layer == last {
-                terms.iter_mut().zip(losses.iter()).for_each(|(term, loss)| *term = loss * self.output.scale);
+                terms.iter_mut().zip(losses.iter()).for_each(|(term, loss)| *term = loss * self.output.weight());
             } else {
                 // The errors are weighted already.
                 let (from, factor) = match layer < pushed {
@@ -428,26 +440,6 @@ impl Relaxation<'_> {
     fn go_back(&mut self, back: &[bool]) {
         for u in self.tile.deviations.chunks_exact_mut(back.len()) {
             u.iter_mut().zip(back).filter(|(_, back)| **back).for_each(|(u, _)| *u = 0.0);
-        }
-    }
-
-    /// u_l += eta (precision_l epsilon_l - pulled) for the layers below `pulled` (index from 0) and above; epsilon_l
-    /// is -u_l below `pushed`.
-    fn update(&mut self, pulled: usize, pushed: usize) {
-        for layer in pulled..self.len() {
-            let (below, above) = (self.place(layer - 1), self.place(layer));
-            let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
-            let Scratch { values, work } = &mut *self.scratch;
-            let values = Values::new(self.layers.plan, values, activations);
-            let LayerPlan { precision, rate, .. } = self.layers.plan.layers[layer - 1];
-            let step = Combine { alpha: -rate as f32, step: Some(&steps.eta), ..Combine::default() };
-            let step = match layer - 1 < pushed {
-                true => Combine { beta: -(rate * precision) as f32, ..step },
-                false => Combine { gamma: rate as f32, other: &errors[below.clone()], ..step },
-            };
-            let input = if layer < pushed { Input::Activation } else { Input::Pushed };
-            let out = Some((step, &mut deviations[below]));
-            self.layers.backward(layer, values, input, &errors[above], work, None, out);
         }
     }
 }

@@ -17,10 +17,10 @@
 use predictive_coding_kernels::{Combine, elementwise, reduce};
 
 use super::Relaxation;
-use super::strict::{Descent, Given, weighted};
-use crate::layer::{Gradients, Input};
+use super::strict::{Descent, Given};
+use crate::layer::Gradients;
 use crate::method::Strict;
-use crate::state::{Descending, Scratch, Sweeping, Tile, Values, read_write, write_read};
+use crate::state::{Descending, Sweeping, Tile};
 
 /// A sweep may raise a sample's energy by this share of what it began with: more is not rounding.
 const RISE: f64 = 1e-6;
@@ -56,60 +56,6 @@ pub(crate) fn sweep(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut De
 }
 
 impl Relaxation<'_> {
-    /// The beliefs that the errors stand for, the error of the output, and the energies: those of an iteration
-    /// (from 1), or with 0 those at the end.
-    fn push_errors(&mut self, iteration: usize, descent: &mut Descent) {
-        let plan = self.layers.plan;
-        let last = self.len() - 1;
-        let place = |layer: usize| plan.layers[layer].output.clone();
-        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
-        let Scratch { values, work } = &mut *self.scratch;
-        let values = Values::new(plan, values, activations);
-        let unweighted = |layer: usize| weighted(-1.0 / plan.layers[layer].precision);
-        elementwise::combine(plan.level, &errors[place(0)], unweighted(0), &mut deviations[place(0)]);
-        for layer in 1..last {
-            let (u, out) = read_write(deviations, place(layer - 1), place(layer));
-            self.layers.push(layer, values, u, work, out);
-            elementwise::combine(plan.level, &errors[place(layer)], Combine { beta: 1.0, ..unweighted(layer) }, out);
-        }
-        let u = &deviations[place(last - 1)];
-        self.layers.push(last, values, u, work, output_difference);
-        let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
-        self.output.error(activation, output_difference, targets, *samples, error, descent.losses());
-        let samples = *samples;
-        self.energy(0, descent);
-        match iteration {
-            0 => descent.end(samples),
-            _ => descent.check(iteration, samples, None),
-        }
-    }
-
-    /// r = delta - p epsilon of the hidden layers, the Jacobians taken where the layers were last pushed.
-    fn pull_errors(&mut self, residuals: &mut [f32]) {
-        let plan = self.layers.plan;
-        let last = self.len() - 1;
-        let place = |layer: usize| plan.layers[layer].output.clone();
-        let Tile { activations, deviations, errors, .. } = &*self.tile;
-        let Scratch { values, work } = &mut *self.scratch;
-        let values = Values::new(plan, values, activations);
-        for layer in (1..=last).rev() {
-            let u = &deviations[place(layer - 1)];
-            if layer == last {
-                let error = &errors[place(last)];
-                self.layers.pull_to_product(layer, values, Some(u), error, work);
-                let out = Some((Combine::default(), &mut residuals[place(layer - 1)]));
-                self.layers.backward(layer, values, Input::Pushed, error, work, None, out);
-            } else {
-                let (out, delta) = write_read(residuals, place(layer - 1), place(layer));
-                self.layers.pull_to_product(layer, values, Some(u), delta, work);
-                let out = Some((Combine::default(), out));
-                self.layers.backward(layer, values, Input::Pushed, delta, work, None, out);
-            }
-        }
-        let minus = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
-        elementwise::combine(plan.level, &errors[..residuals.len()], minus, residuals);
-    }
-
     /// The length tau of each sample's next step: by the secant of its last one, at most 1; samples whose last
     /// step climbed go back and take a shorter one.
     fn choose_lengths(&mut self, iteration: usize, descent: &Descent, sweeping: &mut Sweeping) {

@@ -1,0 +1,107 @@
+//! The errors of the hidden layers as the variables (arXiv 2505.20137). With v_l = f_l(v_{l-1}) - epsilon_l and the
+//! precisions p_l,
+//!
+//! ```text
+//! p_l epsilon_l += eta p_l (delta_l - p_l epsilon_l),    delta_L = dLoss/dy,    delta_l = J_{l+1}(v_l)^T delta_{l+1}
+//! ```
+//!
+//! for all l < L at once, from epsilon = 0: gradient descent on the energy that sweeps go down as well, by steps of a
+//! given size. An error passes all layers in every iteration.
+
+use predictive_coding_kernels::{Combine, elementwise};
+
+use super::Relaxation;
+use super::strict::{Descent, weighted};
+use crate::layer::{Gradients, Input};
+use crate::method::{ErrorBased, Eta};
+use crate::options::Options;
+use crate::plan::LayerPlan;
+use crate::state::{Descending, Scratch, Tile, Values, read_write, write_read};
+
+pub(crate) fn error_based(
+    mut tile: Relaxation<'_>,
+    method: &ErrorBased,
+    options: &Options,
+    descent: &mut Descent,
+    gradients: &mut Gradients<'_>,
+) {
+    let ErrorBased { ref eta, iterations, on_divergence } = *method;
+    let plan = tile.layers.plan;
+    descent.begin(false);
+    let eta = Eta::largest(eta);
+    tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
+    tile.tile.errors.fill(0.0);
+    let mut direction = std::mem::take(&mut tile.scratch.work.moments.direction);
+    for iteration in 1..=iterations {
+        if options.stopped() {
+            break;
+        }
+        tile.push_errors(iteration, descent);
+        tile.pull_errors(&mut direction);
+        for LayerPlan { precision, rate, output, .. } in &plan.layers[..plan.layers.len() - 1] {
+            let step = Combine { alpha: (eta * rate * precision) as f32, beta: 1.0, ..Combine::default() };
+            elementwise::combine(plan.level, &direction[output.clone()], step, &mut tile.tile.errors[output.clone()]);
+        }
+    }
+    tile.scratch.work.moments.direction = direction;
+    tile.push_errors(0, descent);
+    tile.mark_diverged(descent);
+    tile.leave_out(on_divergence);
+    tile.gradients_at_beliefs(gradients);
+}
+
+impl Relaxation<'_> {
+    /// The beliefs that the errors stand for, the error of the output, and the energies: those of an iteration
+    /// (from 1), or with 0 those at the end.
+    pub(super) fn push_errors(&mut self, iteration: usize, descent: &mut Descent) {
+        let plan = self.layers.plan;
+        let last = self.len() - 1;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        let unweighted = |layer: usize| weighted(-1.0 / plan.layers[layer].precision);
+        elementwise::combine(plan.level, &errors[place(0)], unweighted(0), &mut deviations[place(0)]);
+        for layer in 1..last {
+            let (u, out) = read_write(deviations, place(layer - 1), place(layer));
+            self.layers.push(layer, values, u, work, out);
+            elementwise::combine(plan.level, &errors[place(layer)], Combine { beta: 1.0, ..unweighted(layer) }, out);
+        }
+        let u = &deviations[place(last - 1)];
+        self.layers.push(last, values, u, work, output_difference);
+        let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
+        self.output.error(activation, output_difference, targets, *samples, error, descent.losses());
+        let samples = *samples;
+        self.energy(0, descent);
+        match iteration {
+            0 => descent.end(samples),
+            _ => descent.check(iteration, samples, None),
+        }
+    }
+
+    /// r = delta - p epsilon of the hidden layers, the Jacobians taken where the layers were last pushed.
+    pub(super) fn pull_errors(&mut self, residuals: &mut [f32]) {
+        let plan = self.layers.plan;
+        let last = self.len() - 1;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { activations, deviations, errors, .. } = &*self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        for layer in (1..=last).rev() {
+            let u = &deviations[place(layer - 1)];
+            if layer == last {
+                let error = &errors[place(last)];
+                self.layers.pull_to_product(layer, values, Some(u), error, work);
+                let out = Some((Combine::default(), &mut residuals[place(layer - 1)]));
+                self.layers.backward(layer, values, Input::Pushed, error, work, None, out);
+            } else {
+                let (out, delta) = write_read(residuals, place(layer - 1), place(layer));
+                self.layers.pull_to_product(layer, values, Some(u), delta, work);
+                let out = Some((Combine::default(), out));
+                self.layers.backward(layer, values, Input::Pushed, delta, work, None, out);
+            }
+        }
+        let minus = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
+        elementwise::combine(plan.level, &errors[..residuals.len()], minus, residuals);
+    }
+}
