@@ -173,8 +173,6 @@ impl Group {
                         }
                         method.on_divergence
                     }
-                    // A network of one layer has no other errors than that of its output.
-                    Method::ErrorBased(_) if plan.layers.len() == 1 => return backpropagate(relaxation, gradients),
                     Method::ErrorBased(method) => {
                         error_based(relaxation, method, options, descent, gradients);
                         method.on_divergence

@@ -353,6 +353,7 @@ impl SpecBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::{Nudge, Strict};
     use crate::op::Linear;
 
     fn linear(out_features: usize) -> Op {
@@ -380,6 +381,14 @@ mod tests {
         assert_eq!(flops(Strict::sweeps(3)), 10 * 2 * (step + 3 * 36 + 18 + 12 + 6));
         let estimated = flops(Strict::automatic(2, 3)) - flops(Strict::new(0.1, 3));
         assert_eq!(estimated, 10 * 2 * 2 * 36);
+        // Both sides of a centred nudge relax and have gradients; fresh errors are another push.
+        let once = flops(Strict::new(0.1, 3));
+        let forward = 10 * 2 * (20 + 18);
+        let centred = flops(Strict::new(0.1, 3).with_nudge(Some(Nudge::new(0.1).with_centred(true))));
+        assert_eq!(centred - forward, 2 * (once - forward));
+        assert_eq!(flops(Strict::new(0.1, 3).with_fresh_errors(true)) - once, 10 * 2 * 18);
+        let error_based = network.flops(&ErrorBased::new(0.1, 3).into(), 10);
+        assert_eq!(error_based, flops(Strict::sweeps(3)));
         assert_eq!(flops(Strict::new(0.1, usize::MAX)), u64::MAX);
     }
 }

@@ -186,7 +186,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`infer`](Self::infer); [`Error::Input`] if a start does not fit its layer or is not finite, or
-    /// the method is not strict.
+    /// the method is not strict, or is strict by sweeps or with a centred nudge.
     pub fn infer_from<'a>(
         &mut self,
         parameters: &Parameters,
@@ -472,6 +472,12 @@ impl Session {
         if !start.is_empty() && self.solver() == Some(&Solver::Sweeps) {
             return Err(Error::Input(
                 "initial beliefs for sweeps, which always start at the forward pass; they are for steps".into(),
+            ));
+        }
+        if !start.is_empty() && matches!(&self.method, Method::Strict(strict) if strict.is_centred()) {
+            return Err(Error::Input(
+                "initial beliefs for a centred nudge, whose sides always start at the forward pass; they are for one side"
+                    .into(),
             ));
         }
         if start.len() > hidden {

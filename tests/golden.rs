@@ -1,22 +1,22 @@
 //! The golden cases of `golden/`, computed in float64 by PyTorch and stored in float32: four networks with 18 runs by an
-//! implementation that equals Torch2PC to the last bit in float32, and two with losses that are sums and precisions by
-//! the derivatives of one energy.
+//! implementation that equals Torch2PC to the last bit in float32, and two with losses that are sums, precisions and the
+//! rules beyond the paper by the derivatives of one energy.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use predictive_coding::{Method, Network, Parameters};
+use predictive_coding::{ErrorBased, Method, Network, Nudge, Parameters, Solver, Strict};
 use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
 use predictive_coding_reference::levels::{all_forms, ways};
-use predictive_coding_reference::methods::{fixed, strict};
+use predictive_coding_reference::methods::fixed;
 use predictive_coding_reference::naive::{Naive, dense};
 use predictive_coding_reference::random::OwnedTargets;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 const CASES: [&str; 6] = ["mnist_cross_entropy", "mnist_mse", "cifar_narrow", "mlp_tanh", "rules_conv", "rules_mlp"];
-const RUNS: usize = 24;
+const RUNS: usize = 35;
 /// Those of fixed-prediction, which can be iterated as well.
 const FIXED_PREDICTION_RUNS: usize = 10;
 
@@ -61,10 +61,25 @@ fn load(name: &'static str) -> Case {
         let expected = read(run["expected"].as_str().unwrap());
         let expected = SafeTensors::deserialize(&expected).unwrap();
         let (eta, iterations) = (run["eta"].as_f64().unwrap(), run["iterations"].as_u64().unwrap() as usize);
+        let momentum =
+            |nesterov| Solver::Momentum { eta: eta.into(), momentum: run["momentum"].as_f64().unwrap(), nesterov };
         let method = match run["method"].as_str().unwrap() {
             "exact" => Method::Exact,
-            "strict" => strict(eta, iterations),
             "fixed-prediction" => fixed(eta, iterations),
+            "error-based" => ErrorBased::new(eta, iterations).into(),
+            "strict" => {
+                let solver = match run["optimizer"].as_str() {
+                    None => Solver::Steps(eta.into()),
+                    Some("momentum") => momentum(false),
+                    Some("nesterov") => momentum(true),
+                    Some("adam") => Solver::Adam(eta.into()),
+                    Some(other) => panic!("optimizer {other}"),
+                };
+                let centred = run["centred"].as_bool().unwrap_or(false);
+                let nudge = run["nudge"].as_f64().map(|beta| Nudge::new(beta).with_centred(centred));
+                let fresh = run["fresh"].as_bool().unwrap_or(false);
+                Strict::by(solver, iterations).with_nudge(nudge).with_fresh_errors(fresh).into()
+            }
             other => panic!("method {other}"),
         };
         Run {

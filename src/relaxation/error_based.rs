@@ -27,7 +27,7 @@ pub(crate) fn error_based(
 ) {
     let ErrorBased { ref eta, iterations, on_divergence } = *method;
     let plan = tile.layers.plan;
-    descent.begin(false);
+    descent.begin(&tile.output, false);
     let eta = Eta::largest(eta);
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
     tile.tile.errors.fill(0.0);
@@ -61,14 +61,20 @@ impl Relaxation<'_> {
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         let unweighted = |layer: usize| weighted(-1.0 / plan.layers[layer].precision);
-        elementwise::combine(plan.level, &errors[place(0)], unweighted(0), &mut deviations[place(0)]);
-        for layer in 1..last {
-            let (u, out) = read_write(deviations, place(layer - 1), place(layer));
-            self.layers.push(layer, values, u, work, out);
-            elementwise::combine(plan.level, &errors[place(layer)], Combine { beta: 1.0, ..unweighted(layer) }, out);
+        for layer in 0..last {
+            match layer {
+                0 => elementwise::combine(plan.level, &errors[place(0)], unweighted(0), &mut deviations[place(0)]),
+                _ => {
+                    let (u, out) = read_write(deviations, place(layer - 1), place(layer));
+                    self.layers.push(layer, values, u, work, out);
+                    let minus = Combine { beta: 1.0, ..unweighted(layer) };
+                    elementwise::combine(plan.level, &errors[place(layer)], minus, out);
+                }
+            }
         }
-        let u = &deviations[place(last - 1)];
-        self.layers.push(last, values, u, work, output_difference);
+        if last > 0 {
+            self.layers.push(last, values, &deviations[place(last - 1)], work, output_difference);
+        }
         let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
         self.output.error(activation, output_difference, targets, *samples, error, descent.losses());
         let samples = *samples;

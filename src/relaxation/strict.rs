@@ -17,6 +17,7 @@ use crate::error::Divergence;
 use crate::layer::{Gradients, Input};
 use crate::method::{Eta, OnDivergence, Solver, Strict, first_pulled, first_pushed};
 use crate::options::Options;
+use crate::output::Output;
 use crate::relaxation::curvature::largest_step;
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
 
@@ -78,10 +79,10 @@ impl Descent {
         }
     }
 
-    /// Makes ready for a relaxation.
-    pub(super) fn begin(&mut self, may_rise: bool) {
-        self.may_rise = may_rise;
-        self.recording = true;
+    /// Makes ready for a relaxation, whose energies are recorded unless it is the other side of a centred nudge.
+    pub(super) fn begin(&mut self, output: &Output, may_rise: bool) {
+        self.may_rise = may_rise || output.ascending;
+        self.recording = !output.opposite;
     }
 
     /// As many elements of f32 as its numbers take.
@@ -215,7 +216,7 @@ pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut D
     let open = given.open.filter(|_| tile.len() > 1);
     let automatic = matches!(solver, Solver::Automatic { .. });
     let eta = solver.eta().map_or(1.0, Eta::largest);
-    descent.begin(tile.output.ascending || matches!(solver, Solver::Adam(_)));
+    descent.begin(&tile.output, matches!(solver, Solver::Adam(_)));
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
     if let Some(open) = open.filter(|_| automatic) {
         tile.choose_steps(open);

@@ -1,6 +1,6 @@
 //! One step on a random network: what to run, what to expect, and how well that is conditioned.
 
-use predictive_coding::{Method, Network, Parameters, Quantity, Result, Session, Start};
+use predictive_coding::{Method, Network, Parameters, Quantity, Result, Session, Start, Strict};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -48,7 +48,8 @@ impl Case {
 
     /// Lets some layers start away from v-hat, if the method is strict.
     pub fn with_random_begin(mut self, rng: &mut ChaCha8Rng) -> Case {
-        if !matches!(self.method, Method::Strict(_)) {
+        let centred = |strict: &Strict| strict.nudge.is_some_and(|nudge| nudge.centred);
+        if !matches!(&self.method, Method::Strict(strict) if !centred(strict)) {
             return self;
         }
         let layers = self.network.layers();
@@ -178,10 +179,10 @@ impl Case {
     }
 }
 
-/// Whether the energy of any sample of a strict relaxation exceeds `factor` times what it was at
-/// the start, or is not finite.
-pub fn climbs(step: &Step<f64>, factor: f64) -> bool {
-    step.energies
-        .iter()
-        .any(|energy| energy.iter().zip(&step.energies[0]).any(|(&f, first)| !f.is_finite() || f > factor * first))
+/// Whether the energy of any sample rises above its start by more than a share of that, or is not finite.
+pub fn climbs(step: &Step<f64>, share: f64) -> bool {
+    let rises = |f: f64, start: f64| !f.is_finite() || (!step.may_rise && f - start > share * start.abs());
+    [&step.energies, &step.opposite].into_iter().any(|energies| {
+        energies.iter().any(|energy| energy.iter().zip(&energies[0]).any(|(&f, &start)| rises(f, start)))
+    })
 }

@@ -3,13 +3,15 @@
 use std::iter;
 
 use predictive_coding::{
-    Eta, FixedPrediction, Layer, Loss, LossFunction, Method, Network, Parameters, Reduction, Solver, Strict, Targets,
+    ErrorBased, Eta, FixedPrediction, Layer, Loss, LossFunction, Method, Network, Parameters, Reduction, Solver,
+    Strict, Targets,
 };
 
 use crate::operation::Operation;
 use crate::real::Real;
 
 /// A network with its parameters.
+#[derive(Clone)]
 pub struct Naive<T> {
     layers: Vec<Vec<Operation<T>>>,
     loss: Loss,
@@ -32,8 +34,12 @@ pub struct Step<T> {
     pub errors: Vec<Vec<T>>,
     /// In the order of the network's parameters.
     pub gradients: Vec<T>,
-    /// F_i of every sample, for each iteration of a strict relaxation.
+    /// F_i of every sample, for each iteration of a strict or error-based relaxation.
     pub energies: Vec<Vec<T>>,
+    /// Likewise, of the other side of a centred nudge.
+    pub opposite: Vec<Vec<T>>,
+    /// Whether energies may rise.
+    pub may_rise: bool,
 }
 
 /// Where a strict relaxation starts.
@@ -102,19 +108,18 @@ impl<T: Real> Naive<T> {
     /// where layer l starts in a strict relaxation; layers beyond its end start at v-hat.
     ///
     /// # Panics
-    /// If the method takes other steps than those of a given size.
+    /// If the method takes steps whose size is not given.
     pub fn step(&self, method: &Method, x: &[T], y: &[T], begin: &[Begin<T>]) -> Step<T> {
         match method {
             Method::Exact => self.exact(x, y),
             Method::FixedPrediction(FixedPrediction { eta, iterations, .. }) => {
                 self.fixed_prediction(x, y, eta, *iterations)
             }
-            Method::Strict(Strict { solver: Solver::Steps(eta), iterations, .. }) => {
-                self.strict(x, y, eta, *iterations, begin)
-            }
             Method::Strict(Strict { solver: Solver::Published2022(eta), iterations, .. }) => {
                 self.published_2022(x, y, eta, *iterations)
             }
+            Method::Strict(strict) => self.strict(x, y, strict, begin),
+            Method::ErrorBased(ErrorBased { eta, iterations, .. }) => self.error_based(x, y, eta, *iterations),
             other => panic!("{other:?} is not written down here"),
         }
     }
@@ -127,7 +132,16 @@ impl<T: Real> Naive<T> {
         }
         let v = (0..=self.depth()).map(|l| if l == 0 { x.to_vec() } else { minus(&hat[l], &eps[l]) }).collect();
         let gradients = self.gradients(&hat, &eps);
-        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
+        Step {
+            loss,
+            activations: hat,
+            beliefs: v,
+            errors: eps,
+            gradients,
+            energies: vec![],
+            opposite: vec![],
+            may_rise: false,
+        }
     }
 
     fn fixed_prediction(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize) -> Step<T> {
@@ -145,10 +159,41 @@ impl<T: Real> Naive<T> {
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
-        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
+        Step {
+            loss,
+            activations: hat,
+            beliefs: v,
+            errors: eps,
+            gradients,
+            energies: vec![],
+            opposite: vec![],
+            may_rise: false,
+        }
     }
 
-    fn strict(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize, begin: &[Begin<T>]) -> Step<T> {
+    /// With a nudge the loss counts beta times in the relaxation, and gradients are divided by it.
+    fn strict(&self, x: &[T], y: &[T], method: &Strict, begin: &[Begin<T>]) -> Step<T> {
+        let side = |beta: f64| {
+            let mut nudged = self.clone();
+            nudged.loss.weight *= beta;
+            nudged.relax(x, y, method, begin)
+        };
+        let Some(nudge) = method.nudge else { return side(1.0) };
+        let mut step = side(nudge.beta);
+        step.loss = self.top(&step.activations, y).0;
+        let mut divisor = nudge.beta;
+        if nudge.centred {
+            let opposite = side(-nudge.beta);
+            step.gradients = minus(&step.gradients, &opposite.gradients);
+            step.opposite = opposite.energies;
+            divisor *= 2.0;
+        }
+        step.gradients.iter_mut().for_each(|gradient| *gradient = *gradient / T::of(divisor));
+        step
+    }
+
+    fn relax(&self, x: &[T], y: &[T], method: &Strict, begin: &[Begin<T>]) -> Step<T> {
+        let eta = method.solver.eta().unwrap_or_else(|| panic!("{method:?} is not written down here"));
         let hat = self.forward(x);
         let (loss, _) = self.top(&hat, y);
         let mut v = hat.clone();
@@ -161,17 +206,59 @@ impl<T: Real> Naive<T> {
         }
         let mut eps = vec![];
         let mut energies = vec![];
-        for _ in 0..iterations {
+        let mut means: Vec<Vec<T>> = v.iter().map(|v| vec![T::default(); v.len()]).collect();
+        let mut squares = means.clone();
+        for i in 1..=method.iterations {
             eps = self.errors(&v, y);
             energies.push(self.energy(&v, y));
             let weighted = self.weighted(&eps);
             for l in 1..self.depth() {
                 let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
-                update(&mut v[l], T::of(eta.of_layer(l)), &weighted[l], &pulled);
+                let direction = minus(&weighted[l], &pulled);
+                let moments = means[l].iter_mut().zip(&mut squares[l]);
+                for ((v, d), (mean, square)) in v[l].iter_mut().zip(direction).zip(moments) {
+                    *v += T::of(eta.of_layer(l)) * moved(&method.solver, i, d, mean, square);
+                }
             }
         }
+        if method.fresh_errors {
+            eps = self.errors(&v, y);
+        }
         let gradients = self.gradients(&v, &self.weighted(&eps));
-        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies }
+        let may_rise = matches!(method.solver, Solver::Adam(_));
+        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies, opposite: vec![], may_rise }
+    }
+
+    /// v_l = f_l(v_{l-1}) - eps_l, and eps_l += eta (J_{l+1}^T ... J_L^T dLoss/dy - p_l eps_l).
+    fn error_based(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize) -> Step<T> {
+        let hat = self.forward(x);
+        let (loss, mut eps) = self.top(&hat, y);
+        for l in 1..self.depth() {
+            eps[l] = vec![T::default(); hat[l].len()];
+        }
+        let beliefs = |eps: &[Vec<T>]| {
+            let mut v = vec![x.to_vec()];
+            for l in 1..self.depth() {
+                v.push(minus(&self.predict(l, &v[l - 1]), &eps[l]));
+            }
+            v.push(self.predict(self.depth(), &v[self.depth() - 1]));
+            v
+        };
+        let mut energies = vec![];
+        for _ in 0..iterations {
+            let v = beliefs(&eps);
+            energies.push(self.energy(&v, y));
+            let mut delta = self.loss_derivative(&v[self.depth()], y);
+            for l in (1..self.depth()).rev() {
+                delta = self.pull(l + 1, &v[l], &delta);
+                let (eta, p) = (T::of(eta.of_layer(l)), self.precisions[l]);
+                eps[l].iter_mut().zip(&delta).for_each(|(eps, &delta)| *eps += eta * (delta - p * *eps));
+            }
+        }
+        let v = beliefs(&eps);
+        eps[self.depth()] = self.loss_derivative(&v[self.depth()], y);
+        let gradients = self.gradients(&v, &self.weighted(&eps));
+        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies, opposite: vec![], may_rise: false }
     }
 
     /// Strict from v-hat as it was published with the paper: eps_l = v_l - f_l(v_{l-1}) for l < L and eps_L =
@@ -193,7 +280,16 @@ impl<T: Real> Naive<T> {
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
-        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies: vec![] }
+        Step {
+            loss,
+            activations: hat,
+            beliefs: v,
+            errors: eps,
+            gradients,
+            energies: vec![],
+            opposite: vec![],
+            may_rise: false,
+        }
     }
 
     /// eps_l = f_l(v_{l-1}) - v_l for l < L, and eps_L = dLoss/dy at y = f_L(v_{L-1}).
@@ -330,6 +426,24 @@ impl<T: Real> Naive<T> {
             (Reduction::Sum, _) => weight,
             other => panic!("{other:?} is not written down here"),
         })
+    }
+}
+
+/// How far a belief moves, per step size, in iteration i where d is the direction: by PyTorch's SGD or Adam.
+fn moved<T: Real>(solver: &Solver, i: usize, d: T, mean: &mut T, square: &mut T) -> T {
+    let (keep, unbiased) = (T::of, |decay: f64| T::of(1.0 - decay.powi(i as i32)));
+    match *solver {
+        Solver::Momentum { momentum, nesterov, .. } => {
+            *mean = keep(momentum) * *mean + d;
+            if nesterov { d + keep(momentum) * *mean } else { *mean }
+        }
+        Solver::Adam(_) => {
+            *mean = keep(0.9) * *mean + keep(0.1) * d;
+            *square = keep(0.999) * *square + keep(0.001) * d * d;
+            let root = T::of((*square / unbiased(0.999)).f64().sqrt());
+            *mean / unbiased(0.9) / (root + T::of(1e-8))
+        }
+        _ => d,
     }
 }
 

@@ -12,6 +12,7 @@ use predictive_coding::{Op, ParameterSpec, Role};
 use crate::real::Real;
 
 /// Input element `input` of a plane reaches output element `output` through kernel element `kernel`.
+#[derive(Clone)]
 struct Tap {
     output: usize,
     input: usize,
@@ -21,6 +22,7 @@ struct Tap {
 }
 
 /// An operation with its shapes and parameters.
+#[derive(Clone)]
 pub struct Operation<T> {
     op: Op,
     inputs: usize,

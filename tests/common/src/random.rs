@@ -1,7 +1,8 @@
 //! Random networks, parameters and data, the same for the same seed.
 
 use predictive_coding::{
-    AvgPool2d, Conv2d, Linear, Loss, LossFunction, MaxPool2d, Method, Network, Op, Parameters, Reduction, Targets,
+    AvgPool2d, Conv2d, ErrorBased, Linear, Loss, LossFunction, MaxPool2d, Method, Network, Nudge, Op, Parameters,
+    Reduction, Solver, Strict, Targets,
 };
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -61,10 +62,23 @@ pub fn batch(rng: &mut ChaCha8Rng, network: &Network, samples: usize) -> (Vec<f3
 pub fn method(rng: &mut ChaCha8Rng) -> Method {
     let iterations = *[1, 2, 3, 5, 8, 20].choose(rng).expect("some");
     let eta = *[0.05, 0.1, 0.1, 0.25, 1.0].choose(rng).expect("some");
-    match rng.random_range(0..5) {
+    match rng.random_range(0..8) {
         0 => Method::Exact,
         1 => fixed(eta, iterations),
-        _ => strict(f64::min(eta, 0.25), iterations),
+        2..5 => strict(f64::min(eta, 0.25), iterations),
+        5 => ErrorBased::new(f64::min(eta, 0.25), iterations).into(),
+        _ => {
+            let nudge = |rng: &mut ChaCha8Rng| {
+                Nudge::new(*[-0.5, 1e-3, 0.5, 1.0].choose(rng).expect("some")).with_centred(rng.random())
+            };
+            let nudge = rng.random::<bool>().then(|| nudge(rng));
+            // Adam makes rounding errors of directions that cancel as large as the others.
+            let solver = match rng.random::<bool>() {
+                true => Solver::Momentum { eta: 0.05.into(), momentum: 0.8, nesterov: rng.random() },
+                false => Solver::Steps(0.1.into()),
+            };
+            Strict::by(solver, iterations).with_nudge(nudge).with_fresh_errors(rng.random()).into()
+        }
     }
 }
 
