@@ -98,11 +98,6 @@ pub use files::write_atomically;
 #[cfg(feature = "files")]
 pub use tensors::write_tensors;
 
-/// The check of the methods' formulas, so that it is run.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/methods.md")]
-struct Methods;
-
 /// The example of the README, so that it is compiled.
 #[cfg(all(doctest, feature = "files"))]
 #[doc = include_str!("../README.md")]

@@ -6,5 +6,6 @@ mod errors;
 mod infer;
 mod mnist;
 mod own;
+mod pages;
 mod reproduce;
 mod train;
