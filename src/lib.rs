@@ -102,3 +102,8 @@ pub use tensors::write_tensors;
 #[cfg(all(doctest, feature = "files"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The example of the page for users of PyTorch, so that it is compiled.
+#[cfg(all(doctest, feature = "files"))]
+#[doc = include_str!("../docs/pytorch.md")]
+struct PyTorch;

@@ -4,7 +4,7 @@
 //! skipped.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use predictive_coding::{Linear, Loss, LossFunction, Network, Op, Reduction, write_tensors};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::common::{Folder, run, tensors};
 
 const METHODS: &str = include_str!("../../../docs/methods.md");
+const PYTORCH: &str = include_str!("../../../docs/pytorch.md");
 
 /// Runs the function of the page on the problem that it is given, and prints what it returns as flat lists.
 const CALL: &str = r#"
@@ -153,4 +154,33 @@ fn write_labelled(path: &str, (name, shape, x): &(String, Vec<usize>, Vec<f32>),
         ("y", view(safetensors::Dtype::I64, &[labels.len()], &y).unwrap()),
     ];
     std::fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+}
+
+/// Everything on the page, from top to bottom in one folder: Python in one session, commands with the program in the
+/// path, and model files written where their first line says.
+#[test]
+fn the_pytorch_page_runs_from_top_to_bottom() {
+    let Some(python) = python("torch, safetensors, numpy") else { return };
+    let folder = Folder::new();
+    let mut script = String::from("import subprocess\n");
+    for (language, code) in blocks(PYTORCH) {
+        match language {
+            "python" => script.push_str(code),
+            "sh" => script.push_str(&format!("subprocess.run(['sh', '-euc', {}], check=True)\n", json!(code))),
+            "toml" => {
+                let name = code.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap();
+                folder.write(name, code);
+            }
+            _ => continue,
+        }
+    }
+    let programs = Path::new(env!("CARGO_BIN_EXE_predictive-coding")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let run = Command::new(python)
+        .arg(folder.write("page.py", script))
+        .current_dir(folder.path("."))
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
