@@ -128,7 +128,7 @@ impl StartFile {
         match names.iter().find(|name| !others.iter().any(|other| name.starts_with(other))) {
             None => Ok(StartFile { starts }),
             Some(name) => Err(file.wrong(format!(
-                "tensor {name} is no start of a belief, expected deviation.l or belief.l with l in 1..={}",
+                "tensor {name} is not an initial belief; expected deviation.l or belief.l with l in 1..={}",
                 hidden.len()
             ))),
         }
@@ -232,8 +232,8 @@ mod tests {
     #[test]
     fn starts_that_do_not_fit_are_refused() {
         for (tensors, part) in [
-            (vec![("deviation.2", f32s(&[2, 2], &[0.0; 4]))], "deviation.2 is no start"),
-            (vec![("v.1", f32s(&[2, 4], &[0.0; 8]))], "v.1 is no start"),
+            (vec![("deviation.2", f32s(&[2, 2], &[0.0; 4]))], "deviation.2 is not an initial belief"),
+            (vec![("v.1", f32s(&[2, 4], &[0.0; 8]))], "v.1 is not an initial belief"),
             (vec![("belief.1", f32s(&[1, 4], &[0.0; 4]))], "shape [1, 4], expected [2, 4]"),
             (vec![("belief.1", f32s(&[2, 4], &[f32::INFINITY; 8]))], "belief.1 holds inf at [0, 0]"),
         ] {

@@ -90,7 +90,7 @@ pub type Settings = BTreeMap<String, String>;
 /// ```
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File) if it can not be written; an older one stays.
+/// [`Error::File`](crate::Error::File) if it cannot be written; an older one stays.
 pub fn save_checkpoint(
     path: impl AsRef<Path>,
     network: &Network,
@@ -191,13 +191,15 @@ fn open(path: &Path) -> Result<TensorFile> {
     match file.metadata("format") {
         Some(FORMAT) => (),
         Some(other) => return Err(file.wrong(format!("is a {other:?}, expected a {FORMAT:?}"))),
-        None => return Err(file.wrong("is no checkpoint, expected one that a training run wrote")),
+        None => {
+            return Err(file.wrong("is not a checkpoint; expected a file that a training run wrote as its checkpoint"));
+        }
     }
     let (found, expected) = (file.metadata(CHECKSUM), file.checksum(CHECKSUM)?);
     // No fuzzer comes upon a checksum, and what lies behind it must hold as well.
     if found != Some(&expected) && !cfg!(fuzzing) {
         return Err(file.wrong(format!(
-            "is damaged: its checksum is {}, expected {expected}; name another checkpoint",
+            "is damaged: its checksum is {}, expected {expected}; use another checkpoint",
             found.unwrap_or("missing")
         )));
     }
@@ -234,13 +236,13 @@ fn changes(file: &TensorFile, expected: &Settings) -> Vec<(String, String)> {
         let refusal = match file.metadata(&format!("{SETTING}{key}")) {
             Some(found) if found == value => return None,
             Some(found) if found.contains('\n') || value.contains('\n') => {
-                format!("is a checkpoint of a run with another {key}; give the same one, or name another checkpoint")
+                format!("is a checkpoint of a run with another {key}; use the same, or another checkpoint")
             }
             Some(found) => format!(
                 "is a checkpoint of a run with {key} {found}, this one has {value}; give the same one, or name another \
                  checkpoint"
             ),
-            None => format!("is a checkpoint of a run without {key}; name another checkpoint"),
+            None => format!("is a checkpoint of a run without {key}; use another checkpoint"),
         };
         Some((key.clone(), refusal))
     };
@@ -272,7 +274,7 @@ fn read_history(file: &TensorFile) -> Result<Vec<Record>> {
 fn number<T: std::str::FromStr>(file: &TensorFile, key: &str) -> Result<T> {
     file.metadata(key)
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| file.wrong(format!("has no number {key} in its header, expected one; it is damaged")))
+        .ok_or_else(|| file.wrong(format!("has no number {key} in its header; the file is damaged")))
 }
 
 #[cfg(test)]
@@ -372,6 +374,6 @@ mod tests {
         parameters.save(&path).unwrap();
         let mut adam = Adam::new(&parameters, 0.1);
         let error = load_checkpoint(&path, &network(2), &settings(3), &mut adam).unwrap_err().to_string();
-        assert!(error.contains("is no checkpoint"), "{error}");
+        assert!(error.contains("is not a checkpoint"), "{error}");
     }
 }

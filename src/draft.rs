@@ -69,7 +69,7 @@ impl Draft {
         if let Some(eta @ Eta::PerLayer(etas)) = method.eta() {
             if etas.len() != layers - 1 {
                 return Err(Error::Argument(format!(
-                    "{} step sizes, expected {}: one for each hidden layer",
+                    "found {} step sizes, expected {}: one for each hidden layer",
                     etas.len(),
                     layers - 1
                 )));
@@ -123,7 +123,7 @@ impl Draft {
     }
 }
 
-/// Refuses a plan whose buffers, of so many elements together, the machine can not hold: by asking
+/// Refuses a plan whose buffers, of so many elements together, the machine cannot hold: by asking
 /// for them in one piece, which is given back at once.
 pub(crate) fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> {
     match elements.map(|elements| Vec::<f32>::new().try_reserve_exact(elements)) {
@@ -133,7 +133,7 @@ pub(crate) fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> 
                 format!("{:.0} GiB", elements as f64 * size_of::<f32>() as f64 / f64::from(1 << 30))
             });
             Err(Error::Argument(format!(
-                "a session for this network and a batch of {batch} needs {size}, more than this machine gives; use a \
+                "a session for this network and a batch of {batch} needs {size}, more than this machine has; use a \
                  smaller batch"
             )))
         }

@@ -84,12 +84,12 @@ impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the relaxation diverged at sample {}, layer {}, iteration {}: its energy {}; try a smaller eta, or smaller \
-             weights (a smaller learning rate)",
+            "the relaxation diverged at sample {}, layer {}, iteration {}: its energy {}; try a smaller eta, or a \
+             smaller learning rate to keep the weights smaller",
             self.sample,
             self.layer,
             self.iteration,
-            if self.finite { "rose above where it started" } else { "is not finite" }
+            if self.finite { "rose above its initial value" } else { "is not finite" }
         )
     }
 }

@@ -9,14 +9,14 @@ use crate::error::{Error, Result};
 /// Says in words what the system refused, and what to do.
 pub(crate) fn io_error(path: &Path, doing: &str, error: &io::Error) -> Error {
     let message = match error.kind() {
-        ErrorKind::NotFound => format!("can not be {doing}: it does not exist; check the path"),
-        ErrorKind::PermissionDenied => format!("can not be {doing}: permission denied; check its owner and mode"),
-        ErrorKind::IsADirectory => format!("can not be {doing}: it is a directory, expected a file"),
+        ErrorKind::NotFound => format!("cannot be {doing}: it does not exist; check the path"),
+        ErrorKind::PermissionDenied => format!("cannot be {doing}: permission denied; check its owner and permissions"),
+        ErrorKind::IsADirectory => format!("cannot be {doing}: it is a directory; expected a file"),
         ErrorKind::NotADirectory => {
-            format!("can not be {doing}: a part of its path is a file, expected directories; check the path")
+            format!("cannot be {doing}: a directory in its path is a file; check the path")
         }
-        ErrorKind::StorageFull => format!("can not be {doing}: no space is left on the device; free some"),
-        _ => format!("can not be {doing}: {error}"),
+        ErrorKind::StorageFull => format!("cannot be {doing}: no space is left on the device; free some"),
+        _ => format!("cannot be {doing}: {error}"),
     };
     Error::file(path, message)
 }
@@ -48,7 +48,7 @@ pub fn write_atomically(path: impl AsRef<Path>, content: &[u8]) -> Result<()> {
     let path = path.as_ref();
     replace(path, content).map_err(|e| match e.kind() {
         ErrorKind::NotFound => {
-            Error::file(path, "can not be written: its directory does not exist; create it or name another")
+            Error::file(path, "cannot be written: its directory does not exist; create it or choose another")
         }
         _ => io_error(path, "written", &e),
     })

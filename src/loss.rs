@@ -178,7 +178,7 @@ impl Targets<'_> {
             Targets::Labels(labels) => {
                 if labels.len() != samples {
                     return Err(Error::Input(format!(
-                        "{} labels for {samples} samples, expected one each",
+                        "found {} labels for {samples} samples, expected one per sample",
                         labels.len()
                     )));
                 }
@@ -197,7 +197,7 @@ impl Targets<'_> {
                 }
                 if values.len() != samples * outputs {
                     return Err(Error::Input(format!(
-                        "{} target values, expected {samples} samples x {outputs} outputs = {}",
+                        "found {} target values, expected {samples} samples x {outputs} outputs = {}",
                         values.len(),
                         samples * outputs
                     )));

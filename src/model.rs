@@ -430,9 +430,7 @@ mod tests {
     fn a_file_is_named_in_its_errors() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.toml");
-        assert!(
-            Network::from_file(&path).unwrap_err().to_string().contains("model.toml: can not be read: it does not")
-        );
+        assert!(Network::from_file(&path).unwrap_err().to_string().contains("model.toml: cannot be read: it does not"));
         std::fs::write(&path, [0xff, 0xfe]).unwrap();
         assert!(Network::from_file(&path).unwrap_err().to_string().contains("model.toml: is not UTF-8"));
         std::fs::write(&path, "input = 3").unwrap();

@@ -180,7 +180,7 @@ impl Network {
         }
         if loss.function == LossFunction::CrossEntropy && elements(&shape) > MAX_COUNTED {
             return Err(Error::Network(format!(
-                "cross_entropy of {} classes, expected at most {MAX_COUNTED}",
+                "cross_entropy with {} classes, expected at most {MAX_COUNTED}",
                 elements(&shape)
             )));
         }
@@ -201,7 +201,9 @@ impl Network {
     pub fn with_precision(mut self, layer: usize, precision: f64) -> Result<Self> {
         let layers = self.layers.len();
         if !(1..=layers).contains(&layer) {
-            return Err(Error::Network(format!("layer {layer} of {layers} has a precision, expected 1..{layers}")));
+            return Err(Error::Network(format!(
+                "a precision was given for layer {layer} of {layers}, expected a layer in 1..{layers}"
+            )));
         }
         if !is_factor(precision) {
             return Err(Error::Network(format!(
@@ -210,8 +212,8 @@ impl Network {
         }
         if layer == layers && precision != 1.0 {
             return Err(Error::Network(format!(
-                "layer {layer}: the output has a precision of {precision}, but its error is the derivative of the loss; \
-                 give the loss a weight instead"
+                "layer {layer}: the output cannot have a precision (found {precision}), because its error is the derivative of \
+                 the loss; give the loss a weight instead"
             )));
         }
         self.layers[layer - 1].precision = precision;

@@ -271,12 +271,12 @@ impl Session {
         }
         if quantity != Quantity::Activation && !self.inferred {
             return Err(Error::Input(format!(
-                "the last call was no inference, so there is no {quantity:?}; only activations can be read"
+                "the last call only ran the forward pass, so there is no {quantity:?}; call infer first"
             )));
         }
         if out.len() != self.samples * elements {
             return Err(Error::Input(format!(
-                "{} elements to read {quantity:?} of layer {layer} into, expected {} samples x {elements}",
+                "the buffer for {quantity:?} of layer {layer} has {} elements, expected {} samples x {elements}",
                 out.len(),
                 self.samples
             )));
@@ -381,7 +381,7 @@ impl Session {
         let numbers = iterations.checked_mul(self.groups.len() + 1);
         if !matches!(numbers.map(|numbers| Vec::<f64>::new().try_reserve_exact(numbers)), Some(Ok(()))) {
             return Err(Error::Argument(format!(
-                "no memory for the energies of {iterations} iterations; use fewer, or do not record them"
+                "not enough memory for the energies of {iterations} iterations; use fewer iterations, or do not record energies"
             )));
         }
         self.energies = vec![0.0; iterations];
@@ -438,14 +438,15 @@ impl Session {
         let (found, expected) = (parameters.specs(), self.gradients.specs());
         if !std::sync::Arc::ptr_eq(found, expected) && found != expected {
             return Err(Error::Input(
-                "the parameters have other names or shapes than the session's network, expected its own".into(),
+                "the parameters belong to another network, expected the names and shapes of the session's network"
+                    .into(),
             ));
         }
         let elements: usize = self.plan.input.iter().product();
         let samples = x.len() / elements;
         if samples * elements != x.len() || samples == 0 || samples > self.batch {
             return Err(Error::Input(format!(
-                "{} input values, expected {elements} for each of 1 to {} samples",
+                "found {} input values, expected {elements} for each of 1 to {} samples",
                 x.len(),
                 self.batch
             )));
@@ -465,13 +466,13 @@ impl Session {
         let hidden = self.plan.layers.len() - 1;
         if !start.is_empty() && self.solver().is_none() {
             return Err(Error::Input(format!(
-                "initial beliefs for {}, which always starts at the forward pass; they are for strict",
+                "initial beliefs were given, but {} always starts at the forward pass; only strict takes them",
                 self.method.name()
             )));
         }
         if !start.is_empty() && self.solver() == Some(&Solver::Sweeps) {
             return Err(Error::Input(
-                "initial beliefs for sweeps, which always start at the forward pass; they are for steps".into(),
+                "initial beliefs were given, but sweeps always start at the forward pass; use steps".into(),
             ));
         }
         if !start.is_empty() && matches!(&self.method, Method::Strict(strict) if strict.is_centred()) {
@@ -482,7 +483,7 @@ impl Session {
         }
         if start.len() > hidden {
             return Err(Error::Input(format!(
-                "initial beliefs for {} layers, expected at most {hidden}: all but the output",
+                "initial beliefs were given for {} layers, expected at most {hidden}, the hidden layers",
                 start.len()
             )));
         }
@@ -491,7 +492,7 @@ impl Session {
             let expected = samples * self.plan.elements(layer);
             if values.len() != expected {
                 return Err(Error::Input(format!(
-                    "{} initial values for layer {}, expected {samples} samples x {} = {expected}",
+                    "found {} initial values for layer {}, expected {samples} samples x {} = {expected}",
                     values.len(),
                     layer + 1,
                     self.plan.elements(layer)

@@ -41,7 +41,7 @@ impl TensorFile {
         }
         let mut file = files::open(path)?;
         let wrong = |what: &str| {
-            Error::file(path, format!("is not a valid safetensors file ({what}); save it again or name another"))
+            Error::file(path, format!("is not a valid safetensors file ({what}); save it again or use another"))
         };
         let length = file.metadata().map_err(|e| files::io_error(path, "read", &e))?.len();
         let mut prefix = [0; PREFIX as usize];
@@ -59,7 +59,7 @@ impl TensorFile {
         let announced = u64::from_le_bytes(prefix);
         if announced > MAX_HEADER.min(length - PREFIX) {
             return Err(wrong(&format!(
-                "it announces a header of {announced} bytes, expected at most {}",
+                "its header would have {announced} bytes, expected at most {}",
                 MAX_HEADER.min(length - PREFIX)
             )));
         }
@@ -68,7 +68,7 @@ impl TensorFile {
         let start = PREFIX + announced;
         match (header.data_len() as u64).checked_add(start) {
             Some(end) if end == length => Ok(TensorFile { path: path.to_path_buf(), file, header, start }),
-            _ => Err(wrong("its header tells of another number of bytes than it holds; it is cut off or too long")),
+            _ => Err(wrong("its size differs from what its header says; it is cut off or too long")),
         }
     }
 
@@ -201,7 +201,7 @@ impl TensorFile {
         if bytes.try_reserve_exact(to - from).is_err() {
             let size = (to - from) >> 30;
             return Err(self.wrong(format!(
-                "holds a tensor of {size} GiB, more memory than this machine gives; use a smaller batch or network"
+                "holds a tensor of {size} GiB, more than the memory of this machine; use a smaller batch or network"
             )));
         }
         bytes.resize(to - from, 0);
@@ -224,7 +224,7 @@ impl TensorFile {
             const SHOWN: usize = 8;
             let more = if names.len() > SHOWN { ", ..." } else { "" };
             names.truncate(SHOWN);
-            self.wrong(format!("has no tensor {name}, expected it; it holds {}{more}", names.join(", ")))
+            self.wrong(format!("has no tensor {name}; it holds {}{more}", names.join(", ")))
         })
     }
 }
@@ -323,7 +323,7 @@ pub(crate) fn write(
     metadata: Option<HashMap<String, String>>,
 ) -> Result<()> {
     let bytes = safetensors::serialize(tensors, metadata)
-        .map_err(|error| Error::file(path, format!("can not be written as safetensors: {error}")))?;
+        .map_err(|error| Error::file(path, format!("cannot be written as safetensors: {error}")))?;
     write_atomically(path, &bytes)
 }
 
@@ -331,7 +331,7 @@ pub(crate) fn write(
 /// there in one go.
 ///
 /// # Errors
-/// [`Error::File`] if the file can not be written.
+/// [`Error::File`] if the file cannot be written.
 ///
 /// # Panics
 /// If a tensor has another number of values than its shape says.
@@ -370,7 +370,7 @@ mod tests {
         let dtype = file.i64("a", &[2, 1]).unwrap_err().to_string();
         assert!(dtype.ends_with("tensor a is of type F32, expected I64; convert it"), "{dtype}");
         let missing = file.f32("b", &[2, 1]).unwrap_err().to_string();
-        assert!(missing.ends_with("has no tensor b, expected it; it holds a"), "{missing}");
+        assert!(missing.ends_with("has no tensor b; it holds a"), "{missing}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Parameters {
     /// Writes the parameters as [`load`](Self::load) reads them, replacing what was there in one go.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) if the file can not be written.
+    /// [`Error::File`](crate::Error::File) if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         tensors::write(path.as_ref(), self.to_tensors(""), None)
     }
@@ -78,7 +78,7 @@ fn own_names(file: &TensorFile, specs: &[ParameterSpec], notes: &mut Vec<String>
     let found = file.names();
     let prefix = common_prefix(&found, specs);
     if !prefix.is_empty() {
-        notes.push(format!("the names of all tensors begin with {prefix}, which was taken off"));
+        notes.push(format!("the prefix {prefix} was removed from all names"));
     }
     let usual: Vec<String> = specs.iter().map(|spec| format!("{prefix}{}", spec.name)).collect();
     if usual.iter().any(|name| !file.has(name))
@@ -91,12 +91,12 @@ fn own_names(file: &TensorFile, specs: &[ParameterSpec], notes: &mut Vec<String>
             let found: Vec<_> = flat.iter().zip(&shapes).map(|(name, shape)| told(name, shape)).collect();
             let expected: Vec<_> = specs.iter().map(|spec| told(&spec.name, &spec.shape)).collect();
             return Err(file.wrong(format!(
-                "has the names of a flat nn.Sequential, but other tensors: {}; expected {}",
+                "has the names of a flat nn.Sequential, but the shapes differ: found {}, expected {}",
                 found.join(", "),
                 expected.join(", ")
             )));
         }
-        notes.push("the names are those of a flat nn.Sequential, and were taken in their order".into());
+        notes.push("the names are those of a flat nn.Sequential; tensors were assigned in order".into());
         return Ok(flat);
     }
     check_no_other(file, &usual)?;
@@ -142,7 +142,7 @@ fn check_no_other(file: &TensorFile, names: &[String]) -> Result<()> {
     match others.first() {
         None => Ok(()),
         Some(extra) => Err(file.wrong(format!(
-            "tensor {extra} is no parameter of the network, expected {}; is it the right model?",
+            "tensor {extra} is not a parameter of the network, expected {}; is it the right model?",
             if names.is_empty() { "none".into() } else { names.join(", ") }
         ))),
     }
@@ -248,7 +248,7 @@ mod tests {
         tensors.push(("1.1.bias".into(), vec![1], vec![0.0]));
         write_tensors(&path, &tensors).unwrap();
         let error = Parameters::load(&network(1), &path).unwrap_err().to_string();
-        assert!(error.contains("tensor 1.1.bias is no parameter"), "{error}");
+        assert!(error.contains("tensor 1.1.bias is not a parameter"), "{error}");
 
         tensors.retain(|(name, ..)| name != "1.1.bias" && name != "0.1.bias");
         write_tensors(&path, &tensors).unwrap();

@@ -86,8 +86,9 @@ fn wrong(path: &Path, message: impl Display) -> Failure {
 }
 
 fn read_safetensors(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Failure> {
-    let bytes = std::fs::read(path).map_err(|e| wrong(path, format!("can not be read: {e}")))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(path, format!("is no safetensors file: {e}")))?;
+    let bytes = std::fs::read(path).map_err(|e| wrong(path, format!("cannot be read: {e}")))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|e| wrong(path, format!("is not a valid safetensors file: {e}")))?;
     let mut arrays = BTreeMap::new();
     for name in names.iter().filter(|name| file.names().contains(name)) {
         let tensor = file.tensor(name).map_err(|e| wrong(path, e))?;
@@ -112,7 +113,7 @@ fn read_safetensors(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Arra
                 let widen = |&b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16);
                 Values::Floats(data.as_chunks().0.iter().map(widen).collect())
             }
-            other => return Err(wrong(path, format!("tensor {name} is of type {other}, expected integers or floats"))),
+            other => return Err(wrong(path, format!("tensor {name} is of type {other}; expected integers or floats"))),
         };
         arrays.insert(name.to_string(), Array { shape: tensor.shape().to_vec(), values });
     }
@@ -125,9 +126,9 @@ fn half(bits: u16) -> f32 {
 }
 
 fn read_npz(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Failure> {
-    let file = File::open(path).map_err(|e| wrong(path, format!("can not be read: {e}")))?;
+    let file = File::open(path).map_err(|e| wrong(path, format!("cannot be read: {e}")))?;
     let archive = ZipArchive::new(BufReader::new(file));
-    let mut archive = archive.map_err(|e| wrong(path, format!("is no .npz file: {e}")))?;
+    let mut archive = archive.map_err(|e| wrong(path, format!("is not a valid .npz file: {e}")))?;
     let mut arrays = BTreeMap::new();
     for name in names {
         let of_array = |e: &dyn Display| wrong(path, format!("array {name}: {e}"));
@@ -138,7 +139,7 @@ fn read_npz(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Fail
         let bytes = entry.size();
         if bytes > entry.compressed_size().saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_BYTES) {
             return Err(of_array(&format!(
-                "holds more than {UNPACKED_FACTOR} times its size, and is not unpacked for that; save it without compression"
+                "unpacks to more than {UNPACKED_FACTOR} times its size, which is refused; save it without compression"
             )));
         }
         let file = NpyFile::new(entry.take(bytes)).map_err(|e| of_array(&e))?;
@@ -160,9 +161,10 @@ fn read_npy(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Fail
         if *name != "x" && !place.is_file() {
             continue;
         }
-        let file = File::open(&place).map_err(|e| wrong(&place, format!("can not be read: {e}")))?;
-        let bytes = file.metadata().map_err(|e| wrong(&place, format!("can not be read: {e}")))?.len();
-        let file = NpyFile::new(BufReader::new(file)).map_err(|e| wrong(&place, format!("is no .npy file: {e}")))?;
+        let file = File::open(&place).map_err(|e| wrong(&place, format!("cannot be read: {e}")))?;
+        let bytes = file.metadata().map_err(|e| wrong(&place, format!("cannot be read: {e}")))?.len();
+        let file =
+            NpyFile::new(BufReader::new(file)).map_err(|e| wrong(&place, format!("is not a valid .npy file: {e}")))?;
         arrays.insert(name.to_string(), array(file, bytes).map_err(|e| wrong(&place, e))?);
     }
     Ok(arrays)
@@ -172,11 +174,11 @@ fn read_npy(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>, Fail
 fn array(file: NpyFile<impl Read>, bytes: u64) -> Result<Array, String> {
     let shape: Vec<usize> = file.shape().iter().map(|&size| size as usize).collect();
     let column_major = file.order() == npyz::Order::Fortran;
-    let DType::Plain(kind) = file.dtype() else { return Err("is a structure, expected numbers".into()) };
+    let DType::Plain(kind) = file.dtype() else { return Err("is a structured array; expected numbers".into()) };
     let size = kind.size_field().max(1);
     let announced = file.shape().iter().try_fold(size, |product, &size| product.checked_mul(size));
     if announced.is_none_or(|announced| announced > bytes) {
-        return Err(format!("announces the shape {shape:?}, expected no more than its {bytes} bytes hold"));
+        return Err(format!("has shape {shape:?}, which is more than its {bytes} bytes hold; save it again"));
     }
     let text = |error: std::io::Error| error.to_string();
     let values = match (kind.type_char(), kind.size_field()) {
@@ -197,17 +199,17 @@ fn array(file: NpyFile<impl Read>, bytes: u64) -> Result<Array, String> {
         (TypeChar::Float, 8) => {
             Values::Floats(file.into_vec::<f64>().map_err(text)?.into_iter().map(|value| value as f32).collect())
         }
-        _ => return Err(format!("holds elements of type {kind}, expected integers or floats of up to 64 bits")),
+        _ => return Err(format!("holds elements of type {kind}; expected integers or floats of up to 64 bits")),
     };
     if values.len() != shape.iter().product::<usize>() {
-        return Err(format!("holds {} elements, expected those of the shape {shape:?}", values.len()));
+        return Err(format!("holds {} elements; expected those of shape {shape:?}", values.len()));
     }
     Ok(Array { values: if column_major { row_major(values, &shape) } else { values }, shape })
 }
 
 /// Numbers that may be too large for a label.
 fn unsigned(values: Vec<u64>) -> Result<Vec<i64>, String> {
-    let label = |value: u64| i64::try_from(value).map_err(|_| format!("holds {value}, expected at most {}", i64::MAX));
+    let label = |value: u64| i64::try_from(value).map_err(|_| format!("holds {value}; expected at most {}", i64::MAX));
     values.into_iter().map(label).collect()
 }
 

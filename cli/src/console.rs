@@ -7,6 +7,14 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 
+/// The end of every help.
+pub const EXIT_STATUS: &str = "\
+Exit status:
+  0    Success
+  1    The run failed, for example because a relaxation diverged
+  2    Wrong usage or input; nothing was run
+  130  The run was stopped by Ctrl-C, SIGTERM or SIGHUP";
+
 /// Why the program stops early.
 #[derive(Debug)]
 pub enum Failure {
@@ -60,7 +68,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::run(format!("standard output can not be written: {error}")))
+            Err(Failure::run(format!("cannot write to standard output: {error}")))
         }
         _ => Ok(()),
     }

@@ -11,18 +11,10 @@ use crate::options::{Data, Threads, check_fit, load_weights};
 use crate::table::{percent, table};
 use crate::training::evaluate;
 
-/// Evaluate trained weights on the training and the test set.
+/// Compute loss and accuracy of trained weights on the training set and the test set.
 #[derive(Args, Clone, Debug)]
 pub struct Evaluate {
-    #[command(flatten)]
-    data: Data,
-    /// Model file [default: the data set's own]
-    #[arg(long, value_name = "FILE")]
-    model: Option<PathBuf>,
-    /// Weights, as train writes them
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
-    /// Samples of a forward pass [default: digits 64, mnist 300, cifar10 256]
+    /// Number of samples per forward pass [default: mnist 300, cifar10 256, others 64]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
     #[command(flatten)]
@@ -30,6 +22,14 @@ pub struct Evaluate {
     /// Print the results as one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    data: Data,
+    /// Model file [default: one for the data set]
+    #[arg(long, help_heading = "Network", value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Weights, in the format of infer
+    #[arg(long, help_heading = "Network", value_name = "FILE")]
+    weights: PathBuf,
 }
 
 impl Evaluate {

@@ -23,56 +23,59 @@ const MOST_SAMPLES: usize = 8;
 /// Pixels of a row or column of a map.
 const MOST_SIDE: usize = 2048;
 
-/// Infer the beliefs of one batch, with errors and gradients.
+/// Compute the beliefs, errors and gradients of one batch.
 ///
-/// The output file holds `loss` (one value), `activation.l` and `error.l` for every layer l = 1..L,
-/// `deviation.l` and `belief.l` for l = 1..L-1, each in the layer's own shape with the batch first,
-/// and `grad.<parameter>`, all f32.
+/// The file of --output holds f32 tensors: loss (one value), activation.l and error.l for the layers l = 1..L,
+/// deviation.l (belief minus activation) and belief.l for l = 1..L-1, each of shape [batch, shape of the layer], and
+/// grad.<parameter> in the shape of the parameter.
 #[derive(Args, Clone, Debug)]
 pub struct Infer {
-    /// Model file
-    #[arg(long, value_name = "M")]
-    model: PathBuf,
-    /// Weights, safetensors with tensors of floats named as in 0.1.weight and 0.1.bias: layer, operation
-    #[arg(long, value_name = "W")]
-    weights: PathBuf,
-    /// Batch, safetensors with x (f32, batch first) and y (i64, a label each, or f32, a row of outputs each)
-    #[arg(long, value_name = "B")]
-    batch: PathBuf,
-    /// How errors and gradients are found
-    #[arg(long, value_enum)]
-    method: MethodName,
-    #[command(flatten)]
-    relaxing: Relaxing,
-    /// Where to write the results, as safetensors
-    #[arg(long, value_name = "O")]
-    output: Option<PathBuf>,
-    /// Beliefs to start from, safetensors with deviation.l or belief.l for any l in 1..L-1; for strict
-    #[arg(long, value_name = "I")]
-    initial: Option<PathBuf>,
-    /// Directory for maps of activations, beliefs and errors: for every layer with pixels a PNG and an SVG, with a
-    /// row for each of the first 8 samples; norms over the channels, dark is 0. Of up to 2048 pixels a side
-    #[arg(long, value_name = "DIR")]
-    maps: Option<PathBuf>,
-    /// Directory for trace.csv and a picture of it: the energy of each layer and the norm of the energy's gradient, before
-    /// each update; for strict by steps of a given size
-    #[arg(long, value_name = "DIR")]
-    trace: Option<PathBuf>,
-    /// Number of repetitions, for the times
+    /// Number of repetitions, for timing
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     #[command(flatten)]
     threads: Threads,
+    /// Model file
+    #[arg(long, value_name = "M", help_heading = "Network and data")]
+    model: PathBuf,
+    /// Weights: safetensors with one tensor per parameter, named <layer>.<operation>.weight or .bias, counted from 0
+    #[arg(long, value_name = "W", help_heading = "Network and data")]
+    weights: PathBuf,
+    /// Batch: safetensors with x (f32 [batch, input]) and y (i64 [batch], labels, or f32 [batch, outputs])
+    #[arg(long, value_name = "B", help_heading = "Network and data")]
+    batch: PathBuf,
+    /// How errors and gradients are computed
+    #[arg(long, value_enum, help_heading = "Relaxation")]
+    method: MethodName,
+    #[command(flatten)]
+    relaxing: Relaxing,
+    /// File for the results, as safetensors
+    #[arg(long, value_name = "O", help_heading = "Output")]
+    output: Option<PathBuf>,
+    /// strict: initial beliefs, safetensors with deviation.l or belief.l for any of the layers l = 1..L-1
+    #[arg(long, value_name = "I", help_heading = "Relaxation")]
+    initial: Option<PathBuf>,
+    /// Directory for maps of activations, beliefs and errors
+    ///
+    /// Each layer with pixels gets a PNG and an SVG with a row for each of the first 8 samples. A map shows the norm over
+    /// the channels; dark is 0. Layers have at most 2048 pixels per row or column.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    maps: Option<PathBuf>,
+    /// Directory for trace.csv and a picture of it; for strict with a given step size
+    ///
+    /// The trace has the energy of each layer and the norm of the gradient of the energy, before each update.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    trace: Option<PathBuf>,
     /// Print settings, loss, times and rates as one line of JSON
     ///
-    /// eta is what was given, a number or "auto". For strict, and null for the others: iterations_used, the most
-    /// that a sample took; diverged, the number of samples whose relaxation did; lambda_max (with auto) and
-    /// eta_range, the smallest and the largest of the samples. flops are those of the iterations that were done,
-    /// without the estimates of lambda_max.
-    #[arg(long)]
+    /// eta is the given step size, a number or "auto". These are null for methods other than strict: iterations_used,
+    /// the largest number of iterations of a sample; diverged, the number of samples that diverged; lambda_max (with
+    /// auto) and eta_range, the smallest and the largest of all samples. flops counts the iterations that were run,
+    /// without the estimate of lambda_max.
+    #[arg(long, help_heading = "Output")]
     json: bool,
     /// Exit with status 0 even if a strict relaxation diverged
-    #[arg(long)]
+    #[arg(long, help_heading = "Relaxation")]
     allow_divergence: bool,
 }
 
@@ -86,14 +89,12 @@ impl Infer {
         self.relaxing.check(Some(self.method))?;
         if self.method != MethodName::Exact && !self.relaxing.is_complete() {
             return Err(Failure::usage(
-                "--method strict by steps and fixed-prediction need both --eta and --iterations; 0.1 and 20 are usual",
+                "--method strict and fixed-prediction need both --eta and --iterations, for example 0.1 and 20",
             ));
         }
         let (method, options) = (self.relaxing.method(self.method, INFERENCE_PRODUCTS)?, self.relaxing.options());
         if self.initial.is_some() && self.method != MethodName::Strict {
-            return Err(Failure::usage(
-                "--initial was given, but only --method strict starts from beliefs; leave it out",
-            ));
+            return Err(Failure::usage("--initial was given, but is only for --method strict; leave it out"));
         }
         let network = Network::from_file(&self.model)?;
         check_memory(&network, 1)?;
@@ -125,7 +126,7 @@ impl Infer {
         if let Some(directory) = &self.trace {
             if steps.is_none() {
                 return Err(Failure::usage(
-                    "--trace was given, but is for --method strict by steps of a given size; leave it out",
+                    "--trace was given, but is only for --method strict with a given step size; leave it out",
                 ));
             }
             writable::directory(directory)?;
@@ -177,14 +178,15 @@ impl Infer {
             print(&format!("loss {loss}{told}"))?;
         }
         let Some(divergence) = divergence else { return Ok(()) };
-        let kept = self.output.as_ref().map_or(String::new(), |path| format!(", which {} holds", path.display()));
-        let told = format!("{divergence}; the relaxation was run to its end{kept}");
+        let kept =
+            self.output.as_ref().map_or(String::new(), |path| format!("; the results are in {}", path.display()));
+        let told = format!("{divergence}; all iterations were run{kept}");
         match self.allow_divergence {
             true => {
                 note(&format!("warning: {told}"));
                 Ok(())
             }
-            false => Err(Failure::run(format!("{told}; with --allow-divergence the exit status is 0"))),
+            false => Err(Failure::run(format!("{told}; use --allow-divergence to exit with status 0"))),
         }
     }
 
@@ -243,7 +245,7 @@ fn check_side(layer: usize, size: [usize; 2]) -> Result<(), Failure> {
     match size.into_iter().max().filter(|&side| side > MOST_SIDE) {
         None => Ok(()),
         Some(side) => Err(Failure::usage(format!(
-            "--maps was given, but layer {layer} has {side} pixels in a row or column, expected at most {MOST_SIDE}; leave it out"
+            "--maps was given, but layer {layer} has {side} pixels in a row or column; expected at most {MOST_SIDE}; leave it out"
         ))),
     }
 }

@@ -28,7 +28,7 @@ pub fn listen() -> Result<(), Failure> {
             std::process::exit(STATUS);
         }
     })
-    .map_err(|e| Failure::run(format!("signals can not be listened for: {e}")))
+    .map_err(|e| Failure::run(format!("cannot install signal handlers: {e}")))
 }
 
 /// Calls `f` at every signal, with whether it may end the program at once.

@@ -17,10 +17,7 @@ pub fn on_threads<T: Send>(
     if let Some(threads) = threads {
         builder = builder.num_threads(threads);
     }
-    builder
-        .build()
-        .map_err(|e| Failure::usage(format!("the threads can not be started: {e}; try fewer")))?
-        .install(work)
+    builder.build().map_err(|e| Failure::usage(format!("cannot start the threads: {e}; try fewer")))?.install(work)
 }
 
 /// Cores that this process may use.
@@ -110,7 +107,7 @@ pub fn check_bytes(needed: u128, what: &str, instead: &str) -> Result<(), Failur
     let Some(memory) = memory().filter(|&memory| needed > u128::from(memory)) else { return Ok(()) };
     let gibibytes = |bytes: u128| bytes as f64 / f64::from(1 << 30);
     Err(Failure::usage(format!(
-        "{what} needs more than {:.1} GiB, this process may use {:.1}; {instead}",
+        "{what} needs more than {:.1} GiB, but this process may use {:.1} GiB; {instead}",
         gibibytes(needed),
         gibibytes(memory.into())
     )))

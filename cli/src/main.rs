@@ -5,6 +5,7 @@
 mod arrays;
 mod bench;
 mod compare;
+mod completions;
 mod console;
 mod descents;
 mod deviation;
@@ -30,20 +31,35 @@ mod training;
 mod writable;
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use predictive_coding::Level;
 
-use crate::console::{Failure, flatten_usage_error, print};
+use crate::console::{EXIT_STATUS, Failure, flatten_usage_error, print};
+use crate::relaxing::{INFERENCE_PRODUCTS, TRAINING_PRODUCTS};
 
-/// Predictive coding networks on the CPU.
+/// The version, and what the kernels run on.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let level = Level::from_environment().map_or_else(|error| error.to_string(), |level| level.name().into());
+    let available: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
+    format!(
+        "{}\nSIMD level: {level} (available: {})\nfeatures: files, rayon",
+        env!("CARGO_PKG_VERSION"),
+        available.join(", ")
+    )
+});
+
+/// Train and examine predictive coding networks on the CPU.
 ///
-/// Without a command, trains a small convolutional network on handwritten digits by exact,
-/// fixed-prediction and strict predictive coding and compares them, as `train` does without
-/// options; results go to the directory `out`.
+/// Without a command, the program trains a small convolutional network on handwritten digits by exact,
+/// fixed-prediction and strict predictive coding, and compares them. This is `train` without options. Results are
+/// written to the directory `out`.
 ///
-/// PREDICTIVE_CODING_LEVEL=portable|avx2|avx512 forces a SIMD level.
+/// The environment variable PREDICTIVE_CODING_LEVEL selects the SIMD level: portable, avx2 or avx512. The default is
+/// the widest that the CPU has.
 #[derive(Parser)]
-#[command(name = "predictive-coding", version)]
+#[command(name = "predictive-coding", version, long_version = VERSION.as_str())]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -58,10 +74,22 @@ enum Command {
     Summary(summary::Summary),
     Reproduce(reproduce::Reproduce),
     Bench(bench::Bench),
+    Completions(completions::Completions),
+}
+
+/// The command line, with the defaults of each command in its help.
+fn command() -> clap::Command {
+    Cli::command()
+        .mut_subcommands(|command| command.after_help(EXIT_STATUS))
+        .mut_subcommand("train", |command| relaxing::explain(command, true, TRAINING_PRODUCTS))
+        .mut_subcommand("summary", |command| relaxing::explain(command, true, TRAINING_PRODUCTS))
+        .mut_subcommand("infer", |command| relaxing::explain(command, false, INFERENCE_PRODUCTS))
+        .after_help(EXIT_STATUS)
 }
 
 fn run() -> Result<(), Failure> {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(help) if !help.use_stderr() => return print(help.render().to_string().trim_end()),
         Err(error) => return Err(Failure::usage(flatten_usage_error(&error))),
@@ -75,6 +103,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Summary(summary)) => summary.run(),
         Some(Command::Reproduce(reproduce)) => reproduce.run(),
         Some(Command::Bench(bench)) => bench.run(),
+        Some(Command::Completions(completions)) => completions.run(&mut command()),
     }
 }
 

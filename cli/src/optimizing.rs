@@ -21,45 +21,46 @@ pub enum OptimizerName {
 /// What the learning rate does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ScheduleName {
-    /// It stays
+    /// The same for the whole run
     Constant,
-    /// It falls to 0 by half a period of a cosine
+    /// Falls to 0 along half a period of a cosine
     Cosine,
-    /// It is multiplied by --decay-factor after every --decay-every epochs
+    /// Multiplied by --decay-factor after every --decay-every epochs
     Step,
 }
 
 /// How to take steps, for whatever method.
 #[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Optimisation")]
 pub struct Optimizing {
     /// Optimiser
     #[arg(long, value_enum, default_value = "adam")]
     optimizer: OptimizerName,
-    /// Learning rate [default: sgd 0.1, adam and adamw 0.002, on digits and your own data 0.001]
+    /// Learning rate [default: sgd 0.1, others 0.002, or 0.001 for digits and your own data]
     #[arg(long, allow_hyphen_values = true)]
     lr: Option<f64>,
-    /// Momentum of sgd
+    /// Momentum, for sgd [default: 0]
     #[arg(long, value_name = "M", allow_hyphen_values = true)]
     momentum: Option<f64>,
     /// Weight decay, as in PyTorch [default: adamw 0.01, others 0]
     #[arg(long, value_name = "W", allow_hyphen_values = true)]
     weight_decay: Option<f64>,
-    /// What the learning rate does over the run
+    /// Schedule of the learning rate
     #[arg(long, value_enum, default_value = "constant")]
     schedule: ScheduleName,
-    /// Steps over which the learning rate rises to its value
+    /// Number of steps over which the learning rate rises from 0
     #[arg(long, value_name = "STEPS", default_value_t = 0)]
     warmup: u64,
-    /// Epochs between changes, for --schedule step [default: a third of all]
+    /// Epochs between two changes, for --schedule step [default: a third of all epochs]
     #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u64).range(1..))]
     decay_every: Option<u64>,
-    /// Factor of a change, for --schedule step [default: 0.1]
+    /// Factor of each change, for --schedule step [default: 0.1]
     #[arg(long, value_name = "F", allow_hyphen_values = true)]
     decay_factor: Option<f64>,
-    /// Scale gradients of a larger norm than this down to it
+    /// Largest norm of the gradients; larger gradients are scaled down
     #[arg(long, value_name = "NORM", allow_hyphen_values = true)]
     clip: Option<f64>,
-    /// End after so many epochs in a row without a lower test loss; with --method
+    /// Stop after this many epochs in a row without a lower test loss; needs --method
     #[arg(long, value_name = "EPOCHS", requires = "method", value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: Option<u64>,
 }
@@ -77,7 +78,7 @@ impl Optimizing {
     pub fn build(&self, parameters: &Parameters, dataset: &DatasetName) -> Result<Box<dyn Optimizer>, Failure> {
         let lr = self.lr(dataset);
         if self.momentum.is_some() && self.optimizer != OptimizerName::Sgd {
-            return Err(Failure::usage("--momentum was given, but is for --optimizer sgd alone; leave it out"));
+            return Err(Failure::usage("--momentum was given, but is only for --optimizer sgd; leave it out"));
         }
         if let Some(clip) = self.clip.filter(|clip| !(clip.is_finite() && *clip > 0.0)) {
             return Err(Failure::usage(format!("--clip {clip}: expected a finite number above 0")));
@@ -102,7 +103,7 @@ impl Optimizing {
     pub fn rate(&self, dataset: &DatasetName, epochs: u64, steps_per_epoch: u64) -> Result<LearningRate, Failure> {
         if (self.decay_every.is_some() || self.decay_factor.is_some()) && self.schedule != ScheduleName::Step {
             return Err(Failure::usage(
-                "--decay-every or --decay-factor was given, but is for --schedule step alone; leave it out",
+                "--decay-every or --decay-factor was given, but is only for --schedule step; leave it out",
             ));
         }
         let schedule = match self.schedule {

@@ -28,9 +28,9 @@ impl Threads {
 pub enum MethodName {
     /// Backpropagation
     Exact,
-    /// Predictions and Jacobians stay those of the forward pass
+    /// Predictive coding; predictions and Jacobians stay those of the forward pass
     FixedPrediction,
-    /// Predictions follow the beliefs
+    /// Predictive coding; predictions follow the beliefs
     Strict,
     /// The errors are the variables, and the beliefs follow from them
     ErrorBased,
@@ -75,18 +75,20 @@ impl FromStr for DatasetName {
 
 /// A choice of data.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Data")]
 pub struct Data {
     /// Data set: digits, mnist, cifar10, or a file of your own
     ///
-    /// The digits of 8 x 8 pixels are inside the program; mnist and cifar10 need --data. A file (.safetensors, .npz, or
-    /// x.npy with y.npy beside it) holds x [samples, shape of a sample] and y, a label or a row of outputs each, and
-    /// may hold x_test and y_test; without these the training set is tested on. Bytes are divided by 255.
+    /// digits are images of 8 x 8 pixels that are part of the program. mnist and cifar10 need --data. A file
+    /// (.safetensors, .npz, or x.npy with y.npy beside it) holds x of shape [samples, shape of a sample] and y with a
+    /// label or a row of numbers for each sample. It may also hold x_test and y_test; without these, the training set is
+    /// also the test set. Bytes are divided by 255.
     #[arg(long, default_value = "digits", value_name = "NAME|FILE")]
     pub dataset: DatasetName,
-    /// Directory with the files of mnist or cifar10, plain or .gz, in it or below it
+    /// Directory with the files of mnist or cifar10, plain or .gz; subdirectories are searched too
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Use the first N samples of the training and of the test set
+    /// Use only the first N samples of the training set and of the test set
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
@@ -105,7 +107,7 @@ impl Data {
             (DatasetName::Digits, None) => Ok(Dataset::digits()),
             (DatasetName::File(path), None) => own_data(path),
             (DatasetName::Digits | DatasetName::File(_), Some(_)) => Err(Failure::usage(
-                "--data was given, but is for --dataset mnist and cifar10 alone; leave it out or name one of them",
+                "--data was given, but is only for --dataset mnist and cifar10; leave it out or name one of them",
             )),
             (name, None) => {
                 Err(Failure::usage(format!("--dataset {} needs --data DIR, the directory with its files", name.name())))
@@ -122,7 +124,7 @@ pub fn mnist(directory: &Path) -> Result<(Dataset, Dataset), Failure> {
     if files.others > 0 {
         let names = files.paths.iter().map(|path| path.display().to_string());
         let names = names.collect::<Vec<_>>().join(", ");
-        note(&format!("note: of several files that fit, these are read: {names}"));
+        note(&format!("note: found more than one set of files; reading {names}"));
     }
     Ok(Dataset::mnist(directory)?)
 }
@@ -136,28 +138,28 @@ fn own_data(path: &Path) -> Result<(Dataset, Dataset), Failure> {
         (None, None) => Ok(None),
         (found, _) => {
             let (has, lacks) = if found.is_some() { (x, y) } else { (y, x) };
-            Err(wrong(format!("holds {has} but no {lacks}, expected both")))
+            Err(wrong(format!("holds {has} but not {lacks}; expected both")))
         }
     };
     let train =
-        pair("x", "y")?.ok_or_else(|| wrong("holds no x and y, expected the samples and their targets".into()))?;
+        pair("x", "y")?.ok_or_else(|| wrong("holds no x and y; expected the samples x and their targets y".into()))?;
     let test = pair("x_test", "y_test")?;
     let largest = |(_, y): &(Array, Array)| y.values.labels().and_then(|labels| labels.into_iter().max());
     let classes = largest(&train).max(test.as_ref().and_then(largest)).map_or(0, |label| label.max(0) as usize + 1);
     let set = |(x, y): (Array, Array)| {
         let Some((&samples, shape)) = x.shape.split_first().filter(|(_, shape)| !shape.is_empty()) else {
-            return Err(wrong(format!("x has the shape {:?}, expected [samples, shape of a sample]", x.shape)));
+            return Err(wrong(format!("x has shape {:?}; expected [samples, shape of a sample]", x.shape)));
         };
         let of_sample = y.shape.iter().skip(1).product::<usize>();
         if y.shape.first() != Some(&samples) {
             return Err(wrong(format!(
-                "y has the shape {:?}, expected a target for each of {samples} samples",
+                "y has shape {:?}; expected one target for each of the {samples} samples",
                 y.shape
             )));
         }
         match y.values.labels() {
             Some(labels) if of_sample == 1 => Dataset::new(x.values.numbers(), labels, shape, classes),
-            Some(_) => return Err(wrong(format!("y has the shape {:?}, expected one label for each sample", y.shape))),
+            Some(_) => return Err(wrong(format!("y has shape {:?}; expected one label per sample", y.shape))),
             None => Dataset::with_values(x.values.numbers(), y.values.numbers(), shape, of_sample),
         }
         .map_err(|e| wrong(e.to_string()))
@@ -166,12 +168,19 @@ fn own_data(path: &Path) -> Result<(Dataset, Dataset), Failure> {
     let test = match test {
         Some(test) => set(test)?,
         None => {
-            note(&format!("note: {} holds no x_test and y_test; the training set is tested on", path.display()));
+            note(&format!(
+                "note: {} holds no x_test and y_test; the training set is also the test set",
+                path.display()
+            ));
             train.clone()
         }
     };
     if test.shape() != train.shape() {
-        return Err(wrong(format!("x_test has samples of {:?}, expected {:?} as x has", test.shape(), train.shape())));
+        return Err(wrong(format!(
+            "x_test has samples of shape {:?}; expected {:?} like x",
+            test.shape(),
+            train.shape()
+        )));
     }
     Ok((train, test))
 }
@@ -215,7 +224,7 @@ impl DatasetName {
             (None, DatasetName::Cifar10) => include_str!("../models/cifar10.toml"),
             (None, DatasetName::File(path)) => {
                 return Err(Failure::usage(format!(
-                    "--dataset {} needs --model FILE: only the data sets with names have a model",
+                    "--dataset {} needs --model FILE; only digits, mnist and cifar10 have a default model",
                     path.display()
                 )));
             }
@@ -238,21 +247,21 @@ pub fn check_fit(network: &Network, data: &Dataset) -> Result<(), Failure> {
     let (input, outputs) = (network.input_shape(), network.output_shape());
     if input != data.shape() && input != [pixels] {
         return Err(Failure::usage(format!(
-            "the model takes inputs of shape {input:?}, the images have {:?}; use a model or data set that fits",
+            "the model takes inputs of shape {input:?}, but the samples have shape {:?}; use another model or data set",
             data.shape()
         )));
     }
     let count = outputs.iter().product::<usize>();
     match data.targets() {
         BatchTargets::Labels(_) if count < data.classes() => Err(Failure::usage(format!(
-            "the model has outputs of shape {outputs:?}, the data set {} classes; expected at least one output for each",
+            "the model has outputs of shape {outputs:?}, but the data set has {} classes; expected at least one output per class",
             data.classes()
         ))),
         BatchTargets::Values(_) if network.loss().function == LossFunction::CrossEntropy => Err(Failure::usage(
-            "the model's loss is cross_entropy, which takes a label for each sample, the data set has values; use mse",
+            "the model's loss is cross_entropy, which needs labels, but the data set has rows of numbers; use mse",
         )),
         BatchTargets::Values(_) if count != data.classes() => Err(Failure::usage(format!(
-            "the model has outputs of shape {outputs:?}, the data set targets of {} values; expected as many",
+            "the model has outputs of shape {outputs:?}, but the targets have {} numbers; expected the same number",
             data.classes()
         ))),
         _ => Ok(()),

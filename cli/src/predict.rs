@@ -38,29 +38,29 @@ impl What {
 
 /// Predict labels, probabilities or outputs for inputs.
 ///
-/// Prints a line for each sample, with commas between its numbers, or writes a safetensors file that holds labels
-/// (i64 [samples]), probabilities or logits (f32 [samples, outputs]).
+/// Prints one line per sample, with commas between numbers. With --output, writes a safetensors file instead, which
+/// holds labels (i64 [samples]), or probabilities or logits (f32 [samples, outputs]).
 #[derive(Args, Clone, Debug)]
 pub struct Predict {
     /// Model file
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// Weights, as infer takes them
+    /// Weights, in the format of infer
     #[arg(long, value_name = "W")]
     weights: PathBuf,
     /// Inputs: a .safetensors or .npz file with x, a .npy file, or PNG and JPEG files
     ///
-    /// x is [samples, input of the model]; bytes are divided by 255. Images are resized to the input of the model,
-    /// which has 1 or 3 channels, or none if it is flat; pixels are divided by 255.
+    /// x has shape [samples, input of the model]; bytes are divided by 255. Images are resized to the input of the model,
+    /// which must have 1 or 3 channels or be a flat square; pixels are divided by 255.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     input: Vec<PathBuf>,
-    /// What to tell
+    /// What to predict
     #[arg(long = "as", value_enum, default_value = "labels", value_name = "WHAT")]
     what: What,
-    /// Where to write the results, as safetensors, instead of printing them
+    /// File for the results, as safetensors, instead of printing them
     #[arg(long, value_name = "O")]
     output: Option<PathBuf>,
-    /// Samples of a forward pass
+    /// Number of samples per forward pass
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     batch: u64,
     #[command(flatten)]
@@ -135,15 +135,16 @@ impl Predict {
                 continue;
             }
             let wrong = |message: String| Failure::usage(format!("{}: {message}", path.display()));
-            let array =
-                arrays::read(path, &["x"])?.remove("x").ok_or_else(|| wrong("holds no x, expected it".into()))?;
+            let array = arrays::read(path, &["x"])?
+                .remove("x")
+                .ok_or_else(|| wrong("holds no x; expected the inputs under this name".into()))?;
             let elements = input.iter().product::<usize>();
             match array.shape.split_first() {
                 Some((&samples, shape))
                     if samples > 0 && (shape == input || input == [shape.iter().product::<usize>()]) => {}
                 _ => {
                     return Err(wrong(format!(
-                        "x has the shape {:?}, expected [samples, ...] of at least one sample of {input:?}, {elements} numbers",
+                        "x has shape {:?}; expected [samples, ...] with samples of shape {input:?} ({elements} numbers)",
                         array.shape
                     )));
                 }
@@ -161,16 +162,16 @@ fn picture(path: &Path, input: &[usize]) -> Result<Vec<f32>, Failure> {
         [pixels] if pixels.isqrt().pow(2) == pixels => (1, [pixels.isqrt(); 2]),
         _ => {
             return Err(Failure::usage(format!(
-                "{}: the model takes inputs of shape {input:?}, no images; expected 1 or 3 channels, or a flat square; give \
-                 tensors as .safetensors, .npz or .npy",
+                "{}: the model takes inputs of shape {input:?}, which are not images of 1 or 3 channels; use a .safetensors, \
+                 .npz or .npy file",
                 path.display()
             )));
         }
     };
     let wrong = |what: String| Failure::usage(format!("{}: {what}; expected a PNG or JPEG file", path.display()));
     let reader = image::ImageReader::open(path).and_then(|reader| reader.with_guessed_format());
-    let reader = reader.map_err(|e| wrong(format!("can not be read: {e}")))?;
-    let image = reader.decode().map_err(|e| wrong(format!("is no image that can be read: {e}")))?;
+    let reader = reader.map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    let image = reader.decode().map_err(|e| wrong(format!("cannot be decoded: {e}")))?;
     let image = match [image.height() as usize, image.width() as usize] == [height, width] {
         true => image,
         false => image.resize_exact(width as u32, height as u32, FilterType::Triangle),

@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::relaxing::adapts;
 use crate::training::{Flow, Training, Watcher};
 
-/// Lines that a run leaves where a bar can not be drawn.
+/// Lines that a run leaves where a bar cannot be drawn.
 const LINES: u64 = 10;
 
 /// Progress in floating-point operations, so that methods of different cost share a bar and the

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use predictive_coding::{
     Algorithm, Error, ErrorBased, Eta, FixedPrediction, LayoutChoice, Method, Nudge, OnDivergence, Options, Solver,
     Strict,
@@ -27,9 +27,9 @@ pub const TRAINING_PRODUCTS: usize = 1;
 /// How strict goes down its energy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SolverName {
-    /// n steps of gradient descent in all beliefs at once, as in the paper
+    /// Gradient descent in all beliefs at once, as in the paper
     Steps,
-    /// At most n sweeps straight to the equilibrium, which need no step size and never climb
+    /// Sweeps up and down the layers, which need no step size and never raise the energy
     Sweeps,
 }
 
@@ -49,11 +49,11 @@ pub enum BeliefOptimizer {
 /// What becomes of a sample whose relaxation diverges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnDivergenceName {
-    /// The run ends before the step
+    /// Stop the run before the step
     Stop,
-    /// The sample is left out of the step
+    /// Leave the sample out of the gradients
     Skip,
-    /// The sample relaxes again by its own largest stable step, and is left out if it diverges even then
+    /// Relax the sample again with its own largest stable step size, and leave it out if it still diverges
     Shrink,
 }
 
@@ -70,11 +70,11 @@ impl OnDivergenceName {
 /// What lies across the lanes of vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LayoutName {
-    /// The one that takes less time, by a count of operations
+    /// The faster one, by a count of operations
     Auto,
-    /// A sample in every lane: for few channels and full batches
+    /// One sample per lane; good for few channels and full batches
     Images,
-    /// The channels of one sample: for many channels, and for small batches
+    /// One channel per lane; good for many channels and small batches
     Channels,
 }
 
@@ -91,11 +91,11 @@ impl LayoutName {
 /// How convolutions are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ConvolutionName {
-    /// The algorithm that takes less time for each layer, by a count of operations
+    /// The faster algorithm for each layer, by a count of operations
     Auto,
-    /// As they are defined
+    /// The definition of a convolution
     Direct,
-    /// With a quarter of the multiplications and twice the rounding error, where kernels are 3 x 3
+    /// Winograd's algorithm for 3 x 3 kernels: a quarter of the multiplications, twice the rounding error
     Winograd,
 }
 
@@ -127,27 +127,20 @@ impl FromStr for Step {
 
 /// How to relax, for whatever method.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Relaxation")]
 pub struct Relaxing {
-    /// Step size of the relaxation: a number, one for each hidden layer as in 0.1,0.1,0.05, or, for strict, auto
-    /// [default: 0.1; infer needs one]
-    ///
-    /// With auto each sample takes the largest step with which its relaxation is stable by a margin:
-    /// 1.8 / lambda_max, the largest eigenvalue of its energy's Hessian, which is estimated by 16 products with it
-    /// in infer and by 1 in train, each at the cost of one to two iterations. Not for exact.
+    // Both are described by [`explain`].
     #[arg(long, value_name = "E", allow_hyphen_values = true)]
     eta: Option<Step>,
-    /// Iterations of the relaxation [default: 20, of strict by sweeps 5; infer needs them for steps]
-    ///
-    /// Not for exact.
     #[arg(long, value_name = "N")]
     iterations: Option<usize>,
-    /// Run the iterations of fixed-prediction one by one, to the same result as its one backward pass
+    /// fixed-prediction: run every iteration, instead of one backward pass with the same result
     #[arg(long)]
     pub literal: bool,
-    /// End the relaxation of a sample once a step moves its deviation u by at most T |u|; for strict
+    /// strict: stop the relaxation of a sample once a step changes its deviation u by at most T |u|
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     pub tolerance: Option<f64>,
-    /// How strict goes down its energy
+    /// strict: how to minimise the energy
     #[arg(long, value_enum, default_value = "steps")]
     pub solver: SolverName,
     /// Optimizer of the beliefs; for strict by steps [default: plain; momentum if --momentum is given]
@@ -169,12 +162,40 @@ pub struct Relaxing {
     /// Relax with B and with -B, and take the difference of the gradients; needs --nudge
     #[arg(long)]
     centred: bool,
-    /// What lies across the lanes of vectors; results differ by rounding alone
+    /// What fills the lanes of a vector; results differ only by rounding
     #[arg(long, value_enum, default_value = "auto")]
     pub layout: LayoutName,
-    /// How convolutions are computed; results differ by rounding alone
+    /// Algorithm of convolutions; results differ only by rounding
     #[arg(long, value_enum, default_value = "auto")]
     pub convolution: ConvolutionName,
+}
+
+/// Describes the step size and the iterations in the help of a command that has defaults for them, or none, and that
+/// estimates an automatic step size by so many products.
+pub fn explain(command: Command, has_defaults: bool, products: usize) -> Command {
+    let [eta_default, iterations_default] = match has_defaults {
+        true => [
+            format!("[default: {DEFAULT_ETA}]"),
+            format!("[default: {DEFAULT_ITERATIONS}, with --solver sweeps {DEFAULT_SWEEPS}]"),
+        ],
+        false => [
+            "[required, but not with --solver sweeps]".into(),
+            format!("[required; default with --solver sweeps: {DEFAULT_SWEEPS}]"),
+        ],
+    };
+    let eta = format!(
+        "Step size: a number, a number for each hidden layer (0.1,0.1,0.05), or auto; not for exact {eta_default}"
+    );
+    let automatic = format!(
+        "auto is for strict. Each sample then takes a step size of 1.8 / lambda_max, where lambda_max is the largest \
+         eigenvalue of the Hessian of its energy; 2 / lambda_max is the limit of stability. lambda_max is estimated by \
+         {products} {} with the Hessian; one costs as much as one to two iterations.",
+        if products == 1 { "product" } else { "products" }
+    );
+    let iterations = format!("Number of iterations, or of sweeps; not for exact {iterations_default}");
+    command
+        .mut_arg("eta", |option| option.long_help(format!("{eta}\n\n{automatic}")).help(eta))
+        .mut_arg("iterations", |option| option.help(iterations))
 }
 
 impl Relaxing {
@@ -201,7 +222,7 @@ impl Relaxing {
     pub fn check(&self, method: Option<MethodName>) -> Result<(), Failure> {
         let sweeps = self.solver == SolverName::Sweeps;
         if sweeps && self.eta.is_some() && method.is_some() {
-            return Err(Failure::usage("--eta was given, but --solver sweeps takes no steps of a size; leave it out"));
+            return Err(Failure::usage("--eta was given, but --solver sweeps has no step size; leave it out"));
         }
         if self.centred && self.nudge.is_none() {
             return Err(Failure::usage("--centred was given without --nudge; add one, --nudge 0.01 is usual"));
@@ -242,13 +263,13 @@ impl Relaxing {
         let name = method.name();
         Err(Failure::usage(match option {
             "--eta" | "--iterations" => {
-                format!("{option} was given, but --method exact does not relax; leave it out")
+                format!("{option} was given, but --method exact has no iterations; leave it out")
             }
             "--literal" => {
                 format!("--literal was given, but is only for --method fixed-prediction; leave it out for {name}")
             }
             "--eta auto" => {
-                format!("--eta auto was given, but is only for --method strict; give {name} a number, 0.1 is usual")
+                format!("--eta auto was given, but is only for --method strict; give {name} a number such as 0.1")
             }
             _ => format!("{option} was given, but is only for --method strict; leave it out for {name}"),
         }))
@@ -385,8 +406,8 @@ pub fn warn_of_unreached(method: &Method, layers: usize) {
         let (first, last) = (unreached.start, unreached.end - 1);
         let told = if first == last { format!("layer {first}") } else { format!("layers {first} to {last}") };
         note(&format!(
-            "warning: the errors of {} do not come down to {told} in {iterations} iterations, where gradients stay 0; \
-             {layers} iterations reach every layer",
+            "warning: {iterations} iterations of {} do not reach {told}, where the gradients are 0; use at least {layers} \
+             iterations",
             method.name()
         ));
     }

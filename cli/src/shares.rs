@@ -17,16 +17,16 @@ pub fn shares_table(method: &Method, precisions: &[f64]) -> Option<String> {
     let hidden = (1..).zip(&precisions[..precisions.len() - 1]);
     let steepest = hidden.map(|(layer, precision)| eta.of_layer(layer) * precision).fold(0.0, f64::max);
     let enough = match method.iterations_for(precisions, NEARLY_ALL) {
-        Some(n) => format!("{:.0}% everywhere takes n = {n}", 100.0 * NEARLY_ALL),
-        None if steepest > 1.0 => "an eta, times the precision, above 1 overshoots".into(),
-        None => format!("{:.0}% everywhere takes more than can be counted", 100.0 * NEARLY_ALL),
+        Some(n) => format!("{:.0}% in every layer needs {n} iterations", 100.0 * NEARLY_ALL),
+        None if steepest > 1.0 => "eta times the precision is above 1, so the shares overshoot".into(),
+        None => format!("{:.0}% in every layer needs too many iterations to count", 100.0 * NEARLY_ALL),
     };
     let row = |(layer, share): (usize, f64)| {
         let share = if share.abs() < LARGE { percent(share) } else { format!("{:.2e}%", 100.0 * share) };
         vec![layer.to_string(), share]
     };
     let rows: Vec<Vec<String>> = (1..).zip(method.shares(precisions)?).map(row).collect();
-    let table = table(&["layer", "gradient let through"], &rows);
+    let table = table(&["layer", "share of the gradient"], &rows);
     let title = title(method);
     Some(format!("{title}: {enough}\n{table}"))
 }
@@ -43,20 +43,20 @@ mod tests {
     #[test]
     fn tables_are_aligned_and_say_what_is_enough() {
         let lines = lines(0.1, 20, 5);
-        assert_eq!(lines[0], "fixed-prediction (0.1, 20): 99% everywhere takes n = 98");
-        assert_eq!(lines[4], "│     1 ┆               11.50% │");
-        assert_eq!(lines[8], "│     5 ┆              100.00% │");
+        assert_eq!(lines[0], "fixed-prediction (0.1, 20): 99% in every layer needs 98 iterations");
+        assert_eq!(lines[4], "│     1 ┆                11.50% │");
+        assert_eq!(lines[8], "│     5 ┆               100.00% │");
         assert_eq!(lines.len(), 10);
         assert!(lines[1..].iter().all(|line| line.chars().count() == lines[1].chars().count()), "{lines:#?}");
     }
 
     #[test]
     fn steps_that_never_get_there() {
-        assert!(lines(1.5, 3, 2)[0].ends_with("above 1 overshoots"));
-        assert_eq!(lines(1.5, 3, 2)[4], "│     1 ┆               75.00% │");
-        assert!(lines(1e-300, 3, 2)[0].ends_with("more than can be counted"));
+        assert!(lines(1.5, 3, 2)[0].ends_with("so the shares overshoot"));
+        assert_eq!(lines(1.5, 3, 2)[4], "│     1 ┆                75.00% │");
+        assert!(lines(1e-300, 3, 2)[0].ends_with("too many iterations to count"));
         // 1 - (-2)^20.
-        assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆             -1.05e8% │");
+        assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆              -1.05e8% │");
         assert!(shares_table(&Method::Exact, &[1.0; 2]).is_none());
     }
 }

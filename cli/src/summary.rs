@@ -12,22 +12,22 @@ use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, title, warn_of_unreached};
 use crate::shares::shares_table;
 use crate::table::table;
 
-/// Show a network's layers, shapes, parameters and costs.
+/// Show the layers, shapes, parameters and costs of a network.
 #[derive(Args, Clone, Debug)]
 pub struct Summary {
-    /// Model file [default: the data set's own]
-    #[arg(long, value_name = "FILE")]
+    /// Model file [default: one for the data set]
+    #[arg(long, help_heading = "Network", value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Data set whose default model and batch size are meant
-    #[arg(long, default_value = "digits", value_name = "NAME")]
+    /// Data set that the default model and batch size belong to
+    #[arg(long, help_heading = "Network", default_value = "digits", value_name = "NAME")]
     dataset: DatasetName,
-    /// Method whose costs are shown [default: all three]
-    #[arg(long, value_enum)]
+    /// Method whose cost is shown [default: all three]
+    #[arg(long, value_enum, help_heading = "Relaxation")]
     method: Option<MethodName>,
     #[command(flatten)]
     relaxing: Relaxing,
-    /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Number of samples per step [default: mnist 300, cifar10 256, others 64]
+    #[arg(long, help_heading = "Network", value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
 }
 
@@ -60,25 +60,28 @@ impl Summary {
         }
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         print(&format!(
-            "input {}, loss {}{}\n{}\n{} parameters, {} flops for one sample's forward pass\n\nOne step of {batch} samples\n{}{}{shares}",
+            "input {}, loss {}{}\n{}\n{} parameters, {} flops in the forward pass of one sample\n\nOne step with a batch of {batch}\n{}{}{shares}",
             shape(network.input_shape()),
             network.loss(),
             match network.loss().reduction {
                 Reduction::Mean => format!(
-                    " (a mean: at a batch of {batch} beliefs move about 1/{batch} as far as those of one sample; reduction \
-                     = \"sum\" relaxes every sample as if it were alone)"
+                    " (a mean: in a batch of {batch}, beliefs move about 1/{batch} as far as for a single sample; with reduction \
+                     = \"sum\" they move as far)"
                 ),
                 _ => String::new(),
             },
             table(&["layer", "operation", "output", "parameters", "flops per sample"], &operations(&network)),
             parameters,
             network.layers().iter().map(Layer::flops).sum::<u64>(),
-            table(&["method", "flops", "bytes of a session"], &costs),
+            table(&["method", "flops", "memory of a session (bytes)"], &costs),
             match convolutions.is_empty() {
                 true => String::new(),
                 false => format!(
-                    "\n\nConvolutions, with the time that winograd takes as a share of direct, by a count of operations\n{}",
-                    table(&["method", "layer", "layout", "forward", "back to data", "back to weights"], &convolutions)
+                    "\n\nAlgorithms of the convolutions (in brackets: estimated time of winograd relative to direct)\n{}",
+                    table(
+                        &["method", "layer", "layout", "forward", "backward data", "backward weights"],
+                        &convolutions
+                    )
                 ),
             },
         ))

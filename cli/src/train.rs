@@ -35,67 +35,67 @@ const DEFAULT_OUT: &str = "out";
 /// How often curves are drawn while a run goes.
 const DRAW_EVERY: Duration = Duration::from_secs(5);
 
-/// Train a network, by default a small one on digits by all three methods.
+/// Train a network by one method, or by all three to compare them.
 ///
-/// With --method one method is trained; the directory of results gets weights.safetensors,
-/// history.csv (a row per step and per evaluation), curves.png and .svg (both written anew every few
-/// seconds), and run.json (every setting). Ctrl-C stops it; with --checkpoint it resumes by --resume,
-/// with results bit-identical to those of a run that was never stopped. With --eta auto they come
-/// near it: the estimate of the largest stable steps follows the weights from step to step, is not
-/// kept, and starts anew.
+/// With --method, one method is trained. The results are weights.safetensors, history.csv (a row for each step and
+/// each evaluation), curves.png and curves.svg (rewritten every few seconds), and run.json (all settings). Ctrl-C stops
+/// the run. With --checkpoint, it can be continued by --resume, and the results are bit-identical to those of a run that
+/// was never stopped. With --eta auto they are only nearly identical, because the estimate of the step sizes is not
+/// part of the checkpoint.
 ///
-/// Without --method exact, fixed-prediction and strict are trained one after the other, each from
-/// the same weights and batches, and compared: a table on standard output, and comparison.csv,
-/// comparison.png, comparison.svg, history.csv and run.json. --eta auto and --tolerance are then for
-/// strict, and fixed-prediction takes 0.1; --literal is for fixed-prediction.
+/// Without --method, exact, fixed-prediction and strict are trained one after the other, from the same weights and with
+/// the same batches. The results are a table on standard output, comparison.csv, comparison.png, comparison.svg,
+/// history.csv and run.json. --eta auto, --tolerance and --solver then apply to strict only (fixed-prediction uses
+/// --eta 0.1), and --literal to fixed-prediction only.
 #[derive(Args, Clone, Debug)]
 pub struct Train {
     #[command(flatten)]
+    threads: Threads,
+    #[command(flatten)]
     data: Data,
-    /// Model file [default: the data set's own, for mnist and cifar10 the paper's]
-    #[arg(long, value_name = "FILE")]
+    /// Model file [default: one for the data set; for mnist and cifar10 the paper's network]
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
     model: Option<PathBuf>,
-    /// Weights to start from, as infer takes them [default: random ones, by the seed]
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    /// Initial weights, in the format of infer [default: random, see --seed]
+    #[arg(long, value_name = "FILE", conflicts_with = "resume", help_heading = "Network")]
     weights: Option<PathBuf>,
-    /// How errors and gradients are found [default: all three, compared]
-    #[arg(long, value_enum)]
+    /// How errors and gradients are computed [default: all three, to compare them]
+    #[arg(long, value_enum, help_heading = "Relaxation")]
     method: Option<MethodName>,
     #[command(flatten)]
     relaxing: Relaxing,
-    /// What becomes of a sample whose strict relaxation diverges
-    #[arg(long, value_enum, default_value = "shrink", value_name = "WHAT")]
+    /// strict: what to do with a sample whose relaxation diverges
+    #[arg(long, value_enum, default_value = "shrink", value_name = "WHAT", help_heading = "Relaxation")]
     on_divergence: OnDivergenceName,
-    /// Passes over the training set [default: digits 40, mnist 2, cifar10 1]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    /// Number of passes over the training set [default: digits 40, mnist 2, cifar10 1, your own data 10]
+    #[arg(long, help_heading = "Optimisation", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
-    /// Samples of a step [default: digits 64, mnist 300, cifar10 256]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Number of samples per step [default: mnist 300, cifar10 256, others 64]
+    #[arg(long, help_heading = "Optimisation", value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
     #[command(flatten)]
     optimizing: Optimizing,
-    /// Seed of the initial weights and of the order of the samples
-    #[arg(long, default_value_t = 0)]
+    /// Seed for the initial weights and the order of the samples
+    #[arg(long, default_value_t = 0, help_heading = "Optimisation")]
     seed: u64,
-    #[command(flatten)]
-    threads: Threads,
-    /// Directory of the results, created if it is not there [default: out; with --method a new one in it]
-    #[arg(long, value_name = "DIR")]
+    /// Directory for the results; created if missing [default: out, with --method a new directory in it]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
-    /// Replace the results of another run in the directory, and a checkpoint of another run
-    #[arg(long)]
+    /// Replace the results and the checkpoint of another run
+    #[arg(long, help_heading = "Output")]
     overwrite: bool,
-    /// Where to keep the state of the run: at the end of every epoch, and when it is stopped
-    #[arg(long, value_name = "FILE", requires = "method")]
+    /// File for the state of the run, written after every epoch and when the run is stopped; needs --method
+    #[arg(long, value_name = "FILE", requires = "method", help_heading = "Checkpoint")]
     checkpoint: Option<PathBuf>,
-    /// Keep it every so many steps as well
-    #[arg(long, value_name = "STEPS", requires = "checkpoint", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Also write the checkpoint after every so many steps
+    #[arg(long, value_name = "STEPS", requires = "checkpoint", help_heading = "Checkpoint",
+        value_parser = clap::value_parser!(u64).range(1..))]
     checkpoint_every: Option<u64>,
-    /// Go on from the checkpoint
-    #[arg(long, requires = "checkpoint")]
+    /// Continue from the checkpoint
+    #[arg(long, requires = "checkpoint", help_heading = "Checkpoint")]
     resume: bool,
-    /// Go on under other settings than those of the checkpoint; run.json tells which
-    #[arg(long = "override", requires = "resume")]
+    /// Continue with settings other than those of the checkpoint; run.json lists the differences
+    #[arg(long = "override", requires = "resume", help_heading = "Checkpoint")]
     overrides: bool,
 }
 
@@ -233,8 +233,7 @@ impl Train {
         };
         if holds_a_run(&out) && !self.overwrite && !(self.resume && self.wrote(&out)) {
             return Err(Failure::usage(format!(
-                "{}: holds the results of another run, which would be lost; name another --out, or replace them with \
-                 --overwrite",
+                "{}: holds the results of another run; choose another --out, or replace them with --overwrite",
                 out.display()
             )));
         }
@@ -255,7 +254,7 @@ impl Train {
     fn check_checkpoint(&self, setup: &Setup) -> Result<(), Failure> {
         let Some(path) = &self.checkpoint else { return Ok(()) };
         let results = RESULTS.map(|name| setup.out.join(name));
-        let results = results.iter().map(|result| ("a file of the results", result.as_path()));
+        let results = results.iter().map(|result| ("a result of the run", result.as_path()));
         let own = match &self.data.dataset {
             DatasetName::File(path) => Some(path),
             _ => None,
@@ -265,8 +264,8 @@ impl Train {
         writable::apart(path, results.chain(inputs))?;
         if path.is_file() && !self.resume && !self.overwrite {
             return Err(Failure::usage(format!(
-                "{}: holds the state of a run, which would be lost; go on with it by --resume, name another \
-                 --checkpoint, or replace it with --overwrite",
+                "{}: holds the state of a run; continue it with --resume, choose another --checkpoint, or replace it with \
+                 --overwrite",
                 path.display()
             )));
         }
@@ -288,7 +287,7 @@ impl Train {
                         let found = load_checkpoint_overriding(path, network, &settings, optimiser)?;
                         if found.2.iter().any(|told| COUNTED_BY.iter().any(|setting| told.starts_with(setting))) {
                             return Err(Failure::usage(format!(
-                                "{}: is a checkpoint of a run with {}; steps are counted by these, which can not be overridden",
+                                "{}: is a checkpoint of a run with {}; these settings cannot be overridden, because they determine the steps of an epoch",
                                 path.display(),
                                 found.2.join("; ")
                             )));
@@ -360,7 +359,7 @@ impl Train {
                 if training.progress().step < task.steps() {
                     let (epoch, patience) = (training.progress().epoch, task.patience.unwrap_or(0));
                     text.push_str(&format!(
-                        "\n\nEnded after epoch {epoch} of {}: the test loss was not lower in {patience} epochs",
+                        "\n\nStopped after epoch {epoch} of {}: the test loss did not decrease in {patience} epochs",
                         task.epochs
                     ));
                 }
@@ -385,12 +384,13 @@ impl Train {
 /// How many samples of a run diverged, and what became of them, if any did.
 pub fn told_of_divergence([shrunk, skipped]: [u64; 2]) -> Option<String> {
     (shrunk + skipped > 0).then(|| {
-        format!("diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out of the gradients")
+        format!("diverged relaxations: {shrunk} succeeded with a smaller step size, {skipped} were left out of the gradients")
     })
 }
 
 fn stopped(step: u64, kept: bool) -> Failure {
-    let advice = if kept { "go on with --resume" } else { "nothing was kept to go on from; --checkpoint FILE does" };
+    let advice =
+        if kept { "continue with --resume" } else { "it cannot be continued; use --checkpoint FILE to save its state" };
     Failure::Interrupted(format!("after step {step}; {advice}"))
 }
 

@@ -216,7 +216,7 @@ impl<'a> Training<'a> {
         })?;
         if !loss.is_finite() || self.session.gradients().values().iter().any(|g| !g.is_finite()) {
             return Err(Failure::run(format!(
-                "step {step}, epoch {epoch}: the loss is {loss} and the gradients are not all finite; try a smaller --lr"
+                "step {step}, epoch {epoch}: the loss is {loss}, and some gradients are not finite; try a smaller --lr"
             )));
         }
         self.seconds += started.elapsed().as_secs_f64();
@@ -236,7 +236,9 @@ impl<'a> Training<'a> {
         self.seconds += started.elapsed().as_secs_f64();
         if let Err(error) = self.parameters.check_finite() {
             std::mem::swap(&mut self.parameters, &mut self.before);
-            return Err(Failure::run(format!("step {step}, epoch {epoch}: after it, {error}; try a smaller --lr")));
+            return Err(Failure::run(format!(
+                "step {step}, epoch {epoch}: after the step, {error}; try a smaller --lr"
+            )));
         }
 
         self.descents = Descents::of(&self.session, &self.task.method);

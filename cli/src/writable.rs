@@ -7,18 +7,18 @@ use crate::console::Failure;
 /// Creates the directory of a run's results, if it is not there.
 pub fn directory(path: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(path).map_err(|e| {
-        Failure::usage(format!("{}: the directory can not be created: {e}; name another", path.display()))
+        Failure::usage(format!("{}: the directory cannot be created: {e}; choose another", path.display()))
     })?;
     take_files(path, path)
 }
 
-/// Refuses a file that can not be made, or replaced, in its directory.
+/// Refuses a file that cannot be made, or replaced, in its directory.
 pub fn file(path: &Path) -> Result<(), Failure> {
-    let refused = |why: &str| Err(Failure::usage(format!("{}: can not be written: {why}", path.display())));
+    let refused = |why: &str| Err(Failure::usage(format!("{}: cannot be written: {why}", path.display())));
     let parent = directory_of(path);
     match path.metadata() {
-        _ if !parent.is_dir() => refused("its directory does not exist; create it or name another"),
-        Ok(metadata) if metadata.is_dir() => refused("it is a directory, expected a file"),
+        _ if !parent.is_dir() => refused("its directory does not exist; create it or choose another"),
+        Ok(metadata) if metadata.is_dir() => refused("it is a directory; expected a file"),
         // A device is written to where it is.
         Ok(metadata) if !metadata.is_file() => Ok(()),
         _ => take_files(parent, path),
@@ -36,7 +36,7 @@ pub fn apart<'a>(path: &Path, others: impl IntoIterator<Item = (&'a str, &'a Pat
     match others.into_iter().find(same) {
         None => Ok(()),
         Some((what, _)) => {
-            Err(Failure::usage(format!("{}: would be written over, but is {what}; name another file", path.display())))
+            Err(Failure::usage(format!("{}: would be overwritten, but is {what}; choose another file", path.display())))
         }
     }
 }
@@ -57,7 +57,7 @@ fn is_device(path: &Path) -> bool {
 fn take_files(directory: &Path, path: &Path) -> Result<(), Failure> {
     tempfile::tempfile_in(directory).map(drop).map_err(|e| {
         Failure::usage(format!(
-            "{}: can not be written: no file can be made in {}: {}; check its owner and mode, or name another",
+            "{}: cannot be written, because no file can be created in {}: {}; check its owner and permissions, or choose another",
             path.display(),
             directory.display(),
             e.kind()

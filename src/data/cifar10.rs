@@ -70,7 +70,7 @@ fn read(mut file: Source, images: &mut Vec<f32>, labels: &mut Vec<i64>) -> Resul
     }
     if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
         return Err(file.wrong(format!(
-            "is cut off: it has {} bytes, expected a multiple of {RECORD}; get it again",
+            "is cut off: it has {} bytes, expected a multiple of {RECORD}; download it again",
             bytes.len()
         )));
     }
@@ -132,7 +132,7 @@ mod tests {
             (vec![("data_batch_1.bin", vec![])], "is cut off: it has 0 bytes"),
             (vec![("data_batch_1.bin", record(10, |_| 0))], "label 10 of record 0 is out of range"),
             (vec![("data_batch_1.bin", vec![0; (MAX_RECORDS + 1) * RECORD])], "is too long"),
-            (vec![("data_batch_1.bin.gz", good())], "can not be read"),
+            (vec![("data_batch_1.bin.gz", good())], "cannot be read"),
         ] {
             let error = cifar(&files).unwrap_err();
             assert!(error.contains(part) && !error.contains('\n'), "{error:?} lacks {part:?}");

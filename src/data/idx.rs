@@ -139,9 +139,8 @@ fn read(images: &Path, labels: &Path, shape: Option<&[usize]>) -> Result<(Vec<us
     }
     let labels = label_kind.elements(&label_file.rest(u64::from(count) * label_kind.size())?);
     if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &label)| label < 0.0 || label.fract() != 0.0) {
-        return Err(
-            label_file.wrong(format!("label {label} of image {i} is no class, expected a whole number from 0 on"))
-        );
+        return Err(label_file
+            .wrong(format!("label {label} of image {i} is not a class, expected a whole number of at least 0")));
     }
     let elements = sizes.iter().map(|&size| u64::from(size)).product::<u64>();
     let bytes = image_file.rest(elements * kind.size())?;
@@ -204,7 +203,7 @@ fn header(file: &mut Source, what: &str, axes: std::ops::RangeInclusive<u32>) ->
     let found = magic & 0xff;
     let kind = Kind::of(magic >> 8).filter(|_| axes.contains(&found)).ok_or_else(|| {
         file.wrong(format!(
-            "starts with {magic:#010x}, expected an idx file of {what}, as {:#010x} begins; is it the right file?",
+            "starts with {magic:#010x}, expected {:#010x} for an idx file of {what}; is it the right file?",
             0x0800 + axes.start().max(&if what == "images" { 3 } else { 1 })
         ))
     })?;
@@ -213,9 +212,9 @@ fn header(file: &mut Source, what: &str, axes: std::ops::RangeInclusive<u32>) ->
         sizes.push(u32::from_be_bytes(file.header()?));
     }
     match sizes.iter().try_fold(1u64, |product, &size| product.checked_mul(u64::from(size))) {
-        Some(0) => Err(file.wrong(format!("announces {what} of sizes {sizes:?}, expected each to be at least 1"))),
+        Some(0) => Err(file.wrong(format!("has {what} of sizes {sizes:?}, expected each to be at least 1"))),
         Some(elements) if elements <= MAX_ELEMENTS => Ok((kind, sizes)),
-        _ => Err(file.wrong(format!("announces {what} of sizes {sizes:?}, expected at most {MAX_ELEMENTS} elements"))),
+        _ => Err(file.wrong(format!("has {what} of sizes {sizes:?}, expected at most {MAX_ELEMENTS} elements"))),
     }
 }
 
@@ -272,20 +271,20 @@ mod tests {
         let replace = |i: usize, bytes: Vec<u8>| -> Change { Box::new(move |files| files[i].1 = bytes.clone()) };
         let cases: Vec<(Change, &str)> = vec![
             (Box::new(|files| files.truncate(3)), "has no file t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz"),
-            (Box::new(|files| files[0].1.truncate(27)), "train-images-idx3-ubyte: is cut off: its header announces 12"),
+            (Box::new(|files| files[0].1.truncate(27)), "train-images-idx3-ubyte: is cut off: its header is for 12"),
             (Box::new(|files| files[0].1.push(0)), "train-images-idx3-ubyte: is too long"),
             (Box::new(|files| files[0].1.truncate(2)), "is cut off: it has 2 bytes, expected a header of 4"),
-            (Box::new(|files| files[1].1.truncate(20)), "train-labels-idx1-ubyte.gz: can not be read"),
+            (Box::new(|files| files[1].1.truncate(20)), "train-labels-idx1-ubyte.gz: cannot be read"),
             (
                 replace(0, idx(LABELS, &[2, 2, 3], &[0; 12])),
-                "starts with 0x00000801, expected an idx file of images, as 0x00000803 begins",
+                "starts with 0x00000801, expected 0x00000803 for an idx file of images",
             ),
             (replace(0, idx(IMAGES, &[2, 0, 3], &[])), "sizes [2, 0, 3], expected each to be at least 1"),
             (replace(0, idx(IMAGES, &[u32::MAX; 3], &[])), "expected at most"),
             (replace(1, gz(&idx(LABELS, &[3], &[0; 3]))), "holds 3 labels, expected 2"),
-            (replace(1, gz(&idx(0x0901, &[2], &[1, 0xff]))), "label -1 of image 1 is no class"),
-            (replace(1, gz(&idx(0x0d01, &[2], &[0, 0, 0, 0, 0x3f, 0, 0, 0]))), "label 0.5 of image 1 is no class"),
-            (replace(1, b"not gzip".to_vec()), "train-labels-idx1-ubyte.gz: can not be read"),
+            (replace(1, gz(&idx(0x0901, &[2], &[1, 0xff]))), "label -1 of image 1 is not a class"),
+            (replace(1, gz(&idx(0x0d01, &[2], &[0, 0, 0, 0, 0x3f, 0, 0, 0]))), "label 0.5 of image 1 is not a class"),
+            (replace(1, b"not gzip".to_vec()), "train-labels-idx1-ubyte.gz: cannot be read"),
             (replace(2, gz(&idx(IMAGES, &[1, 3, 2], &[0; 6]))), "holds images of [1, 3, 2], expected [1, 2, 3]"),
             (replace(3, gz(&idx(LABELS, &[1], &[0; 1000]))), "is too long"),
             (
@@ -377,6 +376,6 @@ mod tests {
     #[test]
     fn a_missing_directory_is_named() {
         let error = Dataset::mnist("/nowhere/at/all").unwrap_err().to_string();
-        assert_eq!(error, "/nowhere/at/all: can not be read: it does not exist; check the path");
+        assert_eq!(error, "/nowhere/at/all: cannot be read: it does not exist; check the path");
     }
 }

@@ -66,7 +66,7 @@ impl Dataset {
         let samples = values.len() / outputs.max(1);
         check_images(images.len(), samples, shape)?;
         if values.len() != samples * outputs {
-            return Err(Error::Input(format!("{} target values, expected {samples} x {outputs}", values.len())));
+            return Err(Error::Input(format!("found {} target values, expected {samples} x {outputs}", values.len())));
         }
         Ok(Dataset { images, targets: BatchTargets::Values(values), shape: shape.to_vec(), classes: outputs })
     }
@@ -76,7 +76,7 @@ impl Dataset {
     /// # Panics
     /// If `count` is 0.
     pub fn first(&self, count: usize) -> Dataset {
-        assert!(count > 0, "the first 0 samples, expected at least 1");
+        assert!(count > 0, "the first 0 samples were asked for, expected at least 1");
         let count = count.min(self.len());
         let targets = match &self.targets {
             BatchTargets::Labels(labels) => BatchTargets::Labels(labels[..count].to_vec()),
@@ -228,12 +228,12 @@ fn check_images(pixels: usize, targets: usize, shape: &[usize]) -> Result<()> {
     let of_image: usize = shape.iter().product();
     if targets == 0 || of_image == 0 {
         return Err(Error::Input(format!(
-            "{targets} images of shape {shape:?}, expected at least one with at least one pixel"
+            "found {targets} images of shape {shape:?}, expected at least one image with at least one pixel"
         )));
     }
     if pixels != targets * of_image {
         return Err(Error::Input(format!(
-            "{pixels} pixels, expected {targets} images x {of_image} of shape {shape:?}"
+            "found {pixels} pixels, expected {targets} images x {of_image} pixels of shape {shape:?}"
         )));
     }
     Ok(())
@@ -347,8 +347,8 @@ mod tests {
         let message = |images, labels: &[i64], classes| {
             Dataset::new(images, labels.to_vec(), &[2], classes).unwrap_err().to_string()
         };
-        assert!(message(vec![], &[], 2).starts_with("0 images"));
-        assert!(message(vec![0.0; 3], &[0, 1], 2).starts_with("3 pixels, expected 2 images x 2"));
+        assert!(message(vec![], &[], 2).starts_with("found 0 images"));
+        assert!(message(vec![0.0; 3], &[0, 1], 2).starts_with("found 3 pixels, expected 2 images x 2 pixels"));
         assert!(message(vec![0.0; 4], &[0, 2], 2).starts_with("label 2 of image 1 is out of range, expected 0..=1"));
         assert!(message(vec![0.0; 4], &[-1, 0], 2).starts_with("label -1 of image 0"));
     }

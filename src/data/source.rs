@@ -53,7 +53,7 @@ pub(super) fn files_below(directory: &Path, levels: usize) -> Vec<PathBuf> {
 pub(super) fn check_directory(directory: &Path) -> Result<()> {
     match std::fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(Error::file(directory, "is a file, expected the directory of the data set")),
+        Ok(_) => Err(Error::file(directory, "is a file; expected the directory of the data set")),
         Err(error) => Err(files::io_error(directory, "read", &error)),
     }
 }
@@ -85,7 +85,7 @@ impl Source {
             bytes if bytes.len() == N => header.copy_from_slice(&bytes),
             bytes => {
                 return Err(self.wrong(format!(
-                    "is cut off: it has {} bytes, expected a header of {N}; get it again",
+                    "is cut off: it has {} bytes, expected a header of {N}; download it again",
                     bytes.len()
                 )));
             }
@@ -99,12 +99,12 @@ impl Source {
         let found = bytes.len() as u64;
         if found < expected {
             return Err(self.wrong(format!(
-                "is cut off: its header announces {expected} bytes after it, found {found}; get it again"
+                "is cut off: its header is for {expected} bytes of data, found {found}; download it again"
             )));
         }
         if found > expected {
             return Err(self.wrong(format!(
-                "is too long: its header announces {expected} bytes after it, found more; get it again"
+                "is too long: its header is for {expected} bytes of data, found more; download it again"
             )));
         }
         Ok(bytes)
@@ -123,7 +123,7 @@ impl Source {
                 self.allowance -= read as u64;
                 Ok(bytes)
             }
-            Err(error) => Err(self.wrong(format!("can not be read ({error}); get it again"))),
+            Err(error) => Err(self.wrong(format!("cannot be read ({error}); download it again"))),
         }
     }
 

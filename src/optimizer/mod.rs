@@ -74,8 +74,8 @@ const BLOCK: usize = 1 << 15;
 fn restore_moments(into: &mut [(&'static str, &mut Parameters)], from: &[(&str, &Parameters)]) -> Result<()> {
     let find = |name: &str| from.iter().find(|(saved, _)| *saved == name).map(|(_, moment)| *moment);
     for (name, moment) in into.iter() {
-        let found = find(name)
-            .ok_or_else(|| Error::Input(format!("the optimiser's state has no {name}, expected it to be saved")))?;
+        let found =
+            find(name).ok_or_else(|| Error::Input(format!("the saved state of the optimiser has no {name}")))?;
         if found.values().len() != moment.values().len() {
             return Err(Error::Input(format!(
                 "the optimiser's {name} has {} values, expected {}, one for each parameter",
@@ -85,7 +85,7 @@ fn restore_moments(into: &mut [(&'static str, &mut Parameters)], from: &[(&str, 
         }
     }
     if let Some((name, _)) = from.iter().find(|(name, _)| into.iter().all(|(known, _)| known != name)) {
-        return Err(Error::Input(format!("the optimiser's state has {name}, which this optimiser does not know")));
+        return Err(Error::Input(format!("the saved state has {name}, which this optimiser does not use")));
     }
     for (name, moment) in into.iter_mut() {
         if let Some(found) = find(name) {

@@ -61,10 +61,10 @@ impl LearningRate {
     pub fn validate(&self) -> Result<()> {
         match self.schedule {
             Schedule::Step { every: 0, .. } => {
-                Err(Error::Argument("the learning rate changes every 0 steps, expected at least 1".into()))
+                Err(Error::Argument("the learning rate changes every 0 steps, expected every 1 or more".into()))
             }
             Schedule::Step { factor, .. } if !(factor.is_finite() && factor >= 0.0) => Err(Error::Argument(format!(
-                "the learning rate is multiplied by {factor}, expected a finite number of at least 0"
+                "the factor of the learning rate is {factor}, expected a finite number of at least 0"
             ))),
             _ => Ok(()),
         }

@@ -98,7 +98,7 @@ impl Case {
                 conv.bytes(level)
             }
         };
-        check_bytes(bytes, &self.name, "name a smaller shape")
+        check_bytes(bytes, &self.name, "use a smaller shape")
     }
 }
 
@@ -122,7 +122,7 @@ impl FromStr for Case {
             Work::Gemm(gemm) => gemm.flops(),
             Work::Conv(conv) => conv.flops(),
         };
-        let flops = u64::try_from(flops).map_err(|_| "its operations are more than 2^64; name a smaller shape")?;
+        let flops = u64::try_from(flops).map_err(|_| "it has more than 2^64 operations; use a smaller shape")?;
         Ok(Case { name: name.to_string(), flops, work })
     }
 }
@@ -130,7 +130,7 @@ impl FromStr for Case {
 /// `512x512x512`, with `/ta`, `/tb` and `/packed` behind.
 fn gemm(text: &str) -> Result<Gemm, String> {
     let (sizes, options) = text.split_once('/').map_or((text, None), |(sizes, options)| (sizes, Some(options)));
-    let expected = || format!("found {sizes:?}, expected sizes as in 512x256x64: m x k x n, each at least 1");
+    let expected = || format!("found {sizes:?}; expected m x k x n as in 512x256x64, each at least 1");
     let sizes = sizes.split('x').map(|size| number(size, 1)).collect::<Option<Vec<_>>>().ok_or_else(expected)?;
     let [m, k, n] = sizes[..] else { return Err(expected()) };
     let mut gemm = Gemm { m, k, n, a_transposed: false, b_transposed: false, packed: false };
@@ -142,7 +142,7 @@ fn gemm(text: &str) -> Result<Gemm, String> {
             _ => return Err(format!("unknown option {option:?}, expected ta, tb or packed")),
         };
         if std::mem::replace(set, true) {
-            return Err(format!("option {option:?} is there twice"));
+            return Err(format!("option {option:?} was given twice"));
         }
     }
     Ok(gemm)
@@ -167,13 +167,13 @@ fn conv(layout: Layout, text: &str) -> Result<Conv, String> {
     let padding = fields.pair("p", 0)?;
     let dilation = if fields.0.peek().is_some() { fields.pair("d", 1)? } else { [1, 1] };
     if let Some(rest) = fields.0.next() {
-        return Err(format!("found {rest:?} where the shape should end"));
+        return Err(format!("found {rest:?} after the end of the shape"));
     }
     for axis in [0, 1] {
         let window = (kernel[axis] - 1) * dilation[axis] + 1;
         let padded = input[axis] + 2 * padding[axis];
         if window > padded {
-            return Err(format!("a window of {window} does not fit a padded input of {padded}"));
+            return Err(format!("a window of {window} is larger than the padded input of {padded}"));
         }
     }
     let shape = ConvShape { in_channels, out_channels, input, kernel, stride, padding, dilation };
@@ -305,7 +305,7 @@ mod tests {
             ("conv/forward/b1_c1_3x3_o1_k3_s1", "found \"\", expected pN"),
             ("conv/forward/b1_c1_3x3_o1_k3_s1_p0_d0", "found \"d0\""),
             ("conv/forward/b1_c1_3x3_o1_k3_s1_p0_d1_g1", "found \"g1\""),
-            ("conv/forward/b1_c1_9x3_o1_k3_s1_p0_d2", "a window of 5 does not fit a padded input of 3"),
+            ("conv/forward/b1_c1_9x3_o1_k3_s1_p0_d2", "a window of 5 is larger than the padded input of 3"),
         ] {
             let error = name.parse::<Case>().unwrap_err();
             assert!(error.contains(part), "{name}: {error}");

@@ -102,7 +102,7 @@ impl Conv {
         let lanes = lanes(level);
         match u32::try_from(input.max(output).saturating_mul(lanes as u128)) {
             Ok(_) => Ok(()),
-            Err(_) => Err(format!("{lanes} of its images have 2^32 elements or more; name a smaller shape")),
+            Err(_) => Err(format!("{lanes} of its images have 2^32 elements or more; use a smaller shape")),
         }
     }
 

@@ -20,27 +20,29 @@ use crate::relaxing::ConvolutionName;
 use crate::table::{percent, table};
 use crate::timing::Times;
 
-/// Measure the kernels: matrix products and convolutions, against the peak of fused multiply-adds.
+/// Measure matrix products and convolutions, compared with peak FMA throughput.
 ///
-/// Every result is checked before it is timed. Rates are those of the median.
+/// Every result is checked before it is timed. Rates are those of the median time.
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
-    /// A case, any number of times: gemm/MxKxN with /ta, /tb, /packed behind (A or B stored transposed, A packed
-    /// beforehand), conv/PASS/SHAPE with an image in every lane, conv-channels/PASS/SHAPE with the channels of an image across
-    /// lanes, conv-nchw/PASS/SHAPE from plain NCHW. PASS is forward,
-    /// backward-data or backward-weights, SHAPE as in b300_c1_28x28_o10_k3_s1_p0 with _d2 behind for a dilation;
-    /// k, s, p, d may be pairs as in k3x1
+    /// A case, such as gemm/512x512x512 or conv/forward/b300_c1_28x28_o10_k3_s1_p0; can be repeated
+    ///
+    /// gemm/MxKxN is a matrix product. /ta or /tb at the end means that A or B is stored transposed, /packed that A is packed
+    /// beforehand. conv/PASS/SHAPE is a convolution with one image per lane, conv-channels/PASS/SHAPE with one channel per
+    /// lane, conv-nchw/PASS/SHAPE on plain NCHW tensors. PASS is forward, backward-data or backward-weights. SHAPE has the
+    /// batch, channels, input, outputs, kernel, stride and padding; _d2 at the end is a dilation. k, s, p and d can be pairs,
+    /// as in k3x1.
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<Case>,
-    /// A set of cases [default: all, if no case is named]
+    /// A set of cases [default: all, if there is no --case]
     #[arg(long, value_enum)]
     suite: Option<Suite>,
-    /// The algorithm of convolutions
+    /// Algorithm of convolutions
     #[arg(long, value_enum, default_value = "auto")]
     convolution: ConvolutionName,
     #[command(flatten)]
     threads: Threads,
-    /// Seconds that each case is repeated for, and three times at least
+    /// Seconds to repeat each case for; each case runs at least three times
     #[arg(long, value_name = "S", default_value_t = 0.5, value_parser = seconds, allow_hyphen_values = true)]
     min_time: f64,
     /// Print one line of JSON for each case
@@ -52,7 +54,7 @@ pub struct Bench {
 enum Suite {
     /// Matrix products
     Gemm,
-    /// Convolutions, in every pass and layout
+    /// Convolutions, all passes and layouts
     Conv,
     /// Both
     All,

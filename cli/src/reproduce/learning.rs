@@ -175,7 +175,7 @@ fn learn(asked: &Reproduce, setting: &Setting, run: &mut Run, mut bar: Progress)
         }
         Ok(Flow::Continue) => recorder.keep(&training)?,
         Err(Failure::Run(message)) => {
-            note(&format!("{}: {message}; drawn as far as that", run.name));
+            note(&format!("{}: {message}; the figure ends there", run.name));
             run.end = Some(message);
         }
         Err(failure) => return Err(failure),
@@ -210,7 +210,7 @@ fn resume<'a>(
             Ok(Some((Training::new(task.clone(), parameters, optimizer, progress)?, rows)))
         }
         Err(error) => {
-            note(&format!("not gone on with, since {error}"));
+            note(&format!("starting anew, because {error}"));
             Ok(None)
         }
     }

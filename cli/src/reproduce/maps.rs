@@ -217,7 +217,7 @@ fn relax(
             let energies = [start, energies[part - 1]];
             if energies[1].is_nan() || energies[1] > start {
                 note(&format!(
-                    "warning: the energy is {:e} at the end, above the {start:e} of the start; beliefs have moved away",
+                    "warning: the energy rose to {:e}, from {start:e} at the start; the relaxation diverged",
                     energies[1]
                 ));
             }

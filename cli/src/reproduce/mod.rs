@@ -22,46 +22,48 @@ use crate::{interrupt, writable};
 
 /// Reproduce a figure of the paper, or its table of run times.
 ///
-/// Figures 1 and 3 to 7 train a network by predictive coding and by backpropagation from the same weights
-/// and batches; 2 and 4 follow the gradients of one batch over the iterations; 8 and 9 show beliefs
-/// and errors of VGG-19. The directory of results gets figure-N.csv, .png and .svg (runtimes.*) and
-/// run.json. Ctrl-C stops a run; the same command goes on where it was.
+/// Figures 1, 3, 5, 6 and 7 train a network by predictive coding and by backpropagation, from the same weights and with
+/// the same batches. Figures 2 and 4 show the gradients of one batch over the iterations, 8 and 9 beliefs and errors of
+/// VGG-19. The results are figure-N.csv, .png and .svg (or runtimes.*), and run.json. Ctrl-C stops a run; the same command
+/// continues it.
 #[derive(Args, Clone, Debug)]
 #[command(group = ArgGroup::new("what").required(true))]
 pub struct Reproduce {
-    /// Figure of the paper
+    /// Number of the figure
     #[arg(long, value_name = "N", group = "what", value_parser = clap::value_parser!(u8).range(1..=9))]
     figure: Option<u8>,
-    /// Seconds of two epochs on MNIST by each method
+    /// The table of run times: seconds for two epochs on MNIST by each method
     #[arg(long, group = "what")]
     runtimes: bool,
-    /// Directory of MNIST or CIFAR-10, or with the directories mnist and cifar10 [default: the embedded
-    /// digits in the place of MNIST]
+    /// Directory with MNIST or CIFAR-10, or with the subdirectories mnist and cifar10 [default: the built-in digits
+    /// instead of MNIST]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Weights of VGG-19, safetensors with the names of torchvision [default: random ones]; for figures 8 and 9
+    /// Figures 8 and 9: weights of VGG-19, safetensors with torchvision's names [default: random]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// JPEG or PNG files [default: two patterns]; for figures 8 and 9
+    /// Figures 8 and 9: JPEG or PNG files [default: two patterns]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// Directory of the results [default: out/figure-N or out/runtimes]
+    /// Directory for the results [default: out/figure-N or out/runtimes]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Few steps, iterations and samples: to see that it works
+    /// Use few steps, iterations and samples, as a quick trial
     #[arg(long)]
     quick: bool,
-    /// Seed of the initial weights and of the order of the samples
+    /// Seed for the initial weights and the order of the samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The signs of strict, for figures 1 and 2: today's, or those of the code that the paper's figures come
-    /// from, in which beliefs move up the loss and gradients are taken at v-hat
+    /// Figures 1 and 2: sign convention of strict
+    ///
+    /// 2022 is the convention of the code that produced the paper's figures: beliefs move up the loss, and gradients are
+    /// taken at the activations of the forward pass.
     #[arg(long, value_enum, default_value = "current")]
     convention: ConventionName,
-    /// Passes over the training set [default: the paper's]; for figures 1, 3 and 5 to 7 and the run times
+    /// Figures 1, 3, 5, 6, 7 and --runtimes: number of passes over the training set [default: as in the paper]
     #[arg(long, value_name = "E", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
-    /// Iterations of the relaxation [default: 500]; for figures 8 and 9
+    /// Figures 8 and 9: number of iterations [default: 500]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     iterations: Option<u32>,
     #[command(flatten)]
@@ -72,7 +74,7 @@ pub struct Reproduce {
 enum ConventionName {
     /// epsilon_l = f_l(v_{l-1}) - v_l
     Current,
-    /// epsilon_l = v_l - f_l(v_{l-1}) with epsilon_L as before
+    /// epsilon_l = v_l - f_l(v_{l-1}), and the same epsilon_L
     #[value(name = "2022")]
     Published2022,
 }
@@ -116,15 +118,15 @@ impl Reproduce {
         let maps = matches!(figure, Some(8 | 9));
         let trains = !maps && !matches!(figure, Some(2 | 4));
         let wrong = [
-            ("--data", maps && self.data.is_some(), "the figures 1 to 7 and --runtimes"),
-            ("--weights", !maps && self.weights.is_some(), "the figures 8 and 9"),
-            ("--images", !maps && !self.images.is_empty(), "the figures 8 and 9"),
-            ("--iterations", !maps && self.iterations.is_some(), "the figures 8 and 9"),
-            ("--epochs", !trains && self.epochs.is_some(), "the figures 1, 3, 5, 6 and 7 and --runtimes"),
+            ("--data", maps && self.data.is_some(), "figures 1 to 7 and --runtimes"),
+            ("--weights", !maps && self.weights.is_some(), "figures 8 and 9"),
+            ("--images", !maps && !self.images.is_empty(), "figures 8 and 9"),
+            ("--iterations", !maps && self.iterations.is_some(), "figures 8 and 9"),
+            ("--epochs", !trains && self.epochs.is_some(), "figures 1, 3, 5, 6 and 7 and --runtimes"),
             (
                 "--convention 2022",
                 !matches!(figure, Some(1 | 2)) && self.convention == ConventionName::Published2022,
-                "the figures 1 and 2",
+                "figures 1 and 2",
             ),
         ];
         match wrong.into_iter().find(|&(_, wrong, _)| wrong) {
@@ -160,6 +162,6 @@ impl Reproduce {
 
     /// What became of a run that the user stopped.
     fn stopped(&self, when: &str) -> Failure {
-        Failure::Interrupted(format!("{}: {when}; the same command goes on", self.name()))
+        Failure::Interrupted(format!("{}: {when}; the same command continues it", self.name()))
     }
 }

@@ -28,15 +28,15 @@ impl Picture {
     /// A JPEG or PNG file, its shorter side resized to 8/7 of `side` (256 for 224), its centre cropped.
     pub fn read(path: &Path, side: usize) -> Result<Self, Failure> {
         let wrong = |what: String| Failure::usage(format!("{}: {what}; expected a JPEG or PNG file", path.display()));
-        let bytes = std::fs::metadata(path).map_err(|e| wrong(format!("can not be read: {e}")))?.len();
+        let bytes = std::fs::metadata(path).map_err(|e| wrong(format!("cannot be read: {e}")))?.len();
         let mut reader = image::ImageReader::open(path)
             .and_then(|reader| reader.with_guessed_format())
-            .map_err(|e| wrong(format!("can not be read: {e}")))?;
+            .map_err(|e| wrong(format!("cannot be read: {e}")))?;
         let mut limits = image::Limits::default();
         (limits.max_image_width, limits.max_image_height) = (Some(LONGEST_SIDE), Some(LONGEST_SIDE));
         limits.max_alloc = Some(bytes.saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_BYTES));
         reader.limits(limits);
-        let image = reader.decode().map_err(|e| wrong(format!("is no image that can be read: {e}")))?.into_rgb8();
+        let image = reader.decode().map_err(|e| wrong(format!("cannot be decoded: {e}")))?.into_rgb8();
         let image = centre(image);
         let (width, height) = image.dimensions();
         let shorter = (side * 8 / 7) as f64;

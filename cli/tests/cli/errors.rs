@@ -39,13 +39,13 @@ fn step_size_and_iterations() {
 fn automatic_steps_and_tolerances() {
     let folder = Folder::with_model(2);
     let out = folder.name("out");
-    let number = ["--eta small: ", "expected a number above 0, such as 0.1, one for each hidden layer, or auto"];
+    let number = ["--eta small: ", "expected a number above 0, such as 0.1, a number for each hidden layer, or auto"];
     folder.infer("strict", &["--eta", "small", "--iterations", "5"]).refused(&number);
     run(&["train", "--eta", "small"]).refused(&number);
     run(&["summary", "--eta", "small"]).refused(&number);
     folder.infer("strict", &["--eta", "auto"]).refused(&["need both --eta and --iterations"]);
     for (method, option, part) in [
-        ("exact", &["--eta", "auto"][..], "--method exact does not relax"),
+        ("exact", &["--eta", "auto"][..], "--method exact has no iterations"),
         ("fixed-prediction", &["--eta", "auto"], "only for --method strict; give fixed-prediction a number"),
         ("exact", &["--tolerance", "1e-3"], "only for --method strict; leave it out for exact"),
         ("fixed-prediction", &["--tolerance", "1e-3"], "only for --method strict; leave it out for fixed-prediction"),
@@ -92,7 +92,7 @@ fn model_files() {
     folder.write("model.toml", MODEL.replace("out_features = 6", "out_features = 9000000000"));
     folder.infer("exact", &[]).refused(&["operation 1.1", "too large"]);
     std::fs::remove_file(folder.path("model.toml")).unwrap();
-    folder.infer("exact", &[]).refused(&["model.toml: can not be read: it does not exist"]);
+    folder.infer("exact", &[]).refused(&["model.toml: cannot be read: it does not exist"]);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn weights() {
     folder.infer("exact", &[]).refused(&["weights.safetensors", "cut off"]);
     folder.write("weights.safetensors", "not a tensor");
     folder.infer("exact", &[]).refused(&["weights.safetensors", "is not a valid safetensors file"]);
-    run(&["evaluate", "--weights", &folder.name("missing")]).refused(&["missing: can not be read: it does not exist"]);
+    run(&["evaluate", "--weights", &folder.name("missing")]).refused(&["missing: cannot be read: it does not exist"]);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn data_sets() {
         folder.write(&format!("{set}-labels-idx1-ubyte"), idx(0x801, &[2], &[3, 9]));
     }
     folder.write("t10k-labels-idx1-ubyte", idx(0x801, &[2], &[3, 10]));
-    mnist().refused(&["outputs of shape [10], the data set 11 classes"]);
+    mnist().refused(&["outputs of shape [10], but the data set has 11 classes"]);
     folder.write("t10k-labels-idx1-ubyte", idx(0x801, &[2], &[3, 9]));
     folder.write("train-images-idx3-ubyte", idx(0x803, &[2, 28, 28], &[7; 2 * 784 - 1]));
     mnist().refused(&["train-images-idx3-ubyte", "is cut off", "1568", "1567"]);

@@ -64,12 +64,12 @@ fn an_input_is_not_written_over() {
     {
         let before = std::fs::read(folder.path(file)).unwrap();
         let output = folder.name(&format!("./{file}"));
-        folder.infer("exact", &["--output", &output]).refused(&[file, option, "written over"]);
+        folder.infer("exact", &["--output", &output]).refused(&[file, option, "overwritten"]);
         assert_eq!(std::fs::read(folder.path(file)).unwrap(), before);
     }
     let start = folder.name("start.safetensors");
     std::os::unix::fs::symlink(folder.path("batch.safetensors"), &start).unwrap();
-    folder.infer("exact", &["--output", &start]).refused(&["start.safetensors", "--batch", "written over"]);
+    folder.infer("exact", &["--output", &start]).refused(&["start.safetensors", "--batch", "overwritten"]);
 }
 
 /// |a - b| / |b|.

@@ -3,6 +3,7 @@
 mod bench;
 mod common;
 mod errors;
+mod help;
 mod infer;
 mod mnist;
 mod own;

@@ -169,10 +169,10 @@ fn data_that_do_not_fit_are_refused_in_one_line() {
     let x = || ("x", npy(&[2, 2], &[0f32; 4], npyz::Order::C));
     let labels = |labels: &[i64]| ("y", npy(&[labels.len() as u64], labels, npyz::Order::C));
     for (arrays, part) in [
-        (vec![x()], "holds x but no y"),
-        (vec![labels(&[0])], "holds y but no x"),
+        (vec![x()], "holds x but not y"),
+        (vec![labels(&[0])], "holds y but not x"),
         (vec![], "holds no x and y"),
-        (vec![x(), labels(&[0, 1, 2])], "y has the shape [3], expected a target for each of 2 samples"),
+        (vec![x(), labels(&[0, 1, 2])], "y has shape [3]; expected one target for each of the 2 samples"),
         (vec![x(), labels(&[0, -1])], "label -1 of image 1"),
         (vec![x(), labels(&[0, 3])], "4 classes"),
         (vec![("x", npy(&[2, 3], &[0f32; 6], npyz::Order::C)), labels(&[0, 1])], "takes inputs of shape [2]"),
@@ -181,7 +181,7 @@ fn data_that_do_not_fit_are_refused_in_one_line() {
         run(&["train", "--dataset", &file, "--model", &classes, "--out", &folder.name("out")]).failed(2, &[part]);
     }
     let file = folder.write("broken.npz", b"not a zip");
-    run(&["train", "--dataset", &file, "--model", &classes]).refused(&["broken.npz: is no .npz file"]);
+    run(&["train", "--dataset", &file, "--model", &classes]).refused(&["broken.npz: is not a valid .npz file"]);
     run(&["train", "--dataset", &file]).refused(&["needs --model"]);
     run(&["train", "--dataset", "unknown"]).refused(&["unknown", "digits, mnist, cifar10 or a file that ends in"]);
 }
@@ -237,7 +237,8 @@ fn outputs_without_targets() {
     assert_eq!(f64::from(written[0].2[3]), probabilities[0][3] as f32 as f64);
 
     let wrong = folder.write("x.npy", npy(&[2, 7], &[0f32; 14], npyz::Order::C));
-    run(&["predict", "--model", model, "--weights", &weights, "--input", &wrong]).refused(&["x has the shape [2, 7]"]);
+    run(&["predict", "--model", model, "--weights", &weights, "--input", &wrong]).refused(&["x has shape [2, 7]"]);
     let none = folder.write("no.png", b"none");
-    run(&["predict", "--model", model, "--weights", &weights, "--input", &none]).refused(&["no.png: is no image"]);
+    run(&["predict", "--model", model, "--weights", &weights, "--input", &none])
+        .refused(&["no.png: cannot be decoded"]);
 }

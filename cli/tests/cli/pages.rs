@@ -33,7 +33,7 @@ fn python(modules: &str) -> Option<PathBuf> {
         return Some(python);
     }
     // Not by a macro: the test runner would keep the line.
-    let _ = writeln!(std::io::stderr(), "skipped: {} can not import {modules}", python.display());
+    let _ = writeln!(std::io::stderr(), "skipped: {} cannot import {modules}", python.display());
     None
 }
 

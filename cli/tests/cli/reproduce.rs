@@ -258,7 +258,7 @@ fn a_figure_that_was_stopped_goes_on_to_the_same_numbers() {
     let rows = reproduce(&folder.path("parts"), &["--figure", "1", "--epochs", "60"], "figure-1");
     assert!(rows == whole);
 
-    // From what it can not go on, it starts again.
+    // From what it cannot go on, it starts again.
     folder.write("damaged/figure-1.predictive-coding.state.csv", "a,b\n1,2\n");
     let rows = reproduce(&folder.path("damaged"), &["--figure", "1", "--epochs", "60"], "figure-1");
     assert!(rows == whole);

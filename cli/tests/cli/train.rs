@@ -139,7 +139,7 @@ fn settings_can_be_overridden_and_runs_end_early() {
     run(&strict(&out, &checkpoint, &more)).refused(&["lr=0.001"]);
     let finished = run(&strict(&out, &checkpoint, &[&more[..], &["--override"]].concat())).succeeded();
     // The loss of epoch 3 is that of epoch 2, and so are all after it.
-    let told = "Ended after epoch 5 of 40: the test loss was not lower in 3 epochs";
+    let told = "Stopped after epoch 5 of 40: the test loss did not decrease in 3 epochs";
     assert!(finished.stdout.contains(told), "{finished:?}");
     let run_json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path("out/run.json")).unwrap()).unwrap();
@@ -275,11 +275,11 @@ fn what_fixed_prediction_lets_through_is_shown() {
             assert_eq!(cells(&finished.stdout, layer), Some(format!("{:.2}%", 100.0 * share)), "{finished:?}");
         }
         let least = (4..).find(|&n| fixed_prediction_share(3, 0.1, n) >= 0.99).unwrap();
-        assert!(finished.stdout.contains(&format!("99% everywhere takes n = {least}\n")), "{finished:?}");
+        assert!(finished.stdout.contains(&format!("99% in every layer needs {least} iterations\n")), "{finished:?}");
     }
     assert!(!shown[1].stdout.contains("literal") && shown[2].stdout.contains("fixed-prediction (0.1, 20, literal)"));
     for method in ["exact", "strict"] {
-        assert!(!run(&["summary", "--method", method]).succeeded().stdout.contains("let through"));
+        assert!(!run(&["summary", "--method", method]).succeeded().stdout.contains("share of the gradient"));
     }
     // They round differently, so that neither goes on to the bits of the other.
     train(&a, &["--resume", "--literal"])
@@ -386,7 +386,8 @@ fn results_of_another_run_are_not_lost() {
 fn too_few_iterations_are_told() {
     let folder = Folder::new();
     let out = folder.name("out");
-    let told = "strict do not come down to layers 1 to 2 in 2 iterations, where gradients stay 0; 4 iterations reach";
+    let told =
+        "2 iterations of strict do not reach layers 1 to 2, where the gradients are 0; use at least 4 iterations";
     let strict = ["--method", "strict", "--iterations", "2"];
     let trained = run(&[&["train", "--epochs", "1", "--out", &out], &strict[..]].concat()).succeeded();
     assert!(trained.stderr.contains(told), "{trained:?}");
@@ -416,7 +417,7 @@ fn a_checkpoint_of_another_run_is_refused() {
     let fresh = folder.name("fresh");
     run(&strict(&fresh, &folder.name("none"), &["--resume"])).refused(&["none", "does not exist"]);
     let weights = folder.write("weights", std::fs::read(folder.path("out/weights.safetensors")).unwrap());
-    run(&strict(&fresh, &weights, &["--resume"])).refused(&["weights", "is no checkpoint"]);
+    run(&strict(&fresh, &weights, &["--resume"])).refused(&["weights", "is not a checkpoint"]);
     assert!(!PathBuf::from(&fresh).exists());
 }
 
@@ -467,7 +468,8 @@ fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
     let sum = |key: &str| rows.iter().map(|row| row[key].parse::<u64>().unwrap()).sum::<u64>();
     let (shrunk, skipped) = (sum("shrunk"), sum("skipped"));
     assert!(shrunk > 0);
-    let told = format!("strict: diverged relaxations: {shrunk} ended well by a smaller step, {skipped} were left out");
+    let told =
+        format!("strict: diverged relaxations: {shrunk} succeeded with a smaller step size, {skipped} were left out");
     assert!(finished.stdout.contains(&told), "{finished:?}");
     let run_json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path("whole/run.json")).unwrap()).unwrap();
@@ -505,11 +507,11 @@ fn nothing_else_is_written_over() {
     let ops = "{ type = \"flatten\" }, { type = \"linear\", out_features = 10 }";
     let text = format!("input = [1, 8, 8]\nloss = \"cross_entropy\"\n[[layer]]\nops = [{ops}]\n");
     folder.write("model.toml", text);
-    for (name, part) in [("out/run.json", "a file of the results"), ("model.toml", "--model")] {
+    for (name, part) in [("out/run.json", "a result of the run"), ("model.toml", "--model")] {
         let checkpoint = folder.name(name);
         let model = folder.name("model.toml");
         let message = strict(&out, &checkpoint, &["--model", &model]);
-        run(&message).refused(&[name, part, "name another"]);
+        run(&message).refused(&[name, part, "choose another"]);
     }
 }
 
@@ -529,7 +531,7 @@ fn closed_and_full_outputs() {
     let piped = shell("{ PROGRAM summary; echo $? >&2; } | true");
     assert_eq!(piped.stderr, "0\n");
     if PathBuf::from("/dev/full").exists() {
-        shell("PROGRAM summary >/dev/full").failed(1, &["standard output can not be written"]);
+        shell("PROGRAM summary >/dev/full").failed(1, &["cannot write to standard output"]);
     }
 }
 
@@ -544,7 +546,7 @@ fn a_checkpoint_that_can_not_be_written_leaves_the_last_one() {
     let kept = std::fs::read(&b).unwrap();
     let more = strict(&parts, &b, &["--epochs", "3", "--resume"]);
     let failed = shell(&format!("trap '' XFSZ; ulimit -f 1; exec PROGRAM {}", more.join(" ")));
-    failed.failed(1, &[&b, "can not be written"]);
+    failed.failed(1, &[&b, "cannot be written"]);
     assert!(std::fs::read(&b).unwrap() == kept);
     let left: Vec<_> = std::fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 4, "{left:?}");
@@ -563,8 +565,8 @@ fn a_checkpoint_that_can_not_be_written_leaves_the_last_one() {
 fn a_place_that_takes_no_files_is_refused_at_once() {
     let folder = Folder::new();
     let out = folder.name("out");
-    run(&strict(&out, "/proc/c", &[])).failed(2, &["/proc/c: can not be written", "name another"]);
+    run(&strict(&out, "/proc/c", &[])).failed(2, &["/proc/c: cannot be written", "choose another"]);
     let a = folder.name("a");
-    run(&strict("/proc", &a, &[])).failed(2, &["/proc: can not be written", "name another"]);
-    run(&strict("/proc/out", &a, &[])).failed(2, &["/proc/out: the directory can not be created"]);
+    run(&strict("/proc", &a, &[])).failed(2, &["/proc: cannot be written", "choose another"]);
+    run(&strict("/proc/out", &a, &[])).failed(2, &["/proc/out: the directory cannot be created"]);
 }
