@@ -47,7 +47,7 @@ impl BatchFile {
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or type
-    /// than the network takes, a number that is not finite, or a label that is no output.
+    /// than the network takes, a number that is not finite, or a label that is out of range.
     pub fn read(network: &Network, path: impl AsRef<Path>) -> Result<Self> {
         let file = TensorFile::read(path.as_ref())?;
         let input = network.input_shape();
@@ -84,9 +84,9 @@ impl BatchFile {
     }
 }
 
-/// Where the beliefs of a strict relaxation start, from a file that holds `deviation.l` or
-/// `belief.l`, f32 `[batch, shape of layer l]`, for any of the layers l = 1..L-1; the others start
-/// at v-hat. Deviations count where there are both, as in what an inference wrote, whose other tensors are not looked at.
+/// The initial beliefs of a strict relaxation, from a file with `deviation.l` or `belief.l`, f32
+/// `[batch, shape of layer l]`, for any of the layers l = 1..L-1. The others start at v-hat. If a file has both for a layer,
+/// as the output of an inference does, the deviation is used. Other tensors of such a file are ignored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartFile {
     /// At index l - 1 for layer l.

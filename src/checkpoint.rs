@@ -1,4 +1,4 @@
-//! Checkpoints: everything that a training run needs to go on with the same bits, in one
+//! Checkpoints: everything that a training run needs to continue with bit-identical results, in one
 //! safetensors file: the tensors `parameter.<name>` and `optimizer.<moment>.<name>`, the history as
 //! `history.steps` (i64 `[rows, 5]`: step, epoch, kind, shrunk, skipped) and `history.values` (f64 `[rows, 2]`: loss,
 //! accuracy), the rest as text in the header, with a CRC-32 of it all. The generator needs no state: the batches of an epoch
@@ -39,15 +39,15 @@ pub struct Record {
     pub step: u64,
     /// The epoch, from 1.
     pub epoch: u64,
-    /// What was measured on.
+    /// Which samples were measured.
     pub kind: RecordKind,
     /// The loss, by the network's reduction.
     pub loss: f64,
     /// Share of samples whose largest output is that of their label, in 0..=1.
     pub accuracy: f64,
-    /// Samples of the step that relaxed again by a smaller step size, since they had diverged.
+    /// Number of samples that diverged and were relaxed again with a smaller step size.
     pub shrunk: u64,
-    /// Samples that were left out of the step, since they diverged.
+    /// Number of samples that diverged and were left out of the gradients.
     pub skipped: u64,
 }
 
@@ -62,11 +62,11 @@ pub struct Progress {
     pub history: Vec<Record>,
 }
 
-/// What a run was started with, by name: its seed, its method, its batch size and so on. A
-/// checkpoint goes on only under the same settings. See [`save_checkpoint`] for an example.
+/// The settings of a run by name: seed, method, batch size and so on. A checkpoint can only be continued with the same
+/// settings. See [`save_checkpoint`] for an example.
 pub type Settings = BTreeMap<String, String>;
 
-/// Writes a checkpoint, replacing an older one in one go.
+/// Writes a checkpoint, atomically replacing an older one.
 ///
 /// ```
 /// use predictive_coding::{
@@ -135,11 +135,11 @@ pub fn save_checkpoint(
     tensors::write(path.as_ref(), content, Some(header))
 }
 
-/// Reads a checkpoint (see [`save_checkpoint`] for an example): `optimizer`, freshly made with the settings of the run, takes over the state
-/// of the saved one.
+/// Reads a checkpoint (see [`save_checkpoint`] for an example). `optimizer` must be new, with the settings of the run. It
+/// takes over the saved state.
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File) if the file is no checkpoint, or one of another
+/// [`Error::File`](crate::Error::File) if the file is not a checkpoint, or one of another
 /// network, optimiser or settings, which it names (nothing was changed).
 pub fn load_checkpoint(
     path: impl AsRef<Path>,
@@ -158,8 +158,8 @@ pub fn load_checkpoint(
     Ok((parameters, progress))
 }
 
-/// As [`load_checkpoint`], but with the settings that are given now, and the learning rate that the optimiser has. Tells
-/// what is another than in the run that wrote the checkpoint, a line each.
+/// Like [`load_checkpoint`], but continues with the given settings and the learning rate of `optimizer`. Also returns a line
+/// for each setting that differs from the run that wrote the checkpoint.
 ///
 /// # Errors
 /// As [`load_checkpoint`], but of other settings only if they are those of another network or of an optimiser

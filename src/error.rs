@@ -1,4 +1,4 @@
-//! Everything that can go wrong, each told in one line: what was found, what was expected, what to do.
+//! All errors. Each message is one line: what was found, what was expected, what to do.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 /// The result of this library's fallible functions. See [`Error`] for an example.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call failed. Nothing was changed by a call that returns one, except for
-/// [`Error::Diverged`], after which the session's state can be read, and
-/// [`Error::Stopped`], after which only activations can.
+/// Why a call failed. A call that fails changes nothing, with two exceptions: after [`Error::Diverged`] the state of the
+/// session can be read, and after [`Error::Stopped`] only its activations.
 ///
 /// ```
 /// use predictive_coding::{Error, Linear, Loss, Network, Op};
@@ -22,25 +21,25 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The description of a network is not one that can be built.
     Network(String),
-    /// A method, an optimiser or a size that makes no sense.
+    /// An invalid method, option, optimiser setting or size.
     Argument(String),
-    /// Data handed over in memory has the wrong size or content.
+    /// Data in memory has the wrong size or content.
     Input(String),
-    /// A file could not be read or written, or holds something else than expected.
+    /// A file cannot be read or written, or its content is not what was expected.
     File {
         /// The file or directory.
         path: PathBuf,
         /// What is wrong with it, and what to do.
         message: String,
     },
-    /// A strict relaxation climbed instead of descending.
+    /// The energy of a strict relaxation rose instead of falling.
     Diverged(Divergence),
-    /// The call was ended between two iterations by [`Options::stop`](crate::Options::stop).
+    /// The call was stopped between two iterations by [`Options::stop`](crate::Options::stop).
     Stopped,
 }
 
 impl Error {
-    /// An error about a file or directory, told in one line that can be read, whatever the message quotes from it.
+    /// An error about a file or directory. The message becomes one readable line, whatever it quotes from the file.
     pub fn file(path: impl AsRef<Path>, message: impl fmt::Display) -> Self {
         const LONGEST: usize = 1000;
         let told = message.to_string();
@@ -65,16 +64,16 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Where a strict relaxation first left the descent: the energy of a sample exceeded its value at
-/// the start by more than rounding, or was no longer finite. [`Session::infer`](crate::Session::infer) tells of it.
+/// Where a strict relaxation first diverged: the energy of a sample exceeded its initial value by more than rounding, or
+/// was not finite. [`Session::infer`](crate::Session::infer) returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Divergence {
     /// Index of the sample in its batch, from 0.
     pub sample: usize,
-    /// The layer, from 1, whose term of the energy rose most since the start, or was the first that is
-    /// not finite: half the squared error times the precision, or at the output the loss.
+    /// The layer, from 1, whose term of the energy rose most, or the first whose term is not finite. The term is half the
+    /// squared error times the precision, or the loss for the output.
     pub layer: usize,
-    /// The iteration whose energy, taken before its update, was too large, from 1.
+    /// The iteration, from 1, whose energy was too large. Energies are those before the update of an iteration.
     pub iteration: usize,
     /// Whether that energy was finite. If it was not at iteration 1, the forward pass overflowed.
     pub finite: bool,

@@ -41,9 +41,8 @@ pub(crate) fn read_at_most(path: &Path, reader: impl Read, limit: u64) -> Result
     }
 }
 
-/// Writes a file in one go for every reader: into a temporary file beside it, synced and renamed
-/// over it. What was there before stays if anything fails. A link is followed, a device written
-/// to directly.
+/// Writes a file atomically: to a temporary file in the same directory, which is synced and renamed. If anything fails, the
+/// old file stays. Links are followed, and devices are written directly.
 pub fn write_atomically(path: impl AsRef<Path>, content: &[u8]) -> Result<()> {
     let path = path.as_ref();
     replace(path, content).map_err(|e| match e.kind() {

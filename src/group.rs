@@ -14,16 +14,16 @@ use crate::plan::{LayerPlan, Plan};
 use crate::relaxation::{Descent, Given, Relaxation, backpropagate, error_based, fixed_prediction, strict, sweep};
 use crate::state::{Scratch, Tile};
 
-/// Where the belief of a layer starts in a strict relaxation. See
+/// The initial belief of a layer in a strict relaxation. See
 /// [`Session::infer_from`](crate::Session::infer_from) for an example.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Start<'a> {
-    /// At v-hat.
+    /// The activation v-hat.
     Activation,
-    /// At v-hat plus these deviations, `[samples, layer shape]`.
+    /// v-hat plus these deviations, `[samples, layer shape]`.
     Deviation(&'a [f32]),
-    /// At these beliefs, `[samples, layer shape]`. Their difference from v-hat is rounded once.
+    /// These beliefs, `[samples, layer shape]`. Their difference from v-hat is rounded once.
     Belief(&'a [f32]),
 }
 

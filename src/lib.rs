@@ -1,15 +1,15 @@
-//! Predictive coding networks on the CPU, exact in float32 and as fast as the arithmetic allows.
+//! Predictive coding networks on the CPU, exact in float32.
 //!
-//! A network is a chain of layers v_l = f_l(v_{l-1}; theta_l). Backpropagation finds the gradient of
-//! a loss by carrying its derivative backwards through the chain. Predictive coding gives every
-//! layer a *belief* v_l and a *prediction error* epsilon_l = f_l(v_{l-1}) - v_l, lets the beliefs
-//! relax until the errors are in balance, and then lets every parameter follow the error next to
-//! it. Rosenbaum ("On the relationship between predictive coding and backpropagation", PLoS ONE
-//! 17(3), e0266102, 2022) shows when the two compute the same; [`Method`] gives the three forms.
+//! A network is a chain of layers v_l = f_l(v_{l-1}; theta_l). Backpropagation computes the gradient of
+//! a loss by passing its derivative backwards through the chain. In predictive coding, each layer has a
+//! *belief* v_l and a *prediction error* epsilon_l = f_l(v_{l-1}) - v_l. The beliefs change until the
+//! errors balance, and then each parameter is updated from the error next to it. Rosenbaum ("On the
+//! relationship between predictive coding and backpropagation", PLoS ONE 17(3), e0266102, 2022) shows when
+//! both compute the same gradients. [`Method`] has the three methods.
 //!
-//! A [`Network`] is described by its [`Op`]s or by a model file, its [`Parameters`] are one flat
-//! buffer, and a [`Session`] holds everything that a network, a batch size and a method need: it is
-//! planned once and allocates nothing afterwards.
+//! A [`Network`] is described by its [`Op`]s or by a model file. Its [`Parameters`] are one flat buffer. A
+//! [`Session`] has everything that a network, a batch size and a method need. It is planned once and
+//! allocates nothing afterwards.
 //!
 //! ```
 //! use predictive_coding::{Adam, Linear, Loss, Network, Op, Optimizer, Options, Session, Strict};
@@ -29,9 +29,9 @@
 //! # Ok::<(), predictive_coding::Error>(())
 //! ```
 //!
-//! Relaxations are computed in differences from the forward pass: written as in the paper, epsilon
-//! is a difference of nearly equal numbers, and in float32 the gradient of the lower layers is
-//! rounding noise.
+//! Relaxations are computed with differences from the forward pass. Computed as the paper writes it,
+//! epsilon is a difference of nearly equal numbers, and in float32 the gradients of the lower layers
+//! are rounding noise.
 
 #![forbid(unsafe_code)]
 

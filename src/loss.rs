@@ -7,10 +7,10 @@ use crate::error::{Error, Result};
 use crate::names::names;
 use crate::setters::setters;
 
-/// What the last layer's output is compared by: a function and a reduction as PyTorch has them, times a weight.
+/// The loss of the output: a function and a reduction with PyTorch's definitions, times a weight.
 ///
-/// Relaxation sees the loss of the whole batch. With [`Reduction::Mean`] a sample's share of it, and so how far its
-/// beliefs move, shrinks with the batch; with [`Reduction::Sum`] every sample relaxes as if it were alone.
+/// Relaxation uses the loss of the whole batch. With [`Reduction::Mean`], the share of each sample, and so the movement of its
+/// beliefs, shrinks as the batch grows. With [`Reduction::Sum`], every sample relaxes as if it were alone.
 ///
 /// ```
 /// use predictive_coding::{Loss, Reduction};
@@ -23,11 +23,11 @@ use crate::setters::setters;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss {
-    /// What is computed of each sample.
+    /// The loss of one sample.
     pub function: LossFunction,
-    /// How the samples' terms become one number.
+    /// How the terms of the samples are combined.
     pub reduction: Reduction,
-    /// What that number is multiplied by, in the energy, the gradients and all reports; finite and above 0.
+    /// Factor of the loss in the energy, the gradients and all reports; finite and above 0.
     pub weight: f64,
 }
 
@@ -41,7 +41,7 @@ pub enum LossFunction {
     Mse,
 }
 
-/// How the terms of a batch become one number. See [`Loss`] for an example.
+/// How the terms of a batch are combined into one number. See [`Loss`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reduction {
@@ -62,7 +62,7 @@ impl Loss {
         Loss { function, reduction: Reduction::Mean, weight: 1.0 }
     }
 
-    /// What the sum of the terms of `samples` outputs of `outputs` elements each is multiplied by.
+    /// The factor of the sum of all terms, for `samples` outputs of `outputs` elements each.
     pub fn scale(self, samples: usize, outputs: usize) -> f64 {
         let terms = match (self.reduction, self.function) {
             (Reduction::Sum, _) => 1,
@@ -111,7 +111,7 @@ impl FromStr for Loss {
 }
 
 impl fmt::Display for Loss {
-    /// The function's name, with what is not as usual behind it.
+    /// The name of the function, followed by the reduction and the weight if they are not the defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let usual = Loss::mean(self.function);
         f.write_str(self.function.name())?;

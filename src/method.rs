@@ -10,12 +10,12 @@ use crate::names::names;
 use crate::relaxation::{iterations_for, shares};
 use crate::setters::setters;
 
-/// How the prediction errors epsilon_l are found, after Rosenbaum, "On the relationship between
+/// How the prediction errors epsilon_l are computed, after Rosenbaum, "On the relationship between
 /// predictive coding and backpropagation" (PLoS ONE 17(3), e0266102, 2022), in the sign convention
 /// of Torch2PC since 2024. v-hat_l are the activations of the forward pass, v_l the beliefs,
 /// delta_l = dLoss/dv-hat_l, J_l the Jacobian of layer l by its input.
 ///
-/// Its name alone stands for the usual settings:
+/// A name alone means the default settings:
 ///
 /// ```
 /// use predictive_coding::{FixedPrediction, Method, Strict};
@@ -58,8 +58,8 @@ pub struct FixedPrediction {
     pub eta: Eta,
     /// Number of iterations n, at least 1.
     pub iterations: usize,
-    /// Runs the iterations one by one, to the same result as without but for rounding:
-    /// usually the errors are found from backpropagation's ([`Method::shares`]).
+    /// Whether to run every iteration. By default the same errors, up to rounding, are computed from those of
+    /// backpropagation ([`Method::shares`]).
     pub literal: bool,
 }
 
@@ -88,12 +88,12 @@ pub struct Strict {
     pub solver: Solver,
     /// Number of iterations n, at least 1; of sweeps the most.
     pub iterations: usize,
-    /// The relaxation of a sample ends before its iterations are done, once |u_new - u| is at most this
-    /// times |u_new|, over all hidden layers; a sample that has settled stays as it is.
+    /// The relaxation of a sample ends early once |u_new - u| is at most this times |u_new|, over all hidden layers.
+    /// Afterwards the sample does not change.
     ///
-    /// For sweeps the same is asked of the errors of the hidden layers and of what a step adds to them.
+    /// With sweeps, the same condition applies to the errors of the hidden layers and their change in a step.
     pub tolerance: Option<f64>,
-    /// What becomes of a sample that diverges.
+    /// What to do with a sample that diverges.
     pub on_divergence: OnDivergence,
     /// The errors are those at the final beliefs. Usually they are those of the last iteration, one update older.
     pub fresh_errors: bool,
@@ -181,43 +181,43 @@ pub enum Solver {
     /// Such steps, as `torch.optim.Adam` with its defaults takes them. Energies may rise meanwhile: a sample diverges only
     /// when its energy is no longer finite.
     Adam(Eta),
-    /// Such steps, each sample's of the largest size with which descent is stable, by a margin: eta lambda_max = 1.8,
-    /// where lambda_max is the largest eigenvalue of the Hessian of its energy at v-hat (of Gauss and Newton: without
-    /// second derivatives of activations). A sample whose energy rises all the same halves its eta, and above its start
-    /// goes back to v-hat with a quarter of it. The estimate starts from a vector that follows the weights from call to
-    /// call, so that results depend on the calls before, in the last digits of lambda_max.
+    /// Steps of the largest stable size of each sample, with a margin: eta = 1.8 / lambda_max, where lambda_max is the
+    /// largest eigenvalue of the Gauss-Newton Hessian of its energy at v-hat (without second derivatives of activations).
+    /// If the energy of a sample still rises, its eta is halved. If the energy exceeds its initial value, the sample
+    /// returns to v-hat with a quarter of its eta. The estimate starts from a vector that is updated from call to call, so
+    /// results depend on previous calls in the last digits of lambda_max.
     Automatic {
-        /// Products with the Hessian that lambda_max is estimated by, each as costly as an iteration: 1 while
-        /// training, 16 for it to be right to about a percent; at most 4096.
+        /// Number of products with the Hessian to estimate lambda_max, each as costly as an iteration. 1 is enough for
+        /// training, and 16 give lambda_max to about a percent. At most 4096.
         products: usize,
     },
-    /// At most n sweeps straight to the equilibrium that the steps tend to: up through the layers for the beliefs
-    /// that the errors stand for, down for how the errors should change. A sweep costs what an iteration costs;
-    /// a few reach what takes hundreds of steps. No sample's energy ends above its start, whatever the weights:
-    /// there is no step size.
+    /// At most n sweeps towards the equilibrium that the steps converge to. A sweep goes up through the layers to compute
+    /// the beliefs that belong to the errors, and down to compute how the errors should change. It costs as much as an
+    /// iteration, and a few sweeps do the work of hundreds of steps. A step that raises a sample's energy is undone. There
+    /// is no step size.
     Sweeps,
-    /// As the code computed that the paper's figures come from: epsilon_l = v_l - f_l(v_{l-1}), epsilon_L =
+    /// The convention of the code behind the paper's figures: epsilon_l = v_l - f_l(v_{l-1}), epsilon_L =
     /// dLoss/df_L(v_{L-1}), v_l += eta (-epsilon_l + J_{l+1}(v_l)^T epsilon_{l+1}), and gradients at v-hat.
-    /// Beliefs move up the loss, so that a sample diverges only when its energy is no longer finite.
+    /// Beliefs move up the loss, so a sample diverges only if its energy is not finite.
     Published2022(Eta),
 }
 
-/// What becomes of a sample whose strict relaxation diverges. See [`Strict`] for an example.
+/// What to do with a sample whose strict relaxation diverges. See [`Strict`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDivergence {
-    /// The call ends with [`Error::Diverged`].
+    /// Return [`Error::Diverged`] from the call.
     #[default]
     Stop,
-    /// The sample is left out of the gradients; its errors and deviations are 0.
+    /// Leave the sample out of the gradients. Its errors and deviations become 0.
     Skip,
-    /// The sample relaxes again from v-hat by its own largest stable step ([`Solver::Automatic`] with 16 products)
-    /// and is left out if it diverges even then. One that began elsewhere than at v-hat is left out at once, and so is
-    /// every one of a solver other than [`Solver::Steps`].
+    /// Relax the sample again from v-hat, with its own largest stable step size ([`Solver::Automatic`] with 16 products),
+    /// and leave it out if it still diverges. A sample that did not start at v-hat is left out at once, and so are all
+    /// samples of solvers other than [`Solver::Steps`].
     Shrink,
 }
 
-names!(OnDivergence, "way to go on after a divergence", { Stop => "stop", Skip => "skip", Shrink => "shrink" });
+names!(OnDivergence, "action on divergence", { Stop => "stop", Skip => "skip", Shrink => "shrink" });
 
 /// Step size and iterations where none are given.
 const USUAL: (f64, usize) = (0.1, 20);
@@ -236,7 +236,7 @@ impl Method {
         }
     }
 
-    /// The step size that it was given, if it takes steps of a given size.
+    /// The given step size, if the method has one.
     pub fn eta(&self) -> Option<&Eta> {
         match self {
             Method::Exact => None,
@@ -315,7 +315,7 @@ impl Method {
         }
     }
 
-    /// Refuses numbers that make no sense, as every session does.
+    /// Refuses invalid numbers. Every session calls this.
     ///
     /// # Errors
     /// [`Error::Argument`] for a step size or a tolerance that is not a finite number above 0, 0 iterations, a number of
@@ -352,7 +352,7 @@ impl Method {
             && !(1..=MOST_PRODUCTS).contains(products)
         {
             return Err(Error::Argument(format!(
-                "an automatic step size by {products} products, expected 1 to {MOST_PRODUCTS}; 1 is enough for training"
+                "the automatic step size is estimated by {products} products, expected 1 to {MOST_PRODUCTS}; 1 is enough for training"
             )));
         }
         match tolerance {
@@ -374,7 +374,7 @@ impl fmt::Display for Method {
 impl FromStr for Method {
     type Err = Error;
 
-    /// The method of that name with the usual settings.
+    /// The method of that name with the default settings.
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "exact" => Ok(Method::Exact),
@@ -411,7 +411,7 @@ impl From<&Method> for Method {
 }
 
 impl FixedPrediction {
-    /// So many iterations by a step size, or by one for each hidden layer.
+    /// `iterations` iterations with a step size, or with one for each hidden layer.
     pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
         FixedPrediction { eta: eta.into(), iterations, literal: false }
     }
@@ -452,22 +452,23 @@ impl Nudge {
 setters!(Nudge { with_centred(centred: bool) });
 
 impl Strict {
-    /// So many steps of a size, or of one for each hidden layer.
+    /// `iterations` steps with a step size, or with one for each hidden layer.
     pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
         Strict::by(Solver::Steps(eta.into()), iterations)
     }
 
-    /// So many [steps of each sample's own largest stable size](Solver::Automatic), estimated by so many products.
+    /// `iterations` steps with the [largest stable step size of each sample](Solver::Automatic), estimated by `products`
+    /// products with the Hessian.
     pub fn automatic(products: usize, iterations: usize) -> Self {
         Strict::by(Solver::Automatic { products }, iterations)
     }
 
-    /// At most so many [sweeps](Solver::Sweeps).
+    /// At most `iterations` [sweeps](Solver::Sweeps).
     pub fn sweeps(iterations: usize) -> Self {
         Strict::by(Solver::Sweeps, iterations)
     }
 
-    /// So many iterations of a solver.
+    /// `iterations` iterations of a solver.
     pub fn by(solver: Solver, iterations: usize) -> Self {
         Strict {
             solver,
@@ -534,7 +535,7 @@ impl Solver {
         }
     }
 
-    /// The step size that it was given, if it takes steps of a given size.
+    /// The given step size, if the solver has one.
     pub fn eta(&self) -> Option<&Eta> {
         match self {
             Solver::Steps(eta) | Solver::Momentum { eta, .. } | Solver::Adam(eta) | Solver::Published2022(eta) => {

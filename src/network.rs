@@ -76,12 +76,12 @@ impl Layer {
         &self.shapes[self.ops.len()]
     }
 
-    /// What half of |epsilon_l|^2 is multiplied by in the energy; 1 for the output layer.
+    /// The precision p_l: the energy has the term p_l / 2 |epsilon_l|^2. 1 for the output layer.
     pub fn precision(&self) -> f64 {
         self.precision
     }
 
-    /// Multiplications and additions of this layer's products for one sample in one direction.
+    /// Number of multiplications and additions of this layer's products, for one sample in one direction.
     pub fn flops(&self) -> u64 {
         self.products().map(|(_, flops)| flops).sum()
     }
@@ -192,8 +192,8 @@ impl Network {
         Ok(Network { input: input.to_vec(), loss, layers: built, parameters: specs.specs.into(), tables })
     }
 
-    /// The same network with a precision for a hidden layer, counted from 1: what half of |epsilon_l|^2 is multiplied
-    /// by in the energy F = loss + sum over l < L of precision_l / 2 |epsilon_l|^2.
+    /// The same network with another precision p_l of a hidden layer (counted from 1). The energy is
+    /// F = loss + sum over l < L of p_l / 2 |epsilon_l|^2.
     ///
     /// # Errors
     /// [`Error::Network`] if there is no such layer, it is the output, or the precision is not a number above 0
@@ -261,12 +261,12 @@ impl Network {
         Parameters::random(self.parameters.clone(), seed)
     }
 
-    /// The multiplications and additions that the products of one step on `batch` samples need,
-    /// every multiply-add counted as two: the forward pass, the relaxation, the gradients. Saturates.
+    /// Number of multiplications and additions of all products in one step with `batch` samples: forward pass, relaxation
+    /// and gradients. A multiply-add counts as two. Saturates.
     ///
-    /// What is known is not computed: the first layer's prediction is constant, and from v = v-hat
-    /// errors travel down one layer per iteration. Unless it is iterated literally, fixed-prediction
-    /// needs what exact needs. All iterations are counted, also those that a tolerance may save.
+    /// What is known in advance is neither computed nor counted: the prediction of the first layer is constant, and errors
+    /// move down one layer per iteration from v = v-hat. Fixed-prediction needs as many operations as exact, unless it is
+    /// literal. All iterations are counted, including those that a tolerance may save.
     pub fn flops(&self, method: &Method, batch: usize) -> u64 {
         let layer: Vec<u64> = self.layers.iter().map(Layer::flops).collect();
         let last = layer.len();

@@ -1,4 +1,4 @@
-//! What a session does otherwise than usual, whatever its method.
+//! Options of a session, for any method.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,7 @@ use predictive_coding_kernels::{Algorithm, Level};
 use crate::names::names;
 use crate::setters::setters;
 
-/// What a session does otherwise than usual, whatever its method.
+/// Options of a session, for any method. The defaults are right for most uses.
 ///
 /// ```
 /// use predictive_coding::{Algorithm, LayoutChoice, Level, Options};
@@ -18,13 +18,14 @@ use crate::setters::setters;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Options {
-    /// The SIMD level; the machine's own, or the one that the environment names, if none.
+    /// The SIMD level; by default the one named by the environment variable `PREDICTIVE_CODING_LEVEL`, or the widest of
+    /// the CPU.
     pub level: Option<Level>,
-    /// What lies across the lanes of vectors.
+    /// What fills the lanes of a vector.
     pub layout: LayoutChoice,
-    /// How convolutions are computed.
+    /// The algorithm of convolutions.
     pub convolution: Algorithm,
-    /// Ends a call between two iterations, with [`Error::Stopped`](crate::Error::Stopped).
+    /// A flag that stops a call between two iterations, with [`Error::Stopped`](crate::Error::Stopped).
     pub stop: Option<StopFlag>,
 }
 
@@ -42,7 +43,7 @@ impl Options {
     }
 }
 
-/// A flag that whoever holds it sets to end a relaxation.
+/// A flag that stops a relaxation when it is set.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,17 +73,17 @@ impl PartialEq for StopFlag {
     }
 }
 
-/// What lies across the lanes of a session's vectors. Results differ between layouts by rounding alone. See
-/// [`Options`] for an example.
+/// What fills the lanes of a session's vectors. Results differ between layouts only by rounding. See [`Options`] for an
+/// example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayoutChoice {
-    /// The one that takes less time for the network and the batch, by a count of operations.
+    /// The faster one for the network and the batch, by a count of operations.
     #[default]
     Auto,
-    /// A sample in every lane: for few channels and full batches.
+    /// One sample per lane; good for few channels and full batches.
     Images,
-    /// The channels of one sample: for many channels, and for batches smaller than a vector.
+    /// One channel of a sample per lane; good for many channels, and for batches smaller than a vector.
     Channels,
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use crate::plan::Plan;
 use crate::state::{Extras, Scratch};
 
-/// A scratch for each task that can run at a time. What is in them never matters: a panic can not have left one broken,
+/// A scratch for each task that can run at a time. What is in them never matters: a panic cannot have left one broken,
 /// and a clone may take it along.
 pub(crate) struct Pool(Vec<Mutex<Scratch>>);
 

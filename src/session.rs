@@ -48,14 +48,15 @@ names!(Quantity, "quantity", {
     Activation => "activation", Deviation => "deviation", Belief => "belief", Error => "error",
 });
 
-/// Planned once for a network, a batch size and a method; owns every buffer and allocates nothing
-/// afterwards (rayon's queue takes an entry now and then if the call comes from outside of a pool).
+/// Computes steps of one network by one method, for batches of up to a given size.
 ///
-/// A batch is cut into tiles: of one sample in each lane of one or more vectors, or of one sample whose channels lie across
-/// the lanes ([`Layout`]). Samples relax independently, so a tile goes through forward pass, all iterations and its share
-/// of the gradients as one task of the current rayon pool. Tiles and the order in which gradients are
-/// added depend on the network, the batch, the layout and the SIMD level alone: results are the same to the
-/// last bit on any number of threads.
+/// A session is planned once. It owns every buffer and allocates nothing afterwards (except that rayon's queue grows now and
+/// then if a call comes from outside of a pool).
+///
+/// A batch is divided into tiles: either one sample in each lane of one or more vectors, or a single sample with its channels
+/// across the lanes ([`Layout`]). Samples relax independently, so the forward pass, all iterations and the gradients of a
+/// tile are one task of the current rayon pool. The tiles, and the order in which gradients are added, depend only on the
+/// network, the batch, the layout and the SIMD level. Results are therefore bit-identical for any number of threads.
 ///
 /// ```
 /// use predictive_coding::{Linear, Loss, Network, Op, Options, Quantity, Session, Strict};
@@ -101,7 +102,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Plans a session for batches of up to `batch` samples. With the usual options it computes at the SIMD level of this
+    /// Plans a session for batches of up to `batch` samples. With the default options, the SIMD level is the widest of this
     /// machine, or the one that the environment variable `PREDICTIVE_CODING_LEVEL` names.
     ///
     /// # Errors
@@ -138,8 +139,8 @@ impl Session {
         })
     }
 
-    /// Bytes that a session with these settings will take, at most; none if they are too many to be counted. Little is
-    /// allocated to tell.
+    /// The largest number of bytes that a session with these settings may use; `None` if the number overflows. Computing it
+    /// needs little memory.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -221,7 +222,7 @@ impl Session {
         }
     }
 
-    /// The forward pass alone; returns the loss. Afterwards only activations can be read.
+    /// Runs only the forward pass, and returns the loss. Afterwards only activations can be read.
     ///
     /// # Errors
     /// [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite.
@@ -331,7 +332,7 @@ impl Session {
         self.samples
     }
 
-    /// Loss of the forward pass of the last call, which a divergence does not change; NaN where there were no targets.
+    /// The loss of the forward pass of the last call. A divergence does not change it. NaN if there were no targets.
     pub fn loss(&self) -> f32 {
         self.loss
     }
@@ -344,19 +345,19 @@ impl Session {
         tiles.flat_map(|tile| &tile.steps.samples).take(if descends { self.samples } else { 0 })
     }
 
-    /// The layers (from 1) that no error reaches within the method's iterations from v-hat, whose gradients are 0
+    /// The layers (from 1) that no error reaches within the iterations, so that their gradients are 0
     /// ([`Method::unreached`]).
     pub fn unreached(&self) -> Range<usize> {
         self.method.unreached(self.plan.layers.len())
     }
 
-    /// dLoss/dtheta as the method computes it, of the last [`infer`](Self::infer).
+    /// The gradients of the last [`infer`](Self::infer): the method's approximation of dLoss/dtheta.
     pub fn gradients(&self) -> &Parameters {
         &self.gradients
     }
 
-    /// Scales the gradients of the last [`infer`](Self::infer) down to a norm of `most`, if theirs is larger, as PyTorch's
-    /// `clip_grad_norm_`; returns the norm that they had.
+    /// Scales the gradients of the last [`infer`](Self::infer) down if their norm is larger than `most`, like PyTorch's
+    /// `clip_grad_norm_`. Returns the norm before scaling.
     pub fn clip_gradients(&mut self, most: f64) -> f64 {
         let values = self.gradients.values_mut();
         let norm = values.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
@@ -398,7 +399,7 @@ impl Session {
         &self.energies
     }
 
-    /// Bytes of all buffers and, at most, of the tables of addresses. Nothing is allocated after planning.
+    /// Bytes of all buffers, plus an upper bound for the address tables. Nothing is allocated after planning.
     pub fn bytes(&self) -> usize {
         self.groups.iter().map(Group::bytes).sum::<usize>()
             + self.scratch.bytes()
@@ -411,8 +412,8 @@ impl Session {
             + size_of_val(self.energies.as_slice())
     }
 
-    /// How each convolution is computed, with its layer (from 1): forward, back to the data and back to the weights.
-    /// Nothing is pulled back to the data of the network.
+    /// The algorithm of each convolution, with its layer (from 1): forward, gradient of the data, gradient of the weights.
+    /// The first operation of a network needs no gradient of its data.
     pub fn convolutions(&self) -> impl Iterator<Item = (usize, [Choice; 3])> {
         let layers = (1..).zip(&self.plan.layers);
         let steps =
@@ -423,7 +424,7 @@ impl Session {
         })
     }
 
-    /// What lies across the lanes of its vectors.
+    /// What fills the lanes of the session's vectors.
     pub fn layout(&self) -> Layout {
         self.plan.layout
     }

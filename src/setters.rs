@@ -1,4 +1,4 @@
-//! How structs with options are written down where they can not be built field by field.
+//! How structs with options are written down where they cannot be built field by field.
 
 /// Gives a struct a method for each of these fields that returns the struct with another value.
 macro_rules! setters {

@@ -35,18 +35,18 @@ pub(crate) struct Steps {
     pub(crate) eta: Vec<f32>,
 }
 
-/// How one sample relaxes by a strict relaxation.
+/// How the strict relaxation of one sample went.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Descending {
-    /// Its step size, at last.
+    /// Its last step size.
     pub eta: f64,
-    /// The largest eigenvalue of its energy's Hessian as it was estimated, if it was.
+    /// The estimate of the largest eigenvalue of the Hessian of its energy, if there was one.
     pub lambda_max: Option<f64>,
-    /// Iterations after which it had settled; all, if it had not.
+    /// Number of iterations until it settled, or all of them.
     pub iterations: usize,
-    /// Whether its energy rose above its start by more than rounding, or was not finite.
+    /// Whether its energy rose above its initial value by more than rounding, or was not finite.
     pub diverged: bool,
-    /// Whether it relaxed again by its own largest stable step, since it had diverged by the one that was given.
+    /// Whether it was relaxed again with its own largest stable step size, after it had diverged with the given one.
     pub shrunk: bool,
 }
 

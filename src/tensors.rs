@@ -327,8 +327,7 @@ pub(crate) fn write(
     write_atomically(path, &bytes)
 }
 
-/// Writes named f32 tensors with their row-major shapes as a safetensors file, replacing what was
-/// there in one go.
+/// Writes named f32 tensors with their row-major shapes as a safetensors file, atomically replacing an older one.
 ///
 /// # Errors
 /// [`Error::File`] if the file cannot be written.

@@ -15,9 +15,9 @@ impl Parameters {
     /// of each: `<layer>.<op>.weight` and `.bias`, both counted from 0, as the state dict of an
     /// `nn.Sequential(nn.Sequential(...), ...)` names them.
     ///
-    /// A prefix that all names share (`module.`, `_orig_mod.`) is taken off. The names of a flat `nn.Sequential`
-    /// (`0.weight`, `2.bias`) are taken in their order, if there are as many and the shapes agree. F16 and BF16 are
-    /// widened, F64 is rounded.
+    /// A prefix that all names share (`module.`, `_orig_mod.`) is removed. The tensors of a flat `nn.Sequential`
+    /// (`0.weight`, `2.bias`) are assigned in order, if their number and shapes agree. F16 and BF16 are converted exactly, F64 is
+    /// rounded.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if a tensor is missing, has another shape or
@@ -26,7 +26,7 @@ impl Parameters {
         Self::load_noted(network, path).map(|(parameters, _)| parameters)
     }
 
-    /// As [`load`](Self::load), with a line for each thing that was not as usual: a prefix, other names, rounding.
+    /// Like [`load`](Self::load), and also returns a line for each conversion: a prefix, other names, rounding.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -42,7 +42,7 @@ impl Parameters {
         Ok((parameters, notes))
     }
 
-    /// As [`load`](Self::load), from a file in which the parameters have other names.
+    /// Like [`load`](Self::load), from a file with other names for the parameters.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -58,7 +58,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Writes the parameters as [`load`](Self::load) reads them, replacing what was there in one go.
+    /// Writes the parameters in the format of [`load`](Self::load), atomically replacing an older file.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if the file cannot be written.

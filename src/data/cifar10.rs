@@ -13,8 +13,8 @@ const MAX_RECORDS: usize = 10_000;
 const CLASSES: usize = 10;
 
 impl Dataset {
-    /// The directory that [`cifar10`](Self::cifar10) reads: the given one, or else the nearest up to two levels below it
-    /// that has one of its files, as `cifar-10-batches-bin` has.
+    /// The directory that [`cifar10`](Self::cifar10) reads: the given one, or the nearest subdirectory, up to two levels below,
+    /// that has one of its files, such as `cifar-10-batches-bin`.
     ///
     /// # Errors
     /// [`Error::File`] if the directory is not there.
@@ -37,7 +37,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::File`] if a file is missing, is not a whole number of
     /// records, has more than 10,000 of them, or holds a label above 9; or if a compressed file holds more
-    /// than a MiB and 64 times its size.
+    /// than 1 MiB and more than 64 times its size.
     pub fn cifar10(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
         let directory = &Self::cifar10_directory(directory)?;
         let mut images = Vec::new();

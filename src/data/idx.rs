@@ -17,7 +17,7 @@ const IMAGE_AXES: std::ops::RangeInclusive<u32> = 2..=4;
 pub struct IdxFiles {
     /// Images and labels of the training set, then of the test set.
     pub paths: [PathBuf; 4],
-    /// How many other files would have fitted as well.
+    /// Number of other files that fit as well.
     pub others: usize,
 }
 
@@ -29,7 +29,7 @@ impl Dataset {
     ///
     /// # Errors
     /// [`Error::File`] if a file is missing, is not of the format, or is cut
-    /// off or too long; if a compressed file holds more than a MiB and 64 times
+    /// off or too long; if a compressed file holds more than 1 MiB and more than 64 times
     /// its size; or if the sets have different shapes.
     pub fn mnist(directory: impl AsRef<Path>) -> Result<(Dataset, Dataset)> {
         let [images, labels, test_images, test_labels] = Self::mnist_files(directory)?.paths;
@@ -43,7 +43,7 @@ impl Dataset {
     /// The files that [`mnist`](Self::mnist) reads: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same of
     /// `t10k` or `test`, in the directory or up to three levels below it; each plain or with `.gz` at the end, with
     /// `.idx` for `-idx`, in a folder of its own name, and with the same words before it as in `emnist-letters-train`.
-    /// Of several that fit, the plainest: the nearest, then those with the fewest words, then what is not compressed.
+    /// If several files fit, the order of preference is: the nearest directory, the fewest words in the name, uncompressed.
     ///
     /// # Errors
     /// [`Error::File`] if one is missing.

@@ -15,7 +15,7 @@ use crate::batch::BatchTargets;
 use crate::error::{Error, Result};
 use crate::loss::Targets;
 
-/// Images of one shape, or samples of any kind, with a class or values each.
+/// Images of one shape, or samples of any kind, each with a class or with values as its target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     images: Vec<f32>,
@@ -96,7 +96,7 @@ impl Dataset {
         &self.targets
     }
 
-    /// The class of each image; nothing if the targets are values.
+    /// The class of each image; empty if the targets are values.
     pub fn labels(&self) -> &[i64] {
         match &self.targets {
             BatchTargets::Labels(labels) => labels,
@@ -124,7 +124,7 @@ impl Dataset {
         self.images.len() / self.pixels()
     }
 
-    /// The CRC-32 of shape, images and labels, as eight hexadecimal digits: what tells a data set from another.
+    /// The CRC-32 of shape, images and labels as eight hexadecimal digits, to tell data sets apart.
     pub fn checksum(&self) -> String {
         const BLOCK: usize = 1 << 14;
         let mut hasher = crc32fast::Hasher::new();
@@ -145,8 +145,7 @@ impl Dataset {
         format!("{:08x}", hasher.finalize())
     }
 
-    /// The images with even odds for every order, cut into batches of `size`, the last of which may
-    /// be smaller.
+    /// The images in a random order (all orders are equally likely), in batches of `size`. The last batch may be smaller.
     ///
     /// # Panics
     /// If `size` is 0.
@@ -157,7 +156,7 @@ impl Dataset {
         Batches { dataset: self, order, size, next: 0 }
     }
 
-    /// The images in their own order, `size` at a time, the last time maybe fewer: pixels and labels.
+    /// The images in the order of the data set, in chunks of `size`: pixels and targets. The last chunk may be smaller.
     ///
     /// # Panics
     /// If `size` is 0.
@@ -215,8 +214,8 @@ impl Iterator for Batches<'_> {
 
 impl ExactSizeIterator for Batches<'_> {}
 
-/// The generator that shuffles epoch `epoch` (from 1) of a run: a function of both numbers alone,
-/// so that a run that goes on from a checkpoint sees the batches it would have seen.
+/// The random generator for the order of samples in epoch `epoch` (from 1). It depends only on the two arguments, so a run
+/// that continues from a checkpoint sees the same batches as one that was never stopped.
 pub fn epoch_rng(seed: u64, epoch: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);

@@ -29,7 +29,7 @@ pub(super) fn find(directory: &Path, name: &str) -> Option<PathBuf> {
 /// The most files that are looked at.
 const MOST_FILES: usize = 100_000;
 
-/// The files in a directory and up to so many levels below it, in the order of their paths at each level. What can not
+/// The files in a directory and up to so many levels below it, in the order of their paths at each level. What cannot
 /// be read is left out.
 pub(super) fn files_below(directory: &Path, levels: usize) -> Vec<PathBuf> {
     let mut files = Vec::new();

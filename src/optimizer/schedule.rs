@@ -36,11 +36,11 @@ pub enum Schedule {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LearningRate {
-    /// What it rises to.
+    /// The learning rate after the warm-up.
     pub base: f64,
-    /// What it does then.
+    /// How it changes after the warm-up.
     pub schedule: Schedule,
-    /// Steps over which it rises in equal parts to the base; the schedule begins after them.
+    /// Number of warm-up steps, over which it rises linearly to the base. The schedule begins after them.
     pub warmup: u64,
     /// Steps of the run.
     pub steps: u64,
