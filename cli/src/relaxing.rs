@@ -118,10 +118,11 @@ pub enum Step {
 }
 
 impl FromStr for Step {
-    type Err = Error;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        Ok(if text == "auto" { Step::Automatic } else { Step::Given(text.parse()?) })
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "expected a number above 0, such as 0.1, a number for each hidden layer, or auto";
+        Ok(if text == "auto" { Step::Automatic } else { Step::Given(text.parse().map_err(|_: Error| wrong)?) })
     }
 }
 
