@@ -34,7 +34,7 @@ pub enum Method {
     FixedPrediction(FixedPrediction),
     /// Predictions follow the beliefs.
     Strict(Strict),
-    /// The errors are the variables, and the beliefs follow from them.
+    /// Errors are optimised instead of beliefs, which follow from them.
     ErrorBased(ErrorBased),
 }
 
@@ -95,14 +95,15 @@ pub struct Strict {
     pub tolerance: Option<f64>,
     /// What to do with a sample that diverges.
     pub on_divergence: OnDivergence,
-    /// The errors are those at the final beliefs. Usually they are those of the last iteration, one update older.
+    /// Whether errors and gradients are computed at the final beliefs. By default, the errors are those of the last
+    /// iteration, from before its update.
     pub fresh_errors: bool,
-    /// The loss counts for more or less than once.
+    /// A factor of the loss in the relaxation.
     pub nudge: Option<Nudge>,
 }
 
-/// A weak pull of the loss: the relaxation goes down beta Loss + the errors' part of the energy, and the gradients are
-/// divided by beta. For small beta they tend to backpropagation's.
+/// A factor beta of the loss: the relaxation minimises beta Loss plus the errors' part of the energy, and the gradients are
+/// divided by beta. For small beta they approach backpropagation's.
 ///
 /// ```
 /// use predictive_coding::{Nudge, Strict};
@@ -115,8 +116,9 @@ pub struct Strict {
 pub struct Nudge {
     /// Factor of the loss, of either sign, finite and not 0.
     pub beta: f64,
-    /// Relaxes with -beta as well. The gradients are (gradients(beta) - gradients(-beta)) / (2 beta), whose distance from
-    /// backpropagation's falls with the square of beta; everything else is that of beta.
+    /// Whether to relax with -beta as well. The gradients are then (gradients(beta) + gradients(-beta)) / 2, each already
+    /// divided by its beta, and their distance from backpropagation's decreases with the square of beta. All other results
+    /// are those of beta.
     pub centred: bool,
 }
 
@@ -141,7 +143,7 @@ pub struct ErrorBased {
     pub eta: Eta,
     /// Number of iterations n, at least 1.
     pub iterations: usize,
-    /// What becomes of a sample that diverges; there is no [`Shrink`](OnDivergence::Shrink).
+    /// What to do with a sample that diverges; there is no [`Shrink`](OnDivergence::Shrink).
     pub on_divergence: OnDivergence,
 }
 
@@ -169,17 +171,17 @@ pub enum Eta {
 pub enum Solver {
     /// n steps of gradient descent in all beliefs at once, as in the paper.
     Steps(Eta),
-    /// Such steps along a running sum of directions, m = momentum m + d, as `torch.optim.SGD`.
+    /// Steps with momentum, m = momentum m + d, like `torch.optim.SGD`.
     Momentum {
         /// Step size.
         eta: Eta,
-        /// Share of the sum that is kept, at least 0 and less than 1.
+        /// Momentum, at least 0 and less than 1.
         momentum: f64,
-        /// Steps along d + momentum m instead of m.
+        /// Whether the step is along d + momentum m instead of m.
         nesterov: bool,
     },
-    /// Such steps, as `torch.optim.Adam` with its defaults takes them. Energies may rise meanwhile: a sample diverges only
-    /// when its energy is no longer finite.
+    /// Steps by `torch.optim.Adam` with its defaults. Energies may rise on the way, so a sample diverges only if its energy
+    /// is not finite.
     Adam(Eta),
     /// Steps of the largest stable size of each sample, with a margin: eta = 1.8 / lambda_max, where lambda_max is the
     /// largest eigenvalue of the Gauss-Newton Hessian of its energy at v-hat (without second derivatives of activations).
@@ -427,7 +429,7 @@ impl Default for FixedPrediction {
 }
 
 impl ErrorBased {
-    /// So many iterations by a step size, or by one for each hidden layer.
+    /// `iterations` iterations with a step size, or with one for each hidden layer.
     pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
         ErrorBased { eta: eta.into(), iterations, on_divergence: OnDivergence::Stop }
     }

@@ -32,7 +32,7 @@ pub enum MethodName {
     FixedPrediction,
     /// Predictive coding; predictions follow the beliefs
     Strict,
-    /// The errors are the variables, and the beliefs follow from them
+    /// Predictive coding; errors are optimised instead of beliefs, which follow from them
     ErrorBased,
 }
 

@@ -33,14 +33,14 @@ pub enum SolverName {
     Sweeps,
 }
 
-/// What the beliefs of strict move by.
+/// The optimizer of strict's beliefs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BeliefOptimizer {
-    /// Straight down the energy
+    /// Gradient descent
     Plain,
-    /// Along a running sum of directions
+    /// Gradient descent with momentum
     Momentum,
-    /// Along that sum, taken one step ahead
+    /// Gradient descent with Nesterov's momentum
     Nesterov,
     /// Adam with PyTorch's defaults
     Adam,
@@ -144,23 +144,21 @@ pub struct Relaxing {
     /// strict: how to minimise the energy
     #[arg(long, value_enum, default_value = "steps")]
     pub solver: SolverName,
-    /// Optimizer of the beliefs; for strict by steps [default: plain; momentum if --momentum is given]
+    /// strict by steps: optimizer of the beliefs [default: plain, or momentum with --belief-momentum]
     #[arg(long, value_enum)]
     belief_optimizer: Option<BeliefOptimizer>,
-    /// Share of the sum of directions that beliefs keep from step to step, in 0..1 [default: 0.9]
-    ///
-    /// For strict by steps with momentum or nesterov.
+    /// strict by steps: momentum of the beliefs, at least 0 and below 1, for momentum and nesterov [default: 0.9]
     #[arg(long, value_name = "M", allow_hyphen_values = true)]
-    momentum: Option<f64>,
-    /// Take errors and gradients at the final beliefs, not one update before; for strict by steps
+    belief_momentum: Option<f64>,
+    /// strict by steps: compute errors and gradients at the final beliefs, instead of before the last update
     #[arg(long)]
     fresh_errors: bool,
-    /// Multiply the loss by B in the relaxation, and divide the gradients by it; for strict by steps
+    /// strict by steps: multiply the loss by B in the relaxation, and divide the gradients by B
     ///
-    /// B is a number other than 0, of either sign. For small B the gradients tend to backpropagation's.
+    /// B is positive or negative, but not 0. For small B, the gradients approach backpropagation's.
     #[arg(long, value_name = "B", allow_hyphen_values = true)]
     nudge: Option<f64>,
-    /// Relax with B and with -B, and take the difference of the gradients; needs --nudge
+    /// Relax with B and with -B, and use the difference of the gradients; needs --nudge
     #[arg(long)]
     centred: bool,
     /// What fills the lanes of a vector; results differ only by rounding
@@ -226,24 +224,24 @@ impl Relaxing {
             return Err(Failure::usage("--eta was given, but --solver sweeps has no step size; leave it out"));
         }
         if self.centred && self.nudge.is_none() {
-            return Err(Failure::usage("--centred was given without --nudge; add one, --nudge 0.01 is usual"));
+            return Err(Failure::usage("--centred was given without --nudge; add --nudge, for example --nudge 0.01"));
         }
         let by_momentum = matches!(self.optimizer(), BeliefOptimizer::Momentum | BeliefOptimizer::Nesterov);
-        if self.momentum.is_some() && !by_momentum {
+        if self.belief_momentum.is_some() && !by_momentum {
             return Err(Failure::usage(
-                "--momentum was given, but the beliefs' optimizer has none; leave it out, or choose momentum or nesterov",
+                "--belief-momentum was given, but is only for --belief-optimizer momentum and nesterov; leave it out",
             ));
         }
         let chosen = self.optimizer() != BeliefOptimizer::Plain;
         if chosen && (sweeps || self.eta == Some(Step::Automatic)) {
             return Err(Failure::usage(
-                "an optimizer of the beliefs was given, but only steps of a given size have one; leave it out, or give \
-                 --eta a number and leave out --solver",
+                "an optimizer of the beliefs was given, but only steps with a given --eta have one; leave it out, or give --eta a \
+                 number and leave out --solver",
             ));
         }
         if sweeps && (self.fresh_errors || self.nudge.is_some()) {
             return Err(Failure::usage(
-                "--fresh-errors or --nudge was given, but is for steps; leave it out for --solver sweeps",
+                "--fresh-errors or --nudge was given, but is only for steps; leave it out for --solver sweeps",
             ));
         }
         let Some(method) = method else { return Ok(()) };
@@ -255,7 +253,7 @@ impl Relaxing {
             ("--eta auto", !strict && self.eta == Some(Step::Automatic)),
             ("--tolerance", !strict && self.tolerance.is_some()),
             ("--belief-optimizer", !strict && self.belief_optimizer.is_some()),
-            ("--momentum", !strict && self.momentum.is_some()),
+            ("--belief-momentum", !strict && self.belief_momentum.is_some()),
             ("--fresh-errors", !strict && self.fresh_errors),
             ("--nudge", !strict && self.nudge.is_some()),
             ("--solver sweeps", !strict && sweeps),
@@ -299,13 +297,13 @@ impl Relaxing {
     }
 
     fn optimizer(&self) -> BeliefOptimizer {
-        let usual = if self.momentum.is_some() { BeliefOptimizer::Momentum } else { BeliefOptimizer::Plain };
+        let usual = if self.belief_momentum.is_some() { BeliefOptimizer::Momentum } else { BeliefOptimizer::Plain };
         self.belief_optimizer.unwrap_or(usual)
     }
 
     /// Steps of these sizes by the beliefs' optimizer.
     fn solver(&self, eta: Eta) -> Solver {
-        let momentum = self.momentum.unwrap_or(DEFAULT_MOMENTUM);
+        let momentum = self.belief_momentum.unwrap_or(DEFAULT_MOMENTUM);
         match self.optimizer() {
             BeliefOptimizer::Plain => Solver::Steps(eta),
             BeliefOptimizer::Momentum => Solver::Momentum { eta, momentum, nesterov: false },
