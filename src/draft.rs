@@ -56,12 +56,15 @@ impl Draft {
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
         let layout = choose_layout(network, level, batch, options.layout);
-        let images = batch.saturating_mul(method.iterations().unwrap_or(1));
+        let incremental = matches!(method, Method::Incremental(_));
+        let uses = if incremental { 1 } else { method.iterations().unwrap_or(1) };
+        let images = batch.saturating_mul(uses);
         let convolutions = ConvOptions::default().with_algorithm(options.convolution).with_images(images);
         let strict = if let Method::Strict(strict) = method { Some(strict) } else { None };
         let sweeping = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
-        let by_errors = sweeping || matches!(method, Method::ErrorBased(_));
-        let mut plan = Plan::new(network, level, layout, convolutions, batch, !by_errors);
+        // Where layers are relaxed as soon as they are pushed, and by products of the same weights alone.
+        let fuses = !sweeping && !incremental && !matches!(method, Method::ErrorBased(_));
+        let mut plan = Plan::new(network, level, layout, convolutions, batch, fuses);
         if strict.is_some_and(Strict::is_centred) {
             plan.sizes.row *= 2;
         }
@@ -95,7 +98,7 @@ impl Draft {
                 let [weighted, _] = shares;
                 Some(Multiples { weighted, errors, moves }).filter(|_| !literal)
             }
-            Method::Strict(_) | Method::ErrorBased(_) => None,
+            Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_) => None,
         };
         let tiles = batch.div_ceil(plan.images);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
@@ -113,10 +116,11 @@ impl Draft {
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         let rows_len = tiles.checked_mul(plan.images).and_then(|rows| rows.checked_mul(plan.sizes.row));
         let open_len = if estimates { Open::len(&plan) } else { 0 };
-        let fixed = open_len + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
+        let changing = if incremental { 2 * parameters + plan.sizes.packed } else { 0 };
+        let fixed = open_len + changing + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
         let group_len = plan.sizes.partial + Descent::len(layers, plan.images);
         let total = tiles
-            .checked_mul(Tile::len(&plan))
+            .checked_mul(Tile::len(&plan, incremental))
             .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(group_len)?))
             .and_then(|len| len.checked_add(tasks.checked_mul(scratch_len)?)?.checked_add(fixed));
         Ok(Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total })

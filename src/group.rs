@@ -7,11 +7,13 @@ use predictive_coding_kernels::Buffer;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Layers};
 use crate::loss::Targets;
-use crate::method::{FixedPrediction, Method, OnDivergence, Solver};
+use crate::method::{FixedPrediction, Incremental, Method, OnDivergence, Solver};
 use crate::options::Options;
 use crate::output::Output;
 use crate::plan::{LayerPlan, Plan};
-use crate::relaxation::{Descent, Given, Relaxation, backpropagate, error_based, fixed_prediction, strict, sweep};
+use crate::relaxation::{
+    Descent, Given, Relaxation, backpropagate, error_based, fixed_prediction, increment, strict, sweep,
+};
 use crate::state::{Scratch, Tile};
 
 /// The initial belief of a layer in a strict relaxation. See
@@ -35,7 +37,7 @@ pub(crate) struct Call<'a> {
     pub(crate) x: &'a [f32],
     /// None where only outputs are asked for.
     pub(crate) targets: Option<Targets<'a>>,
-    pub(crate) start: &'a [Start<'a>],
+    pub(crate) beliefs: &'a [Start<'a>],
     pub(crate) samples: usize,
 }
 
@@ -50,11 +52,20 @@ impl Call<'_> {
         }
     }
 
+    /// The forward pass of the samples from `first` on, with its loss.
+    fn start(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
+        self.load(first, tile, scratch);
+        self.layers.forward(tile, scratch);
+        if self.targets.is_some() {
+            Relaxation { layers: self.layers, output: self.output, tile, scratch }.output_error();
+        }
+    }
+
     /// Puts the caller's beliefs into the deviations of a tile that has gone through the forward pass.
     fn load_start(&self, first: usize, tile: &mut Tile) {
         let plan = self.layers.plan;
         tile.deviations.fill(0.0);
-        for (layer, start) in self.start.iter().enumerate() {
+        for (layer, start) in self.beliefs.iter().enumerate() {
             let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
             let LayerPlan { output, image, .. } = &plan.layers[layer];
             let out = &mut tile.deviations[output.clone()];
@@ -83,11 +94,12 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// The tiles of these indices; `deviations`: whether beliefs are iterated, rather than known from the errors.
-    pub(crate) fn new(plan: &Plan, tiles: Range<usize>, deviations: bool) -> Self {
+    /// The tiles of these indices; `deviations`: whether beliefs are iterated, rather than known from the errors; `inside`:
+    /// whether the values inside of layers are kept.
+    pub(crate) fn new(plan: &Plan, tiles: Range<usize>, deviations: bool, inside: bool) -> Self {
         Group {
             first: tiles.start,
-            tiles: tiles.map(|_| Tile::new(plan, deviations)).collect(),
+            tiles: tiles.map(|_| Tile::new(plan, deviations, inside)).collect(),
             descent: Descent::new(plan.layers.len(), plan.images),
             gradients: Buffer::zeros(plan.sizes.partial),
             divergence: None,
@@ -112,11 +124,7 @@ impl Group {
             let first = (self.first + index) * images;
             tile.samples = call.samples.saturating_sub(first).min(images);
             if tile.samples > 0 {
-                call.load(first, tile, scratch);
-                call.layers.forward(tile, scratch);
-                if call.targets.is_some() {
-                    Relaxation { layers: call.layers, output: call.output, tile, scratch }.output_error();
-                }
+                call.start(first, tile, scratch);
                 work(self, first, tile, scratch);
             }
         }
@@ -148,7 +156,7 @@ impl Group {
         self.for_each_tile(call, scratch, |group, first, tile, scratch| {
             let place = (first - begin * plan.images) * plan.sizes.row;
             let mut side = |output: Output| {
-                let started = !call.start.is_empty();
+                let started = !call.beliefs.is_empty();
                 if started {
                     call.load_start(first, tile);
                 }
@@ -161,6 +169,7 @@ impl Group {
                         return fixed_prediction(relaxation, fixed, options, gradients);
                     }
                     Method::Exact | Method::FixedPrediction(_) => return backpropagate(relaxation, gradients),
+                    Method::Incremental(_) => unreachable!("its iterations are calls of their own"),
                     Method::Strict(method) => {
                         let given = Given { method, open, options, started };
                         if method.is_centred() {
@@ -188,6 +197,42 @@ impl Group {
             }
             side(call.output);
         });
+    }
+
+    /// An iteration (from 1) of incremental, with the rows of the group's samples.
+    pub(crate) fn increment(
+        &mut self,
+        call: Call<'_>,
+        method: &Incremental,
+        iteration: usize,
+        scratch: &mut Scratch,
+        rows: &mut [f32],
+    ) {
+        self.gradients.fill(0.0);
+        if iteration == 1 {
+            self.descent.energies.fill(0.0);
+            self.divergence = None;
+        }
+        let plan = call.layers.plan;
+        let mut tiles = std::mem::take(&mut self.tiles);
+        for (index, tile) in tiles.iter_mut().enumerate() {
+            let first = (self.first + index) * plan.images;
+            tile.samples = call.samples.saturating_sub(first).min(plan.images);
+            if tile.samples == 0 {
+                continue;
+            }
+            std::mem::swap(&mut tile.inside, &mut scratch.values);
+            if iteration == 1 {
+                call.start(first, tile, scratch);
+            }
+            let rows = &mut rows[index * plan.images * plan.sizes.row..];
+            let gradients = &mut Gradients { partial: &mut self.gradients, rows };
+            let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
+            increment(relaxation, method, iteration, &mut self.descent, gradients);
+            self.blame(first);
+            std::mem::swap(&mut tile.inside, &mut scratch.values);
+        }
+        self.tiles = tiles;
     }
 
     /// Keeps the divergence of the tile that begins with this sample, if it is the earliest.

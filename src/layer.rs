@@ -17,8 +17,17 @@ pub(crate) struct Layers<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) parameters: &'a [f32],
     pub(crate) packed: &'a [f32],
+    /// How the parameters have changed since the forward pass, if they have.
+    pub(crate) change: Option<Change<'a>>,
     /// Whether a single product is shared among threads: if there are fewer tasks than those.
     pub(crate) parallel: bool,
+}
+
+/// Differences of parameters, as they are and packed for forward products.
+#[derive(Clone, Copy)]
+pub(crate) struct Change<'a> {
+    pub(crate) parameters: &'a [f32],
+    pub(crate) packed: &'a [f32],
 }
 
 /// Where the gradients of the parameters go.
@@ -36,7 +45,7 @@ pub(crate) enum Input<'a> {
     Activation,
     /// Where the layer was last pushed, for a pull that asks for no gradients.
     Pushed,
-    /// Where the layer was last pushed: v-hat plus this deviation.
+    /// Where the layer was last pushed: v-hat plus this deviation, which is 0 if it is empty.
     Moved(&'a [f32]),
 }
 
@@ -124,6 +133,12 @@ impl Layers<'_> {
         let LayerPlan { steps, precision, pulled, .. } = &self.plan.layers[layer];
         let last = steps.end - 1;
         let precision = *precision as f32;
+        if self.change.is_some() {
+            self.push(layer, values, u, work, error);
+            let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
+            elementwise::combine(self.plan.level, own, minus, error);
+            return self.pull_to_product(layer, values, Some(u), error, work);
+        }
         match &self.plan.steps[last] {
             Step::Product(product) => {
                 self.push_inside(layer, last, values, u, work);
@@ -182,7 +197,8 @@ impl Layers<'_> {
         }
     }
 
-    /// Pushes the difference `u` at the input of a layer (index from 0) through it into `out`.
+    /// Pushes the difference `u` at the input of a layer (index from 0) through it into `out`: with parameters W of which
+    /// V have changed since z came from the forward pass, W d + V z through a product. An empty `u` stands for zeros.
     pub(crate) fn push(&self, layer: usize, values: Values<'_>, u: &[f32], work: &mut Work, out: &mut [f32]) {
         let last = self.plan.layers[layer].steps.end - 1;
         self.push_inside(layer, last, values, u, work);
@@ -211,9 +227,22 @@ impl Layers<'_> {
     fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], out: &mut [f32], products: &mut [f32]) {
         match &self.plan.steps[b] {
             Step::Product(product) => {
-                let packed = self.weights(product, &product.forward);
-                product.conv.forward(packed, d, Combine::default(), out, products, self.parallel);
+                if !d.is_empty() {
+                    let packed = self.weights(product, &product.forward);
+                    product.conv.forward(packed, d, Combine::default(), out, products, self.parallel);
+                }
+                if let Some(Change { parameters, packed }) = self.change {
+                    let packed = match product.conv.reads_weights() {
+                        true => &parameters[product.weight.clone()],
+                        false => &packed[product.forward.clone()],
+                    };
+                    let bias = product.bias.as_ref().map(|range| &parameters[range.clone()]);
+                    let beta = if d.is_empty() { 0.0 } else { 1.0 };
+                    let combine = Combine { bias, beta, ..Combine::default() };
+                    product.conv.forward(packed, values.at(b), combine, out, products, self.parallel);
+                }
             }
+            Step::Local(_) if d.is_empty() => out.fill(0.0),
             Step::Local(local) => local.push(values.at(b), values.at(b + 1), d, out, self.parallel),
         }
     }
@@ -240,7 +269,7 @@ impl Layers<'_> {
         let last = plan.steps.end - 1;
         if let Step::Local(local) = &self.plan.steps[last] {
             let Work { differences, pulled, .. } = work;
-            let d = moved.map(|u| self.difference(layer, last, u, differences));
+            let d = moved.map(|u| self.difference(layer, last, u, differences)).filter(|d| !d.is_empty());
             let (z, value, pulled) = (values.at(last), values.at(last + 1), &mut pulled[plan.pulled.clone()]);
             local.pull(z, value, d, error, pulled, 0..local.output_rows(), self.parallel);
         }
@@ -299,6 +328,7 @@ impl Layers<'_> {
                 Input::Pushed => Some(self.difference(layer, b, &[], differences)),
                 Input::Moved(u) => Some(self.difference(layer, b, u, differences)),
             };
+            let d = d.filter(|d| !d.is_empty());
             let to_out = b == first && out.is_some();
             match &self.plan.steps[b] {
                 Step::Product(product) => {

@@ -36,6 +36,8 @@ pub enum Method {
     Strict(Strict),
     /// Errors are optimised instead of beliefs, which follow from them.
     ErrorBased(ErrorBased),
+    /// The parameters step in every iteration of strict.
+    Incremental(Incremental),
 }
 
 /// Predictions and Jacobians stay those of the forward pass (Algorithm 2 of the paper): from
@@ -147,6 +149,31 @@ pub struct ErrorBased {
     pub on_divergence: OnDivergence,
 }
 
+/// The parameters step in every iteration (Salvatori et al., arXiv 2212.00720): `iterations` times, at once, beliefs step
+/// as those of [`Strict`] and the optimiser of [`Session::learn`](crate::Session::learn) takes a step along the gradients
+/// of the energy at the same beliefs and parameters. Errors are those of the last iteration, activations those of the
+/// first parameters.
+///
+/// ```
+/// use predictive_coding::{Incremental, Linear, Loss, Network, Op, Options, Session, Sgd};
+///
+/// let linear = |outputs| Op::Linear(Linear::new(outputs));
+/// let network = Network::new(&[4], Loss::MSE, vec![vec![linear(8), Op::Tanh], vec![linear(3)]])?;
+/// let mut parameters = network.initialize(1);
+/// let mut sgd = Sgd::new(&parameters, 1e-3);
+/// let mut session = Session::new(&network, 1, Incremental::new(0.1, 10), Options::default())?;
+/// session.learn(&mut parameters, &mut sgd, &[0.1, -0.5, 0.3, 0.9], &[0.0f32, 1.0, 0.0])?;
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Incremental {
+    /// Step size of the beliefs.
+    pub eta: Eta,
+    /// Number of iterations n, at least 1, and of steps of the parameters.
+    pub iterations: usize,
+}
+
 /// A step size of beliefs, finite and above 0. See [`Strict`] for an example.
 ///
 /// ```
@@ -228,13 +255,14 @@ const USUAL_MOMENTUM: f64 = 0.9;
 const MOST_PRODUCTS: usize = 1 << 12;
 
 impl Method {
-    /// `exact`, `fixed-prediction`, `strict` or `error-based`.
+    /// `exact`, `fixed-prediction`, `strict`, `error-based` or `incremental`.
     pub fn name(&self) -> &'static str {
         match self {
             Method::Exact => "exact",
             Method::FixedPrediction(_) => "fixed-prediction",
             Method::Strict(_) => "strict",
             Method::ErrorBased(_) => "error-based",
+            Method::Incremental(_) => "incremental",
         }
     }
 
@@ -242,9 +270,9 @@ impl Method {
     pub fn eta(&self) -> Option<&Eta> {
         match self {
             Method::Exact => None,
-            Method::FixedPrediction(FixedPrediction { eta, .. }) | Method::ErrorBased(ErrorBased { eta, .. }) => {
-                Some(eta)
-            }
+            Method::FixedPrediction(FixedPrediction { eta, .. })
+            | Method::ErrorBased(ErrorBased { eta, .. })
+            | Method::Incremental(Incremental { eta, .. }) => Some(eta),
             Method::Strict(Strict { solver, .. }) => solver.eta(),
         }
     }
@@ -255,7 +283,8 @@ impl Method {
             Method::Exact => None,
             Method::FixedPrediction(FixedPrediction { iterations, .. })
             | Method::Strict(Strict { iterations, .. })
-            | Method::ErrorBased(ErrorBased { iterations, .. }) => Some(iterations),
+            | Method::ErrorBased(ErrorBased { iterations, .. })
+            | Method::Incremental(Incremental { iterations, .. }) => Some(iterations),
         }
     }
 
@@ -282,7 +311,7 @@ impl Method {
                 let [errors, _] = shares(&eta.times(precisions), *iterations);
                 Some(errors)
             }
-            Method::Strict(_) | Method::ErrorBased(_) => None,
+            Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_) => None,
         }
     }
 
@@ -297,7 +326,7 @@ impl Method {
     pub fn iterations_for(&self, precisions: &[f64], share: f64) -> Option<usize> {
         match self {
             Method::FixedPrediction(FixedPrediction { eta, .. }) => iterations_for(&eta.times(precisions), share),
-            Method::Exact | Method::Strict(_) | Method::ErrorBased(_) => None,
+            _ => None,
         }
     }
 
@@ -383,7 +412,11 @@ impl FromStr for Method {
             "fixed-prediction" => Ok(FixedPrediction::default().into()),
             "strict" => Ok(Strict::default().into()),
             "error-based" => Ok(ErrorBased::default().into()),
-            _ => Err(Error::unknown("method", name, &["exact", "fixed-prediction", "strict", "error-based"])),
+            "incremental" => Ok(Incremental::default().into()),
+            _ => {
+                let known = ["exact", "fixed-prediction", "strict", "error-based", "incremental"];
+                Err(Error::unknown("method", name, &known))
+            }
         }
     }
 }
@@ -403,6 +436,12 @@ impl From<Strict> for Method {
 impl From<ErrorBased> for Method {
     fn from(error_based: ErrorBased) -> Self {
         Method::ErrorBased(error_based)
+    }
+}
+
+impl From<Incremental> for Method {
+    fn from(incremental: Incremental) -> Self {
+        Method::Incremental(incremental)
     }
 }
 
@@ -441,6 +480,22 @@ impl Default for ErrorBased {
     /// 20 iterations by 0.1.
     fn default() -> Self {
         ErrorBased::new(USUAL.0, USUAL.1)
+    }
+}
+
+impl Incremental {
+    /// So many iterations by a step size of the beliefs, or by one for each hidden layer.
+    pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
+        Incremental { eta: eta.into(), iterations }
+    }
+}
+
+setters!(Incremental { with_iterations(iterations: usize) });
+
+impl Default for Incremental {
+    /// 20 iterations by 0.1.
+    fn default() -> Self {
+        Incremental::new(USUAL.0, USUAL.1)
     }
 }
 

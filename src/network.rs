@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossFunction, is_factor};
-use crate::method::{ErrorBased, FixedPrediction, Method, Solver, first_pulled, first_pushed};
+use crate::method::{ErrorBased, FixedPrediction, Incremental, Method, Solver, first_pulled, first_pushed};
 use crate::op::{MAX_COUNTED, MAX_TABLES, Op};
 use crate::parameters::{ParameterSpec, Parameters, Role};
 
@@ -294,6 +294,11 @@ impl Network {
             }
             Method::Exact | Method::FixedPrediction(_) => sum(1..last),
             Method::ErrorBased(ErrorBased { iterations, .. }) => by_errors(*iterations).saturating_add(renewed),
+            &Method::Incremental(Incremental { iterations, .. }) => {
+                // Every iteration but the first pushes all layers twice, the lowest once, and has gradients.
+                let again = 3 * sum(1..last) + sum(0..1) + gradients;
+                sum(last - 1..last).saturating_add(again.saturating_mul(iterations as u64 - 1))
+            }
             Method::Strict(strict) => {
                 let iterated = match strict.solver {
                     Solver::Automatic { products } => steps(strict.iterations).saturating_add(both_ways(products)),

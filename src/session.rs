@@ -13,9 +13,10 @@ use crate::draft::{Draft, Multiples, check_memory};
 use crate::error::{Error, Result};
 use crate::finite::check_samples;
 use crate::group::{Call, Group, Start};
-use crate::layer::Layers;
+use crate::layer::{Change, Layers};
+use crate::learn::Changing;
 use crate::loss::Targets;
-use crate::method::{ErrorBased, Method, Solver, Strict};
+use crate::method::{ErrorBased, Incremental, Method, Solver, Strict};
 use crate::names::names;
 use crate::network::Network;
 use crate::options::Options;
@@ -77,12 +78,12 @@ names!(Quantity, "quantity", {
 /// A clone has the results of the last call and buffers of its own, so that another thread can use it.
 #[derive(Clone)]
 pub struct Session {
-    plan: Arc<Plan>,
-    method: Method,
-    options: Options,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) method: Method,
+    pub(crate) options: Options,
     network: Network,
     batch: usize,
-    packed: Buffer,
+    pub(crate) packed: Buffer,
     groups: Vec<Group>,
     scratch: Pool,
     /// The operands of the weight gradients of matrices: a row for each sample.
@@ -93,11 +94,13 @@ pub struct Session {
     open: Option<Box<Open>>,
     /// What a method's quantities are backpropagation's errors times of, for each layer, if they are.
     multiples: Option<Multiples>,
-    gradients: Parameters,
+    /// The parameters of incremental.
+    pub(crate) changing: Option<Box<Changing>>,
+    pub(crate) gradients: Parameters,
     samples: usize,
     loss: f32,
     /// Whether the last call relaxed, or only went forward.
-    inferred: bool,
+    pub(crate) inferred: bool,
     energies: Vec<f64>,
 }
 
@@ -114,9 +117,10 @@ impl Session {
         let Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total } =
             Draft::new(network, batch, &method, &options)?;
         check_memory(batch, total)?;
+        let incremental = matches!(method, Method::Incremental(_));
         let group = |first: usize| {
             let tiles = first..(first + tiles_per_group).min(tiles);
-            Group::new(&plan, tiles, multiples.is_none())
+            Group::new(&plan, tiles, multiples.is_none(), incremental)
         };
         Ok(Session {
             packed: Buffer::zeros(plan.sizes.packed),
@@ -126,6 +130,7 @@ impl Session {
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
             open: estimates.then(|| Box::new(Open::new(&plan))),
             multiples,
+            changing: incremental.then(|| Box::new(Changing::new(&plan, network))),
             plan: Arc::new(plan),
             method,
             options,
@@ -163,7 +168,8 @@ impl Session {
     /// (nothing was computed);
     /// [`Error::Diverged`] if the energy of a strict relaxation, as it is before each of the n updates,
     /// shows that it diverged (all iterations were run and everything can be read);
-    /// [`Error::Stopped`] if [`Options::stop`] was set meanwhile.
+    /// [`Error::Stopped`] if [`Options::stop`] was set meanwhile; [`Error::Argument`] for
+    /// [`Incremental`](crate::Incremental), which [`learn`](Self::learn)s.
     pub fn infer<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
         self.infer_from(parameters, x, y, &[])
     }
@@ -196,17 +202,21 @@ impl Session {
         start: &[Start<'_>],
     ) -> Result<f32> {
         let targets = y.into();
+        if self.changing.is_some() {
+            return Err(Error::Argument("incremental changes the parameters; expected a call of learn".into()));
+        }
         let samples = self.check(parameters, x, Some(targets))?;
         self.check_start(start, samples)?;
         self.pack(parameters);
         let mut open = self.open.take();
-        let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel: true };
+        let (plan, packed) = (&*self.plan, &*self.packed);
+        let layers = Layers { plan, parameters: parameters.values(), packed, change: None, parallel: true };
         let vector = open.as_mut().map(|open| match self.solver() {
             Some(Solver::Automatic { .. }) => open.follow(layers, self.output(samples)),
             _ => open.vector(),
         });
         let (method, options) = (self.method.clone(), self.options);
-        self.run(parameters, x, Some(targets), start, samples, |call, group, scratch, rows| {
+        self.run(parameters, None, x, Some(targets), start, samples, |call, group, scratch, rows| {
             group.step(call, &method, &options, vector, scratch, rows);
         });
         self.open = open;
@@ -215,6 +225,11 @@ impl Session {
             return Err(Error::Stopped);
         }
         self.reduce();
+        self.outcome()
+    }
+
+    /// The loss of the last call, or its earliest divergence.
+    pub(crate) fn outcome(&self) -> Result<f32> {
         let used = self.samples.div_ceil(self.plan.images).div_ceil(self.groups[0].tiles.len());
         match self.groups[..used].iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
             Some(divergence) => Err(Error::Diverged(divergence)),
@@ -230,7 +245,7 @@ impl Session {
         let targets = y.into();
         let samples = self.check(parameters, x, Some(targets))?;
         self.pack(parameters);
-        self.run(parameters, x, Some(targets), &[], samples, Group::forward);
+        self.run(parameters, None, x, Some(targets), &[], samples, Group::forward);
         self.inferred = false;
         Ok(self.loss)
     }
@@ -243,7 +258,7 @@ impl Session {
     pub fn predict(&mut self, parameters: &Parameters, x: &[f32]) -> Result<Vec<f32>> {
         let samples = self.check(parameters, x, None)?;
         self.pack(parameters);
-        self.run(parameters, x, None, &[], samples, Group::forward);
+        self.run(parameters, None, x, None, &[], samples, Group::forward);
         self.inferred = false;
         self.get(Quantity::Activation, self.plan.layers.len())
     }
@@ -337,10 +352,11 @@ impl Session {
         self.loss
     }
 
-    /// How each sample of the last relaxation by strict or error-based descended, in the order of the batch; nothing for
+    /// How each sample of the last relaxation by strict, error-based or incremental descended, in the order of the batch; nothing for
     /// the other methods.
     pub fn descents(&self) -> impl Iterator<Item = &Descending> {
-        let descends = self.inferred && matches!(self.method, Method::Strict(_) | Method::ErrorBased(_));
+        let descends =
+            self.inferred && matches!(self.method, Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_));
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         tiles.flat_map(|tile| &tile.steps.samples).take(if descends { self.samples } else { 0 })
     }
@@ -374,7 +390,11 @@ impl Session {
     /// [`Error::Argument`] if there is not enough memory for one of each iteration (nothing was changed).
     pub fn record_energies(&mut self, record: bool) -> Result<()> {
         let iterations = match self.method {
-            Method::Strict(Strict { iterations, .. }) | Method::ErrorBased(ErrorBased { iterations, .. }) if record => {
+            Method::Strict(Strict { iterations, .. })
+            | Method::ErrorBased(ErrorBased { iterations, .. })
+            | Method::Incremental(Incremental { iterations, .. })
+                if record =>
+            {
                 iterations
             }
             _ => 0,
@@ -405,6 +425,7 @@ impl Session {
             + self.scratch.bytes()
             + self.open.as_ref().map_or(0, |open| open.bytes())
             + self.packed.bytes()
+            + self.changing.as_ref().map_or(0, |changing| changing.bytes())
             + self.rows.bytes()
             + self.gemm_scratch.bytes()
             + self.network.table_bytes()
@@ -435,7 +456,7 @@ impl Session {
     }
 
     /// The number of samples of a call that fits the plan.
-    fn check(&self, parameters: &Parameters, x: &[f32], targets: Option<Targets<'_>>) -> Result<usize> {
+    pub(crate) fn check(&self, parameters: &Parameters, x: &[f32], targets: Option<Targets<'_>>) -> Result<usize> {
         let (found, expected) = (parameters.specs(), self.gradients.specs());
         if !std::sync::Arc::ptr_eq(found, expected) && found != expected {
             return Err(Error::Input(
@@ -506,7 +527,7 @@ impl Session {
     }
 
     /// Brings the weights into the layouts that the kernels want, once for all iterations.
-    fn pack(&mut self, parameters: &Parameters) {
+    pub(crate) fn pack(&mut self, parameters: &Parameters) {
         for step in &self.plan.steps {
             if let Step::Product(product) = step {
                 product.pack(parameters.values(), &mut self.packed);
@@ -529,9 +550,11 @@ impl Session {
     }
 
     /// Runs `work` on every group, and adds up the losses.
-    fn run(
+    #[expect(clippy::too_many_arguments, reason = "the operands of a call, and what is done with them")]
+    pub(crate) fn run(
         &mut self,
         parameters: &Parameters,
+        change: Option<Change<'_>>,
         x: &[f32],
         targets: Option<Targets<'_>>,
         start: &[Start<'_>],
@@ -547,8 +570,9 @@ impl Session {
         let per_task = if pool_threads() > threads { used.div_ceil(threads) } else { 1 };
         // A thread that waits for a part of a product may take another group, which then needs scratch too.
         let parallel = used < threads && self.scratch.len() >= used;
-        let layers = Layers { plan: &self.plan, parameters: parameters.values(), packed: &self.packed, parallel };
-        let call = Call { layers, output, x, targets, start, samples };
+        let (plan, packed) = (&*self.plan, &*self.packed);
+        let layers = Layers { plan, parameters: parameters.values(), packed, change, parallel };
+        let call = Call { layers, output, x, targets, beliefs: start, samples };
         let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
         let scratch = &self.scratch;
         let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
@@ -574,7 +598,7 @@ impl Session {
     }
 
     /// Adds up what the groups found, in their order, and multiplies what is a product over the batch.
-    fn reduce(&mut self) {
+    pub(crate) fn reduce(&mut self) {
         let level = self.plan.level;
         let used = self.samples.div_ceil(self.plan.images).div_ceil(self.groups[0].tiles.len());
         let (sums, others) = self.groups[..used].split_at_mut(1);

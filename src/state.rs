@@ -25,6 +25,8 @@ pub(crate) struct Tile {
     /// Unscaled loss of the forward pass of each sample.
     pub(crate) losses: Vec<f64>,
     pub(crate) steps: Steps,
+    /// z of the forward pass inside of layers, where it outlasts the call of the group.
+    pub(crate) inside: Buffer,
 }
 
 /// How the samples of a tile relax.
@@ -51,8 +53,9 @@ pub struct Descending {
 }
 
 impl Tile {
-    /// `deviations`: whether beliefs are iterated, rather than known from the errors.
-    pub(crate) fn new(plan: &Plan, deviations: bool) -> Self {
+    /// `deviations`: whether beliefs are iterated, rather than known from the errors; `inside`: whether the values inside
+    /// of layers are kept.
+    pub(crate) fn new(plan: &Plan, deviations: bool, inside: bool) -> Self {
         let outputs = plan.outputs_len();
         let last = plan.layers[plan.layers.len() - 1].output.clone();
         Tile {
@@ -64,16 +67,18 @@ impl Tile {
             targets: Buffer::zeros(last.len()),
             losses: vec![0.0; plan.images],
             steps: Steps { samples: vec![Descending::default(); plan.images], eta: vec![0.0; plan.images] },
+            inside: Buffer::zeros(if inside { plan.sizes.values } else { 0 }),
         }
     }
 
     /// At least as many elements as a tile's buffers have.
-    pub(crate) fn len(plan: &Plan) -> usize {
-        5 * plan.outputs_len()
+    pub(crate) fn len(plan: &Plan, inside: bool) -> usize {
+        5 * plan.outputs_len() + if inside { plan.sizes.values } else { 0 }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let buffers = [&self.activations, &self.deviations, &self.errors, &self.output_difference, &self.targets];
+        let Tile { activations, deviations, errors, output_difference, targets, inside, .. } = self;
+        let buffers = [activations, deviations, errors, output_difference, targets, inside];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
             + size_of_val(self.losses.as_slice())
             + size_of_val(self.steps.samples.as_slice())

@@ -203,6 +203,10 @@ impl Optimizer for Adam {
         self.0.set_lr(lr)
     }
 
+    fn weight_decay(&self) -> f64 {
+        self.0.options.weight_decay
+    }
+
     fn steps(&self) -> u64 {
         self.0.steps
     }
@@ -236,6 +240,10 @@ impl Optimizer for AdamW {
 
     fn set_lr(&mut self, lr: f64) -> Result<()> {
         self.0.set_lr(lr)
+    }
+
+    fn weight_decay(&self) -> f64 {
+        self.0.options.weight_decay
     }
 
     fn steps(&self) -> u64 {

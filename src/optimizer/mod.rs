@@ -50,6 +50,9 @@ pub trait Optimizer: Send + Sync {
     /// [`Error::Argument`] if it is not a finite number of at least 0.
     fn set_lr(&mut self, lr: f64) -> Result<()>;
 
+    /// The multiple of the parameters that a step adds to their gradients, or takes from them.
+    fn weight_decay(&self) -> f64;
+
     /// Steps taken so far.
     fn steps(&self) -> u64;
 

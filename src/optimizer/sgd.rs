@@ -138,6 +138,10 @@ impl Optimizer for Sgd {
         Ok(())
     }
 
+    fn weight_decay(&self) -> f64 {
+        self.options.weight_decay
+    }
+
     fn steps(&self) -> u64 {
         self.steps
     }

@@ -54,7 +54,7 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let (mut tile, mut scratch) = (Tile::new(plan, true), Scratch::new(plan, EXTRAS));
+        let (mut tile, mut scratch) = (Tile::new(plan, true, false), Scratch::new(plan, EXTRAS));
         for (b, step) in plan.steps.iter().enumerate() {
             let (z, out) = values_around(plan, &mut scratch.values, &mut tile.activations, b);
             match step {
@@ -86,7 +86,7 @@ impl Open {
 
     /// Elements of the buffers.
     pub(crate) fn len(plan: &Plan) -> usize {
-        Tile::len(plan) + Scratch::len(plan, EXTRAS) + plan.outputs_len()
+        Tile::len(plan, false) + Scratch::len(plan, EXTRAS) + plan.outputs_len()
     }
 
     /// Follows the weights by power iterations; returns the vector.

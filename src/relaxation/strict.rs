@@ -82,6 +82,7 @@ impl Descent {
     /// Makes ready for a relaxation, whose energies are recorded unless it is the other side of a centred nudge.
     pub(super) fn begin(&mut self, output: &Output, may_rise: bool) {
         self.may_rise = may_rise || output.ascending;
+        self.diverged.fill(None);
         self.recording = !output.opposite;
     }
 
@@ -284,7 +285,10 @@ impl Relaxation<'_> {
             if tolerance.is_some() {
                 self.scratch.work.previous.copy_from_slice(&self.tile.deviations);
             }
-            self.update(given.method, iteration, pulled, pushed);
+            match self.scratch.work.moments.direction.is_empty() {
+                true => self.update(pulled, pushed),
+                false => self.update_by_moments(&given.method.solver, iteration, pulled, pushed),
+            }
             // Until then there are layers that nothing has reached.
             if let Some(tolerance) = tolerance.filter(|_| iteration + 1 >= layers)
                 && self.settle(iteration, tolerance, descent)
@@ -325,7 +329,7 @@ pub(super) fn weighted(factor: f64) -> Combine<'static> {
 impl Relaxation<'_> {
     /// The errors of the layers from `pushed` (index from 0) on, and of the one below, whose prediction is
     /// still v-hat, pulled back to their products; the loss of each lane.
-    fn predict(&mut self, pushed: usize, losses: &mut [f64]) {
+    pub(super) fn predict(&mut self, pushed: usize, losses: &mut [f64]) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
         if pushed > last {
@@ -340,11 +344,12 @@ impl Relaxation<'_> {
             elementwise::combine(plan.level, own, weighted(-plan.layers[pushed - 1].precision), error);
             self.layers.pull_to_product(pushed - 1, values, None, error, work);
         }
+        let below = |layer: usize| if layer == 0 { &[] } else { &deviations[place(layer - 1)] };
         for layer in pushed..last {
-            let (u, own) = (&deviations[place(layer - 1)], &deviations[place(layer)]);
-            self.layers.relax(layer, values, u, own, work, &mut errors[place(layer)]);
+            let own = &deviations[place(layer)];
+            self.layers.relax(layer, values, below(layer), own, work, &mut errors[place(layer)]);
         }
-        let u = &deviations[place(last - 1)];
+        let u = below(last);
         self.layers.push(last, values, u, work, output_difference);
         let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
         self.output.error(activation, output_difference, targets, *samples, error, losses);
@@ -386,7 +391,7 @@ impl Relaxation<'_> {
     }
 
     /// epsilon = -u at the layers below `pushed`, whose prediction is still v-hat.
-    fn unpredicted_errors(&mut self, pushed: usize) {
+    pub(super) fn unpredicted_errors(&mut self, pushed: usize) {
         for layer in 0..pushed.min(self.len() - 1) {
             let (place, negated) = (self.place(layer), weighted(-self.precision(layer)));
             let Tile { deviations, errors, .. } = &mut *self.tile;

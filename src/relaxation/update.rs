@@ -13,7 +13,7 @@ use predictive_coding_kernels::{Combine, elementwise};
 
 use super::Relaxation;
 use crate::layer::Input;
-use crate::method::{Solver, Strict};
+use crate::method::Solver;
 use crate::plan::LayerPlan;
 use crate::state::{Moments, Scratch, Tile, Values};
 
@@ -22,59 +22,59 @@ const DECAY: [f64; 2] = [0.9, 0.999];
 const EPSILON: f32 = 1e-8;
 
 impl Relaxation<'_> {
-    /// Moves the beliefs of the layers below `pulled` (index from 0) and above; epsilon_l is -u_l below `pushed`.
-    pub(super) fn update(&mut self, method: &Strict, iteration: usize, pulled: usize, pushed: usize) {
-        let straight = self.scratch.work.moments.direction.is_empty();
+    /// Steps of the beliefs of the layers below `pulled` (index from 0) and above; epsilon_l is -u_l below `pushed`.
+    pub(super) fn update(&mut self, pulled: usize, pushed: usize) {
         for layer in pulled..self.len() {
             let (below, above) = (self.place(layer - 1), self.place(layer));
             let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
             let Scratch { values, work } = &mut *self.scratch;
             let values = Values::new(self.layers.plan, values, activations);
             let LayerPlan { precision, rate, .. } = self.layers.plan.layers[layer - 1];
+            let step = Combine { alpha: -rate as f32, step: Some(&steps.eta), ..Combine::default() };
+            let step = match layer - 1 < pushed {
+                true => Combine { beta: -(rate * precision) as f32, ..step },
+                false => Combine { gamma: rate as f32, other: &errors[below.clone()], ..step },
+            };
             let input = if layer < pushed { Input::Activation } else { Input::Pushed };
-            let unpredicted = layer - 1 < pushed;
-            if straight {
-                let step = Combine { alpha: -rate as f32, step: Some(&steps.eta), ..Combine::default() };
-                let step = match unpredicted {
-                    true => Combine { beta: -(rate * precision) as f32, ..step },
-                    false => Combine { gamma: rate as f32, other: &errors[below.clone()], ..step },
-                };
-                let out = Some((step, &mut deviations[below]));
-                self.layers.backward(layer, values, input, &errors[above], work, None, out);
-                continue;
-            }
-            let mut moments = std::mem::take(&mut work.moments);
-            let (gamma, other) = match unpredicted {
+            let out = Some((step, &mut deviations[below]));
+            self.layers.backward(layer, values, input, &errors[above], work, None, out);
+        }
+    }
+
+    /// The same by the moments of another solver than that of steps.
+    pub(super) fn update_by_moments(&mut self, solver: &Solver, iteration: usize, pulled: usize, pushed: usize) {
+        let level = self.layers.plan.level;
+        let mut moments = std::mem::take(&mut self.scratch.work.moments);
+        let Moments { direction, mean, square } = &mut moments;
+        for layer in pulled..self.len() {
+            let (below, above) = (self.place(layer - 1), self.place(layer));
+            let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
+            let Scratch { values, work } = &mut *self.scratch;
+            let values = Values::new(self.layers.plan, values, activations);
+            let LayerPlan { precision, rate, .. } = self.layers.plan.layers[layer - 1];
+            let (gamma, other) = match layer - 1 < pushed {
                 true => (-precision as f32, &deviations[below.clone()]),
                 false => (1.0, &errors[below.clone()]),
             };
-            let direction = Combine { alpha: -1.0, gamma, other, ..Combine::default() };
-            let out = Some((direction, &mut moments.direction[below.clone()]));
+            let input = if layer < pushed { Input::Activation } else { Input::Pushed };
+            let d = &mut direction[below.clone()];
+            let out = Some((Combine { alpha: -1.0, gamma, other, ..Combine::default() }, &mut *d));
             self.layers.backward(layer, values, input, &errors[above], work, None, out);
-            let Moments { direction, mean, square } = &mut moments;
-            let level = self.layers.plan.level;
-            let (direction, mean) = (&mut direction[below.clone()], &mut mean[below.clone()]);
+            let (m, u) = (&mut mean[below.clone()], &mut deviations[below.clone()]);
             let step = Combine { alpha: rate as f32, step: Some(&steps.eta), ..Combine::default() };
-            let u = &mut deviations[below.clone()];
-            match method.solver {
-                Solver::Momentum { momentum, nesterov, .. } => {
-                    let keep = momentum as f32;
-                    elementwise::combine(level, direction, Combine { beta: keep, ..Combine::default() }, mean);
-                    match nesterov {
-                        true => {
-                            let step = Combine { gamma: step.alpha * keep, other: mean, ..step };
-                            elementwise::combine(level, direction, step, u);
-                        }
-                        false => elementwise::combine(level, mean, step, u),
-                    }
+            if let Solver::Momentum { momentum, nesterov, .. } = *solver {
+                let keep = momentum as f32;
+                elementwise::combine(level, d, Combine { beta: keep, ..Combine::default() }, m);
+                match nesterov {
+                    true => elementwise::combine(level, d, Combine { gamma: step.alpha * keep, other: m, ..step }, u),
+                    false => elementwise::combine(level, m, step, u),
                 }
-                _ => {
-                    adam(iteration, direction, mean, &mut square[below]);
-                    elementwise::combine(level, direction, step, u);
-                }
+            } else {
+                adam(iteration, d, m, &mut square[below]);
+                elementwise::combine(level, d, step, u);
             }
-            self.scratch.work.moments = moments;
         }
+        self.scratch.work.moments = moments;
     }
 
     /// Forgets how the beliefs moved.

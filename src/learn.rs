@@ -1,0 +1,124 @@
+//! A step of learning: inference and the optimiser, which for incremental steps in every iteration.
+
+use predictive_coding_kernels::Buffer;
+
+use crate::error::{Error, Result};
+use crate::layer::Change;
+use crate::loss::Targets;
+use crate::method::Method;
+use crate::network::Network;
+use crate::optimizer::Optimizer;
+use crate::parameters::Parameters;
+use crate::plan::{Plan, Step};
+use crate::session::Session;
+
+/// Parameters on their way through the iterations of a call.
+#[derive(Clone)]
+pub(crate) struct Changing {
+    /// The sum of the optimiser's steps.
+    change: Parameters,
+    /// The first parameters and that.
+    current: Parameters,
+    /// The change, packed for forward products.
+    packed: Buffer,
+}
+
+impl Changing {
+    pub(crate) fn new(plan: &Plan, network: &Network) -> Self {
+        let change = Parameters::zeros(network.parameters().clone());
+        Changing { current: change.clone(), change, packed: Buffer::zeros(plan.sizes.packed) }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.change.values()) + size_of_val(self.current.values()) + self.packed.bytes()
+    }
+
+    fn pack(&mut self, plan: &Plan) {
+        for step in &plan.steps {
+            if let Step::Product(product) = step {
+                let weight = &self.change.values()[product.weight.clone()];
+                product.conv.pack_forward(weight, &mut self.packed[product.forward.clone()], true);
+            }
+        }
+    }
+
+    fn add_change(&mut self, first: &Parameters) {
+        let values = first.values().iter().zip(self.change.values());
+        self.current
+            .values_mut()
+            .iter_mut()
+            .zip(values)
+            .for_each(|(current, (first, change))| *current = first + change);
+    }
+}
+
+impl Session {
+    /// One step of learning: [`infer`](Self::infer) and a step of the optimiser. For
+    /// [`Incremental`](crate::Incremental) the optimiser steps in every iteration. Returns the loss of the forward pass.
+    ///
+    /// ```
+    /// use predictive_coding::{Adam, Linear, Loss, Network, Op, Options, Session, Strict};
+    ///
+    /// let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(1))]])?;
+    /// let mut parameters = network.initialize(1);
+    /// let mut adam = Adam::new(&parameters, 1e-2);
+    /// let mut session = Session::new(&network, 1, Strict::new(0.1, 20), Options::default())?;
+    /// let before = session.learn(&mut parameters, &mut adam, &[0.5, -0.5], &[1.0f32])?;
+    /// assert!(session.learn(&mut parameters, &mut adam, &[0.5, -0.5], &[1.0f32])? < before);
+    /// # Ok::<(), predictive_coding::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`infer`](Self::infer), and then the parameters are what they were; [`Error::Argument`] for incremental with an
+    /// optimiser whose weights decay.
+    ///
+    /// # Panics
+    /// If the optimiser was made for other parameters.
+    pub fn learn<'a>(
+        &mut self,
+        parameters: &mut Parameters,
+        optimizer: &mut dyn Optimizer,
+        x: &[f32],
+        y: impl Into<Targets<'a>>,
+    ) -> Result<f32> {
+        let targets = y.into();
+        let Method::Incremental(method) = &self.method else {
+            let loss = self.infer(parameters, x, targets)?;
+            optimizer.step(parameters, self.gradients());
+            return Ok(loss);
+        };
+        if optimizer.weight_decay() != 0.0 {
+            return Err(Error::Argument(format!(
+                "incremental with a weight decay of {}, expected an optimizer without",
+                optimizer.weight_decay()
+            )));
+        }
+        let (method, samples) = (method.clone(), self.check(parameters, x, Some(targets))?);
+        let mut changing = self.changing.take().expect("a session of incremental has what changes");
+        changing.change.values_mut().fill(0.0);
+        changing.add_change(parameters);
+        self.inferred = true;
+        for iteration in 1..=method.iterations {
+            if self.options.stopped() {
+                self.inferred = false;
+                break;
+            }
+            self.pack(&changing.current);
+            changing.pack(&self.plan);
+            let change = Change { parameters: changing.change.values(), packed: &changing.packed };
+            let change = Some(change).filter(|_| iteration > 1);
+            self.run(&changing.current, change, x, Some(targets), &[], samples, |call, group, scratch, rows| {
+                group.increment(call, &method, iteration, scratch, rows);
+            });
+            self.reduce();
+            optimizer.step(&mut changing.change, &self.gradients);
+            changing.add_change(parameters);
+        }
+        let outcome = if self.inferred { self.outcome() } else { Err(Error::Stopped) };
+        if outcome.is_ok() {
+            parameters.values_mut().copy_from_slice(changing.current.values());
+        }
+        self.changing = Some(changing);
+        outcome
+    }
+}

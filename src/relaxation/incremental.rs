@@ -1,0 +1,68 @@
+//! Parameters that step in every iteration (Salvatori et al., arXiv 2212.00720). The forward pass v-hat is that of the
+//! first parameters W_0. With the change V = W_t - W_0, which is summed from the optimiser's steps,
+//!
+//! ```text
+//! D_l = f_l(v_{l-1}; W_t) - v-hat_l:    W_t d + V z  through a product whose input is z + d,  z that of the forward pass
+//! epsilon_l = D_l - u_l,    epsilon_L = dLoss/dy at y = v-hat_L + D_L
+//! gradients    p_l epsilon_l . df_l/dtheta_l  at v_{l-1}, for the optimiser's step after this iteration
+//! u_l += eta (p_l epsilon_l - J_{l+1}(v_l; W_t)^T p_{l+1} epsilon_{l+1})               all l < L at once
+//! ```
+//!
+//! so that nothing is subtracted from nearly the same: D and V are small from the start.
+
+use super::Relaxation;
+use super::strict::Descent;
+use crate::layer::{Gradients, Input};
+use crate::method::{Incremental, first_pulled};
+use crate::state::{Descending, Scratch, Tile, Values};
+
+/// An iteration, from 1.
+pub(crate) fn increment(
+    mut tile: Relaxation<'_>,
+    method: &Incremental,
+    iteration: usize,
+    descent: &mut Descent,
+    gradients: &mut Gradients<'_>,
+) {
+    let Incremental { ref eta, iterations } = *method;
+    let layers = tile.len();
+    let (pulled, pushed) = if iteration == 1 { (first_pulled(layers, 1), layers) } else { (1, 0) };
+    // The energy of a sample may rise as parameters step down that of the batch.
+    descent.begin(&tile.output, true);
+    if iteration == 1 {
+        let Tile { steps, deviations, .. } = &mut *tile.tile;
+        steps.samples.fill(Descending { eta: eta.largest(), iterations, ..Descending::default() });
+        steps.eta.fill(eta.largest() as f32);
+        deviations.fill(0.0);
+    }
+    tile.predict(pushed, descent.losses());
+    if iteration == 1 {
+        tile.unpredicted_errors(pushed);
+        (0..layers).for_each(|layer| tile.pull_to_product(layer));
+    }
+    tile.energy(pushed, descent);
+    descent.check(iteration, tile.tile.samples, None);
+    tile.gradients_where_pushed(pushed, gradients);
+    tile.update(pulled, pushed);
+    tile.mark_diverged(descent);
+}
+
+impl Relaxation<'_> {
+    /// The gradients of all parameters, from errors that are pulled back to products, and inputs where the layers from
+    /// `pushed` (index from 0) on were last pushed.
+    fn gradients_where_pushed(&mut self, pushed: usize, gradients: &mut Gradients<'_>) {
+        let plan = self.layers.plan;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { activations, deviations, errors, .. } = &*self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        for layer in 0..plan.layers.len() {
+            let at = match layer {
+                _ if layer < pushed => Input::Activation,
+                0 => Input::Moved(&[]),
+                _ => Input::Moved(&deviations[place(layer - 1)]),
+            };
+            self.layers.backward(layer, values, at, &errors[place(layer)], work, Some(&mut *gradients), None);
+        }
+    }
+}
