@@ -11,8 +11,19 @@ use crate::loss::Targets;
 use crate::network::{Network, elements};
 use crate::tensors::TensorFile;
 
-/// A batch of inputs with their targets, from a file that holds `x`, f32 `[batch, input shape]`,
+/// A batch of inputs with their targets (see [`Session::infer`](crate::Session::infer)), from a file that holds `x`, f32 `[batch, input shape]`,
 /// and `y`, either i64 `[batch]` or f32 `[batch, outputs]`.
+///
+/// ```
+/// use predictive_coding::{BatchFile, Linear, Loss, Network, Op, write_tensors};
+///
+/// let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(1))]])?;
+/// let path = std::env::temp_dir().join(format!("batch-{}.safetensors", std::process::id()));
+/// write_tensors(&path, &[("x".into(), vec![1, 2], vec![0.5, -0.5]), ("y".into(), vec![1, 1], vec![1.0])])?;
+/// assert_eq!(BatchFile::read(&network, &path)?.samples, 1);
+/// # std::fs::remove_file(path).unwrap();
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchFile {
     /// `[samples, input shape]`.
@@ -86,7 +97,8 @@ impl BatchFile {
 
 /// The initial beliefs of a strict relaxation, from a file with `deviation.l` or `belief.l`, f32
 /// `[batch, shape of layer l]`, for any of the layers l = 1..L-1. The others start at v-hat. If a file has both for a layer,
-/// as the output of an inference does, the deviation is used. Other tensors of such a file are ignored.
+/// as the output of an inference does, the deviation is used. Other tensors of such a file are ignored. See
+/// [`Session::infer_from`](crate::Session::infer_from).
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartFile {
     /// At index l - 1 for layer l.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The result of this library's fallible functions. See [`Error`] for an example.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -31,6 +32,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it, and what to do.
         message: String,
+        /// What the system or a parser said.
+        cause: Option<Cause>,
     },
     /// The energy of a strict relaxation rose instead of falling.
     Diverged(Divergence),
@@ -47,7 +50,16 @@ impl Error {
         if told.chars().nth(LONGEST).is_some() {
             message.push_str(" ...");
         }
-        Error::File { path: path.as_ref().to_path_buf(), message }
+        Error::File { path: path.as_ref().to_path_buf(), message, cause: None }
+    }
+
+    /// The same error about a file, with what led to it as its [source](std::error::Error::source).
+    #[cfg(feature = "files")]
+    pub(crate) fn because(mut self, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        if let Error::File { cause, .. } = &mut self {
+            *cause = Some(Cause(Arc::new(error)));
+        }
+        self
     }
 }
 
@@ -55,14 +67,32 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Network(message) | Error::Argument(message) | Error::Input(message) => f.write_str(message),
-            Error::File { path, message } => write!(f, "{}: {message}", path.display()),
+            Error::File { path, message, .. } => write!(f, "{}: {message}", path.display()),
             Error::Diverged(divergence) => divergence.fmt(f),
             Error::Stopped => f.write_str("the relaxation was stopped between two iterations"),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::File { cause: Some(Cause(cause)), .. } => Some(&**cause),
+            _ => None,
+        }
+    }
+}
+
+/// What led to an [`Error::File`], which its [source](std::error::Error::source) gives.
+#[derive(Clone, Debug)]
+pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
+
+impl PartialEq for Cause {
+    /// Whether it says the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
 
 /// Where a strict relaxation first diverged: the energy of a sample exceeded its initial value by more than rounding, or
 /// was not finite. [`Session::infer`](crate::Session::infer) returns it.

@@ -18,7 +18,8 @@ pub(crate) fn io_error(path: &Path, doing: &str, error: &io::Error) -> Error {
         ErrorKind::StorageFull => format!("cannot be {doing}: no space is left on the device; free some"),
         _ => format!("cannot be {doing}: {error}"),
     };
-    Error::file(path, message)
+    let cause = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+    Error::file(path, message).because(cause)
 }
 
 /// Opens a file for reading. A directory is refused.
@@ -43,6 +44,17 @@ pub(crate) fn read_at_most(path: &Path, reader: impl Read, limit: u64) -> Result
 
 /// Writes a file atomically: to a temporary file in the same directory, which is synced and renamed. If anything fails, the
 /// old file stays. Links are followed, and devices are written directly.
+///
+/// ```
+/// let path = std::env::temp_dir().join(format!("written-{}.txt", std::process::id()));
+/// predictive_coding::write_atomically(&path, b"whole")?;
+/// assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+/// # std::fs::remove_file(path).unwrap();
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::File`] if it cannot be written; what was there stays.
 pub fn write_atomically(path: impl AsRef<Path>, content: &[u8]) -> Result<()> {
     let path = path.as_ref();
     replace(path, content).map_err(|e| match e.kind() {
@@ -154,6 +166,13 @@ mod tests {
         // EINVAL, ENOTSUP, ENOSYS; ENOSPC, EDQUOT, EIO, ESTALE.
         assert!([22, 95, 38].into_iter().all(|code| outcome(code).is_ok()));
         assert!([28, 122, 5, 116].into_iter().all(|code| outcome(code).is_err()));
+    }
+
+    #[test]
+    fn an_error_has_the_systems_as_its_source() {
+        let error = open(Path::new("/no/such/file")).unwrap_err();
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(ErrorKind::NotFound));
     }
 
     #[test]

@@ -58,12 +58,16 @@ mod session;
 mod setters;
 mod state;
 
+#[cfg(feature = "ndarray")]
+mod arrays;
 #[cfg(feature = "files")]
 mod batch;
 #[cfg(feature = "files")]
 mod checkpoint;
 #[cfg(feature = "files")]
 pub mod data;
+#[cfg(feature = "serde")]
+mod description;
 #[cfg(feature = "files")]
 mod files;
 #[cfg(feature = "files")]
@@ -73,10 +77,13 @@ mod tensors;
 #[cfg(feature = "files")]
 mod weights;
 
-pub use error::{Divergence, Error, Result};
+pub use error::{Cause, Divergence, Error, Result};
 pub use group::Start;
 pub use loss::{Loss, LossFunction, Reduction, Targets};
 pub use method::{ErrorBased, Eta, FixedPrediction, Incremental, Method, Nudge, OnDivergence, Solver, Strict};
+#[cfg(not(feature = "files"))]
+#[doc(hidden)]
+pub use network::ModelFile;
 pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};

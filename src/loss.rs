@@ -20,10 +20,12 @@ use crate::setters::setters;
 /// assert_eq!("cross_entropy".parse::<Loss>()?, Loss::CROSS_ENTROPY);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss {
     /// The loss of one sample.
+    #[cfg_attr(feature = "serde", serde(rename = "type"))]
     pub function: LossFunction,
     /// How the terms of the samples are combined.
     pub reduction: Reduction,

@@ -25,6 +25,11 @@ use crate::setters::setters;
 /// assert_eq!(Method::from(Strict::sweeps(5)).to_string(), "strict");
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(tag = "type", rename_all = "kebab-case")
+)]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Method {
@@ -53,6 +58,7 @@ pub enum Method {
 /// let session = Session::new(&network, 8, iterated, Options::default())?;
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FixedPrediction {
@@ -83,6 +89,7 @@ pub struct FixedPrediction {
 /// }
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Strict {
@@ -113,6 +120,7 @@ pub struct Strict {
 /// let method = Strict::new(0.1, 50).with_nudge(Some(Nudge::new(1e-3).with_centred(true)));
 /// # let _ = method;
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Nudge {
@@ -138,6 +146,7 @@ pub struct Nudge {
 /// session.infer(&network.initialize(1), &[0.1, -0.5, 0.3, 0.9], &[0.0f32, 1.0, 0.0])?;
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ErrorBased {
@@ -165,6 +174,7 @@ pub struct ErrorBased {
 /// session.learn(&mut parameters, &mut sgd, &[0.1, -0.5, 0.3, 0.9], &[0.0f32, 1.0, 0.0])?;
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Incremental {
@@ -183,6 +193,7 @@ pub struct Incremental {
 /// assert_eq!("0.1,0.05".parse::<Eta>()?.of_layer(2), 0.05);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(untagged))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Eta {
@@ -193,6 +204,7 @@ pub enum Eta {
 }
 
 /// How the beliefs of a strict relaxation move. See [`Strict`] for an example.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Solver {
@@ -228,6 +240,7 @@ pub enum Solver {
     /// The convention of the code behind the paper's figures: epsilon_l = v_l - f_l(v_{l-1}), epsilon_L =
     /// dLoss/df_L(v_{L-1}), v_l += eta (-epsilon_l + J_{l+1}(v_l)^T epsilon_{l+1}), and gradients at v-hat.
     /// Beliefs move up the loss, so a sample diverges only if its energy is not finite.
+    #[cfg_attr(feature = "serde", serde(rename = "published-2022"))]
     Published2022(Eta),
 }
 

@@ -118,7 +118,7 @@ impl Network {
         let bytes = files::read_at_most(path, files::open(path)?, MAX_BYTES)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::file(path, "is not UTF-8 text, expected a network in TOML; is it the right file?"))?;
-        Network::from_toml(&text).map_err(|error| Error::file(path, error))
+        Network::from_toml(&text).map_err(|error| Error::file(path, &error).because(error))
     }
 
     /// The model file of this network, with every argument spelled out. Networks of the same text

@@ -31,6 +31,20 @@ macro_rules! names {
                 }
             }
         }
+
+        #[cfg(feature = "serde")]
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                $crate::names::by_name::serialize(self, serializer)
+            }
+        }
+
+        #[cfg(feature = "serde")]
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                $crate::names::by_name::deserialize(deserializer)
+            }
+        }
     };
 }
 pub(crate) use names;
@@ -40,5 +54,43 @@ impl Error {
     pub(crate) fn unknown(what: &str, found: &str, expected: &[&str]) -> Self {
         let (last, others) = expected.split_last().expect("a kind has names");
         Error::Argument(format!("unknown {what} {found:?}, expected {} or {last}", others.join(", ")))
+    }
+}
+
+/// What has a name, as serde sees it.
+#[cfg(feature = "serde")]
+pub(crate) mod by_name {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// What may have a name, as serde sees it.
+#[cfg(feature = "serde")]
+pub(crate) mod optional {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<T>, D::Error> {
+        Option::<String>::deserialize(d)?.map(|name| name.parse()).transpose().map_err(D::Error::custom)
     }
 }

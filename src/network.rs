@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+#[cfg(feature = "serde")]
+use crate::description::Description;
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossFunction, is_factor};
 use crate::method::{ErrorBased, FixedPrediction, Incremental, Method, Solver, first_pulled, first_pushed};
@@ -37,6 +39,11 @@ const MAX_OPERATIONS: usize = 1 << 16;
 /// assert_eq!(network.layers()[0].output_shape(), [1690]);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "Description", into = "Description")
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     input: Vec<usize>,
@@ -47,7 +54,7 @@ pub struct Network {
     tables: usize,
 }
 
-/// One predictive-coding layer f_l: any number of operations, evaluated in order.
+/// One predictive-coding layer f_l: any number of operations, evaluated in order. See [`Network`] for an example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     ops: Vec<Op>,
@@ -312,6 +319,30 @@ impl Network {
             }
         };
         (forward + gradients).saturating_add(relaxation).saturating_mul(batch as u64)
+    }
+}
+
+/// What a call of [`Network::from_file`] says where it can not be.
+#[cfg(not(feature = "files"))]
+#[diagnostic::on_unimplemented(
+    message = "`Network::from_file` needs the feature `files` of predictive-coding",
+    label = "this build leaves the feature `files` out",
+    note = "leave out `default-features = false`, or add `features = [\"files\"]`"
+)]
+pub trait ModelFile {}
+
+#[cfg(not(feature = "files"))]
+impl Network {
+    /// Model files need the feature `files`, which this build leaves out.
+    ///
+    /// ```compile_fail,E0277
+    /// let network = predictive_coding::Network::from_file("model.toml");
+    /// ```
+    ///
+    /// # Errors
+    /// None: it can not be called.
+    pub fn from_file<P: ModelFile>(_: P) -> Result<Self> {
+        unreachable!("nothing is a ModelFile")
     }
 }
 

@@ -16,6 +16,11 @@ const MAX_LANES: usize = 16;
 pub(crate) const MAX_TABLES: usize = 1 << 30;
 
 /// One operation of a layer. Pairs are (vertical, horizontal). See [`Network`](crate::Network) for an example.
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(tag = "type", rename_all = "snake_case")
+)]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Op {
@@ -64,6 +69,7 @@ pub enum Op {
 /// assert_eq!(halving.output_shape(&[3, 32, 32])?, [8, 16, 16]);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Conv2d {
@@ -110,6 +116,7 @@ impl Conv2d {
 /// assert_eq!(readout.output_shape(&[128])?, [10]);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Linear {
@@ -135,6 +142,7 @@ impl Linear {
 /// assert_eq!(pool.output_shape(&[8, 28, 28])?, [8, 14, 14]);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct MaxPool2d {
@@ -177,6 +185,7 @@ impl MaxPool2d {
 /// assert_eq!(pool.output_shape(&[8, 28, 28])?, [8, 14, 14]);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AvgPool2d {

@@ -15,17 +15,21 @@ use crate::setters::setters;
 /// let options = Options::default().with_level(Some(Level::PORTABLE)).with_layout(LayoutChoice::Images);
 /// assert_eq!(options.convolution, Algorithm::Auto);
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Options {
     /// The SIMD level; by default the one named by the environment variable `PREDICTIVE_CODING_LEVEL`, or the widest of
     /// the CPU.
+    #[cfg_attr(feature = "serde", serde(with = "crate::names::optional"))]
     pub level: Option<Level>,
     /// What fills the lanes of a vector.
     pub layout: LayoutChoice,
     /// The algorithm of convolutions.
+    #[cfg_attr(feature = "serde", serde(with = "crate::names::by_name"))]
     pub convolution: Algorithm,
     /// A flag that stops a call between two iterations, with [`Error::Stopped`](crate::Error::Stopped).
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub stop: Option<StopFlag>,
 }
 

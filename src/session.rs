@@ -445,6 +445,11 @@ impl Session {
         })
     }
 
+    /// The network that it was planned for.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// What fills the lanes of the session's vectors.
     pub fn layout(&self) -> Layout {
         self.plan.layout

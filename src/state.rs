@@ -37,7 +37,7 @@ pub(crate) struct Steps {
     pub(crate) eta: Vec<f32>,
 }
 
-/// How the strict relaxation of one sample went.
+/// How the strict relaxation of one sample went, as [`Session::descents`](crate::Session::descents) tells it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Descending {
     /// Its last step size.

@@ -42,7 +42,7 @@ fn steps_after_the_first_allocate_nothing() {
     }
     for pool in &pools {
         let threads = pool.current_num_threads();
-        let layers = [0.1, 0.05, 0.1];
+        let layers = [0.1, 0.05];
         for method in [Method::Exact, fixed(0.1, 7), literal(0.1, 7), strict(0.1, 7), strict(layers, 7)] {
             // From inside of the pool: handing it a task from outside takes an entry of rayon's queue.
             let counted = pool.install(|| {

@@ -3,7 +3,7 @@
 /// What a product does to its output: `out = alpha sum + beta out + gamma other + bias`.
 ///
 /// With a coefficient of 0, the output or the third tensor is not read, so it may hold anything; an output that takes
-/// a step is always read.
+/// a step is always read. See [`elementwise::combine`](crate::elementwise::combine) for an example.
 #[derive(Clone, Copy, Debug)]
 pub struct Combine<'a> {
     /// Factor of the product.

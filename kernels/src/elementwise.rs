@@ -6,6 +6,16 @@ use crate::simd::{Kernel, Simd, dispatch, lanes};
 
 /// `out = alpha sum + beta out + gamma other` over a tile, or a step by that.
 ///
+/// ```
+/// use predictive_coding_kernels::{Combine, Level, elementwise, lanes};
+///
+/// let level = Level::detect();
+/// let (sum, mut out) = (vec![3.0; lanes(level)], vec![1.0; lanes(level)]);
+/// let halved = Combine { alpha: 0.5, beta: 2.0, ..Combine::default() };
+/// elementwise::combine(level, &sum, halved, &mut out);
+/// assert!(out.iter().all(|&x| x == 3.5));
+/// ```
+///
 /// # Panics
 /// If the lengths differ or are not whole vectors, there is a bias, or a step with a number of factors that is neither
 /// 1 nor whole vectors, as a tile of some layout has images.
@@ -65,6 +75,12 @@ pub(crate) fn combine_vectors(level: Level, sum: &[f32], combine: Combine<'_>, o
 }
 
 /// `out += a`, element by element.
+///
+/// ```
+/// let mut out = [1.0, 2.0];
+/// predictive_coding_kernels::elementwise::accumulate(predictive_coding_kernels::Level::PORTABLE, &[0.5, 0.5], &mut out);
+/// assert_eq!(out, [1.5, 2.5]);
+/// ```
 ///
 /// # Panics
 /// If the lengths differ.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::names::NameError;
 
-/// The environment variable that forces a level.
+/// The environment variable that forces a level, in [`Level::from_environment`].
 pub const LEVEL_VARIABLE: &str = "PREDICTIVE_CODING_LEVEL";
 
 /// A set of vector instructions. A value exists only if the CPU has them, so holding one is the

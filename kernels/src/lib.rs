@@ -82,7 +82,7 @@ pub use parallel::{concurrency, pool_threads};
 pub use peak::fma_peak;
 pub use view::{MatMut, MatRef};
 
-/// Elements of a vector at a level.
+/// Elements of a vector at a level. See [`elementwise::combine`] for an example.
 pub fn lanes(level: Level) -> usize {
     simd::lanes(level)
 }

@@ -9,6 +9,18 @@ use crate::reduce::elements;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 
 /// How the outputs of a tile lie: channels and pixels of an image, all of which are outputs.
+///
+/// ```
+/// use predictive_coding_kernels::loss::Outputs;
+/// use predictive_coding_kernels::{Layout, Level};
+///
+/// let (level, layout, image) = (Level::detect(), Layout::Channels, [2, 1]);
+/// let outputs = Outputs { level, layout, image };
+/// let tile = vec![0.0; layout.len(level, image)];
+/// let (mut error, mut loss) = (tile.clone(), [0.0]);
+/// outputs.cross_entropy(&tile, &tile, &[1.0], 1.0, &mut error, &mut loss);
+/// assert!((loss[0] - 2f64.ln()).abs() < 1e-6 && (error[0] - 0.5).abs() < 1e-6);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Outputs {
     /// The level whose vectors they lie in.
@@ -21,6 +33,9 @@ pub struct Outputs {
 
 impl Outputs {
     /// Where the outputs of an image lie, in their order.
+    ///
+    /// # Panics
+    /// If the tile has no such image.
     pub fn places(&self, image: usize) -> impl Iterator<Item = usize> + Clone {
         self.layout.places(self.level, self.image, image)
     }

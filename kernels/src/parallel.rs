@@ -9,6 +9,11 @@ const WORTHWHILE: u64 = 1_000_000;
 
 /// Threads of the current rayon pool: the one that the caller runs in, or else the global one. Where the system makes
 /// no threads for that, there is one: everything runs on the calling thread.
+///
+/// ```
+/// let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+/// assert_eq!(pool.install(predictive_coding_kernels::pool_threads), 3);
+/// ```
 pub fn pool_threads() -> usize {
     #[cfg(feature = "rayon")]
     {
@@ -24,7 +29,7 @@ pub fn pool_threads() -> usize {
 }
 
 /// How many threads of the current rayon pool the machine runs at a time. Work is cut for these: of a larger pool,
-/// each thread that is woken for a small part takes time from those that have begun.
+/// each thread that is woken for a small part takes time from those that have begun. At most [`pool_threads`].
 pub fn concurrency() -> usize {
     static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(usize::MAX, usize::from));

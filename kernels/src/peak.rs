@@ -15,6 +15,12 @@ const REPEATS: usize = 40;
 
 /// The most multiplications and additions per second that the kernels' own instructions reach on
 /// all threads of the current rayon pool together, in GFLOP/s: the best of repeated short runs.
+///
+/// ```
+/// use predictive_coding_kernels::{Level, fma_peak};
+///
+/// assert!(fma_peak(Level::detect()) > 0.0);
+/// ```
 pub fn fma_peak(level: Level) -> f64 {
     (0..REPEATS)
         .map(|_| {

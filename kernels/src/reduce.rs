@@ -13,6 +13,13 @@ const SEARCHED_ALONE: usize = 1 << 16;
 
 /// The sum of all elements. Blocks are summed in f32 and added up in f64, in an order that depends
 /// on the length and the level alone.
+///
+/// ```
+/// use predictive_coding_kernels::{Level, reduce};
+///
+/// assert_eq!(reduce::sum(Level::detect(), &[0.5; 100]), 50.0);
+/// assert_eq!(reduce::first_not_finite(Level::detect(), &[1.0, f32::NAN]), Some(1));
+/// ```
 pub fn sum(level: Level, values: &[f32]) -> f32 {
     struct Sum<'a>(&'a [f32]);
     impl Kernel<f64> for Sum<'_> {
@@ -52,7 +59,7 @@ pub(crate) fn add_plane(level: Level, plane: &[f32], to: &mut [f32]) {
     to.iter_mut().zip(&totals[..crate::lanes(level)]).for_each(|(to, total)| *to = (f64::from(*to) + total) as f32);
 }
 
-/// The index of the first element that is infinite or NaN, if there is one.
+/// The index of the first element that is infinite or NaN, if there is one. See [`sum`] for an example.
 pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     struct Search<'a>(&'a [f32]);
     impl Kernel<Option<usize>> for Search<'_> {
@@ -78,6 +85,15 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
 
 /// Adds to each image's sum the squares of its elements in a tile: of one image in all lanes if there is one sum, else
 /// of an image in every lane of as many vectors as the sums fill.
+///
+/// ```
+/// use predictive_coding_kernels::{Level, lanes, reduce};
+///
+/// let level = Level::detect();
+/// let mut sums = [0.0];
+/// reduce::add_squares(level, &vec![2.0; lanes(level)], &mut sums);
+/// assert_eq!(sums[0], 4.0 * lanes(level) as f64);
+/// ```
 ///
 /// # Panics
 /// If the sums are more than one and not whole vectors, or `values` are not whole pixels of those.

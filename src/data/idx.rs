@@ -12,7 +12,7 @@ const MAX_ELEMENTS: u64 = 1 << 32;
 /// Axes of a file of images, of which the first counts them.
 const IMAGE_AXES: std::ops::RangeInclusive<u32> = 2..=4;
 
-/// The four files of a data set in MNIST's format.
+/// The four files of a data set in MNIST's format, as [`Dataset::mnist_files`](crate::Dataset::mnist_files) finds them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdxFiles {
     /// Images and labels of the training set, then of the test set.

@@ -16,6 +16,16 @@ use crate::error::{Error, Result};
 use crate::loss::Targets;
 
 /// Images of one shape, or samples of any kind, each with a class or with values as its target.
+///
+/// ```
+/// use predictive_coding::Dataset;
+/// use predictive_coding::data::epoch_rng;
+///
+/// let (train, test) = Dataset::digits();
+/// assert_eq!((train.shape(), test.classes()), (&[1, 8, 8][..], 10));
+/// let batch = train.batches(64, &mut epoch_rng(1, 1)).next().unwrap();
+/// assert_eq!((batch.samples(), batch.x.len()), (64, 64 * 64));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     images: Vec<f32>,
@@ -215,7 +225,7 @@ impl Iterator for Batches<'_> {
 impl ExactSizeIterator for Batches<'_> {}
 
 /// The random generator for the order of samples in epoch `epoch` (from 1). It depends only on the two arguments, so a run
-/// that continues from a checkpoint sees the same batches as one that was never stopped.
+/// that continues from a checkpoint sees the same batches as one that was never stopped. See [`Dataset`] for an example.
 pub fn epoch_rng(seed: u64, epoch: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);

@@ -27,6 +27,7 @@ const ADAMW_WEIGHT_DECAY: f64 = 1e-2;
 /// assert_eq!(adamw.lr(), 3e-4);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AdamOptions {

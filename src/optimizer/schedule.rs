@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::setters::setters;
 
 /// What a learning rate does after its warm-up. See [`LearningRate`] for an example.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum Schedule {
@@ -33,6 +34,7 @@ pub enum Schedule {
 /// assert!(rate.at(0) == 1e-4 && rate.at(10) == 1e-3 && rate.at(99) < 1e-6);
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LearningRate {

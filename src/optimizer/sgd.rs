@@ -18,6 +18,7 @@ use crate::setters::setters;
 /// let sgd = Sgd::with_options(&network.initialize(1), options)?;
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SgdOptions {

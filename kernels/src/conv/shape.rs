@@ -11,7 +11,7 @@ use std::ops::Range;
 /// The weights of a channel are fewer, so that a table addresses those of 16 of them, a vector or a panel.
 const MOST_WEIGHTS: usize = 1 << 28;
 
-/// Sizes of a 2-D convolution; pairs are (vertical, horizontal).
+/// Sizes of a 2-D convolution; pairs are (vertical, horizontal). See [`Conv`](crate::Conv) for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
     /// Input channels.

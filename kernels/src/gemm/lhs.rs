@@ -27,7 +27,7 @@ pub enum Lhs<'a> {
     Packed(&'a PackedLhs),
 }
 
-/// A left operand packed for many products of a level.
+/// A left operand packed for many products of a level. See [`gemm`](crate::gemm()) for an example of such a product.
 #[derive(Clone, Debug)]
 pub struct PackedLhs {
     pub(super) level: Level,

@@ -46,7 +46,8 @@ const MAX_DOTS: usize = 8;
 /// Elements of the largest tile.
 const MAX_TILE: usize = MOST_SUMS * MAX_LANES;
 
-/// The scratch that a product needs: a block of each operand, never a whole large one.
+/// The scratch that a product needs: a block of each operand, never a whole large one. See [`gemm`](gemm()) for an
+/// example.
 #[derive(Clone, Copy, Debug)]
 pub struct GemmScratch {
     a: usize,

@@ -37,6 +37,17 @@ use crate::simd::{dispatch, lanes};
 const CHUNK: usize = 1 << 14;
 
 /// Operations without weights, planned for a level and a shape.
+///
+/// ```
+/// use predictive_coding_kernels::{Activation, Layout, Level, Local};
+///
+/// let (level, layout) = (Level::detect(), Layout::Images);
+/// let relu = Local::activation(level, layout, Activation::Relu, 1, [1, 2]);
+/// let z = vec![-1.0; layout.len(level, [1, 2])];
+/// let mut out = vec![1.0; z.len()];
+/// relu.forward(&z, &mut out, 0..relu.output_rows(), false);
+/// assert!(out.iter().all(|&x| x == 0.0));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Local {
     level: Level,
