@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, IxDyn};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 use crate::session::{Quantity, Session};
 
@@ -39,6 +39,6 @@ impl Session {
     pub fn array(&self, quantity: Quantity, layer: usize) -> Result<ArrayD<f32>> {
         let values = self.get(quantity, layer)?;
         let shape = [&[self.samples()], self.network().layers()[layer - 1].output_shape()].concat();
-        Ok(ArrayD::from_shape_vec(IxDyn(&shape), values).expect("a layer has as many values as its shape says"))
+        ArrayD::from_shape_vec(IxDyn(&shape), values).map_err(|error| Error::Input(error.to_string()))
     }
 }

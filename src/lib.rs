@@ -34,6 +34,7 @@
 //! are rounding noise.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod draft;
 mod error;

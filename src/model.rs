@@ -112,7 +112,10 @@ impl Network {
         precisions.into_iter().try_fold(network, |network, (l, precision)| network.with_precision(l, precision))
     }
 
-    /// As [`from_toml`](Self::from_toml), from a file; errors are [`Error::File`] with its path.
+    /// As [`from_toml`](Self::from_toml), from a file.
+    ///
+    /// # Errors
+    /// [`Error::File`] with its path, whose source is that of [`from_toml`](Self::from_toml).
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = files::read_at_most(path, files::open(path)?, MAX_BYTES)?;

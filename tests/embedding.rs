@@ -115,3 +115,28 @@ fn a_panic_of_the_caller_leaves_a_session_as_it_was() {
     assert!(panicked.is_err());
     assert!(pool.install(|| step(&network, &parameters, 40)) == expected);
 }
+
+#[test]
+fn a_clone_goes_on_by_itself() {
+    let network = network();
+    let parameters = network.initialize(3);
+    let (x, y) = batch(40);
+    let mut session = Session::new(&network, 40, strict(), Options::default()).unwrap();
+    session.infer(&parameters, &x, &y[..]).unwrap();
+    let mut clone = session.clone();
+    assert!(clone.gradients() == session.gradients());
+    // What the clone computes is its own.
+    clone.infer(&parameters, &x[..12], &y[..6]).unwrap();
+    assert!(clone.gradients() != session.gradients());
+    session.infer(&parameters, &x[..12], &y[..6]).unwrap();
+    assert!(clone.gradients() == session.gradients());
+}
+
+#[test]
+fn what_is_large_is_told_in_one_line() {
+    let network = network();
+    let session = Session::new(&network, 40, strict(), Options::default()).unwrap();
+    for told in [format!("{session:?}"), format!("{session:#?}"), format!("{:?}", session.gradients())] {
+        assert!(!told.contains('\n') && told.len() < 250, "{told}");
+    }
+}

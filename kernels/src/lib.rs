@@ -43,6 +43,8 @@
 //! `rayon` (on by default): products are shared among the threads of the current pool. `ndarray`: views of its
 //! two-dimensional arrays as matrices, and back.
 
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
+
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("sizes of tensors are reckoned in 64 bits, expected a target whose pointers are as wide");
 
