@@ -133,12 +133,6 @@ impl Layers<'_> {
         let LayerPlan { steps, precision, pulled, .. } = &self.plan.layers[layer];
         let last = steps.end - 1;
         let precision = *precision as f32;
-        if self.change.is_some() {
-            self.push(layer, values, u, work, error);
-            let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
-            elementwise::combine(self.plan.level, own, minus, error);
-            return self.pull_to_product(layer, values, Some(u), error, work);
-        }
         match &self.plan.steps[last] {
             Step::Product(product) => {
                 self.push_inside(layer, last, values, u, work);

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use predictive_coding::{BatchFile, Error, Layer, Method, Network, Op, Quantity, Session, StartFile, write_tensors};
+use predictive_coding::{
+    BatchFile, Error, Layer, Method, Network, Op, Parameters, Quantity, Session, StartFile, write_tensors,
+};
 use serde_json::{Value, json};
 
 use crate::console::{Failure, note, print};
 use crate::descents::Descents;
 use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
 use crate::machine::{check_memory, check_session, on_threads};
+use crate::optimizing::Incrementing;
 use crate::options::{MethodName, Threads, load_weights};
 use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, strict, warn_of_unreached};
 use crate::report;
@@ -27,7 +30,7 @@ const MOST_SIDE: usize = 2048;
 ///
 /// The file of --output holds f32 tensors: loss (one value), activation.l and error.l for the layers l = 1..L,
 /// deviation.l (belief minus activation) and belief.l for l = 1..L-1, each of shape [batch, shape of the layer], and
-/// grad.<parameter> in the shape of the parameter.
+/// grad.<parameter> in the shape of the parameter. incremental has parameter.<parameter> instead, as they are at the end.
 #[derive(Args, Clone, Debug)]
 pub struct Infer {
     /// Number of repetitions, for timing
@@ -49,6 +52,11 @@ pub struct Infer {
     method: MethodName,
     #[command(flatten)]
     relaxing: Relaxing,
+    /// The same as --belief-momentum
+    #[arg(long, value_name = "M", conflicts_with = "belief_momentum", allow_hyphen_values = true, hide = true)]
+    momentum: Option<f64>,
+    #[command(flatten)]
+    incrementing: Incrementing,
     /// File for the results, as safetensors
     #[arg(long, value_name = "O", help_heading = "Output")]
     output: Option<PathBuf>,
@@ -80,7 +88,8 @@ pub struct Infer {
 }
 
 impl Infer {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(mut self) -> Result<(), Failure> {
+        self.relaxing.belief_momentum = self.relaxing.belief_momentum.or(self.momentum);
         let threads = self.threads.count();
         on_threads(threads, || self.infer())
     }
@@ -88,8 +97,11 @@ impl Infer {
     fn infer(&self) -> Result<(), Failure> {
         self.relaxing.check(Some(self.method))?;
         if self.method != MethodName::Exact && !self.relaxing.is_complete() {
+            return Err(Failure::usage("this method needs both --eta and --iterations, for example 0.1 and 20"));
+        }
+        if self.incrementing.is_given() && self.method != MethodName::Incremental {
             return Err(Failure::usage(
-                "--method strict and fixed-prediction need both --eta and --iterations, for example 0.1 and 20",
+                "--optimizer or --lr was given, but is only for --method incremental; leave it out",
             ));
         }
         let (method, options) = (self.relaxing.method(self.method, INFERENCE_PRODUCTS)?, self.relaxing.options());
@@ -139,9 +151,17 @@ impl Infer {
 
         let mut seconds = Vec::new();
         let mut loss = Ok(0.0);
+        let mut stepped = parameters.clone();
         for _ in 0..self.repeat {
             let started = Instant::now();
-            loss = session.infer_from(&parameters, &batch.x, &batch.y, &starts);
+            loss = match &method {
+                Method::Incremental(_) => {
+                    stepped.values_mut().copy_from_slice(parameters.values());
+                    let mut optimizer = self.incrementing.build(&parameters)?;
+                    session.learn(&mut stepped, &mut *optimizer, &batch.x, &batch.y)
+                }
+                _ => session.infer_from(&parameters, &batch.x, &batch.y, &starts),
+            };
             seconds.push(started.elapsed().as_secs_f64());
         }
         seconds.sort_by(f64::total_cmp);
@@ -154,7 +174,11 @@ impl Infer {
         };
         let loss = session.loss();
         if let Some(path) = &self.output {
-            let mut tensors = tensors(&network, &session)?;
+            let (prefix, values) = match method {
+                Method::Incremental(_) => ("parameter", &stepped),
+                _ => ("grad", session.gradients()),
+            };
+            let mut tensors = tensors(&network, &session, prefix, values)?;
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
         }
@@ -274,8 +298,8 @@ fn maps(session: &Session, layer: usize, hidden: bool, [height, width]: [usize; 
 /// A name, a shape and values.
 type Tensor = (String, Vec<usize>, Vec<f32>);
 
-/// Everything that the session holds, by name, with the batch as the first axis.
-fn tensors(network: &Network, session: &Session) -> Result<Vec<Tensor>, Error> {
+/// Everything that the session holds, by name, with the batch as the first axis, and what there is of each parameter.
+fn tensors(network: &Network, session: &Session, prefix: &str, parameters: &Parameters) -> Result<Vec<Tensor>, Error> {
     let layers = network.layers();
     let mut tensors = Vec::new();
     for (l, layer) in (1..).zip(layers) {
@@ -292,8 +316,9 @@ fn tensors(network: &Network, session: &Session) -> Result<Vec<Tensor>, Error> {
             }
         }
     }
-    let gradients = session.gradients().iter();
-    tensors
-        .extend(gradients.map(|(spec, values)| (format!("grad.{}", spec.name), spec.shape.clone(), values.to_vec())));
+    let parameters = parameters.iter();
+    tensors.extend(
+        parameters.map(|(spec, values)| (format!("{prefix}.{}", spec.name), spec.shape.clone(), values.to_vec())),
+    );
     Ok(tensors)
 }

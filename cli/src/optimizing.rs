@@ -29,6 +29,38 @@ enum ScheduleName {
     Step,
 }
 
+/// The optimiser of a single call of incremental.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Incrementing {
+    /// incremental: optimizer of the parameters, with PyTorch's defaults [default: sgd]
+    #[arg(long, value_enum, help_heading = "Relaxation")]
+    optimizer: Option<OptimizerName>,
+    /// incremental: learning rate
+    #[arg(long, allow_hyphen_values = true, help_heading = "Relaxation")]
+    lr: Option<f64>,
+}
+
+impl Incrementing {
+    pub fn is_given(&self) -> bool {
+        self.optimizer.is_some() || self.lr.is_some()
+    }
+
+    pub fn build(&self, parameters: &Parameters) -> Result<Box<dyn Optimizer>, Failure> {
+        let Some(lr) = self.lr else {
+            return Err(Failure::usage("--method incremental needs --lr; 0.001 is a usual learning rate"));
+        };
+        Ok(match self.optimizer.unwrap_or(OptimizerName::Sgd) {
+            OptimizerName::Sgd => Box::new(Sgd::with_options(parameters, SgdOptions::default().with_lr(lr))?),
+            OptimizerName::Adam => Box::new(Adam::with_options(parameters, AdamOptions::default().with_lr(lr))?),
+            OptimizerName::Adamw => {
+                return Err(Failure::usage(
+                    "--optimizer adamw decays the weights; expected sgd or adam for incremental",
+                ));
+            }
+        })
+    }
+}
+
 /// How to take steps, for whatever method.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Optimisation")]

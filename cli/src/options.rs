@@ -34,6 +34,8 @@ pub enum MethodName {
     Strict,
     /// Predictive coding; errors are optimised instead of beliefs, which follow from them
     ErrorBased,
+    /// Predictive coding; the parameters step in every iteration
+    Incremental,
 }
 
 impl MethodName {
@@ -43,6 +45,7 @@ impl MethodName {
             MethodName::FixedPrediction => "fixed-prediction",
             MethodName::Strict => "strict",
             MethodName::ErrorBased => "error-based",
+            MethodName::Incremental => "incremental",
         }
     }
 }

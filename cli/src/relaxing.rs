@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use clap::{Args, Command, ValueEnum};
 use predictive_coding::{
-    Algorithm, Error, ErrorBased, Eta, FixedPrediction, LayoutChoice, Method, Nudge, OnDivergence, Options, Solver,
-    Strict,
+    Algorithm, Error, ErrorBased, Eta, FixedPrediction, Incremental, LayoutChoice, Method, Nudge, OnDivergence,
+    Options, Solver, Strict,
 };
 use serde_json::{Value, json};
 
@@ -149,7 +149,7 @@ pub struct Relaxing {
     belief_optimizer: Option<BeliefOptimizer>,
     /// strict by steps: momentum of the beliefs, at least 0 and below 1, for momentum and nesterov [default: 0.9]
     #[arg(long, value_name = "M", allow_hyphen_values = true)]
-    belief_momentum: Option<f64>,
+    pub belief_momentum: Option<f64>,
     /// strict by steps: compute errors and gradients at the final beliefs, instead of before the last update
     #[arg(long)]
     fresh_errors: bool,
@@ -291,6 +291,7 @@ impl Relaxing {
             (MethodName::Strict, _, Step::Automatic) => self.strict(Strict::automatic(products, iterations)),
             (MethodName::Strict, ..) => self.strict(Strict::by(self.solver(given()), iterations)),
             (MethodName::ErrorBased, ..) => ErrorBased::new(given(), iterations).into(),
+            (MethodName::Incremental, ..) => Incremental::new(given(), iterations).into(),
         };
         method.validate()?;
         Ok(method)

@@ -201,8 +201,19 @@ impl<'a> Training<'a> {
 
     fn step(&mut self, epoch: u64, batch: &Batch, watcher: &mut dyn Watcher) -> Result<Flow, Failure> {
         let step = self.progress.step + 1;
+        if let Some(rate) = self.task.rate {
+            let lr = rate.at(self.progress.step);
+            let failed = |error| Failure::run(format!("step {step}, epoch {epoch}: {error}"));
+            self.optimizer.set_lr(lr).map_err(failed)?;
+        }
+        self.before.values_mut().copy_from_slice(self.parameters.values());
+        let incremental = matches!(self.task.method, Method::Incremental(_));
         let started = Instant::now();
-        let loss = match self.session.infer(&self.parameters, &batch.x, &batch.y) {
+        let outcome = match incremental {
+            true => self.session.learn(&mut self.parameters, &mut *self.optimizer, &batch.x, &batch.y),
+            false => self.session.infer(&self.parameters, &batch.x, &batch.y),
+        };
+        let loss = match outcome {
             Err(Error::Diverged(_)) if self.task.follow_divergence => Ok(self.session.loss()),
             Err(Error::Stopped) => return Ok(Flow::Stop),
             outcome => outcome,
@@ -223,16 +234,12 @@ impl<'a> Training<'a> {
         watcher.before_update(self, batch)?;
 
         let started = Instant::now();
-        self.before.values_mut().copy_from_slice(self.parameters.values());
-        if let Some(clip) = self.task.clip {
-            self.session.clip_gradients(clip);
+        if !incremental {
+            if let Some(clip) = self.task.clip {
+                self.session.clip_gradients(clip);
+            }
+            self.optimizer.step(&mut self.parameters, self.session.gradients());
         }
-        if let Some(rate) = self.task.rate {
-            let lr = rate.at(self.progress.step);
-            let failed = |error| Failure::run(format!("step {step}, epoch {epoch}: {error}"));
-            self.optimizer.set_lr(lr).map_err(failed)?;
-        }
-        self.optimizer.step(&mut self.parameters, self.session.gradients());
         self.seconds += started.elapsed().as_secs_f64();
         if let Err(error) = self.parameters.check_finite() {
             std::mem::swap(&mut self.parameters, &mut self.before);

@@ -10,10 +10,13 @@
 //!
 //! so that nothing is subtracted from nearly the same: D and V are small from the start.
 
+use predictive_coding_kernels::{Combine, elementwise};
+
 use super::Relaxation;
 use super::strict::Descent;
 use crate::layer::{Gradients, Input};
 use crate::method::{Incremental, first_pulled};
+use crate::plan::LayerPlan;
 use crate::state::{Descending, Scratch, Tile, Values};
 
 /// An iteration, from 1.
@@ -35,10 +38,12 @@ pub(crate) fn increment(
         steps.eta.fill(eta.largest() as f32);
         deviations.fill(0.0);
     }
-    tile.predict(pushed, descent.losses());
     if iteration == 1 {
+        descent.losses().copy_from_slice(&tile.tile.losses);
         tile.unpredicted_errors(pushed);
         (0..layers).for_each(|layer| tile.pull_to_product(layer));
+    } else {
+        tile.predict_changed(descent.losses());
     }
     tile.energy(pushed, descent);
     descent.check(iteration, tile.tile.samples, None);
@@ -48,6 +53,31 @@ pub(crate) fn increment(
 }
 
 impl Relaxation<'_> {
+    /// The errors of all layers, pulled back to their products; the loss of each lane.
+    fn predict_changed(&mut self, losses: &mut [f64]) {
+        let plan = self.layers.plan;
+        let place = |layer: usize| plan.layers[layer].output.clone();
+        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        for (layer, LayerPlan { output, precision, .. }) in plan.layers.iter().enumerate() {
+            let u = if layer == 0 { &[] } else { &deviations[place(layer - 1)] };
+            let error = &mut errors[output.clone()];
+            if layer + 1 == plan.layers.len() {
+                self.layers.push(layer, values, u, work, output_difference);
+                self.output.error(&activations[output.clone()], output_difference, targets, *samples, error, losses);
+            } else {
+                self.layers.push(layer, values, u, work, error);
+                let precision = *precision as f32;
+                let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
+                elementwise::combine(plan.level, &deviations[output.clone()], minus, error);
+                // Changed parameters make differences in lanes without a sample too.
+                error.chunks_exact_mut(plan.images).for_each(|images| images[*samples..].fill(0.0));
+            }
+            self.layers.pull_to_product(layer, values, Some(u), error, work);
+        }
+    }
+
     /// The gradients of all parameters, from errors that are pulled back to products, and inputs where the layers from
     /// `pushed` (index from 0) on were last pushed.
     fn gradients_where_pushed(&mut self, pushed: usize, gradients: &mut Gradients<'_>) {

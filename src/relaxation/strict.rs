@@ -329,7 +329,7 @@ pub(super) fn weighted(factor: f64) -> Combine<'static> {
 impl Relaxation<'_> {
     /// The errors of the layers from `pushed` (index from 0) on, and of the one below, whose prediction is
     /// still v-hat, pulled back to their products; the loss of each lane.
-    pub(super) fn predict(&mut self, pushed: usize, losses: &mut [f64]) {
+    fn predict(&mut self, pushed: usize, losses: &mut [f64]) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
         if pushed > last {
@@ -344,12 +344,11 @@ impl Relaxation<'_> {
             elementwise::combine(plan.level, own, weighted(-plan.layers[pushed - 1].precision), error);
             self.layers.pull_to_product(pushed - 1, values, None, error, work);
         }
-        let below = |layer: usize| if layer == 0 { &[] } else { &deviations[place(layer - 1)] };
         for layer in pushed..last {
-            let own = &deviations[place(layer)];
-            self.layers.relax(layer, values, below(layer), own, work, &mut errors[place(layer)]);
+            let (u, own) = (&deviations[place(layer - 1)], &deviations[place(layer)]);
+            self.layers.relax(layer, values, u, own, work, &mut errors[place(layer)]);
         }
-        let u = below(last);
+        let u = &deviations[place(last - 1)];
         self.layers.push(last, values, u, work, output_difference);
         let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
         self.output.error(activation, output_difference, targets, *samples, error, losses);
