@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use predictive_coding::{ErrorBased, Method, Network, Nudge, Parameters, Solver, Strict};
+use predictive_coding::{
+    Adam, ErrorBased, Incremental, Method, Network, Nudge, Optimizer, Parameters, Sgd, Solver, Strict,
+};
 use predictive_coding_reference::compare::{self, BOUND, Tensors, widen};
 use predictive_coding_reference::levels::{all_forms, ways};
 use predictive_coding_reference::methods::fixed;
@@ -17,6 +19,8 @@ use serde_json::Value;
 
 const CASES: [&str; 6] = ["mnist_cross_entropy", "mnist_mse", "cifar_narrow", "mlp_tanh", "rules_conv", "rules_mlp"];
 const RUNS: usize = 35;
+/// Those of incremental, which have parameters instead of gradients.
+const INCREMENTAL_RUNS: usize = 4;
 /// Those of fixed-prediction, which can be iterated as well.
 const FIXED_PREDICTION_RUNS: usize = 10;
 
@@ -32,6 +36,8 @@ struct Case {
 struct Run {
     name: String,
     method: Method,
+    /// Optimizer of the parameters and its learning rate, for incremental.
+    optimizer: Option<(String, f64)>,
     expected: Tensors,
 }
 
@@ -67,6 +73,7 @@ fn load(name: &'static str) -> Case {
             "exact" => Method::Exact,
             "fixed-prediction" => fixed(eta, iterations),
             "error-based" => ErrorBased::new(eta, iterations).into(),
+            "incremental" => Incremental::new(eta, iterations).into(),
             "strict" => {
                 let solver = match run["optimizer"].as_str() {
                     None => Solver::Steps(eta.into()),
@@ -85,6 +92,7 @@ fn load(name: &'static str) -> Case {
         Run {
             name: run["expected"].as_str().unwrap().to_string(),
             method,
+            optimizer: run["parameters"].as_str().map(|name| (name.to_string(), run["lr"].as_f64().unwrap())),
             expected: expected.iter().map(|(name, t)| (name.to_string(), widen(&f32s(t.data())))).collect(),
         }
     };
@@ -105,7 +113,7 @@ fn the_reference_reproduces_every_golden_run() {
     for case in CASES.map(load) {
         let outputs = case.network.output_shape().iter().product();
         let naive = Naive::<f64>::new(&case.network, &case.parameters);
-        for run in &case.runs {
+        for run in case.runs.iter().filter(|run| run.optimizer.is_none()) {
             assert_complete(&case, run);
             let step = naive.step(&run.method, &widen(&case.x), &dense(case.y.view(), outputs), &[]);
             let (error, tensor) = compare::worst(&compare::of_step(&step, &case.network), &run.expected);
@@ -124,7 +132,7 @@ fn the_library_reproduces_every_golden_run() {
         let (mut runs, mut literal_runs) = (0, 0);
         for case in CASES.map(load) {
             let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();
-            for run in &case.runs {
+            for run in case.runs.iter().filter(|run| run.optimizer.is_none()) {
                 let results = ways(&run.method).into_iter().map(|method| {
                     let mut session = form.session(&case.network, samples, &method);
                     session.infer(&case.parameters, &case.x, case.y.view()).unwrap();
@@ -147,5 +155,35 @@ fn the_library_reproduces_every_golden_run() {
             }
         }
         assert_eq!((runs, literal_runs), (RUNS, FIXED_PREDICTION_RUNS));
+    }
+}
+
+#[test]
+fn the_library_reproduces_every_golden_run_of_incremental() {
+    for form in all_forms() {
+        let mut runs = 0;
+        for case in CASES.map(load) {
+            let samples = case.x.len() / case.network.input_shape().iter().product::<usize>();
+            for run in &case.runs {
+                let Some((name, lr)) = &run.optimizer else { continue };
+                assert_complete(&case, run);
+                let mut parameters = case.parameters.clone();
+                let mut optimizer: Box<dyn Optimizer> = match &name[..] {
+                    "sgd" => Box::new(Sgd::new(&parameters, *lr)),
+                    "adam" => Box::new(Adam::new(&parameters, *lr)),
+                    other => panic!("optimizer {other}"),
+                };
+                let mut session = form.session(&case.network, samples, &run.method);
+                session.learn(&mut parameters, &mut *optimizer, &case.x, case.y.view()).unwrap();
+                let mut got = compare::of_session(&session, &case.network);
+                got.extend(parameters.iter().map(|(spec, values)| (format!("parameter.{}", spec.name), widen(values))));
+                let (error, tensor) = compare::worst(&got, &run.expected);
+                let what = format!("{form} {}/{}: {error:.1e} at {tensor}", case.name, run.name);
+                println!("{what}");
+                assert!(error <= BOUND, "{what}");
+                runs += 1;
+            }
+        }
+        assert_eq!(runs, INCREMENTAL_RUNS);
     }
 }

@@ -1,7 +1,8 @@
 //! What the rules beyond the paper have to do with one another and with backpropagation.
 
 use predictive_coding::{
-    ErrorBased, Linear, Loss, Method, Network, Nudge, Op, Options, Quantity, Session, Solver, Strict,
+    ErrorBased, Incremental, Linear, Loss, Method, Network, Nudge, Op, Options, Parameters, Quantity, Session, Sgd,
+    SgdOptions, Solver, Strict,
 };
 use predictive_coding_reference::compare::{relative_error, widen};
 use predictive_coding_reference::random;
@@ -99,6 +100,53 @@ fn optimizers_of_beliefs_settle_where_steps_do() {
         let error = relative_error(&momentum, &steps);
         assert!(error < 1e-5, "nesterov: {nesterov}: {error:.1e}");
     }
+}
+
+/// Learns from some samples by incremental, with a learning rate of SGD.
+fn incremented(samples: usize, lr: f64, iterations: usize) -> (Session, Parameters) {
+    let (network, mut rng) = (network(), random::generator(SEED));
+    let mut parameters = random::parameters(&mut rng, &network);
+    let (x, y) = (random::values(&mut rng, samples * 6), random::values(&mut rng, samples * 3));
+    let mut session = Session::new(&network, samples, Incremental::new(0.3, iterations), Options::default()).unwrap();
+    let mut sgd = Sgd::new(&parameters, lr);
+    session.learn(&mut parameters, &mut sgd, &x, &y).unwrap();
+    (session, parameters)
+}
+
+#[test]
+fn incremental_with_a_rate_of_0_is_strict() {
+    let ((own, parameters), strict) = (incremented(SAMPLES, 0.0, 12), relaxed(Strict::new(0.3, 12)));
+    for (quantity, layer) in
+        [(Quantity::Deviation, 1), (Quantity::Deviation, 2), (Quantity::Error, 1), (Quantity::Error, 3)]
+    {
+        let [own, strict] = [&own, &strict].map(|session| widen(&session.get(quantity, layer).unwrap()));
+        let error = relative_error(&own, &strict);
+        assert!(error < 1e-6, "{quantity} {layer}: {error:.1e}");
+    }
+    let unchanged = random::parameters(&mut random::generator(SEED), &network());
+    assert_eq!(parameters.values(), unchanged.values());
+}
+
+#[test]
+fn incremental_ends_with_the_same_bits_on_any_number_of_threads() {
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| incremented(150, 0.05, 9).1)
+    };
+    assert_eq!(on(1).values(), on(3).values());
+}
+
+#[test]
+fn incremental_learns_and_infers_nothing_without_an_optimizer() {
+    let (mut session, parameters) = incremented(SAMPLES, 0.05, 3);
+    let (x, y) = ([0.5; 6], [0.5f32; 3]);
+    let refused = session.infer(&parameters, &x, &y).unwrap_err().to_string();
+    assert!(refused.contains("learn"), "{refused}");
+    let mut stepped = parameters.clone();
+    let options = SgdOptions::default().with_weight_decay(0.1);
+    let mut decaying = Sgd::with_options(&parameters, options).unwrap();
+    assert!(session.learn(&mut stepped, &mut decaying, &x, &y).is_err());
+    assert_eq!(stepped.values(), parameters.values());
 }
 
 #[test]
