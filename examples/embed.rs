@@ -1,6 +1,6 @@
-//! A session inside somebody else's loop: their buffers, their optimiser, their threads.
+//! A session inside another program's training loop, with that program's buffers, optimiser and threads.
 //!
-//! A network learns by strict predictive coding which points of a square lie in a ring, and draws it:
+//! A network learns by strict predictive coding which points of a square lie in a ring, and draws the result:
 //! `cargo run --release --example embed --no-default-features`.
 
 use predictive_coding::{Linear, Loss, Network, Op, Options, Quantity, Session, Strict};
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut parameters = network.initialize(1);
     let mut session = Session::new(&network, BATCH, Strict::new(0.1, 20), Options::default())?;
 
-    // All this is the host's: the session writes where it is told and runs on the threads it is given.
+    // The program owns all of these. The session writes into its buffers and runs on its threads.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build()?;
     let (mut x, mut y) = ([[0.0; 2]; BATCH], [0.0; BATCH]);
     let mut errors = vec![0.0; BATCH * session.elements(1)];

@@ -162,8 +162,8 @@ fn text(setup: &Setup, outcomes: &[Outcome], compared: u64) -> String {
         })
         .collect();
     text.push_str(&format!(
-        "\n\nGradients of the weights against exact's at the same weights and batch: relative error and angle, \
-         mean of the last {compared} steps\n"
+        "\n\nGradients of the weights compared with those of exact, for the same weights and batch: relative error and \
+         angle, mean of the last {compared} steps\n"
     ));
     text.push_str(&table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows));
     for outcome in outcomes {

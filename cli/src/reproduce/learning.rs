@@ -420,7 +420,7 @@ fn text(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> String {
             format!("{:.2}", run.seconds),
         ]
     });
-    let header = ["method", "steps", "last batch's loss", "test loss", "test accuracy", "seconds"];
+    let header = ["method", "steps", "loss of the last batch", "test loss", "test accuracy", "seconds"];
     let mut text = table(&header, &rows.collect::<Vec<_>>());
     let compared: Vec<&Row> = runs[0].rows.iter().filter(|row| !row.errors.is_empty()).collect();
     let last = &compared[compared.len().saturating_sub(TOLD_STEPS)..];
@@ -439,11 +439,11 @@ fn text(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> String {
         ]
     });
     text.push_str(&format!(
-        "\n\nGradients of the weights against backpropagation's at the same weights and batch; mean of the last {} \
-         comparisons, and largest\n",
+        "\n\nGradients of the weights compared with backpropagation, for the same weights and batch: mean of the last {} \
+         comparisons, and maximum\n",
         last.len()
     ));
-    text.push_str(&table(&["layer", "error", "largest", "angle", "largest"], &rows.collect::<Vec<_>>()));
+    text.push_str(&table(&["layer", "error", "maximum", "angle", "maximum"], &rows.collect::<Vec<_>>()));
     let name = asked.name();
     text.push_str(&format!("\n\nWritten to {}: {name}.csv, {name}.png, {name}.svg, run.json", asked.out().display()));
     text
