@@ -53,7 +53,7 @@ impl Activation {
         }
     }
 
-    /// Whether it is made of linear pieces, and so costs next to nothing.
+    /// Whether it consists of linear pieces, and so costs very little.
     pub fn is_piecewise_linear(self) -> bool {
         matches!(self, Activation::Identity | Activation::Relu | Activation::LeakyRelu { .. })
     }

@@ -8,7 +8,7 @@
 pub struct Combine<'a> {
     /// Factor of the product.
     pub alpha: f32,
-    /// Factor of what the output holds.
+    /// Factor of the old output.
     pub beta: f32,
     /// Factor of a third tensor of the output's shape.
     pub gamma: f32,
@@ -16,7 +16,7 @@ pub struct Combine<'a> {
     pub other: &'a [f32],
     /// One value per output channel, if any.
     pub bias: Option<&'a [f32]>,
-    /// One factor for each image of the tile, if any: then the combination is a step, and `out += factor combination`.
+    /// One factor for each image of the tile, if any. The combination is then a step, `out += factor combination`.
     pub step: Option<&'a [f32]>,
 }
 

@@ -23,13 +23,13 @@ use crate::simd::{Kernel, Simd, dispatch, lanes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Layout {
-    /// An image in every lane, `[channels][height][width][LANES]`: for few channels and full batches.
+    /// One image per lane, `[channels][height][width][LANES]`; good for few channels and full batches.
     Images,
     /// LANES channels of one image in a vector, `[channels / LANES][height][width][LANES]`: for many channels and
     /// any batch. No product reads lanes beyond the last channel, and every product writes 0 there.
     Channels,
-    /// An image in every lane of so many vectors, `[features][vectors][LANES]`: for networks of matrices, of which a weight
-    /// then meets more images at a time.
+    /// One image per lane of so many vectors, `[features][vectors][LANES]`; for networks of matrices, which then use each
+    /// weight for more images at a time.
     Batch(usize),
 }
 
@@ -86,7 +86,7 @@ impl Layout {
         self.planes(level, channels).saturating_mul(pixels).saturating_mul(self.pixel(level))
     }
 
-    /// Where the elements of an image of a tile lie, in the order of its channels and pixels.
+    /// The positions of the elements of an image in a tile, in the order of its channels and pixels.
     ///
     /// # Panics
     /// If the tile has no such image.
@@ -107,7 +107,7 @@ impl Layout {
         })
     }
 
-    /// Puts images, each a row `[channels][pixels]`, one after the other, into a tile; all other lanes are 0.
+    /// Copies images, each a row `[channels][pixels]`, one after the other, into a tile. All other lanes become 0.
     ///
     /// # Panics
     /// If a length does not fit, or there are more images than the tile holds.

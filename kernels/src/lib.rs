@@ -1,15 +1,15 @@
-//! The kernels of the `predictive-coding` library: products, convolutions, pooling, activations and
-//! losses on the CPU, hand-vectorised at three levels that are chosen at run time.
+//! The kernels of the `predictive-coding` library: products, convolutions, pooling, activations and losses on the CPU,
+//! vectorised by hand for three SIMD levels. The level is chosen at run time.
 //!
-//! Matrices are views with any strides ([`MatRef`], [`gemm`]). Images lie in *tiles*, in one of two [`Layout`]s: an
-//! image in every lane of a vector, or the channels of one image across its lanes. A vector has 16 lanes with AVX-512, 8
-//! with AVX2 and 4 elsewhere ([`lanes`]). [`Conv`] and [`Local`] work on either; [`NchwConv`] takes plain
-//! `[batch, channels, height, width]`.
+//! Matrices are views with any strides ([`MatRef`], [`gemm`]). Images are stored in *tiles*, in one of two [`Layout`]s: one
+//! image per lane of a vector, or one channel of an image per lane. A vector has 16 lanes with AVX-512, 8 with AVX2 and 4
+//! otherwise ([`lanes`]). [`Conv`] and [`Local`] work on both layouts. [`NchwConv`] takes plain
+//! `[batch, channels, height, width]` tensors.
 //!
-//! Every function is safe, checks its lengths and panics with both numbers if they do not fit.
-//! None allocates while it computes: plans, packed operands and scratch are made beforehand. Results
-//! are the same to the last bit on any number of threads. NaN and infinity travel like any other value, but with
-//! [`Algorithm::Winograd`], which spreads them over neighbouring pixels.
+//! Every function is safe, checks its lengths, and panics with both numbers if they do not fit. No function allocates while
+//! it computes: plans, packed operands and scratch are made beforehand. Results are bit-identical for any number of threads.
+//! NaN and infinity propagate like any other value, except that [`Algorithm::Winograd`] spreads them over neighbouring
+//! pixels.
 //!
 //! ```
 //! use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Level};
@@ -40,8 +40,8 @@
 //!
 //! # Features
 //!
-//! `rayon` (on by default): products are shared among the threads of the current pool. `ndarray`: views of its
-//! two-dimensional arrays as matrices, and back.
+//! `rayon` (on by default): products use the threads of the current pool. `ndarray`: conversion between its
+//! two-dimensional arrays and matrix views.
 
 #![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 

@@ -179,12 +179,12 @@ impl<'a> MatMut<'a> {
         MatMut { first: data[first..].as_mut_ptr(), shape, data: PhantomData }
     }
 
-    /// The same view for a while.
+    /// The same view for a shorter lifetime.
     pub fn reborrow(&mut self) -> MatMut<'_> {
         MatMut { first: self.first, shape: self.shape, data: PhantomData }
     }
 
-    /// The same view, to be read.
+    /// The same view, read-only.
     pub fn as_ref(&self) -> MatRef<'_> {
         MatRef { first: self.first, shape: self.shape, data: PhantomData }
     }
