@@ -167,6 +167,11 @@ impl Train {
 
     pub fn run(self) -> Result<(), Failure> {
         self.relaxing.check(self.method)?;
+        if self.method == Some(MethodName::Incremental) && self.optimizing.clip().is_some() {
+            return Err(Failure::usage(
+                "--clip was given, but the steps of --method incremental are not clipped; leave it out",
+            ));
+        }
         interrupt::listen()?;
         let threads = self.threads.count();
         on_threads(threads, || {
