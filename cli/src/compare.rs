@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::console::{Failure, print};
 use crate::deviation::{Deviation, deviations};
-use crate::figure::{self, Curve, Panel};
+use crate::figure::{self, Curve, Figure, Look, Panel, Scale, colour};
 use crate::options::MethodName;
 use crate::progress::Progress;
 use crate::relaxing::{settings, step, title, warn_of_unreached};
@@ -47,10 +47,12 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
     let mut outcomes = Vec::new();
     let mut failures = Vec::new();
     let mut description = Value::Null;
+    let mut told = String::new();
     for task in tasks {
         warn_of_unreached(&task.method, setup.network.layers().len());
         bar.set_prefix(task.method.name());
         let mut training = setup.start(task.clone())?;
+        told = report::told_settings(&task, &training.optimizer().description());
         description = report::describe(&task, &setup.dataset, &training.optimizer().description(), training.session());
         let exact = Session::new(task.network, task.batch, Method::Exact, Options::default())?;
         let mut comparison = Comparison { bar, exact, sums: Vec::new(), from: task.steps() - compared };
@@ -79,7 +81,7 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
         }
     }
     bar.finish();
-    write(setup, &outcomes, &failures, description)?;
+    write(setup, &outcomes, &failures, description, told)?;
     if !outcomes.is_empty() {
         print(&text(setup, &outcomes, compared))?;
     }
@@ -182,7 +184,13 @@ fn exact_seconds(outcomes: &[Outcome]) -> f64 {
     outcomes.iter().find(|outcome| outcome.method == Method::Exact).map_or(f64::NAN, |outcome| outcome.seconds)
 }
 
-fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut run: Value) -> Result<(), Failure> {
+fn write(
+    setup: &Setup,
+    outcomes: &[Outcome],
+    failures: &[(Method, String)],
+    mut run: Value,
+    told: String,
+) -> Result<(), Failure> {
     let results: Vec<Value> = outcomes.iter().map(|outcome| to_json(outcome, exact_seconds(outcomes))).collect();
     run["method"] = METHODS.iter().map(|method| method.name()).collect();
     // Each of the results has its own.
@@ -201,7 +209,7 @@ fn write(setup: &Setup, outcomes: &[Outcome], failures: &[(Method, String)], mut
         rows.extend(outcome.history.iter().map(|record| [vec![method.clone()], report::history_row(record)].concat()));
     }
     report::write_csv(&setup.out.join("history.csv"), &rows)?;
-    figure::write(&setup.out.join("comparison"), &panels(setup, outcomes))
+    figure::write(&setup.out.join("comparison"), &picture(setup, outcomes, told).scene())
 }
 
 fn to_json(outcome: &Outcome, exact: f64) -> Value {
@@ -262,45 +270,49 @@ fn csv_rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     std::iter::once(header).chain(outcomes.iter().map(row)).collect()
 }
 
-/// Loss and accuracy over the steps; how far the gradients of those that relax are from exact's, over
-/// the layers.
-fn panels(setup: &Setup, outcomes: &[Outcome]) -> [Panel; 4] {
-    let history = |what: &str, y_label: &str, kind, value: fn(&Record) -> f64| Panel {
-        title: format!("{}: {what}", setup.dataset),
-        x_label: "step".into(),
+/// Loss and accuracy over the steps; how far the gradients of those that relax are from exact's, over the layers.
+fn picture(setup: &Setup, outcomes: &[Outcome], settings: String) -> Figure {
+    let panel = |title: &str, y_label: &str, y_scale, curves| Panel {
+        title: title.into(),
         y_label: y_label.into(),
-        logarithmic: kind == RecordKind::Train,
-        whole_x: false,
-        curves: outcomes
-            .iter()
-            .enumerate()
-            .map(|(i, outcome)| report::curve(&outcome.title(), i, &outcome.history, kind, value))
-            .collect(),
+        y_scale,
+        curves,
         ..Panel::default()
     };
-    let layers = |what: &str, y_label: &str, logarithmic, value: fn(&Deviation) -> f64| {
-        let curve = |(i, outcome): (usize, &Outcome)| Curve {
-            name: outcome.title(),
-            colour: i,
-            dots: true,
-            points: outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect(),
-            ..Curve::default()
+    // A method has one colour in all panels, and one mark or dash.
+    let drawn = |index: usize, curve: Curve| Curve { colour: colour(index, METHODS.len()), ..curve };
+    let steps =
+        outcomes.iter().flat_map(|outcome| &outcome.history).map(|record| record.step as f64).fold(0.0, f64::max);
+    let history = |title: &str, y_label: &str, y_scale, kind, value: fn(&Record) -> f64| {
+        let curve = |(i, outcome): (usize, &Outcome)| {
+            drawn(i, report::curve(&outcome.title(), i, &outcome.history, kind, value))
+        };
+        let curves = outcomes.iter().enumerate().map(curve).collect();
+        Panel { x_label: "step".into(), x_end: Some(steps), ..panel(title, y_label, y_scale, curves) }
+    };
+    let layers = |title: &str, y_label: &str, y_scale, value: fn(&Deviation) -> f64| {
+        let curve = |(i, outcome): (usize, &Outcome)| {
+            let points = outcome.deviations.iter().map(|(layer, d)| (*layer as f64, value(d))).collect();
+            drawn(i, Curve { name: outcome.title(), style: i, look: Look::Marks, points, ..Curve::default() })
         };
         let relaxing = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.method != Method::Exact);
         Panel {
-            title: format!("Gradients against exact: {what}"),
             x_label: "layer".into(),
-            y_label: y_label.into(),
-            logarithmic,
-            whole_x: true,
-            curves: relaxing.map(curve).collect(),
-            ..Panel::default()
+            categories: true,
+            ..panel(title, y_label, y_scale, relaxing.map(curve).collect())
         }
     };
-    [
-        history("training loss", "loss", RecordKind::Train, |record| record.loss),
-        history("test accuracy", "accuracy (%)", RecordKind::Test, |record| 100.0 * record.accuracy),
-        layers("error", "relative error", true, |deviation| deviation.relative_error),
-        layers("angle", "angle (degrees)", false, |deviation| deviation.angle),
-    ]
+    let accuracy = |record: &Record| 100.0 * record.accuracy;
+    let (logarithmic, linear) = (Scale::Logarithmic, Scale::Linear);
+    Figure {
+        title: format!("{}: predictive coding (η, n) and exact backpropagation", setup.dataset),
+        settings,
+        panels: vec![
+            history("Training loss", "loss", logarithmic, RecordKind::Train, |record| record.loss),
+            history("Test accuracy", "accuracy (%)", linear, RecordKind::Test, accuracy),
+            layers("Error of the gradients", "relative error", logarithmic, |deviation| deviation.relative_error),
+            layers("Angle to exact's gradients", "angle (degrees)", linear, |deviation| deviation.angle),
+        ],
+        columns: 2,
+    }
 }

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use crate::console::{Failure, note, print};
 use crate::descents::Descents;
-use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
+use crate::figure::{self, Content, Map, Sheet, channel_norms, largest};
 use crate::machine::{check_memory, check_session, on_threads};
 use crate::optimizing::Incrementing;
 use crate::options::{MethodName, Threads, load_weights};
-use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, strict, warn_of_unreached};
+use crate::relaxing::{INFERENCE_PRODUCTS, Relaxing, adapts, settings, strict, title, warn_of_unreached};
 use crate::report;
 use crate::timing::median;
 use crate::trace;
@@ -189,8 +189,9 @@ impl Infer {
         if let Some(directory) = &self.maps {
             for (number, layer) in (1..).zip(network.layers()) {
                 if let Some(size) = pixels(layer) {
-                    let sheet = maps(&session, number, number < network.layers().len(), size)?;
-                    write_maps(&directory.join(format!("layer-{number}")), &sheet)?;
+                    let settings = format!("{}, {} loss", title(&method), network.loss());
+                    let sheet = maps(&session, number, number < network.layers().len(), size, settings)?;
+                    figure::write(&directory.join(format!("layer-{number}")), &sheet.scene())?;
                 }
             }
         }
@@ -275,24 +276,42 @@ fn check_side(layer: usize, size: [usize; 2]) -> Result<(), Failure> {
 }
 
 /// The maps of a layer (from 1), a row for each of the first samples.
-fn maps(session: &Session, layer: usize, hidden: bool, [height, width]: [usize; 2]) -> Result<Sheet, Error> {
-    let beliefs = hidden.then_some(("belief", Quantity::Belief));
-    let quantities =
-        [Some(("activation", Quantity::Activation)), beliefs, Some(("error", Quantity::Error))].into_iter().flatten();
-    let values = quantities.map(|(name, quantity)| Ok((name, session.get(quantity, layer)?)));
-    let values: Vec<(&str, Vec<f32>)> = values.collect::<Result<_, Error>>()?;
+fn maps(
+    session: &Session,
+    layer: usize,
+    hidden: bool,
+    [height, width]: [usize; 2],
+    settings: String,
+) -> Result<Sheet, Error> {
     let elements = session.elements(layer);
+    let norms = |name: &'static str, quantity| -> Result<(&'static str, Vec<Vec<f64>>), Error> {
+        let values = session.get(quantity, layer)?;
+        let samples = values.chunks_exact(elements).take(MOST_SAMPLES);
+        Ok((name, samples.map(|values| channel_norms(values, height * width)).collect()))
+    };
+    let mut quantities = vec![norms("activation", Quantity::Activation)?];
+    if hidden {
+        // The two hardly differ: they have one scale, and their difference has a map of its own.
+        quantities.push(norms("belief", Quantity::Belief)?);
+        quantities.push(norms("belief - activation", Quantity::Deviation)?);
+    }
+    quantities.push(norms("error", Quantity::Error)?);
     let row = |sample: usize| {
-        let map = |(name, values): &(&str, Vec<f32>)| Map {
-            caption: format!("sample {sample}: {name}"),
-            width,
-            height,
-            rgb: heat(&channel_norms(&values[sample * elements..][..elements], height * width)),
+        let both = largest(quantities.iter().take(if hidden { 2 } else { 1 }).flat_map(|(_, norms)| &norms[sample]));
+        let map = |(name, norms): &(&str, Vec<Vec<f64>>)| {
+            let values = norms[sample].clone();
+            let largest = if ["activation", "belief"].contains(name) { both } else { largest(&values) };
+            let caption = if *name == "activation" { format!("sample {sample}: {name}") } else { (*name).into() };
+            Map { caption, width, height, content: Content::Values { values, largest } }
         };
-        values.iter().map(map).collect()
+        quantities.iter().map(map).collect()
     };
     let rows = (0..session.samples().min(MOST_SAMPLES)).map(row).collect();
-    Ok(Sheet { title: format!("Layer {layer}"), rows })
+    Ok(Sheet {
+        title: format!("Layer {layer}: norms over the channels"),
+        settings: format!("{settings}; a row for each of the first samples"),
+        rows,
+    })
 }
 
 /// A name, a shape and values.

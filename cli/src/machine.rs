@@ -61,6 +61,11 @@ fn group_limit(groups: &str, root: &Path) -> Option<u64> {
     limits.filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok()).min()
 }
 
+/// What the processor calls itself.
+pub fn name() -> String {
+    proc_entry("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into())
+}
+
 /// What run.json tells of the machine.
 pub fn describe() -> Value {
     json!({

@@ -6,13 +6,14 @@ use predictive_coding::{Record, RecordKind, Session, write_atomically};
 use serde_json::{Value, json};
 
 use crate::console::Failure;
-use crate::figure::{Curve, Panel, thin};
+use crate::figure::{Curve, Figure, Look, Panel, Scale, colour, thin};
 use crate::machine;
-use crate::relaxing::settings;
+use crate::relaxing::{settings, title};
 use crate::training::{Score, Task};
 
-/// More points than this in a curve are averaged.
+/// More points than this in a curve are averaged, and more of marks.
 const MOST_POINTS: usize = 400;
+const MOST_MARKS: usize = 40;
 
 /// Writes rows of text as CSV.
 pub fn write_csv(path: &Path, rows: &[Vec<String>]) -> Result<(), Failure> {
@@ -36,32 +37,47 @@ pub fn history_row(record: &Record) -> Vec<String> {
     vec![step.to_string(), epoch.to_string(), kind.to_string(), loss, accuracy, shrunk.to_string(), skipped.to_string()]
 }
 
-/// One measurement over the steps, as a curve.
-pub fn curve(name: &str, colour: usize, history: &[Record], kind: RecordKind, value: impl Fn(&Record) -> f64) -> Curve {
-    let points: Vec<(f64, f64)> =
-        history.iter().filter(|record| record.kind == kind).map(|record| (record.step as f64, value(record))).collect();
-    let dots = kind == RecordKind::Test && points.len() <= MOST_POINTS / 10;
-    Curve { name: name.to_string(), colour, dots, points: thin(&points, MOST_POINTS), ..Curve::default() }
+/// One measurement over the steps, as a curve: of training batches smoothed, of the test set as marks, both to be told
+/// from those of other runs by `style`.
+pub fn curve(name: &str, style: usize, history: &[Record], kind: RecordKind, value: impl Fn(&Record) -> f64) -> Curve {
+    let of_kind = history.iter().filter(|record| record.kind == kind);
+    let points: Vec<(f64, f64)> = of_kind.map(|record| (record.step as f64, value(record))).collect();
+    let (look, most) = match kind {
+        RecordKind::Test => (Look::Marks, MOST_MARKS),
+        _ => (Look::Smoothed, MOST_POINTS),
+    };
+    Curve { name: name.to_string(), colour: colour(style, 2), style, look, points: thin(&points, most) }
 }
 
 /// Loss and accuracy over the steps of a run.
-pub fn curves(title: &str, history: &[Record]) -> [Panel; 2] {
-    let panel = |what: &str, y_label: &str, logarithmic, value: &dyn Fn(&Record) -> f64| Panel {
-        title: format!("{title}: {what}"),
+pub fn curves(task: &Task, dataset: &str, optimizer: &str, history: &[Record]) -> Figure {
+    let panel = |title: &str, y_label: &str, y_scale, value: &dyn Fn(&Record) -> f64| Panel {
+        title: title.into(),
         x_label: "step".into(),
         y_label: y_label.into(),
-        logarithmic,
-        whole_x: false,
+        y_scale,
+        x_end: Some(task.steps() as f64),
         curves: vec![
             curve("training batches", 0, history, RecordKind::Train, value),
             curve("test set", 1, history, RecordKind::Test, value),
         ],
         ..Panel::default()
     };
-    [
-        panel("loss", "loss", true, &|record| record.loss),
-        panel("accuracy", "accuracy (%)", false, &|record| 100.0 * record.accuracy),
-    ]
+    Figure {
+        title: format!("{dataset}: {}", title(&task.method)),
+        settings: told_settings(task, optimizer),
+        panels: vec![
+            panel("Loss", "loss", Scale::Logarithmic, &|record| record.loss),
+            panel("Accuracy", "accuracy (%)", Scale::Linear, &|record| 100.0 * record.accuracy),
+        ],
+        columns: 2,
+    }
+}
+
+/// What a run is made with, as a line below the title of a figure.
+pub fn told_settings(task: &Task, optimizer: &str) -> String {
+    let (loss, batch, epochs, seed) = (task.network.loss(), task.batch, task.epochs, task.seed);
+    format!("{loss} loss, batch {batch}, {epochs} epochs, {optimizer}, seed {seed}")
 }
 
 /// Everything that makes a run what it is.

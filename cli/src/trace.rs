@@ -5,7 +5,8 @@ use std::path::Path;
 use predictive_coding::{Error, Eta, Network, Options, Parameters, Quantity, Session, Start, Strict, Targets};
 
 use crate::console::Failure;
-use crate::figure::{self, Curve, Panel};
+use crate::figure::{self, Curve, Figure, Look, Panel, Scale, colour};
+use crate::relaxing::title;
 use crate::report::write_csv;
 
 /// What is known of the beliefs before an update.
@@ -61,7 +62,9 @@ pub fn write(
         beliefs = moved;
     }
     write_csv(&directory.join("trace.csv"), &csv(&rows, hidden))?;
-    figure::write(&directory.join("trace"), &panels(&rows, hidden))
+    let title = format!("Relaxation by {}", title(&Strict::new(eta.clone(), iterations).into()));
+    let settings = format!("{} loss, batch {samples}", network.loss());
+    figure::write(&directory.join("trace"), &picture(&rows, hidden, title, settings).scene())
 }
 
 fn csv(rows: &[Row], hidden: usize) -> Vec<Vec<String>> {
@@ -75,30 +78,37 @@ fn csv(rows: &[Row], hidden: usize) -> Vec<Vec<String>> {
     std::iter::once(header.collect()).chain((1..).zip(rows).map(row)).collect()
 }
 
-fn panels(rows: &[Row], hidden: usize) -> [Panel; 2] {
-    let curve = |name: String, colour: usize, value: &dyn Fn(&Row) -> f64| Curve {
+fn picture(rows: &[Row], hidden: usize, title: String, settings: String) -> Figure {
+    let curve = |name: String, index: usize, count: usize, value: &dyn Fn(&Row) -> f64| Curve {
         name,
-        colour,
-        // A layer that nothing has reached has none.
-        points: (1..).zip(rows).map(|(i, row)| (f64::from(i), value(row))).filter(|(_, y)| *y > 0.0).collect(),
-        ..Curve::default()
+        colour: colour(index, count),
+        style: index,
+        look: Look::Line,
+        points: (1..).zip(rows).map(|(i, row)| (f64::from(i), value(row))).collect(),
     };
-    let panel = |title: &str, curves: Vec<Curve>| Panel {
+    let panel = |title: &str, y_label: &str, curves: Vec<Curve>| Panel {
         title: title.into(),
         x_label: "iteration".into(),
-        y_label: title.to_lowercase(),
-        logarithmic: true,
-        whole_x: rows.len() < 20,
+        y_label: y_label.into(),
+        y_scale: Scale::Logarithmic,
+        x_end: Some(rows.len() as f64),
         curves,
         ..Panel::default()
     };
     let layers = (0..=hidden).map(|layer| {
         let name = if layer == hidden { "loss".into() } else { format!("layer {}", layer + 1) };
-        curve(name, layer, &|row| row.energies[layer])
+        curve(name, layer, hidden + 2, &|row| row.energies[layer])
     });
-    let all = curve("all".into(), hidden + 1, &|row| row.energies.iter().sum());
-    [
-        panel("Energy", layers.chain([all]).collect()),
-        panel("Norm of its gradient", vec![curve("by all beliefs".into(), 0, &|row| row.gradient)]),
-    ]
+    let sum = curve("sum".into(), hidden + 1, hidden + 2, &|row| row.energies.iter().sum());
+    let gradient = curve("gradient".into(), 0, 1, &|row| row.gradient);
+    Figure {
+        title,
+        settings,
+        panels: vec![
+            // What may cover others lies behind.
+            panel("Energy", "energy", std::iter::once(sum).chain(layers).collect()),
+            panel("Gradient of the energy by all beliefs", "2-norm", vec![gradient]),
+        ],
+        columns: 2,
+    }
 }

@@ -314,7 +314,7 @@ impl Train {
             every: self.checkpoint_every,
             settings,
             bar,
-            out: &setup.out,
+            setup,
             drawn: Instant::now(),
         };
         let outcome = training.run(&mut keeper);
@@ -420,16 +420,17 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
 
 fn write_results(setup: &Setup, training: &Training, run: &serde_json::Value) -> Result<(), Failure> {
     training.parameters().save(setup.out.join("weights.safetensors")).map_err(Failure::run)?;
-    write_curves(&setup.out, training)?;
+    write_curves(&setup.out, &setup.dataset, training)?;
     report::write_json(&setup.out.join("run.json"), run)
 }
 
-fn write_curves(out: &Path, training: &Training) -> Result<(), Failure> {
+fn write_curves(out: &Path, dataset: &str, training: &Training) -> Result<(), Failure> {
     let history = &training.progress().history;
     let rows: Vec<_> =
         std::iter::once(report::history_header()).chain(history.iter().map(report::history_row)).collect();
     report::write_csv(&out.join("history.csv"), &rows)?;
-    figure::write(&out.join("curves"), &report::curves(&title(&training.task().method), history))
+    let picture = report::curves(training.task(), dataset, &training.optimizer().description(), history);
+    figure::write(&out.join("curves"), &picture.scene())
 }
 
 /// Keeps checkpoints, moves the bar, and ends the run when the user asks.
@@ -438,8 +439,8 @@ struct Keeper<'a> {
     every: Option<u64>,
     settings: Settings,
     bar: Progress,
-    /// Where the curves go.
-    out: &'a Path,
+    /// Where the curves go, and what they are of.
+    setup: &'a Setup,
     drawn: Instant,
 }
 
@@ -468,7 +469,7 @@ impl Watcher for Keeper<'_> {
             self.keep(training)?;
         }
         if self.drawn.elapsed() > DRAW_EVERY {
-            if let Err(failure) = write_curves(self.out, training) {
+            if let Err(failure) = write_curves(&self.setup.out, &self.setup.dataset, training) {
                 note(&format!("warning: {failure}"));
             }
             self.drawn = Instant::now();

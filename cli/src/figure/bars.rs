@@ -1,21 +1,18 @@
 //! Horizontal bars.
 
-use std::path::Path;
+use super::axis::short;
+use super::colour::{self, BLACK, GREY};
+use super::grid::heading;
+use super::scene::{Anchor, Pen, Scene};
 
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use plotters::style::IntoTextStyle;
-
-use super::{COLOURS, Drawing, Drawn, FONT, save};
-use crate::console::Failure;
-
-const WIDTH: u32 = 800;
-/// Height of the title, and of a bar with the space around it.
-const HEAD: u32 = 56;
-const BAR: u32 = 44;
+const WIDTH: f32 = 800.0;
 /// Room for names on the left and for values on the right.
-const NAMES: i32 = 290;
-const VALUES: i32 = 120;
+const NAMES: f32 = 250.0;
+const VALUES: f32 = 90.0;
+/// From bar to bar, and the height of one.
+const STEP: f32 = 30.0;
+const BAR: f32 = 18.0;
+const LABEL: f32 = 11.0;
 
 /// A bar of this length.
 pub struct Bar {
@@ -23,34 +20,30 @@ pub struct Bar {
     pub value: f64,
 }
 
-/// Writes `<path>.svg` and `<path>.png` with a bar for each, its value in `unit` beside it.
-pub fn write_bars(path: &Path, title: &str, unit: &str, bars: &[Bar]) -> Result<(), Failure> {
-    save(path, &Bars { title, unit, bars })
+/// A bar for each, its value in `unit` beside it.
+pub struct Bars {
+    pub title: String,
+    pub settings: String,
+    pub unit: &'static str,
+    pub bars: Vec<Bar>,
 }
 
-struct Bars<'a> {
-    title: &'a str,
-    unit: &'a str,
-    bars: &'a [Bar],
-}
-
-impl Drawing for Bars<'_> {
-    fn size(&self) -> (u32, u32) {
-        (WIDTH, HEAD + BAR * self.bars.len() as u32 + 12)
-    }
-
-    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Drawn<DB> {
-        let label = (FONT, 15).into_text_style(area);
-        area.draw_text(self.title, &(FONT, 20).into_text_style(area), (16, 16))?;
+impl Bars {
+    pub fn scene(&self) -> Scene {
+        let mut scene = Scene { title: self.title.clone(), width: WIDTH, ..Scene::default() };
+        let top = heading(&mut scene, &self.title, &self.settings, WIDTH);
         let longest = self.bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
-        for (bar, i) in self.bars.iter().zip(0..) {
-            let top = (HEAD + BAR * i) as i32;
-            let length = f64::from(WIDTH as i32 - NAMES - VALUES) * bar.value / longest;
-            let end = NAMES + length.round() as i32;
-            area.draw_text(&bar.name, &label, (16, top + 10))?;
-            area.draw(&Rectangle::new([(NAMES, top + 4), (end, top + BAR as i32 - 8)], COLOURS[0].filled()))?;
-            area.draw_text(&format!("{:.2} {}", bar.value, self.unit), &label, (end + 8, top + 10))?;
+        let mut middle = top + STEP / 2.0;
+        for bar in &self.bars {
+            let length = (WIDTH - NAMES - VALUES) * (bar.value / longest) as f32;
+            scene.text(&bar.name, LABEL, Anchor::End, (NAMES - 8.0, middle + 4.0), BLACK);
+            scene.rectangle((NAMES, middle - BAR / 2.0), (length, BAR), colour::of(0, 1));
+            let value = format!("{} {}", short(bar.value), self.unit);
+            scene.text(&value, LABEL, Anchor::Start, (NAMES + length + 8.0, middle + 4.0), BLACK);
+            middle += STEP;
         }
-        Ok(())
+        scene.height = (middle - STEP / 2.0 + 8.0).ceil();
+        scene.line(&[(NAMES, top), (NAMES, scene.height - 8.0)], Pen::solid(GREY, 0.8));
+        scene
     }
 }

@@ -1,32 +1,41 @@
 //! Sheets of pictures: maps of a quantity over pixels, and images.
 
-use std::path::Path;
+use super::axis::short;
+use super::colour::{self, BLACK, Colour, GREY, WHITE};
+use super::grid::heading;
+use super::raster::SCALE;
+use super::scene::{Anchor, Pixels, Scene};
 
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use plotters::style::IntoTextStyle;
-
-use super::{Drawing, Drawn, FONT, Picture, save};
-use crate::console::Failure;
-
-/// The side of the square that a picture is enlarged to, by whole numbers.
+/// The side of the square that a picture is enlarged to; each of its pixels becomes whole ones of a PNG.
 const SIDE: usize = 224;
-const GAP: usize = 12;
-/// Height of the sheet's title, and of that of a picture.
-const TITLE: usize = 44;
-const CAPTION: usize = 24;
+const GAP: f32 = 14.0;
+const EDGE: f32 = 14.0;
+/// Height of what a picture shows, above it, and of its colour bar with numbers, below.
+const CAPTION: f32 = 24.0;
+const BELOW: f32 = 34.0;
+const BAR: f32 = 9.0;
+const TEXT: f32 = 15.0;
+const NUMBER: f32 = 13.0;
 
-/// A picture with what it shows: pixels `[height][width][3]`.
+/// A picture with what it shows.
 pub struct Map {
     pub caption: String,
     pub width: usize,
     pub height: usize,
-    pub rgb: Vec<u8>,
+    pub content: Content,
 }
 
-/// Rows of pictures.
+pub enum Content {
+    /// Colours `[height][width][3]`.
+    Image(Vec<u8>),
+    /// Values `[height][width]`, from 0, dark, to `largest`, light; white where they are not finite.
+    Values { values: Vec<f64>, largest: f64 },
+}
+
+/// Rows of pictures under a title.
 pub struct Sheet {
     pub title: String,
+    pub settings: String,
     pub rows: Vec<Vec<Map>>,
 }
 
@@ -39,111 +48,127 @@ pub fn channel_norms(values: &[f32], pixels: usize) -> Vec<f64> {
     squares.into_iter().map(f64::sqrt).collect()
 }
 
-/// The colours of values from 0 to the largest, dark to light; as one that is not finite, white.
-pub fn heat(values: &[f64]) -> Vec<u8> {
-    let largest = values.iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
-    let colour = |value: &f64| match value.is_finite() {
-        true => ViridisRGB.get_color(if largest > 0.0 { value / largest } else { 0.0 }),
-        false => WHITE,
-    };
-    values.iter().map(colour).flat_map(|RGBColor(r, g, b)| [r, g, b]).collect()
+/// The largest of the values that are finite.
+pub fn largest<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
+    values.into_iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max)
 }
 
-/// Writes `<path>.svg` and `<path>.png`.
-pub fn write_maps(path: &Path, sheet: &Sheet) -> Result<(), Failure> {
-    save(path, sheet)
+fn heat(values: &[f64], largest: f64) -> Vec<u8> {
+    let colour = |value: &f64| -> Colour {
+        match value.is_finite() {
+            true => colour::map(if largest > 0.0 { value / largest } else { 0.0 }),
+            false => WHITE,
+        }
+    };
+    values.iter().flat_map(colour).collect()
 }
 
 impl Map {
-    /// How many pixels wide and high each of its own becomes.
-    fn scale(&self) -> usize {
-        (SIDE / self.width.max(self.height).max(1)).max(1)
+    /// How many of a PNG's pixels wide and high each of its own becomes.
+    fn whole(&self) -> usize {
+        ((SCALE * SIDE as f32) as usize / self.width.max(self.height).max(1)).max(1)
     }
 
-    fn picture(&self) -> Picture {
-        let scale = self.scale();
-        let mut rgb = Vec::with_capacity(self.rgb.len() * scale * scale);
-        for row in self.rgb.chunks_exact(3 * self.width) {
-            let wide: Vec<u8> =
-                row.chunks_exact(3).flat_map(|pixel| std::iter::repeat_n(pixel, scale).flatten().copied()).collect();
-            (0..scale).for_each(|_| rgb.extend(&wide));
+    fn size(&self) -> (f32, f32) {
+        ((self.width * self.whole()) as f32 / SCALE, (self.height * self.whole()) as f32 / SCALE)
+    }
+
+    fn draw(&self, scene: &mut Scene, (left, top): (f32, f32)) {
+        let (width, height) = self.size();
+        let rgb = match &self.content {
+            Content::Image(rgb) => rgb.clone(),
+            Content::Values { values, largest } => heat(values, *largest),
+        };
+        scene.text(&self.caption, TEXT, Anchor::Start, (left, top + CAPTION - 8.0), BLACK);
+        let top = top + CAPTION;
+        let pixels = Pixels { width: self.width as u32, height: self.height as u32, rgb };
+        scene.pixels(enlarged(&pixels, self.whole(), self.whole()), (left, top), (width, height));
+        if let Content::Values { largest, .. } = self.content {
+            // A picture may be narrower than its numbers.
+            let width = width.max(SIDE as f32 / 2.0);
+            let shades: Vec<f64> = (0..(SCALE * width) as u32).map(f64::from).collect();
+            let bar = Pixels { width: shades.len() as u32, height: 1, rgb: heat(&shades, shades.len() as f64 - 1.0) };
+            let below = top + height + 5.0;
+            scene.pixels(enlarged(&bar, 1, (SCALE * BAR) as usize), (left, below), (width, BAR));
+            let base = below + BAR + NUMBER + 1.0;
+            scene.text("0", NUMBER, Anchor::Start, (left, base), GREY);
+            scene.text(&short(largest), NUMBER, Anchor::End, (left + width, base), GREY);
         }
-        Picture { width: (self.width * scale) as u32, height: (self.height * scale) as u32, rgb }
+    }
+}
+
+/// Each pixel repeated, so that a viewer of the SVG has nothing to enlarge and to smooth.
+fn enlarged(pixels: &Pixels, wide: usize, high: usize) -> Pixels {
+    let row = |row: &[u8]| -> Vec<u8> {
+        row.chunks_exact(3).flat_map(|pixel| std::iter::repeat_n(pixel, wide).flatten().copied()).collect()
+    };
+    let rows = pixels.rgb.chunks_exact(3 * pixels.width as usize);
+    Pixels {
+        width: pixels.width * wide as u32,
+        height: pixels.height * high as u32,
+        rgb: rows.flat_map(|pixels| row(pixels).repeat(high)).collect(),
     }
 }
 
 impl Sheet {
-    /// Width and height of a cell without its caption.
-    fn cell(&self) -> (usize, usize) {
+    pub fn scene(&self) -> Scene {
         let maps = || self.rows.iter().flatten();
-        let side = |size: fn(&Map) -> usize| maps().map(|map| size(map) * map.scale()).max().unwrap_or(0).max(SIDE);
-        (side(|map| map.width), side(|map| map.height))
-    }
-
-    /// The top left corner of each picture's caption.
-    fn places(&self) -> impl Iterator<Item = (&Map, (usize, usize))> {
-        let (width, height) = self.cell();
-        self.rows.iter().enumerate().flat_map(move |(i, row)| {
-            let place = move |j: usize| (GAP + j * (width + GAP), TITLE + i * (CAPTION + height + GAP));
-            row.iter().enumerate().map(move |(j, map)| (map, place(j)))
-        })
-    }
-}
-
-impl Drawing for Sheet {
-    fn size(&self) -> (u32, u32) {
-        let (width, height) = self.cell();
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
-        let size = (GAP + columns * (width + GAP), TITLE + self.rows.len().max(1) * (CAPTION + height + GAP));
-        (size.0 as u32, size.1 as u32)
-    }
-
-    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>) -> Drawn<DB> {
-        area.draw_text(&self.title, &(FONT, 20).into_text_style(area), (GAP as i32, 12))?;
-        let caption = (FONT, 14).into_text_style(area);
-        for (map, (left, top)) in self.places() {
-            area.draw_text(&map.caption, &caption, (left as i32, top as i32 + 4))?;
+        let side = |size: fn((f32, f32)) -> f32| maps().map(|map| size(map.size())).fold(SIDE as f32, f32::max);
+        let (width, height) = (side(|size| size.0), side(|size| size.1));
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0).max(1) as f32;
+        let wide = 2.0 * EDGE + columns * (width + GAP) - GAP;
+        let mut scene = Scene { title: self.title.clone(), width: wide, ..Scene::default() };
+        let mut top = heading(&mut scene, &self.title, &self.settings, wide);
+        for row in &self.rows {
+            let places = (0..).map(|j| (EDGE + j as f32 * (width + GAP), top));
+            row.iter().zip(places).for_each(|(map, place)| map.draw(&mut scene, place));
+            top += CAPTION + height + BELOW;
         }
-        Ok(())
-    }
-
-    fn pictures(&self) -> Vec<(Picture, (u32, u32))> {
-        self.places().map(|(map, (left, top))| (map.picture(), (left as u32, (top + CAPTION) as u32))).collect()
+        scene.height = (top + 6.0).ceil();
+        scene
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::figure::scene::Shape;
 
     #[test]
     fn norms_and_colours_by_hand() {
         assert_eq!(channel_norms(&[3.0, 0.0, 4.0, -2.0], 2), [5.0, 2.0]);
-        let colours = heat(&[0.0, 2.0, f64::NAN, 1.0]);
+        assert_eq!(largest(&[0.0, 2.0, f64::NAN, f64::INFINITY]), 2.0);
+        let colours = heat(&[0.0, 2.0, f64::NAN, 1.0], 2.0);
         let [dark, light, nan, middle] =
             [0, 3, 6, 9].map(|i| colours[i..i + 3].iter().map(|&c| u32::from(c)).sum::<u32>());
         assert!(dark < middle && middle < light && light < nan, "{colours:?}");
-        assert_eq!(heat(&[0.0, 0.0]), heat(&[0.0]).repeat(2));
+        assert_eq!(heat(&[0.0, 0.0], 0.0), heat(&[0.0], 0.0).repeat(2));
+        let two = Pixels { width: 2, height: 1, rgb: vec![1, 2, 3, 4, 5, 6] };
+        let Pixels { width, height, rgb } = enlarged(&two, 2, 3);
+        assert_eq!((width, height, rgb), (4, 3, [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6].repeat(3)));
     }
 
     #[test]
     fn pictures_are_enlarged_by_whole_numbers_and_lie_apart() {
-        let map = |width: usize, height: usize| Map {
-            caption: String::new(),
-            width,
-            height,
-            rgb: vec![7; 3 * width * height],
-        };
-        let sheet = Sheet { title: String::new(), rows: vec![vec![map(100, 50), map(300, 2)], vec![map(4, 4)]] };
-        let pictures = sheet.pictures();
-        let sizes: Vec<_> = pictures.iter().map(|(picture, _)| (picture.width, picture.height)).collect();
-        assert_eq!(sizes, [(200, 100), (300, 2), (224, 224)]);
-        let (width, height) = sheet.size();
-        for (i, (picture, (left, top))) in pictures.iter().enumerate() {
-            assert!(left + picture.width <= width && top + picture.height <= height);
-            assert_eq!(picture.rgb.len(), 3 * (picture.width * picture.height) as usize);
-            for (other, (x, y)) in &pictures[..i] {
-                assert!(x + other.width <= *left || y + other.height <= *top, "{i} lies over another");
+        let map = |width: usize, height: usize, content| Map { caption: String::new(), width, height, content };
+        let image = |width, height| map(width, height, Content::Image(vec![7; 3 * width * height]));
+        let values = map(4, 4, Content::Values { values: vec![1.0; 16], largest: 1.0 });
+        let rows = vec![vec![image(100, 50), image(300, 2)], vec![values]];
+        let scene = Sheet { title: String::new(), settings: String::new(), rows }.scene();
+        let areas: Vec<_> = scene
+            .shapes
+            .iter()
+            .filter_map(|shape| match shape {
+                Shape::Pixels { area, .. } => Some(area),
+                _ => None,
+            })
+            .collect();
+        let sizes: Vec<_> = areas.iter().map(|area| (area.width(), area.height())).collect();
+        assert_eq!(sizes, [(200.0, 100.0), (150.0, 1.0), (224.0, 224.0), (224.0, BAR)], "the last is a colour bar");
+        for (i, area) in areas.iter().enumerate() {
+            assert!(area.right() <= scene.width && area.bottom() <= scene.height);
+            for other in &areas[..i] {
+                assert!(other.right() <= area.left() || other.bottom() <= area.top(), "{i} lies over another");
             }
         }
     }

@@ -13,7 +13,7 @@ use super::setting::Setting;
 use super::state::{State, numbers};
 use crate::console::{Failure, print};
 use crate::deviation::{columns, deviations};
-use crate::figure::{self, Curve, Panel};
+use crate::figure::{self, Curve, Figure, Look, Panel, Scale, colour};
 use crate::progress::Progress;
 use crate::table::table;
 use crate::training::{Flow, Training};
@@ -27,8 +27,8 @@ const QUICK: usize = 8;
 /// A relative error above this leaves the figure.
 const HIGHEST: f64 = 100.0;
 
-/// Below float32's rounding errors: smaller ones, and those that are 0, are drawn here.
-pub const ROUNDING: f64 = 1e-8;
+/// Angles below this, in degrees, are those of rounding.
+const ROUNDING: f64 = 1e-2;
 
 /// The gradients after n iterations: their relative errors and angles by layer.
 struct Row {
@@ -215,7 +215,7 @@ impl Question<'_> {
         });
         let cells: Vec<Vec<String>> = std::iter::once(header).chain(cells).collect();
         report::write_csv(&self.asked.file().with_extension("csv"), &cells)?;
-        figure::write_in_rows(&self.asked.file(), &self.panels(rows), ETAS.len())?;
+        figure::write(&self.asked.file(), &self.picture(rows).scene())?;
         let optimizer = training.optimizer().description();
         let mut description = report::describe(training.task(), self.setting.title, &optimizer, self.exact);
         description["figure"] = json!(self.asked.figure);
@@ -229,35 +229,52 @@ impl Question<'_> {
     }
 
     /// The errors of each eta, and below them the angles.
-    fn panels(&self, rows: &[Row]) -> Vec<Panel> {
-        // Errors of strict below this are those of the first iterations, exact or nearly so.
-        let lowest = if self.asked.figure == Some(2) { 1e-5 } else { ROUNDING };
-        let panel = |eta: f64, what: &str, y_label: &str, error: bool, values: fn(&Row) -> &[f64]| {
+    fn picture(&self, rows: &[Row]) -> Figure {
+        let strict = self.asked.figure == Some(2);
+        let panel = |eta: f64, what: &str, y_label: &str, values: fn(&Row) -> &[f64]| {
             let curve = |layer: usize| {
                 let of_eta = rows.iter().filter(|row| row.eta == eta);
                 let points: Vec<_> = of_eta.map(|row| (row.iterations as f64, values(row)[layer])).collect();
-                Curve { name: format!("layer {}", layer + 1), colour: layer, points, ..Curve::default() }
+                Curve {
+                    name: format!("layer {}", layer + 1),
+                    colour: colour(layer, self.layers()),
+                    style: layer,
+                    look: Look::Smoothed,
+                    points,
+                }
             };
             let reached = rows.iter().filter(|row| row.eta == eta).map(|row| row.iterations).max().unwrap_or(0);
-            let end = if reached < self.most { format!(", finite up to n = {reached}") } else { String::new() };
+            let end = if reached < self.most { format!(", finite to n = {reached}") } else { String::new() };
             Panel {
-                title: format!("{what}, eta = {eta}{end}"),
+                title: format!("{what}, η = {eta}{end}"),
                 x_label: "iterations n".into(),
                 y_label: y_label.into(),
-                logarithmic: error,
-                x_range: Some((1.0, self.most.max(2) as f64)),
-                highest: error.then_some(HIGHEST),
-                reach: Some(if error { (lowest, 1.0) } else { (0.0, 1.0) }),
-                floor: error.then_some(lowest),
+                x_scale: Scale::Logarithmic,
+                x_end: Some(self.most as f64),
                 curves: (0..self.layers()).map(curve).collect(),
                 ..Panel::default()
             }
         };
-        let method = format!("{}: {}{}", self.setting.title, self.method(), self.asked.convention_title());
-        let title = |i: usize| if i == 0 { format!("{method}; error") } else { "Error".into() };
-        let errors = (0..).zip(ETAS).map(|(i, eta)| panel(eta, &title(i), "relative error", true, |row| &row.errors));
-        let angles = ETAS.iter().map(|&eta| panel(eta, "Angle", "angle (degrees)", false, |row| &row.angles));
-        errors.chain(angles).collect()
+        let error = |eta: f64| Panel {
+            y_scale: Scale::Logarithmic,
+            highest: Some(HIGHEST),
+            // All of them have one axis.
+            reach: Some(if strict { (1e-5, HIGHEST) } else { (1e-7, 2.0) }),
+            ..panel(eta, "Error", "relative error", |row| &row.errors)
+        };
+        let (y_scale, reach) = angle_axis(rows.iter().flat_map(|row| &row.angles));
+        let angle = |eta: f64| Panel { y_scale, reach, ..panel(eta, "Angle", "angle (degrees)", |row| &row.angles) };
+        Figure {
+            title: format!(
+                "{}: gradients of {} against backpropagation's over the iterations{}",
+                self.setting.title,
+                self.method(),
+                self.asked.convention_title()
+            ),
+            settings: format!("a batch at the weights that backpropagation learned with {}", self.setting.settings()),
+            panels: ETAS.into_iter().map(error).chain(ETAS.into_iter().map(angle)).collect(),
+            columns: ETAS.len(),
+        }
     }
 
     fn text(&self, rows: &[Row]) -> String {
@@ -284,4 +301,10 @@ impl Question<'_> {
             out.display()
         )
     }
+}
+
+/// The axis of angles, and what it reaches over at least: those of rounding are seen on a logarithmic one alone.
+pub fn angle_axis<'a>(angles: impl Iterator<Item = &'a f64>) -> (Scale, Option<(f64, f64)>) {
+    let largest = angles.copied().fold(0.0, f64::max);
+    if largest < ROUNDING { (Scale::Logarithmic, Some((1e-6, 1e-3))) } else { (Scale::Linear, Some((0.0, 1.0))) }
 }

@@ -11,11 +11,11 @@ use predictive_coding::{
 use serde_json::{Value, json};
 
 use super::Reproduce;
-use super::iterations::ROUNDING;
+use super::iterations::angle_axis;
 use super::setting::Setting;
 use crate::console::{Failure, note, print};
 use crate::deviation::{columns, deviations};
-use crate::figure::{self, Curve, Panel, thin};
+use crate::figure::{self, Curve, Figure, Look, Panel, Scale, colour, thin};
 use crate::progress::Progress;
 use crate::relaxing::title;
 use crate::table::{percent, table};
@@ -25,8 +25,12 @@ use crate::{interrupt, report};
 /// How often the state of a run is kept.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// More points than this in a curve are averaged.
+/// More points than this in a curve are averaged, and more of marks.
 const MOST_POINTS: usize = 400;
+const MOST_MARKS: usize = 40;
+
+/// Errors are shown at least from the one to the other.
+const ERRORS: (f64, f64) = (1e-3, 1.0);
 
 /// The steps at the end whose gradients are told of in the table.
 const TOLD_STEPS: usize = 10;
@@ -106,7 +110,7 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> =
         std::iter::once(header(layers)).chain(runs.iter().flat_map(|run| cells(run.name, &run.rows, layers))).collect();
     report::write_csv(&asked.file().with_extension("csv"), &rows)?;
-    figure::write(&asked.file(), &panels(asked, &setting, &runs))?;
+    figure::write(&asked.file(), &picture(asked, &setting, &runs).scene())?;
     report::write_json(&asked.out().join("run.json"), &description)?;
     print(&text(asked, &setting, &runs))?;
     for run in &runs {
@@ -339,66 +343,68 @@ fn read_rows(path: &Path, layers: usize) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// The paper's four: loss and accuracy, training pale and test dark, error and angle of each layer.
-fn panels(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> [Panel; 4] {
+/// The paper's four: loss and accuracy of both, error and angle of each layer.
+fn picture(asked: &Reproduce, setting: &Setting, runs: &[Run]) -> Figure {
     let pc = &runs[0];
-    let name = format!("{}{}", title_of(pc), asked.convention_title());
-    let scores = |what: &str, y_label: &str, logarithmic, value: fn(&Score) -> f64| Panel {
-        title: what.to_string(),
+    let steps = setting.task(pc.method.clone()).steps() as f64;
+    let panel = |title: &str, y_label: &str, y_scale, curves| Panel {
+        title: title.into(),
         x_label: "step".into(),
         y_label: y_label.into(),
-        logarithmic,
-        curves: runs
-            .iter()
-            .enumerate()
-            .flat_map(|(colour, run)| {
-                [(RecordKind::Train, "training"), (RecordKind::Test, "test")].map(|(kind, set)| {
-                    let of_kind = run.rows.iter().filter(|row| row.kind == kind);
-                    let points: Vec<_> = of_kind.map(|row| (row.step as f64, value(&row.score))).collect();
-                    Curve {
-                        name: format!("{} {set}", run.label),
-                        // Backpropagation blue, as in the paper.
-                        colour: 1 - colour,
-                        pale: kind == RecordKind::Train,
-                        wide: run.method == Method::Exact && kind == RecordKind::Test,
-                        points: thin(&points, MOST_POINTS),
-                        ..Curve::default()
-                    }
-                })
-            })
-            .collect(),
+        y_scale,
+        x_end: Some(steps),
+        curves,
         ..Panel::default()
     };
-    // Errors that are all at the level of rounding are shown on an axis that reaches up to 1.
-    let rounding = pc.rows.iter().flat_map(|row| &row.errors).all(|&error| error < 1e-5);
-    let exact = Some((ROUNDING, 1.0)).filter(|_| rounding);
-    let layers = |what: &str, y_label: &str, error: bool, values: fn(&Row) -> &[f64]| Panel {
-        title: what.to_string(),
-        x_label: "step".into(),
-        y_label: y_label.into(),
-        logarithmic: error,
-        reach: Some((0.0, 1.0)).filter(|_| !error).or(exact),
-        floor: error.then_some(ROUNDING),
-        curves: (0..setting.network.layers().len())
-            .map(|layer| {
-                let compared = pc.rows.iter().filter_map(|row| Some((row.step as f64, *values(row).get(layer)?)));
-                let points: Vec<_> = compared.collect();
-                Curve {
-                    name: format!("layer {}", layer + 1),
-                    colour: layer,
-                    points: thin(&points, MOST_POINTS),
-                    ..Curve::default()
-                }
+    let scores = |value: fn(&Score) -> f64| {
+        let sets = [(RecordKind::Train, Look::Smoothed, "training"), (RecordKind::Test, Look::Marks, "test")];
+        // Backpropagation is blue, as in the paper, and lies behind.
+        let curve = |(kind, look, set): (RecordKind, Look, &'static str)| {
+            (0..).zip(runs.iter().rev()).map(move |(style, run)| {
+                let of_kind = run.rows.iter().filter(|row| row.kind == kind);
+                let points: Vec<_> = of_kind.map(|row| (row.step as f64, value(&row.score))).collect();
+                let most = if look == Look::Marks { MOST_MARKS } else { MOST_POINTS };
+                let name = format!("{} {set}", run.label);
+                Curve { name, colour: colour(style, 2), style, look, points: thin(&points, most) }
             })
-            .collect(),
-        ..Panel::default()
+        };
+        sets.into_iter().flat_map(curve).collect()
     };
-    [
-        scores(&format!("{}: PC by {name}", setting.title), "loss", true, |score| score.loss),
-        scores("Accuracy", "accuracy (%)", false, |score| 100.0 * score.accuracy),
-        layers("Gradients of PC against BP: error", "relative error", true, |row| &row.errors),
-        layers("Gradients of PC against BP: angle", "angle (degrees)", false, |row| &row.angles),
-    ]
+    let count = setting.network.layers().len();
+    let layers = |values: fn(&Row) -> &[f64]| {
+        let curve = |layer: usize| {
+            let compared = pc.rows.iter().filter_map(|row| Some((row.step as f64, *values(row).get(layer)?)));
+            Curve {
+                name: format!("layer {}", layer + 1),
+                colour: colour(layer, count),
+                style: layer,
+                look: Look::Smoothed,
+                points: thin(&compared.collect::<Vec<_>>(), MOST_POINTS),
+            }
+        };
+        (0..count).map(curve).collect()
+    };
+    let (angle_scale, angle_reach) = angle_axis(pc.rows.iter().flat_map(|row| &row.angles));
+    let (name, convention) = (pc.method.name(), asked.convention_title());
+    let eta_and_n = pc.method.eta().zip(pc.method.iterations());
+    let eta_and_n = eta_and_n.map_or(String::new(), |(eta, n)| format!(" (η = {eta}, n = {n})"));
+    Figure {
+        title: format!("{}: PC by {name}{eta_and_n} and BP, backpropagation{convention}", setting.title),
+        settings: setting.settings(),
+        panels: vec![
+            panel("Loss", "loss", Scale::Logarithmic, scores(|score| score.loss)),
+            panel("Accuracy", "accuracy (%)", Scale::Linear, scores(|score| 100.0 * score.accuracy)),
+            Panel {
+                reach: Some(ERRORS),
+                ..panel("Error of PC's gradients", "relative error", Scale::Logarithmic, layers(|row| &row.errors))
+            },
+            Panel {
+                reach: angle_reach,
+                ..panel("Angle of PC's gradients to BP's", "angle (degrees)", angle_scale, layers(|row| &row.angles))
+            },
+        ],
+        columns: 2,
+    }
 }
 
 fn title_of(run: &Run) -> String {

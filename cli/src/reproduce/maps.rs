@@ -13,7 +13,7 @@ use super::pictures::Picture;
 use super::state::State;
 use super::vgg::{self, Size};
 use crate::console::{Failure, note, print};
-use crate::figure::{Map, Sheet, channel_norms, heat, write_maps};
+use crate::figure::{self, Content, Map, Sheet, channel_norms, largest};
 use crate::machine::{self, check_memory};
 use crate::progress::Progress;
 use crate::table::table;
@@ -73,16 +73,17 @@ pub fn run(asked: &Reproduce) -> Result<(), Failure> {
             let field = |quantity, values: Vec<f32>| Field::new(layer, quantity, shape, &values);
             Ok(Vec::from([
                 field("activation", strict.get(Quantity::Activation, layer)?),
-                field("gradient", gradient),
                 field("belief", strict.get(Quantity::Belief, layer)?),
+                field("deviation", strict.get(Quantity::Deviation, layer)?),
+                field("gradient", gradient),
                 field("error", strict.get(Quantity::Error, layer)?),
             ]))
         })
         .collect::<Result<_, predictive_coding::Error>>()?;
     drop(strict);
     let network_name = if asked.quick { "small VGG-19" } else { "VGG-19" };
-    let title = format!("{network_name} with {weights}: strict ({ETA}, {iterations}), norms over the channels");
-    write_maps(&asked.file(), &sheet(title, &samples, &maps))?;
+    let title = format!("{network_name} with {weights}: strict (η = {ETA}, n = {iterations})");
+    figure::write(&asked.file(), &sheet(title, &samples, &maps).scene())?;
     let rows = rows(&samples, &maps);
     report::write_csv(&asked.file().with_extension("csv"), &rows)?;
     let tensors: Vec<_> = maps
@@ -318,7 +319,7 @@ impl Field {
     }
 }
 
-/// For each sample a row of maps per layer, with the image in front.
+/// For each sample a row of maps per layer, with the image in front. Activations and beliefs have one scale.
 fn sheet(title: String, samples: &Samples, maps: &[Vec<Field>]) -> Sheet {
     let rows = samples.pictures.iter().zip(&samples.names).enumerate().flat_map(|(i, (picture, name))| {
         maps.iter().map(move |fields| {
@@ -326,18 +327,24 @@ fn sheet(title: String, samples: &Samples, maps: &[Vec<Field>]) -> Sheet {
                 caption: format!("{name}: class {}", samples.labels[i]),
                 width: picture.image.width() as usize,
                 height: picture.image.height() as usize,
-                rgb: picture.image.as_raw().clone(),
+                content: Content::Image(picture.image.as_raw().clone()),
             };
-            let fields = fields.iter().map(|field| Map {
+            let shares = |field: &Field| ["activation", "belief"].contains(&field.quantity);
+            let shared = largest(fields.iter().filter(|field| shares(field)).flat_map(|field| &field.norms[i]));
+            let fields = fields.iter().map(move |field| Map {
                 caption: format!("{}, layer {}", field.quantity, field.layer),
                 width: field.width,
                 height: field.height,
-                rgb: heat(&field.norms[i]),
+                content: Content::Values {
+                    values: field.norms[i].clone(),
+                    largest: if shares(field) { shared } else { largest(&field.norms[i]) },
+                },
             });
             std::iter::once(image).chain(fields).collect()
         })
     });
-    Sheet { title, rows: rows.collect() }
+    let settings = "norms over the channels; deviation: belief - activation; gradient: by backpropagation";
+    Sheet { title, settings: settings.into(), rows: rows.collect() }
 }
 
 /// The size of each map, and how alike it is to that of the gradient.

@@ -9,7 +9,8 @@ use super::Reproduce;
 use super::setting::Setting;
 use super::state::State;
 use crate::console::{Failure, print};
-use crate::figure::{self, Bar};
+use crate::figure::{self, Bar, Bars};
+use crate::machine;
 use crate::progress::Progress;
 use crate::report;
 use crate::table::{percent, table};
@@ -108,8 +109,13 @@ fn write(asked: &Reproduce, setting: &Setting, times: &[Time], mut description: 
 
     let bars: Vec<Bar> =
         WAYS.iter().zip(times).map(|(way, time)| Bar { name: way.name.into(), value: time.seconds }).collect();
-    let title = format!("{}, {} epochs: seconds of training", setting.title, setting.epochs);
-    figure::write_bars(&asked.file(), &title, "seconds", &bars)?;
+    let picture = Bars {
+        title: format!("{}: seconds of training by each method (η, n)", setting.title),
+        settings: format!("{}; {} threads, {}", setting.settings(), rayon::current_num_threads(), machine::name()),
+        unit: "s",
+        bars,
+    };
+    figure::write(&asked.file(), &picture.scene())?;
 
     description["quick"] = json!(asked.quick);
     for key in ["method", "eta", "iterations", "literal", "tolerance"] {

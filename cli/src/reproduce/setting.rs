@@ -83,6 +83,19 @@ impl Setting {
         Ok(setting.quick_if(asked.quick))
     }
 
+    /// What a figure was made with, as a line below its title.
+    pub fn settings(&self) -> String {
+        let plural = if self.epochs == 1 { "" } else { "s" };
+        format!(
+            "{} loss, batch {}, {} epoch{plural}, Adam at {}, seed {}",
+            self.network.loss(),
+            self.batch,
+            self.epochs,
+            self.lr,
+            self.seed
+        )
+    }
+
     fn quick_if(self, quick: bool) -> Self {
         if !quick {
             return self;

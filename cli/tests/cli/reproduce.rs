@@ -187,7 +187,7 @@ fn maps_of_vgg_show_what_reaches_the_layers() {
 
     let rows = reproduce(&folder.path("8"), &[&["--figure", "8"], &with_files[..]].concat(), "figure-8");
     let shown: Vec<_> = rows.iter().map(|row| (&row["image"][..], &row["layer"][..], &row["quantity"][..])).collect();
-    let quantities = ["activation", "gradient", "belief", "error"];
+    let quantities = ["activation", "belief", "deviation", "gradient", "error"];
     let expected = ["1", "10"].into_iter().flat_map(|layer| quantities.map(|quantity| ("slope", layer, quantity)));
     assert_eq!(shown, expected.collect::<Vec<_>>());
     assert!(rows.iter().all(|row| number(row, "norm") > 0.0), "{rows:?}");
@@ -195,7 +195,7 @@ fn maps_of_vgg_show_what_reaches_the_layers() {
     assert_eq!(maps.iter().find(|(name, ..)| name == "belief.1").unwrap().1, [1, 32, 32]);
 
     let rows = reproduce(&folder.path("9"), &[&["--figure", "9"], &with_files[..]].concat(), "figure-9");
-    let targets: Vec<_> = rows.iter().step_by(4).map(|row| row["target"].clone()).collect();
+    let targets: Vec<_> = rows.iter().step_by(5).map(|row| row["target"].clone()).collect();
     assert!(targets.len() == 2 && targets[0] != targets[1], "{targets:?}");
 
     reproduce(&folder.path("random"), &["--figure", "8", "--quick"], "figure-8");
@@ -274,7 +274,11 @@ fn infer_draws_maps_of_layers_with_pixels() {
     files.sort();
     assert_eq!(files, ["layer-1.png", "layer-1.svg"]);
     let svg = std::fs::read_to_string(folder.path("maps/layer-1.svg")).unwrap();
-    assert_eq!(svg.matches("data:image/png").count(), 9, "three samples with three maps each");
+    assert_eq!(
+        svg.matches("data:image/png").count(),
+        24,
+        "three samples with four maps each, and a colour bar for each"
+    );
 
     let flat = "input = [4]\nloss = \"mse\"\n[[layer]]\nops = [{ type = \"linear\", out_features = 2 }]\n";
     folder.write("model.toml", flat);
