@@ -347,10 +347,13 @@ impl<'a> Builder<'a> {
         let [height, width] = shape.output();
         let row = self.layout.len(self.level, [shape.out_channels, width]);
         match local.rows_per_row() {
-            Some(step) if row * height > BAND => {
+            Some(window) if row * height > BAND => {
                 // Whole tiles of Winograd's algorithm, which have four rows, too.
-                let step = step * [1, 4, 2, 4][step % 4];
-                (BAND / row / step).max(1) * step
+                let step = window * [1, 4, 2, 4][window % 4];
+                let most = (BAND / row / step).max(1) * step;
+                // Rows behind the last window belong to that: the last band has one.
+                let last_has_one = |rows: &usize| (height - 1) / rows * rows / window < local.output_rows();
+                (most..).step_by(step).find(last_has_one).unwrap_or(usize::MAX)
             }
             _ => usize::MAX,
         }

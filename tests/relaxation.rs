@@ -46,6 +46,26 @@ fn random_networks_give_what_the_reference_gives() {
     assert!(judged > 50 * skipped, "{judged} tensors judged, {skipped} skipped");
 }
 
+/// Rows of a convolution behind the last window of the pooling, more than a band of them.
+#[test]
+fn rows_that_no_window_reads() {
+    let mut judge = Judge::default();
+    for (height, pool) in [(22, 4), (23, 4), (26, 5), (19, 3), (18, 4)] {
+        let pool = Op::MaxPool2d(MaxPool2d::new([pool; 2]));
+        let layers = vec![
+            vec![Op::Conv2d(Conv2d::new(3, [1; 2])), Op::Tanh],
+            vec![Op::Conv2d(Conv2d::new(24, [3; 2])), Op::Relu, pool],
+            vec![Op::Flatten, Op::Linear(Linear::new(3))],
+        ];
+        let network = Network::new(&[2, height, 44], Loss::MSE, layers).unwrap();
+        let mut rng = random::generator(height as u64);
+        let case = Case::random(&mut rng, &network, strict(0.1, 4), 3);
+        let mut sessions = sessions(&network, 3, &case.method, &forms());
+        judge.step(&case, &mut sessions, &mut rng, &format!("height {height}"));
+    }
+    assert!(judge.judged > 10 * judge.skipped, "{judge:?}");
+}
+
 /// One tap and one output pixel are a matrix product if that is all of the input, and are none if it is one of
 /// several pixels or padding.
 #[test]
