@@ -88,7 +88,7 @@ fn methods_and_options_come_back() {
 
 #[test]
 fn names_stand_for_what_they_name() {
-    for name in ["exact", "fixed-prediction", "strict", "error-based"] {
+    for name in ["exact", "fixed-prediction", "strict", "error-based", "incremental"] {
         assert_eq!(name.parse::<Method>().unwrap().to_string(), name);
     }
     for name in ["steps", "automatic", "sweeps", "published-2022"] {
@@ -100,6 +100,9 @@ fn names_stand_for_what_they_name() {
     assert_eq!("channels".parse(), Ok(LayoutChoice::Channels));
     assert_eq!("0.5,0.25".parse(), Ok(Eta::from([0.5, 0.25])));
     let error = "nearly".parse::<Method>().unwrap_err().to_string();
-    assert_eq!(error, "unknown method \"nearly\", expected exact, fixed-prediction, strict or error-based");
+    assert_eq!(
+        error,
+        "unknown method \"nearly\", expected exact, fixed-prediction, strict, error-based or incremental"
+    );
     assert!("conv2d".parse::<Op>().is_err());
 }
