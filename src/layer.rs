@@ -8,6 +8,7 @@
 
 use predictive_coding_kernels::{Combine, Conv, Local, Relaxing, elementwise};
 
+use crate::parameters::ParametersView;
 use crate::plan::{LayerPlan, Plan, Product, Step, WeightGradient};
 use crate::state::{Scratch, Tile, Values, Work, read_write, values_around};
 
@@ -15,7 +16,7 @@ use crate::state::{Scratch, Tile, Values, Work, read_write, values_around};
 #[derive(Clone, Copy)]
 pub(crate) struct Layers<'a> {
     pub(crate) plan: &'a Plan,
-    pub(crate) parameters: &'a [f32],
+    pub(crate) parameters: ParametersView<'a>,
     pub(crate) packed: &'a [f32],
     /// How the parameters have changed since the forward pass, if they have.
     pub(crate) change: Option<Change<'a>>,
@@ -51,8 +52,8 @@ pub(crate) enum Input<'a> {
 
 impl Product {
     /// Packs the weights for both directions.
-    pub(crate) fn pack(&self, parameters: &[f32], packed: &mut [f32]) {
-        let weight = &parameters[self.weight.clone()];
+    pub(crate) fn pack(&self, parameters: ParametersView<'_>, packed: &mut [f32]) {
+        let weight = parameters.at(&self.weight);
         self.conv.pack_forward(weight, &mut packed[self.forward.clone()], true);
         if !self.backward.is_empty() {
             self.conv.pack_backward(weight, &mut packed[self.backward.clone()], true);
@@ -109,13 +110,13 @@ impl Layers<'_> {
     /// The weights as a product of a direction wants them: packed at this place, or as they are.
     fn weights(&self, product: &Product, packed: &std::ops::Range<usize>) -> &[f32] {
         match product.conv.reads_weights() {
-            true => &self.parameters[product.weight.clone()],
+            true => self.parameters.at(&product.weight),
             false => &self.packed[packed.clone()],
         }
     }
 
     fn biased(&self, product: &Product) -> Combine<'_> {
-        let bias = product.bias.as_ref().map(|range| &self.parameters[range.clone()]);
+        let bias = product.bias.as_ref().map(|range| self.parameters.at(range));
         Combine { bias, ..Combine::default() }
     }
 

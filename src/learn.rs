@@ -83,7 +83,7 @@ impl Session {
     ) -> Result<f32> {
         let targets = y.into();
         let Method::Incremental(method) = &self.method else {
-            let loss = self.infer(parameters, x, targets)?;
+            let loss = self.infer(&*parameters, x, targets)?;
             optimizer.step(parameters, self.gradients());
             return Ok(loss);
         };
@@ -93,7 +93,7 @@ impl Session {
                 optimizer.weight_decay()
             )));
         }
-        let (method, samples) = (method.clone(), self.check(parameters, x, Some(targets))?);
+        let (method, samples) = (method.clone(), self.check((&*parameters).into(), x, Some(targets))?);
         let mut changing = self.changing.take().expect("a session of incremental has what changes");
         changing.change.values_mut().fill(0.0);
         changing.add_change(parameters);
@@ -103,13 +103,21 @@ impl Session {
                 self.inferred = false;
                 break;
             }
-            self.pack(&changing.current);
+            self.pack((&changing.current).into());
             changing.pack(&self.plan);
             let change = Change { parameters: changing.change.values(), packed: &changing.packed };
             let change = Some(change).filter(|_| iteration > 1);
-            self.run(&changing.current, change, x, Some(targets), &[], samples, |call, group, scratch, rows| {
-                group.increment(call, &method, iteration, scratch, rows);
-            });
+            self.run(
+                (&changing.current).into(),
+                change,
+                x,
+                Some(targets),
+                &[],
+                samples,
+                |call, group, scratch, rows| {
+                    group.increment(call, &method, iteration, scratch, rows);
+                },
+            );
             self.reduce();
             optimizer.step(&mut changing.change, &self.gradients);
             changing.add_change(parameters);

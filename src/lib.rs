@@ -89,7 +89,7 @@ pub use network::{Layer, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use options::{LayoutChoice, Options, StopFlag};
-pub use parameters::{ParameterSpec, Parameters, Role};
+pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};
 pub use predictive_coding_kernels::{Algorithm, Choice, Layout, Level};
 pub use session::{Quantity, Session};
 pub use state::Descending;

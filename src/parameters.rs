@@ -13,6 +13,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::error::{Error, Result};
 use crate::finite::not_finite;
 use crate::names::names;
+use crate::network::Network;
 
 /// Whether a tensor multiplies or is added. See [`Parameters`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,16 +106,7 @@ impl Parameters {
     /// # Errors
     /// [`Error::Input`](crate::Error::Input) with the first tensor that holds one, the index and the value.
     pub fn check_finite(&self) -> Result<()> {
-        self.check_finite_at(Level::available()[0])
-    }
-
-    pub(crate) fn check_finite_at(&self, level: Level) -> Result<()> {
-        let Some(at) = first_not_finite(level, &self.values) else { return Ok(()) };
-        let wrong = self.iter().find(|(spec, _)| spec.range.contains(&at)).map(|(spec, values)| {
-            let at = at - spec.range.start;
-            not_finite(format_args!("parameter {}", spec.name), values[at], at, &spec.shape)
-        });
-        Err(Error::Input(wrong.unwrap_or_default()))
+        ParametersView::from(self).check_finite(Level::available()[0])
     }
 
     /// The tensors with their specifications.
@@ -138,5 +130,94 @@ impl fmt::Debug for Parameters {
     /// How many they are, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Parameters({} tensors, {} values)", self.specs.len(), self.values.len())
+    }
+}
+
+/// The parameters of a network where somebody else keeps them: in one flat buffer, or each tensor by itself.
+///
+/// ```
+/// use predictive_coding::{Linear, Loss, Method, Network, Op, Options, ParametersView, Session};
+///
+/// let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(1))]])?;
+/// let mut session = Session::new(&network, 1, Method::Exact, Options::default())?;
+/// let (weight, bias) = ([0.5, -1.0], [2.0]);
+/// let tensors = [&weight[..], &bias];
+/// let outputs = session.predict(ParametersView::of_tensors(&network, &tensors)?, &[3.0, 1.0])?;
+/// assert_eq!(outputs, [2.5]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ParametersView<'a> {
+    specs: &'a Arc<[ParameterSpec]>,
+    values: Values<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Values<'a> {
+    Flat(&'a [f32]),
+    /// In the order of the specifications.
+    Tensors(&'a [&'a [f32]]),
+}
+
+impl<'a> From<&'a Parameters> for ParametersView<'a> {
+    fn from(parameters: &'a Parameters) -> Self {
+        ParametersView { specs: &parameters.specs, values: Values::Flat(&parameters.values) }
+    }
+}
+
+impl<'a> ParametersView<'a> {
+    /// One row-major tensor for each of [`Network::parameters`](crate::Network::parameters), in their order.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::Error::Input) if there are more or fewer, or one has another number of values than
+    /// its shape says.
+    pub fn of_tensors(network: &'a Network, tensors: &'a [&'a [f32]]) -> Result<Self> {
+        let specs = network.parameters();
+        if tensors.len() != specs.len() {
+            return Err(Error::Input(format!("{} parameters, expected {}", tensors.len(), specs.len())));
+        }
+        match specs.iter().zip(tensors).find(|(spec, tensor)| spec.range.len() != tensor.len()) {
+            None => Ok(ParametersView { specs, values: Values::Tensors(tensors) }),
+            Some((spec, tensor)) => Err(Error::Input(format!(
+                "parameter {} has {} values, expected {} in the shape {:?}",
+                spec.name,
+                tensor.len(),
+                spec.range.len(),
+                spec.shape
+            ))),
+        }
+    }
+
+    pub(crate) fn specs(self) -> &'a Arc<[ParameterSpec]> {
+        self.specs
+    }
+
+    /// The tensor at this place of the flat buffer.
+    pub(crate) fn at(self, place: &Range<usize>) -> &'a [f32] {
+        match self.values {
+            Values::Flat(values) => &values[place.clone()],
+            // Places rise with the index, and no tensor is empty.
+            Values::Tensors(tensors) => tensors[self.specs.partition_point(|spec| spec.range.start < place.start)],
+        }
+    }
+
+    pub(crate) fn check_finite(self, level: Level) -> Result<()> {
+        let wrong = match self.values {
+            Values::Flat(values) => first_not_finite(level, values).and_then(|at| {
+                let spec = self.specs.iter().find(|spec| spec.range.contains(&at))?;
+                Some((spec, at - spec.range.start, values[at]))
+            }),
+            Values::Tensors(tensors) => self
+                .specs
+                .iter()
+                .zip(tensors)
+                .find_map(|(spec, values)| first_not_finite(level, values).map(|at| (spec, at, values[at]))),
+        };
+        match wrong {
+            None => Ok(()),
+            Some((spec, at, value)) => {
+                Err(Error::Input(not_finite(format_args!("parameter {}", spec.name), value, at, &spec.shape)))
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::names::names;
 use crate::network::Network;
 use crate::options::Options;
 use crate::output::Output;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, ParametersView};
 use crate::plan::{Plan, Step, WeightGradient};
 use crate::pool::Pool;
 use crate::relaxation::Open;
@@ -170,7 +170,12 @@ impl Session {
     /// shows that it diverged (all iterations were run and everything can be read);
     /// [`Error::Stopped`] if [`Options::stop`] was set meanwhile; [`Error::Argument`] for
     /// [`Incremental`](crate::Incremental), which [`learn`](Self::learn)s.
-    pub fn infer<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
+    pub fn infer<'a>(
+        &mut self,
+        parameters: impl Into<ParametersView<'a>>,
+        x: &[f32],
+        y: impl Into<Targets<'a>>,
+    ) -> Result<f32> {
         self.infer_from(parameters, x, y, &[])
     }
 
@@ -196,12 +201,12 @@ impl Session {
     /// the method is not strict, or is strict by sweeps or with a centred nudge.
     pub fn infer_from<'a>(
         &mut self,
-        parameters: &Parameters,
+        parameters: impl Into<ParametersView<'a>>,
         x: &[f32],
         y: impl Into<Targets<'a>>,
         start: &[Start<'_>],
     ) -> Result<f32> {
-        let targets = y.into();
+        let (parameters, targets) = (parameters.into(), y.into());
         if self.changing.is_some() {
             return Err(Error::Argument("incremental changes the parameters; expected a call of learn".into()));
         }
@@ -210,7 +215,7 @@ impl Session {
         self.pack(parameters);
         let mut open = self.open.take();
         let (plan, packed) = (&*self.plan, &*self.packed);
-        let layers = Layers { plan, parameters: parameters.values(), packed, change: None, parallel: true };
+        let layers = Layers { plan, parameters, packed, change: None, parallel: true };
         let vector = open.as_mut().map(|open| match self.solver() {
             Some(Solver::Automatic { .. }) => open.follow(layers, self.output(samples)),
             _ => open.vector(),
@@ -241,8 +246,13 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Input`] if sizes or labels do not fit, or an input, a target or a parameter is not finite.
-    pub fn forward<'a>(&mut self, parameters: &Parameters, x: &[f32], y: impl Into<Targets<'a>>) -> Result<f32> {
-        let targets = y.into();
+    pub fn forward<'a>(
+        &mut self,
+        parameters: impl Into<ParametersView<'a>>,
+        x: &[f32],
+        y: impl Into<Targets<'a>>,
+    ) -> Result<f32> {
+        let (parameters, targets) = (parameters.into(), y.into());
         let samples = self.check(parameters, x, Some(targets))?;
         self.pack(parameters);
         self.run(parameters, None, x, Some(targets), &[], samples, Group::forward);
@@ -255,7 +265,8 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Input`] if the size does not fit, or an input or a parameter is not finite.
-    pub fn predict(&mut self, parameters: &Parameters, x: &[f32]) -> Result<Vec<f32>> {
+    pub fn predict<'a>(&mut self, parameters: impl Into<ParametersView<'a>>, x: &[f32]) -> Result<Vec<f32>> {
+        let parameters = parameters.into();
         let samples = self.check(parameters, x, None)?;
         self.pack(parameters);
         self.run(parameters, None, x, None, &[], samples, Group::forward);
@@ -322,6 +333,38 @@ impl Session {
                     row.iter_mut().zip(places).for_each(|(v, i)| *v += tile.activations[place.start + i]);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// dLoss/dv-hat_L of the last call, `[samples, output shape]`: how the loss of the forward pass changes with the
+    /// outputs. The output's error is the same but for strict, whose last iteration takes it at the beliefs.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if `out` has another size, or the last call had no targets.
+    pub fn read_loss_gradient(&self, out: &mut [f32]) -> Result<()> {
+        let last = &self.plan.layers[self.plan.layers.len() - 1];
+        let elements = self.plan.elements(self.plan.layers.len() - 1);
+        if self.loss.is_nan() {
+            return Err(Error::Input("the last call had no targets, so there is no gradient of a loss".into()));
+        }
+        if out.len() != self.samples * elements {
+            return Err(Error::Input(format!(
+                "{} elements to read the loss's gradient into, expected {} samples x {elements}",
+                out.len(),
+                self.samples
+            )));
+        }
+        let output = Output::new(&self.plan, self.network.loss(), self.samples, 1.0, false);
+        let difference = Buffer::zeros(last.output.len());
+        let mut error = Buffer::zeros(last.output.len());
+        let mut losses = vec![0.0; self.plan.images];
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
+        for (tile, rows) in tiles.zip(out.chunks_mut(self.plan.images * elements)) {
+            let activation = &tile.activations[last.output.clone()];
+            output.error(activation, &difference, &tile.targets, tile.samples, &mut error, &mut losses);
+            let samples = rows.len() / elements;
+            self.plan.layout.store(self.plan.level, &error, last.image, rows, samples, elements);
         }
         Ok(())
     }
@@ -461,7 +504,12 @@ impl Session {
     }
 
     /// The number of samples of a call that fits the plan.
-    pub(crate) fn check(&self, parameters: &Parameters, x: &[f32], targets: Option<Targets<'_>>) -> Result<usize> {
+    pub(crate) fn check(
+        &self,
+        parameters: ParametersView<'_>,
+        x: &[f32],
+        targets: Option<Targets<'_>>,
+    ) -> Result<usize> {
         let (found, expected) = (parameters.specs(), self.gradients.specs());
         if !std::sync::Arc::ptr_eq(found, expected) && found != expected {
             return Err(Error::Input(
@@ -485,7 +533,7 @@ impl Session {
         if let Some(Targets::Values(values)) = targets {
             check_samples(self.plan.level, "the target", values, self.network.output_shape())?;
         }
-        parameters.check_finite_at(self.plan.level)?;
+        parameters.check_finite(self.plan.level)?;
         Ok(samples)
     }
 
@@ -532,10 +580,10 @@ impl Session {
     }
 
     /// Brings the weights into the layouts that the kernels want, once for all iterations.
-    pub(crate) fn pack(&mut self, parameters: &Parameters) {
+    pub(crate) fn pack(&mut self, parameters: ParametersView<'_>) {
         for step in &self.plan.steps {
             if let Step::Product(product) = step {
-                product.pack(parameters.values(), &mut self.packed);
+                product.pack(parameters, &mut self.packed);
             }
         }
     }
@@ -558,7 +606,7 @@ impl Session {
     #[expect(clippy::too_many_arguments, reason = "the operands of a call, and what is done with them")]
     pub(crate) fn run(
         &mut self,
-        parameters: &Parameters,
+        parameters: ParametersView<'_>,
         change: Option<Change<'_>>,
         x: &[f32],
         targets: Option<Targets<'_>>,
@@ -576,7 +624,7 @@ impl Session {
         // A thread that waits for a part of a product may take another group, which then needs scratch too.
         let parallel = used < threads && self.scratch.len() >= used;
         let (plan, packed) = (&*self.plan, &*self.packed);
-        let layers = Layers { plan, parameters: parameters.values(), packed, change, parallel };
+        let layers = Layers { plan, parameters, packed, change, parallel };
         let call = Call { layers, output, x, targets, beliefs: start, samples };
         let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
         let scratch = &self.scratch;

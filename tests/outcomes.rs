@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use predictive_coding::{
-    Conv2d, Error, Linear, Loss, Method, Network, OnDivergence, Op, Options, Parameters, Quantity, Reduction, Session,
-    Solver, Start, StopFlag, Strict,
+    Conv2d, Error, Linear, Loss, Method, Network, OnDivergence, Op, Options, Parameters, ParametersView, Quantity,
+    Reduction, Session, Solver, Start, StopFlag, Strict,
 };
 use predictive_coding_reference::compare::{self, relative_error, widen};
 use predictive_coding_reference::levels::forms;
@@ -237,5 +237,58 @@ fn layers_that_no_error_reaches_are_told() {
                 assert_eq!(zero, session.unreached().contains(&(spec.layer + 1)), "{method:?}, {}", spec.name);
             }
         }
+    }
+}
+
+#[test]
+fn the_gradient_of_the_loss_is_that_at_the_outputs_of_the_forward_pass() {
+    for loss in [Loss::MSE, Loss::CROSS_ENTROPY] {
+        let network = network(loss);
+        let parameters = network.initialize(1);
+        let (x, y) = random::batch(&mut random::generator(2), &network, SAMPLES);
+        let mut exact = Session::new(&network, SAMPLES, Method::Exact, Options::default()).unwrap();
+        exact.infer(&parameters, &x, y.view()).unwrap();
+        let want = widen(&exact.get(Quantity::Error, 4).unwrap());
+        let mut found = vec![0.0; SAMPLES * 3];
+        let mut strict = Session::new(&network, SAMPLES, strict(0.1, 6), Options::default()).unwrap();
+        strict.infer(&parameters, &x, y.view()).unwrap();
+        strict.read_loss_gradient(&mut found).unwrap();
+        assert!(relative_error(&widen(&found), &want) < 1e-6);
+        assert!(relative_error(&widen(&strict.get(Quantity::Error, 4).unwrap()), &want) > 1e-3);
+        strict.forward(&parameters, &x, y.view()).unwrap();
+        strict.read_loss_gradient(&mut found).unwrap();
+        assert!(relative_error(&widen(&found), &want) < 1e-6);
+        strict.predict(&parameters, &x).unwrap();
+        assert!(strict.read_loss_gradient(&mut found).unwrap_err().to_string().contains("no targets"));
+    }
+}
+
+#[test]
+fn parameters_are_read_where_they_lie() {
+    fn slices(tensors: &[Vec<f32>]) -> Vec<&[f32]> {
+        tensors.iter().map(Vec::as_slice).collect()
+    }
+    let network = network(Loss::CROSS_ENTROPY);
+    let parameters = network.initialize(1);
+    for batch in [SAMPLES, 1] {
+        let (x, y) = random::batch(&mut random::generator(2), &network, batch);
+        let x = &x[..];
+        let mut session = Session::new(&network, batch, strict(0.1, 6), Options::default()).unwrap();
+        let loss = session.infer(&parameters, x, y.view()).unwrap();
+        let gradients = session.gradients().clone();
+        let mut tensors: Vec<Vec<f32>> = parameters.iter().map(|(_, values)| values.to_vec()).collect();
+        let of_tensors = slices(&tensors);
+        let view = ParametersView::of_tensors(&network, &of_tensors).unwrap();
+        assert_eq!(session.infer(view, x, y.view()).unwrap(), loss);
+        assert_eq!(session.gradients(), &gradients);
+        let message = |tensors: &[&[f32]]| ParametersView::of_tensors(&network, tensors).unwrap_err().to_string();
+        assert_eq!(message(&of_tensors[1..]), "7 parameters, expected 8");
+        let shifted = [&of_tensors[1..], &of_tensors[..1]].concat();
+        assert_eq!(message(&shifted), "parameter 0.0.weight has 3 values, expected 27 in the shape [3, 1, 3, 3]");
+        tensors[3][4] = f32::NAN;
+        let of_tensors = slices(&tensors);
+        let view = ParametersView::of_tensors(&network, &of_tensors).unwrap();
+        let message = session.infer(view, x, y.view()).unwrap_err().to_string();
+        assert!(message.starts_with("parameter 1.0.bias holds NaN at [4]"), "{message}");
     }
 }

@@ -161,9 +161,31 @@ impl Dataset {
     /// If `size` is 0.
     pub fn batches(&self, size: usize, rng: &mut (impl Rng + ?Sized)) -> Batches<'_> {
         assert!(size > 0, "batches of 0 samples, expected at least 1");
+        Batches { dataset: self, order: self.order(rng), size, next: 0 }
+    }
+
+    /// The indices of all samples, with even odds for every order: those of [`batches`](Self::batches).
+    pub fn order(&self, rng: &mut (impl Rng + ?Sized)) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.shuffle(rng);
-        Batches { dataset: self, order, size, next: 0 }
+        order
+    }
+
+    /// The samples of these indices.
+    ///
+    /// # Panics
+    /// If there is no such sample.
+    pub fn select(&self, samples: &[usize]) -> Batch {
+        let rows = |of: &[f32], len: usize| {
+            let mut rows = Vec::with_capacity(samples.len() * len);
+            samples.iter().for_each(|&i| rows.extend_from_slice(&of[i * len..(i + 1) * len]));
+            rows
+        };
+        let y = match &self.targets {
+            BatchTargets::Labels(labels) => BatchTargets::Labels(samples.iter().map(|&i| labels[i]).collect()),
+            BatchTargets::Values(values) => BatchTargets::Values(rows(values, self.classes)),
+        };
+        Batch { x: rows(&self.images, self.pixels()), y, samples: samples.len() }
     }
 
     /// The images in the order of the data set, in chunks of `size`: pixels and targets. The last chunk may be smaller.
@@ -202,18 +224,7 @@ impl Iterator for Batches<'_> {
         let remaining = self.order.get(self.next..).unwrap_or_default();
         let chosen = remaining.chunks(self.size).nth(skipped);
         self.next = self.next.saturating_add(self.size.saturating_mul(skipped.saturating_add(1)));
-        let chosen = chosen?;
-        let Dataset { images, targets, classes, .. } = self.dataset;
-        let rows = |of: &[f32], len: usize| {
-            let mut rows = Vec::with_capacity(chosen.len() * len);
-            chosen.iter().for_each(|&i| rows.extend_from_slice(&of[i * len..(i + 1) * len]));
-            rows
-        };
-        let y = match targets {
-            BatchTargets::Labels(labels) => BatchTargets::Labels(chosen.iter().map(|&i| labels[i]).collect()),
-            BatchTargets::Values(values) => BatchTargets::Values(rows(values, *classes)),
-        };
-        Some(Batch { x: rows(images, self.dataset.pixels()), y, samples: chosen.len() })
+        chosen.map(|chosen| self.dataset.select(chosen))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
