@@ -1,0 +1,67 @@
+"""How prediction errors are found: the methods, each with the options that only it knows.
+
+The formulas are those of Rosenbaum, "On the relationship between predictive coding and backpropagation" (PLoS ONE 17(3),
+e0266102, 2022), in the sign convention of Torch2PC since 2024. v-hat_l are the activations of the forward pass, v_l the
+beliefs, epsilon_l the prediction errors, J_l the Jacobian of layer l by its input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence, Union
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Backpropagation: epsilon_l = dLoss/dv-hat_l, v_l = v-hat_l - epsilon_l."""
+
+
+@dataclass(frozen=True)
+class FixedPrediction:
+    """Predictions and Jacobians stay those of the forward pass (Algorithm 2 of the paper).
+
+    From v = v-hat, `iterations` times for all hidden layers at once: epsilon_l = v-hat_l - v_l, then
+    v_l += eta (epsilon_l - J_{l+1}(v-hat_l)^T epsilon_{l+1}), with epsilon_L = dLoss/dv-hat_L.
+    """
+
+    eta: Union[float, Sequence[float]] = 0.1
+    """Step size, finite and above 0; or one for each hidden layer, from the lowest on."""
+    iterations: int = 20
+    """Number of iterations, at least 1."""
+    literal: bool = False
+    """Runs the iterations one by one, to the same result but for rounding."""
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """Steps of each sample's largest size with which descent is stable, by a margin: a solver of `Strict`."""
+
+    products: int = 1
+    """Products with the Hessian that it is estimated by, each as costly as an iteration: 1 while training, 16 for it to
+    be right to about a percent."""
+
+
+@dataclass(frozen=True)
+class Strict:
+    """Predictions follow the beliefs (Algorithm 1 of the paper).
+
+    `iterations` times for all hidden layers at once: epsilon_l = f_l(v_{l-1}) - v_l and
+    epsilon_L = dLoss/df_L(v_{L-1}), then v_l += eta (epsilon_l - J_{l+1}(v_l)^T epsilon_{l+1}).
+    """
+
+    eta: Union[float, Sequence[float]] = 0.1
+    """Step size, finite and above 0; or one for each hidden layer, from the lowest on. For solvers that take steps of a
+    given size."""
+    iterations: int = 20
+    """Number of iterations, at least 1; of sweeps the most."""
+    solver: Union[str, Automatic] = "steps"
+    """How the beliefs move: by `"steps"` of the size eta; by steps of an `Automatic` size; by `"sweeps"` straight to the
+    equilibrium; or as `"published-2022"`, with the signs of the code that the paper's figures come from."""
+    tolerance: Optional[float] = None
+    """A sample has settled once an iteration moves its beliefs by at most this times their length."""
+    on_divergence: str = "stop"
+    """What becomes of a sample that diverges: `"stop"` raises `DivergenceError`, `"skip"` leaves it out of the gradients,
+    `"shrink"` lets it relax again by a smaller step."""
+
+
+Method = Union[Exact, FixedPrediction, Strict]

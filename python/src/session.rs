@@ -1,0 +1,279 @@
+//! Sessions: a network, a batch size and a method, planned once.
+
+use std::sync::{Mutex, MutexGuard, TryLockError};
+
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use predictive_coding::{self as library, Level, Options, Quantity, Start};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyRange};
+
+use crate::arrays::{Floats, Y, filled, samples, view, with_samples};
+use crate::errors::OrRaise;
+use crate::method::{self, parse};
+use crate::network::Network;
+use crate::parameters::Given;
+use crate::threads::{compute, pool};
+
+/// The SIMD levels of this machine, the widest first.
+#[pyfunction]
+pub fn levels() -> Vec<&'static str> {
+    Level::available().iter().map(|level| level.name()).collect()
+}
+
+/// Everything that a network, a batch size and a method need, planned once.
+#[pyclass(frozen, module = "predictive_coding")]
+pub struct Session {
+    inner: Mutex<library::Session>,
+    network: library::Network,
+    threads: Option<usize>,
+}
+
+impl Session {
+    /// The session, unless another thread is in it.
+    fn lock(&self) -> PyResult<MutexGuard<'_, library::Session>> {
+        match self.inner.try_lock() {
+            Ok(session) => Ok(session),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(PyRuntimeError::new_err(
+                "the session is in use by another thread; give each thread a session of its own",
+            )),
+        }
+    }
+
+    fn shape(&self, layer: usize) -> PyResult<&[usize]> {
+        let layers = self.network.layers();
+        match (1..=layers.len()).contains(&layer) {
+            true => Ok(layers[layer - 1].output_shape()),
+            false => Err(PyValueError::new_err(format!("there is no layer {layer}, expected 1..={}", layers.len()))),
+        }
+    }
+
+    /// Starts of the layers, of those that are given.
+    fn starts<'py>(
+        &self,
+        what: &str,
+        given: Option<Vec<Option<Bound<'py, PyAny>>>>,
+    ) -> PyResult<Vec<Option<Floats<'py>>>> {
+        let of_layer = |(layer, values): (usize, Option<Bound<'py, PyAny>>)| {
+            let shape = self.shape(layer)?;
+            values.map(|values| samples(&format!("{what} {layer}"), &values, shape)).transpose()
+        };
+        (1..).zip(given.unwrap_or_default()).map(of_layer).collect()
+    }
+}
+
+#[pymethods]
+impl Session {
+    #[new]
+    #[pyo3(signature = (network, batch, method=None, *, level=None, layout="auto", convolution="auto", threads=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn new(
+        py: Python<'_>,
+        network: &Network,
+        batch: usize,
+        method: Option<&Bound<'_, PyAny>>,
+        level: Option<&str>,
+        layout: &str,
+        convolution: &str,
+        threads: Option<usize>,
+    ) -> PyResult<Self> {
+        let method = match method {
+            Some(method) => method::method(method)?,
+            None => library::Strict::default().into(),
+        };
+        let options = Options::default()
+            .with_level(level.map(parse).transpose()?)
+            .with_layout(parse(layout)?)
+            .with_convolution(parse(convolution)?);
+        if threads == Some(0) {
+            return Err(PyValueError::new_err("threads is 0, expected at least 1"));
+        }
+        let network = network.0.clone();
+        let planned = compute(py, pool(threads)?, || library::Session::new(&network, batch, method, options));
+        Ok(Session { inner: Mutex::new(planned.or_raise()?), network, threads })
+    }
+
+    /// Forward pass, relaxation and gradients of a batch; returns the loss of the forward pass.
+    #[pyo3(signature = (parameters, x, y, *, beliefs=None, deviations=None))]
+    fn infer<'py>(
+        &self,
+        py: Python<'py>,
+        parameters: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        y: &Bound<'py, PyAny>,
+        beliefs: Option<Vec<Option<Bound<'py, PyAny>>>>,
+        deviations: Option<Vec<Option<Bound<'py, PyAny>>>>,
+    ) -> PyResult<f32> {
+        let mut session = self.lock()?;
+        let given = Given::new(&self.network, parameters)?;
+        let slices = given.slices()?;
+        let parameters = given.view(&self.network, &slices)?;
+        let x = samples("x", x, self.network.input_shape())?;
+        let y = Y::new(y, self.network.output_shape())?;
+        let (x, y) = (x.as_slice()?, y.targets()?);
+        let beliefs = self.starts("belief", beliefs)?;
+        let deviations = self.starts("deviation", deviations)?;
+        let mut starts = vec![Start::Activation; beliefs.len().max(deviations.len())];
+        for (start, values) in starts.iter_mut().zip(&beliefs) {
+            if let Some(values) = values {
+                *start = Start::Belief(values.as_slice()?);
+            }
+        }
+        for (layer, (start, values)) in (1..).zip(starts.iter_mut().zip(&deviations)) {
+            if let Some(values) = values {
+                if !matches!(start, Start::Activation) {
+                    return Err(PyValueError::new_err(format!("layer {layer} has both a belief and a deviation")));
+                }
+                *start = Start::Deviation(values.as_slice()?);
+            }
+        }
+        let (session, pool) = (&mut *session, pool(self.threads)?);
+        compute(py, pool, || session.infer_from(parameters, x, y, &starts)).or_raise()
+    }
+
+    /// The forward pass alone; returns the loss.
+    fn forward<'py>(
+        &self,
+        py: Python<'py>,
+        parameters: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+        y: &Bound<'py, PyAny>,
+    ) -> PyResult<f32> {
+        let mut session = self.lock()?;
+        let given = Given::new(&self.network, parameters)?;
+        let slices = given.slices()?;
+        let parameters = given.view(&self.network, &slices)?;
+        let x = samples("x", x, self.network.input_shape())?;
+        let y = Y::new(y, self.network.output_shape())?;
+        let (x, y) = (x.as_slice()?, y.targets()?);
+        let (session, pool) = (&mut *session, pool(self.threads)?);
+        compute(py, pool, || session.forward(parameters, x, y)).or_raise()
+    }
+
+    /// The outputs of a batch without targets.
+    fn predict<'py>(
+        &self,
+        py: Python<'py>,
+        parameters: &Bound<'py, PyAny>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let mut session = self.lock()?;
+        let given = Given::new(&self.network, parameters)?;
+        let slices = given.slices()?;
+        let parameters = given.view(&self.network, &slices)?;
+        let x = samples("x", x, self.network.input_shape())?;
+        let shape = with_samples(x.shape()[0], self.network.output_shape());
+        let x = x.as_slice()?;
+        let (session, pool) = (&mut *session, pool(self.threads)?);
+        let outputs = compute(py, pool, || session.predict(parameters, x)).or_raise()?;
+        PyArray1::from_vec(py, outputs).reshape(shape)
+    }
+
+    /// A quantity of a layer, from 1, of the last call.
+    fn get<'py>(&self, py: Python<'py>, quantity: &str, layer: usize) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let quantity: Quantity = parse(quantity)?;
+        let session = &*self.lock()?;
+        let shape = with_samples(session.samples(), self.shape(layer)?);
+        filled(py, &shape, |out| session.read(quantity, layer, out))
+    }
+
+    /// dLoss/dv-hat_L of the last call.
+    fn loss_gradient<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+        let session = &*self.lock()?;
+        filled(py, &with_samples(session.samples(), self.network.output_shape()), |out| session.read_loss_gradient(out))
+    }
+
+    /// Gradients by name.
+    #[getter]
+    fn gradients<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
+        let session = this.get().lock()?;
+        let gradients = PyDict::new(this.py());
+        for (spec, values) in session.gradients().iter() {
+            // SAFETY: a session allocates its gradients once, and writes to them only in calls, which Python waits for.
+            let array = unsafe { view(this.clone().into_any(), values, &spec.shape, false)? };
+            gradients.set_item(&spec.name, array)?;
+        }
+        Ok(gradients)
+    }
+
+    /// Scales the gradients down to a norm, if theirs is larger; returns the norm that they had.
+    fn clip_gradients(&self, most: f64) -> PyResult<f64> {
+        Ok(self.lock()?.clip_gradients(most))
+    }
+
+    /// Whether the next strict relaxations record their energies.
+    fn record_energies(&self, record: bool) -> PyResult<()> {
+        self.lock()?.record_energies(record).or_raise()
+    }
+
+    #[getter]
+    fn energies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        Ok(PyArray1::from_slice(py, self.lock()?.energies()))
+    }
+
+    /// How each sample of the last strict relaxation descended.
+    #[getter]
+    fn descents<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let session = self.lock()?;
+        let found = PyDict::new(py);
+        let floats = |of: fn(&library::Descending) -> f64| PyArray1::from_iter(py, session.descents().map(of));
+        let flags = |of: fn(&library::Descending) -> bool| PyArray1::from_iter(py, session.descents().map(of));
+        found.set_item("eta", floats(|descent| descent.eta))?;
+        found.set_item("lambda_max", floats(|descent| descent.lambda_max.unwrap_or(f64::NAN)))?;
+        found.set_item(
+            "iterations",
+            PyArray1::from_iter(py, session.descents().map(|descent| descent.iterations as i64)),
+        )?;
+        found.set_item("diverged", flags(|descent| descent.diverged))?;
+        found.set_item("shrunk", flags(|descent| descent.shrunk))?;
+        Ok(found)
+    }
+
+    /// The layers, from 1, that no error reaches within the iterations.
+    #[getter]
+    fn unreached<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let unreached = self.lock()?.unreached();
+        Ok(PyRange::new(py, unreached.start as isize, unreached.end as isize)?.into_any())
+    }
+
+    #[getter]
+    fn loss(&self) -> PyResult<f32> {
+        Ok(self.lock()?.loss())
+    }
+
+    #[getter]
+    fn samples(&self) -> PyResult<usize> {
+        Ok(self.lock()?.samples())
+    }
+
+    #[getter]
+    fn network(&self) -> Network {
+        Network(self.network.clone())
+    }
+
+    #[getter]
+    fn level(&self) -> PyResult<&'static str> {
+        Ok(self.lock()?.level().name())
+    }
+
+    #[getter]
+    fn layout(&self) -> PyResult<&'static str> {
+        Ok(self.lock()?.layout().name())
+    }
+
+    #[getter]
+    fn bytes(&self) -> PyResult<usize> {
+        Ok(self.lock()?.bytes())
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        let session = self.lock()?;
+        Ok(format!(
+            "Session({} layers, level {}, {} bytes)",
+            self.network.layers().len(),
+            session.level().name(),
+            session.bytes()
+        ))
+    }
+}

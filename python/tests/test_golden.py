@@ -1,0 +1,45 @@
+"""The golden cases, computed in float64 by another program, through numpy's arrays."""
+
+import json
+
+import pytest
+from conftest import golden_directory, read_tensors, relative_error
+
+import predictive_coding as pc
+
+BOUND = 1e-5
+METHODS = {"exact": pc.Exact, "fixed-prediction": pc.FixedPrediction, "strict": pc.Strict}
+
+
+def cases():
+    found = []
+    for file in sorted(golden_directory().glob("*/case.json")):
+        for run in json.loads(file.read_text())["runs"]:
+            if "method" in run:
+                found.append(pytest.param(file.parent, run, id=f"{file.parent.name}-{run['expected']}"))
+    if not found:
+        reason = f"no golden cases in {golden_directory()}; name their folder in PREDICTIVE_CODING_GOLDEN"
+        found.append(pytest.param(None, None, marks=pytest.mark.skip(reason=reason)))
+    return found
+
+
+@pytest.mark.parametrize(("folder", "run"), cases())
+def test_golden(folder, run):
+    network = pc.Network.from_file(folder / "model.toml")
+    parameters = pc.Parameters.load(network, folder / "weights.safetensors")
+    batch = read_tensors(folder / "batch.safetensors")
+    settings = {} if run["method"] == "exact" else {"eta": run["eta"], "iterations": run["iterations"]}
+    session = pc.Session(network, len(batch["x"]), METHODS[run["method"]](**settings))
+    loss = session.infer(parameters, batch["x"], batch["y"])
+    worst = 0.0
+    gradients = session.gradients
+    for name, want in read_tensors(folder / run["expected"]).items():
+        kind, _, rest = name.partition(".")
+        if kind == "loss":
+            got = [loss]
+        elif kind == "grad":
+            got = gradients[rest]
+        else:
+            got = session.get(kind, int(rest))
+        worst = max(worst, relative_error(got, want))
+    assert worst < BOUND
