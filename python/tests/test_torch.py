@@ -1,0 +1,421 @@
+"""PyTorch's modules and tensors, where PyTorch is installed."""
+
+import gc
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy
+import pytest
+from conftest import relative_error
+
+import predictive_coding as pc
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed; its tests are skipped")
+nn = torch.nn
+
+from torch.autograd import grad  # noqa: E402
+from torch.autograd.functional import vjp  # noqa: E402
+
+from predictive_coding.torch import PCInfer, clear_sessions, tensors  # noqa: E402
+
+
+def torch2pc(model, loss_fun, X, Y, ErrType, eta=0.1, n=20, vinit=None):
+    """Torch2PC's sequence of operations, and its gradients as a list; it starts at vinit, where Torch2PC ignores it."""
+    depth = len(model)
+    vhat = [X]
+    for layer in model:
+        vhat.append(layer(vhat[-1]))
+    loss = loss_fun(vhat[-1], Y)
+    dLdy = grad(loss, vhat[-1], retain_graph=True)[0]
+    epsilon = [None] * (depth + 1)
+    if ErrType == "Exact":
+        v = [None] * (depth + 1)
+        for l in range(1, depth + 1):
+            epsilon[l] = grad(loss, vhat[l], retain_graph=True)[0]
+            v[l] = vhat[l] - epsilon[l]
+        at = vhat
+    elif ErrType == "FixedPred":
+        vhat = [value.detach() for value in vhat]
+        v = [value.clone() for value in vhat]
+        epsilon[depth] = dLdy
+        for _ in range(n):
+            for l in reversed(range(depth)):
+                epsilon[l] = vhat[l] - v[l]
+                v[l] = v[l] + eta * (epsilon[l] - vjp(model[l], vhat[l], epsilon[l + 1])[1])
+        at = vhat
+    else:
+        start = vhat if vinit is None else vinit
+        v = [vhat[0].clone(), *(value.detach().clone() for value in start[1:-1]), vhat[-1].detach().clone()]
+        for _ in range(n):
+            prediction = model[depth - 1](v[depth - 1])
+            epsilon[depth] = grad(loss_fun(prediction, Y), prediction)[0]
+            for l in reversed(range(1, depth)):
+                epsilon[l] = (model[l - 1](v[l - 1]) - v[l]).detach()
+                v[l] = v[l] + eta * (epsilon[l] - vjp(model[l], v[l], epsilon[l + 1])[1])
+        at = v
+    gradients = []
+    for l, layer in enumerate(model):
+        output = layer(at[l].detach().clone().requires_grad_())
+        gradients += [grad(output, p, epsilon[l + 1], retain_graph=True)[0] for p in layer.parameters()]
+    return vhat, loss, dLdy, v, epsilon, gradients
+
+
+ACTIVATIONS = [
+    nn.ReLU,
+    lambda: nn.LeakyReLU(0.2),
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Identity,
+    lambda: nn.ReLU(inplace=True),
+]
+# An operation in place changes what Torch2PC keeps, unless it is behind a product.
+IN_PLACE = ACTIVATIONS[-1]
+
+
+def random_model(rng):
+    """Modules and nested ones in any order, the shape of an input, and the number of outputs."""
+    spatial = rng.random() < 0.6
+    shape = (int(rng.integers(1, 4)), int(rng.integers(7, 11)), int(rng.integers(7, 11))) if spatial else (7,)
+    size, layers, flat = list(shape), [], not spatial
+
+    def image():
+        nonlocal size
+        channels, height, width = size
+        kind = rng.integers(6)
+        if kind < 3:
+            kernel, padding = int(rng.integers(1, 4)), int(rng.integers(0, 2))
+            stride = int(rng.integers(1, 3))
+            module = nn.Conv2d(channels, int(rng.integers(1, 6)), kernel, stride, padding, bias=bool(rng.random() < 0.8))
+        elif kind == 3:
+            module = nn.MaxPool2d(2)
+        elif kind == 4:
+            module = nn.AvgPool2d((2, 1), stride=1)
+        else:
+            module = nn.AdaptiveAvgPool2d((min(height, 3), 2))
+        if min(height, width) < 4:
+            module = nn.Conv2d(channels, 3, 1, padding="same")
+        with torch.no_grad():
+            size = list(module(torch.zeros(1, *size)).shape[1:])
+        return module
+
+    for _ in range(int(rng.integers(2, 6))):
+        ops = []
+        for _ in range(int(rng.integers(1, 4))):
+            kind = rng.random()
+            if kind < 0.45:
+                activation = ACTIVATIONS[rng.integers(len(ACTIVATIONS))]
+                behind_product = ops and isinstance(ops[-1], (nn.Conv2d, nn.Linear))
+                ops.append(nn.ReLU() if activation is IN_PLACE and not behind_product else activation())
+            elif not flat and kind < 0.9:
+                ops.append(image())
+            elif not flat:
+                ops.append(nn.Flatten())
+                size, flat = [int(numpy.prod(size))], True
+            else:
+                features = int(rng.integers(2, 12))
+                ops.append(nn.Linear(size[0], features, bias=bool(rng.random() < 0.8)))
+                size = [features]
+        nested = nn.Sequential(*ops)
+        layers.append(ops[0] if len(ops) == 1 else nn.Sequential(nested) if rng.random() < 0.2 else nested)
+    if not flat:
+        layers.append(nn.Flatten())
+        size = [int(numpy.prod(size))]
+    layers.append(nn.Linear(size[0], 4))
+    return nn.Sequential(*layers), shape
+
+
+def twin(model):
+    """The same model in float64."""
+    import copy
+
+    return copy.deepcopy(model).double()
+
+
+def compare(got, want, moved):
+    """Within 1e-5, or what a rounding of X and the parameters moves the result in float64 by, times 10."""
+    assert len(got) == len(want)
+    for ours, theirs, other in zip(got, want, moved):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert ours.dtype is torch.float32 and not ours.requires_grad
+            theirs, other = theirs.detach().numpy(), other.detach().numpy()
+            assert relative_error(ours.numpy(), theirs) < max(1e-5, 10 * relative_error(other, theirs))
+
+
+def rounded(values):
+    """Values as far from these as float32 rounds."""
+    return values * (1 + torch.empty_like(values).uniform_(-6e-8, 6e-8))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_random_model_gives_what_torch2pc_gives_in_float64(seed):
+    rng = numpy.random.default_rng(seed)
+    torch.manual_seed(seed)
+    model, shape = random_model(rng)
+    samples = int(rng.integers(1, 20))
+    X = torch.randn(samples, *shape)
+    reduction = ["mean", "sum"][seed % 2]
+    if seed % 3 == 0:
+        loss_fun, Y = nn.MSELoss(reduction=reduction), torch.randn(samples, 4)
+    else:
+        loss_fun, Y = nn.CrossEntropyLoss(reduction=reduction), torch.randint(0, 4, (samples,))
+    Y64 = Y.double() if Y.is_floating_point() else Y
+    for ErrType in ("Strict", "FixedPred", "Exact"):
+        n, eta = int(rng.integers(1, 15)), float(rng.uniform(0.05, 0.2))
+        vinit = None
+        if ErrType == "Strict" and rng.random() < 0.5:
+            with torch.no_grad():
+                vinit = [X]
+                for layer in model:
+                    # A start that no activation in place writes to.
+                    vinit.append(layer(vinit[-1].clone()) + 0.01 * torch.randn(1))
+        ours = PCInfer(model, loss_fun, X, Y, ErrType, eta, n, vinit)
+        double, other = twin(model), twin(model)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.copy_(rounded(parameter))
+        rest = (Y64, ErrType, eta, n, vinit and [value.double() for value in vinit])
+        x = X.double().requires_grad_()
+        theirs = torch2pc(double, loss_fun, x.clone(), *rest)
+        moved = torch2pc(other, loss_fun, rounded(x), *rest)
+        vhat, loss, dLdy, v, epsilon = ours
+        assert vhat[0] is X and loss.shape == () and loss.dtype is torch.float32
+        compare(vhat, theirs[0], moved[0])
+        compare([loss, dLdy], theirs[1:3], moved[1:3])
+        compare(v, theirs[3], moved[3])
+        compare(epsilon, theirs[4], moved[4])
+        compare([p.grad for p in model.parameters()], theirs[5], moved[5])
+
+
+def mnist_model():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 10, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(10, 5, 3), nn.ReLU(), nn.Flatten()),
+        nn.Sequential(nn.Linear(5 * 11 * 11, 50), nn.ReLU()),
+        nn.Sequential(nn.Linear(50, 30), nn.ReLU()),
+        nn.Sequential(nn.Linear(30, 10)),
+    )
+
+
+@pytest.fixture
+def problem():
+    model = mnist_model()
+    return model, nn.CrossEntropyLoss(), torch.rand(6, 1, 28, 28), torch.randint(0, 10, (6,))
+
+
+def test_a_model_that_changes_between_calls_is_noticed(problem):
+    model, loss_fun, X, Y = problem
+
+    def agrees():
+        vhat, *_ = PCInfer(model, loss_fun, X, Y, "Exact")
+        got = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        loss_fun(model(X), Y).backward()
+        assert relative_error(vhat[-1].numpy(), model(X).detach().numpy()) < 1e-5
+        return all(relative_error(g.numpy(), p.grad.numpy()) < 1e-4 for g, p in zip(got, model.parameters()))
+
+    assert agrees()
+    with torch.no_grad():
+        model[0][0].weight.mul_(1.5)
+    assert agrees()
+    model[2][0].weight = nn.Parameter(torch.randn(50, 605) / 25)
+    assert agrees()
+    model[2][0].bias = None
+    assert agrees()
+    model[3][1] = nn.Tanh()
+    assert agrees()
+    model[0][2].kernel_size = 3
+    with pytest.raises(ValueError, match="module 2.0 .Linear.: weight has shape"):
+        PCInfer(model, loss_fun, X, Y, "Exact")
+    model[0][2].kernel_size = 2
+    model.insert(3, nn.Sigmoid())
+    assert agrees()
+    model[1][0].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="module 1.0 .Conv2d. has hooks"):
+        PCInfer(model, loss_fun, X, Y, "Exact")
+
+
+def test_gradients_are_new_tensors_and_frozen_parameters_are_left_alone(problem):
+    model, *rest = problem
+    PCInfer(model, *rest, "Strict")
+    first = model[0][0].weight.grad
+    kept = first.clone()
+    model[2][0].bias.requires_grad_(False)
+    model[2][0].bias.grad = None
+    with torch.no_grad():
+        model[4][0].weight.mul_(2)
+    PCInfer(model, *rest, "Strict")
+    assert torch.equal(first, kept)
+    assert model[0][0].weight.grad is not first and not torch.equal(model[0][0].weight.grad, first)
+    assert model[2][0].bias.grad is None
+    torch.optim.Adam(model.parameters()).step()
+
+
+def test_parameters_are_read_where_they_lie(problem):
+    model, *_ = problem
+    arrays = tensors(model)
+    for array, parameter in zip(arrays, model.parameters()):
+        assert array.ctypes.data == parameter.data_ptr()
+
+
+def test_n_and_types_of_errors(problem):
+    model, loss_fun, X, Y = problem
+    _, _, _, _, epsilon = PCInfer(model, loss_fun, X, Y, "FixedPred", 1.0, None)
+    _, _, _, _, exact = PCInfer(model, loss_fun, X, Y, "Exact")
+    assert relative_error(epsilon[1].numpy(), exact[1].numpy()) < 1e-5
+    with pytest.raises(ValueError, match="ErrType is 'Modified'"):
+        PCInfer(model, loss_fun, X, Y, "Modified")
+    with pytest.raises(ValueError, match="vinit is given, but \"Exact\" starts at vhat"):
+        PCInfer(model, loss_fun, X, Y, "Exact", vinit=[X] * 6)
+    with pytest.raises(ValueError, match="vinit has 2 entries, expected 6"):
+        PCInfer(model, loss_fun, X, Y, "Strict", vinit=[X] * 2)
+    with pytest.raises(ValueError, match="iterations is 0"):
+        PCInfer(model, loss_fun, X, Y, "Strict", n=0)
+
+
+def replaced(index, module):
+    model = mnist_model()
+    model[index] = module
+    return model
+
+
+class MyLinear(nn.Linear):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (nn.Linear(3, 3), TypeError, "the model is of class Linear"),
+        (replaced(1, nn.BatchNorm2d(10)), TypeError, "module 1 is of class BatchNorm2d in training mode"),
+        (replaced(3, nn.Sequential(nn.Dropout())), TypeError, "module 3.0 is of class Dropout, expected"),
+        (replaced(3, MyLinear(50, 30)), TypeError, "module 3 is of class MyLinear"),
+        (mnist_model().double(), TypeError, "module 0.0 .Conv2d.: weight is torch.float64 on cpu"),
+        (mnist_model().to("meta"), TypeError, "module 0.0 .Conv2d.: weight is torch.float32 on meta"),
+        (replaced(0, nn.Conv2d(1, 10, 3, padding_mode="reflect")), ValueError, "module 0 .Conv2d.: padding_mode"),
+        (replaced(1, nn.Conv2d(10, 10, 3, groups=2)), ValueError, "module 1 .Conv2d.: groups is 2, expected 1"),
+        (replaced(0, nn.MaxPool2d(2, ceil_mode=True)), ValueError, "module 0 .MaxPool2d.: ceil_mode"),
+        (replaced(3, nn.GELU("tanh")), ValueError, "module 3 .GELU.: approximate is 'tanh'"),
+        (replaced(3, nn.Softplus(2)), ValueError, "module 3 .Softplus.: beta is 2"),
+        (replaced(1, nn.Flatten(0)), ValueError, "module 1 .Flatten.: it flattens axes 0 to -1"),
+        (replaced(1, nn.Linear(13, 2)), ValueError, r"module 1 .Linear.: linear takes a flat input, found \[10, 13, 13\]"),
+        (replaced(2, nn.Linear(600, 50)), ValueError, r"module 2 .Linear.: weight has shape \(50, 600\)"),
+    ],
+)
+def test_models_that_are_not_taken_are_refused(model, error, message):
+    X, Y = torch.rand(2, 1, 28, 28), torch.tensor([1, 2])
+    with pytest.raises(error, match=message):
+        PCInfer(model, nn.CrossEntropyLoss(), X, Y, "Exact")
+
+
+def test_tied_parameters_are_refused(problem):
+    model, *rest = problem
+    model.insert(4, nn.Linear(30, 30))
+    model.insert(5, nn.Linear(30, 30))
+    model[5].weight = model[4].weight
+    with pytest.raises(ValueError, match="the same parameter in two places"):
+        PCInfer(model, *rest, "Exact")
+
+
+def test_losses_and_batches_that_are_not_taken_are_refused(problem):
+    model, loss_fun, X, Y = problem
+    for loss, error, message in [
+        (nn.functional.cross_entropy, TypeError, "the loss is of class function, expected torch.nn.CrossEntropyLoss or"),
+        (nn.L1Loss(), TypeError, "the loss is of class L1Loss"),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), ValueError, "label_smoothing"),
+        (nn.MSELoss(reduction="none"), ValueError, "the reduction 'none', expected 'mean' or 'sum'"),
+    ]:
+        with pytest.raises(error, match=message):
+            PCInfer(model, loss, X, Y, "Exact")
+    for x, y, error, message in [
+        (X.double(), Y, TypeError, "X is torch.float64 on cpu"),
+        (X.numpy(), Y, TypeError, "X is of class ndarray"),
+        (X, Y.int(), TypeError, "Y is torch.int32 on cpu, expected a tensor of torch.float32 on cpu for values, or"),
+        (X, torch.rand(6, 10), ValueError, "cross_entropy takes one class label"),
+        (X, Y[:5], ValueError, "5 labels for 6 samples"),
+        (X.flatten(1), Y, ValueError, "module 0.0 .Conv2d.: conv2d takes an input of"),
+    ]:
+        with pytest.raises(error, match=message):
+            PCInfer(model, loss_fun, x, y, "Exact")
+    with pytest.raises(ValueError, match=r"y has shape \[6, 9\], expected \[samples, 10\]"):
+        PCInfer(model, nn.MSELoss(), X, torch.rand(6, 9), "Exact")
+
+
+def test_a_batch_that_is_not_contiguous_is_copied(problem):
+    model, loss_fun, X, Y = problem
+    vhat, *_ = PCInfer(model, loss_fun, X.transpose(2, 3), Y, "Exact")
+    assert relative_error(vhat[-1].numpy(), model(X.transpose(2, 3)).detach().numpy()) < 1e-5
+    X.requires_grad_()
+    PCInfer(model, loss_fun, X, Y, "Exact")
+
+
+def test_a_divergence_is_a_warning(problem):
+    model, *rest = problem
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8)
+    with pytest.warns(RuntimeWarning, match="diverged at sample"):
+        vhat, loss, *_ = PCInfer(model, *rest, "Strict", 0.9, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PCInfer(model, *rest, "Exact")
+
+
+def test_networks_of_modules():
+    network = pc.Network.from_torch(mnist_model(), nn.MSELoss(reduction="sum"), (1, 28, 28))
+    assert network.layers[1] == ["conv2d", "relu", "flatten"] and network.loss == "mse, sum"
+    model = mnist_model()
+    session = pc.Session(network, 3, pc.Exact())
+    x, y = torch.rand(3, 1, 28, 28), torch.rand(3, 10)
+    loss = session.infer(tensors(model), x.numpy(), y.numpy())
+    want = nn.MSELoss(reduction="sum")(model(x), y)
+    want.backward()
+    assert loss == pytest.approx(want.item(), rel=1e-5)
+    for gradient, parameter in zip(session.gradients.values(), model.parameters()):
+        assert relative_error(gradient, parameter.grad.numpy()) < 1e-4
+
+
+def test_the_package_imports_no_torch():
+    program = "import sys, predictive_coding, predictive_coding.torch; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_two_threads_may_use_one_model(problem):
+    model, *rest = problem
+    want = PCInfer(model, *rest, "Strict")[1].item()
+    losses = []
+
+    def work():
+        losses.extend(PCInfer(model, *rest, "Strict")[1].item() for _ in range(50))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert losses == [want] * 100
+
+
+def test_memory_and_references_stay_as_they_are_over_many_calls():
+    from test_session import resident_kilobytes
+
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Sequential(nn.Linear(20, 30), nn.Tanh()), nn.Linear(30, 5))
+    X, Y, loss_fun = torch.randn(4, 20), torch.tensor([0, 1, 2, 3]), nn.CrossEntropyLoss()
+    clear_sessions()
+    for _ in range(100):
+        PCInfer(model, loss_fun, X, Y, "Strict", n=2)
+    counted = [model, X, Y, model[1].weight]
+    gc.collect()
+    before, resident = [sys.getrefcount(value) for value in counted], resident_kilobytes()
+    for _ in range(10_000):
+        PCInfer(model, loss_fun, X, Y, "Strict", n=2)
+    gc.collect()
+    assert [sys.getrefcount(value) for value in counted] == before
+    assert resident_kilobytes() < resident + 2048
