@@ -17,7 +17,7 @@ pub struct Completions {
 impl Completions {
     pub fn run(self, command: &mut Command) -> Result<(), Failure> {
         let mut script = Vec::new();
-        generate(self.shell, command, env!("CARGO_BIN_NAME"), &mut script);
+        generate(self.shell, command, crate::PROGRAM, &mut script);
         // clap_complete 4.6 takes the dash of the program's name for the start of a command in half of its script for bash.
         let script = String::from_utf8_lossy(&script).replace("predictive__subcmd__coding", "predictive__coding");
         print(script.trim_end())

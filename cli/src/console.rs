@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
-use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 
@@ -44,15 +43,15 @@ impl Failure {
         Failure::Run(message.to_string())
     }
 
-    /// Tells the failure in one line.
-    pub fn report(&self) -> ExitCode {
+    /// Tells the failure in one line; returns the exit status.
+    pub fn report(&self) -> u8 {
         let (label, message, status) = match self {
             Failure::Usage(message) => ("error", message, 2),
             Failure::Run(message) => ("error", message, 1),
             Failure::Interrupted(message) => ("stopped", message, 130),
         };
         note(&format!("{label}: {message}"));
-        ExitCode::from(status)
+        status
     }
 }
 

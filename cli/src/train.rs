@@ -162,7 +162,7 @@ impl Setup {
 impl Train {
     /// `train` without options.
     pub fn main_job() -> Self {
-        Defaults::parse_from([env!("CARGO_BIN_NAME")]).train
+        Defaults::parse_from([crate::PROGRAM]).train
     }
 
     pub fn run(self) -> Result<(), Failure> {

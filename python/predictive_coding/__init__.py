@@ -38,6 +38,7 @@ from ._native import (
     levels,
 )
 from .methods import Automatic, Exact, FixedPrediction, Method, Strict
+from .training import evaluate, train
 
 __all__ = [
     "Adam",
@@ -56,5 +57,7 @@ __all__ = [
     "Sgd",
     "Strict",
     "__version__",
+    "evaluate",
     "levels",
+    "train",
 ]

@@ -1,6 +1,7 @@
 //! The Python package: names and conversions. What is computed is computed by the library.
 
 mod arrays;
+mod command_line;
 mod data;
 mod errors;
 mod method;
@@ -15,6 +16,8 @@ use pyo3::prelude::*;
 /// What `predictive_coding` is made of.
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use crate::command_line::run;
     #[pymodule_export]
     use crate::data::Dataset;
     #[pymodule_export]

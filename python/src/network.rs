@@ -79,6 +79,12 @@ impl Network {
         self.0.loss().to_string()
     }
 
+    /// How the loss makes one number of a batch: "mean" or "sum".
+    #[getter]
+    fn reduction(&self) -> &'static str {
+        self.0.loss().reduction.name()
+    }
+
     /// Names and shapes of the parameters, in their order.
     #[getter]
     fn parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -26,6 +26,7 @@ pub fn levels() -> Vec<&'static str> {
 pub struct Session {
     inner: Mutex<library::Session>,
     network: library::Network,
+    batch: usize,
     threads: Option<usize>,
 }
 
@@ -91,7 +92,7 @@ impl Session {
         }
         let network = network.0.clone();
         let planned = compute(py, pool(threads)?, || library::Session::new(&network, batch, method, options));
-        Ok(Session { inner: Mutex::new(planned.or_raise()?), network, threads })
+        Ok(Session { inner: Mutex::new(planned.or_raise()?), network, batch, threads })
     }
 
     /// Forward pass, relaxation and gradients of a batch; returns the loss of the forward pass.
@@ -245,6 +246,12 @@ impl Session {
     #[getter]
     fn samples(&self) -> PyResult<usize> {
         Ok(self.lock()?.samples())
+    }
+
+    /// The most samples of a call.
+    #[getter]
+    fn batch(&self) -> usize {
+        self.batch
     }
 
     #[getter]
