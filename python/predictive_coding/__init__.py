@@ -37,7 +37,7 @@ from ._native import (
     __version__,
     levels,
 )
-from .methods import Automatic, Exact, FixedPrediction, Method, Strict
+from .methods import Automatic, ErrorBased, Exact, FixedPrediction, Incremental, Method, Nudge, Strict
 from .training import evaluate, train
 
 __all__ = [
@@ -46,11 +46,14 @@ __all__ = [
     "Automatic",
     "Dataset",
     "DivergenceError",
+    "ErrorBased",
     "Exact",
     "FixedPrediction",
+    "Incremental",
     "LearningRate",
     "Method",
     "Network",
+    "Nudge",
     "Optimizer",
     "Parameters",
     "Session",

@@ -123,7 +123,7 @@ class Session:
 
         Parameters
         ----------
-        method : Exact, FixedPrediction or Strict
+        method : Exact, FixedPrediction, Strict, ErrorBased or Incremental
             By default `Strict()`.
         level : str, optional
             One of `levels()`; without it the machine's own, or that of the variable PREDICTIVE_CODING_LEVEL.
@@ -165,6 +165,12 @@ class Session:
             If a strict relaxation diverges. All iterations were run, and everything can be read.
         RuntimeError
             If another thread uses the session.
+        """
+    def learn(self, parameters: Parameters, optimizer: Optimizer, x: ArrayLike, y: ArrayLike) -> float:
+        """One step of learning; returns the loss of the forward pass.
+
+        `infer` and a step of the optimiser; for `Incremental` the optimiser steps in every iteration. `x` and `y` are as
+        `infer` takes them, and it raises what `infer` raises.
         """
     def forward(self, parameters: _Parameters, x: ArrayLike, y: ArrayLike) -> float:
         """The forward pass alone; returns the loss. Afterwards only activations can be read."""

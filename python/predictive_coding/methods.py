@@ -42,6 +42,16 @@ class Automatic:
 
 
 @dataclass(frozen=True)
+class Nudge:
+    """A weak pull of the loss, of `Strict`: it is multiplied by beta, and the gradients are divided by it."""
+
+    beta: float
+    """Factor of the loss, of either sign, finite and not 0."""
+    centred: bool = False
+    """Relaxes with -beta as well; the gradients are (gradients(beta) - gradients(-beta)) / (2 beta)."""
+
+
+@dataclass(frozen=True)
 class Strict:
     """Predictions follow the beliefs (Algorithm 1 of the paper).
 
@@ -55,13 +65,49 @@ class Strict:
     iterations: int = 20
     """Number of iterations, at least 1; of sweeps the most."""
     solver: Union[str, Automatic] = "steps"
-    """How the beliefs move: by `"steps"` of the size eta; by steps of an `Automatic` size; by `"sweeps"` straight to the
-    equilibrium; or as `"published-2022"`, with the signs of the code that the paper's figures come from."""
+    """How the beliefs move: by `"steps"` of the size eta, such steps with `"momentum"`, with `"nesterov"`'s form of it, or
+    as `"adam"` takes them; by steps of an `Automatic` size; by `"sweeps"` straight to the equilibrium; or as
+    `"published-2022"`, with the signs of the code that the paper's figures come from."""
+    momentum: float = 0.9
+    """Share of the sum of directions that the solvers of that name keep, at least 0 and less than 1."""
     tolerance: Optional[float] = None
     """A sample has settled once an iteration moves its beliefs by at most this times their length."""
     on_divergence: str = "stop"
     """What becomes of a sample that diverges: `"stop"` raises `DivergenceError`, `"skip"` leaves it out of the gradients,
     `"shrink"` lets it relax again by a smaller step."""
+    fresh_errors: bool = False
+    """The errors are those at the final beliefs. Usually they are those of the last iteration, one update older."""
+    nudge: Optional[Nudge] = None
+    """The loss counts for more or less than once."""
 
 
-Method = Union[Exact, FixedPrediction, Strict]
+@dataclass(frozen=True)
+class ErrorBased:
+    """The errors are the variables, and the beliefs follow from them (Goemaere et al., arXiv 2505.20137).
+
+    With s_0 = x and s_l = f_l(s_{l-1}) - epsilon_l, from epsilon = 0, `iterations` times for all hidden layers at once
+    epsilon_l += eta (J_{l+1}^T ... J_L^T epsilon_L - epsilon_l), with epsilon_L = dLoss/df_L(s_{L-1}).
+    """
+
+    eta: Union[float, Sequence[float]] = 0.1
+    """Step size, finite and above 0; or one for each hidden layer, from the lowest on."""
+    iterations: int = 20
+    """Number of iterations, at least 1."""
+    on_divergence: str = "stop"
+    """What becomes of a sample that diverges: `"stop"` or `"skip"`."""
+
+
+@dataclass(frozen=True)
+class Incremental:
+    """Parameters step in every iteration (Salvatori et al., arXiv 2212.00720): a method of `Session.learn`.
+
+    Iterations are those of `Strict`, and after each the optimiser takes a step along the gradients.
+    """
+
+    eta: Union[float, Sequence[float]] = 0.1
+    """Step size, finite and above 0; or one for each hidden layer, from the lowest on."""
+    iterations: int = 20
+    """Number of iterations, at least 1."""
+
+
+Method = Union[Exact, FixedPrediction, Strict, ErrorBased, Incremental]

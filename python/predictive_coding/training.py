@@ -33,7 +33,8 @@ def train(
     network : Network
     dataset : Dataset
         The samples to train on.
-    method : Exact, FixedPrediction or Strict
+    method : Exact, FixedPrediction, Strict or ErrorBased
+        One that leaves the parameters to the optimiser.
     parameters : Parameters, optional
         What training starts from and changes; without them `network.initialize(seed)`.
     optimizer : Optimizer, optional

@@ -1,6 +1,6 @@
 //! Methods, from the classes that Python has for them.
 
-use predictive_coding::{self as library, Eta, Method, OnDivergence, Solver};
+use predictive_coding::{self as library, Eta, Method, Solver};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -16,8 +16,30 @@ struct Strict {
     eta: EtaGiven,
     iterations: usize,
     solver: SolverGiven,
+    momentum: f64,
     tolerance: Option<f64>,
     on_divergence: String,
+    fresh_errors: bool,
+    nudge: Option<Nudge>,
+}
+
+#[derive(FromPyObject)]
+struct ErrorBased {
+    eta: EtaGiven,
+    iterations: usize,
+    on_divergence: String,
+}
+
+#[derive(FromPyObject)]
+struct Incremental {
+    eta: EtaGiven,
+    iterations: usize,
+}
+
+#[derive(FromPyObject)]
+struct Nudge {
+    beta: f64,
+    centred: bool,
 }
 
 #[derive(FromPyObject)]
@@ -41,7 +63,7 @@ impl From<EtaGiven> for Eta {
     }
 }
 
-/// What an object of `Exact`, `FixedPrediction` or `Strict` stands for.
+/// What an object of one of the classes of methods stands for.
 pub fn method(value: &Bound<'_, PyAny>) -> PyResult<Method> {
     match value.get_type().name()?.to_string().as_str() {
         "Exact" => Ok(Method::Exact),
@@ -50,20 +72,34 @@ pub fn method(value: &Bound<'_, PyAny>) -> PyResult<Method> {
             Ok(library::FixedPrediction::new(eta, iterations).with_literal(literal).into())
         }
         "Strict" => {
-            let Strict { eta, iterations, solver, tolerance, on_divergence } = value.extract()?;
+            let Strict { eta, iterations, solver, momentum, tolerance, on_divergence, fresh_errors, nudge } =
+                value.extract()?;
             let solver = match solver {
                 SolverGiven::Automatic { products } => Solver::Automatic { products },
                 SolverGiven::Name(name) => match parse(&name)? {
                     Solver::Steps(_) => Solver::Steps(eta.into()),
+                    Solver::Momentum { nesterov, .. } => Solver::Momentum { eta: eta.into(), momentum, nesterov },
+                    Solver::Adam(_) => Solver::Adam(eta.into()),
                     Solver::Published2022(_) => Solver::Published2022(eta.into()),
                     other => other,
                 },
             };
             let strict = library::Strict::by(solver, iterations).with_tolerance(tolerance);
-            Ok(strict.with_on_divergence(parse::<OnDivergence>(&on_divergence)?).into())
+            let nudge = nudge.map(|Nudge { beta, centred }| library::Nudge::new(beta).with_centred(centred));
+            let strict = strict.with_fresh_errors(fresh_errors).with_nudge(nudge);
+            Ok(strict.with_on_divergence(parse(&on_divergence)?).into())
+        }
+        "ErrorBased" => {
+            let ErrorBased { eta, iterations, on_divergence } = value.extract()?;
+            let error_based = library::ErrorBased::new(eta, iterations);
+            Ok(error_based.with_on_divergence(parse(&on_divergence)?).into())
+        }
+        "Incremental" => {
+            let Incremental { eta, iterations } = value.extract()?;
+            Ok(library::Incremental::new(eta, iterations).into())
         }
         other => Err(PyTypeError::new_err(format!(
-            "the method is of type {other}, expected Exact, FixedPrediction or Strict of predictive_coding"
+            "the method is of type {other}, expected Exact, FixedPrediction, Strict, ErrorBased or Incremental of predictive_coding"
         ))),
     }
 }

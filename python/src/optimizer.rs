@@ -10,7 +10,7 @@ use crate::parameters::{Given, Parameters};
 /// Changes parameters by their gradients, one elementwise pass each step.
 #[pyclass(subclass, module = "predictive_coding")]
 pub struct Optimizer {
-    inner: Box<dyn library::Optimizer>,
+    pub inner: Box<dyn library::Optimizer>,
     /// The gradients of a step.
     gradients: library::Parameters,
 }
@@ -20,6 +20,16 @@ impl Optimizer {
         let gradients = library::Parameters::zeros(parameters.0.specs().clone());
         Optimizer { inner: Box::new(inner), gradients }
     }
+
+    /// Refuses parameters that the optimiser was not made for.
+    pub fn check(&self, parameters: &Parameters) -> PyResult<()> {
+        match parameters.0.specs() == self.gradients.specs() {
+            true => Ok(()),
+            false => Err(PyValueError::new_err(
+                "the parameters have other names or shapes than those that the optimiser was made for",
+            )),
+        }
+    }
 }
 
 #[pymethods]
@@ -27,11 +37,7 @@ impl Optimizer {
     /// One step down the gradients.
     fn step(&mut self, parameters: &mut Parameters, gradients: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = gradients.py();
-        if parameters.0.specs() != self.gradients.specs() {
-            return Err(PyValueError::new_err(
-                "the parameters have other names or shapes than those that the optimiser was made for",
-            ));
-        }
+        self.check(parameters)?;
         let given = Given::of_specs(self.gradients.specs(), gradients)?;
         given.copy_to(&mut self.gradients)?;
         let Optimizer { inner, gradients } = self;

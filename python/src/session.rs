@@ -12,7 +12,8 @@ use crate::arrays::{Floats, Y, filled, samples, view, with_samples};
 use crate::errors::OrRaise;
 use crate::method::{self, parse};
 use crate::network::Network;
-use crate::parameters::Given;
+use crate::optimizer::Optimizer;
+use crate::parameters::{Given, Parameters};
 use crate::threads::{compute, pool};
 
 /// The SIMD levels of this machine, the widest first.
@@ -131,6 +132,24 @@ impl Session {
         }
         let (session, pool) = (&mut *session, pool(self.threads)?);
         compute(py, pool, || session.infer_from(parameters, x, y, &starts)).or_raise()
+    }
+
+    /// One step of learning: gradients, and a step of the optimiser; returns the loss of the forward pass.
+    fn learn<'py>(
+        &self,
+        py: Python<'py>,
+        parameters: &mut Parameters,
+        optimizer: &mut Optimizer,
+        x: &Bound<'py, PyAny>,
+        y: &Bound<'py, PyAny>,
+    ) -> PyResult<f32> {
+        let mut session = self.lock()?;
+        optimizer.check(parameters)?;
+        let x = samples("x", x, self.network.input_shape())?;
+        let y = Y::new(y, self.network.output_shape())?;
+        let (x, y) = (x.as_slice()?, y.targets()?);
+        let (session, pool) = (&mut *session, pool(self.threads)?);
+        compute(py, pool, || session.learn(&mut parameters.0, &mut *optimizer.inner, x, y)).or_raise()
     }
 
     /// The forward pass alone; returns the loss.

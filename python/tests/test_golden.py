@@ -8,7 +8,26 @@ from conftest import golden_directory, read_tensors, relative_error
 import predictive_coding as pc
 
 BOUND = 1e-5
-METHODS = {"exact": pc.Exact, "fixed-prediction": pc.FixedPrediction, "strict": pc.Strict}
+METHODS = {
+    "exact": pc.Exact,
+    "fixed-prediction": pc.FixedPrediction,
+    "strict": pc.Strict,
+    "error-based": pc.ErrorBased,
+}
+
+
+def method_of(run):
+    """The method that a run of a case names."""
+    if run["method"] == "exact":
+        return pc.Exact()
+    settings = {"eta": run["eta"], "iterations": run["iterations"]}
+    if run["method"] == "strict":
+        settings["solver"] = run.get("optimizer", "steps")
+        settings["momentum"] = run.get("momentum", 0.0)
+        settings["fresh_errors"] = run.get("fresh", False)
+        if "nudge" in run:
+            settings["nudge"] = pc.Nudge(run["nudge"], run.get("centred", False))
+    return METHODS[run["method"]](**settings)
 
 
 def cases():
@@ -28,8 +47,7 @@ def test_golden(folder, run):
     network = pc.Network.from_file(folder / "model.toml")
     parameters = pc.Parameters.load(network, folder / "weights.safetensors")
     batch = read_tensors(folder / "batch.safetensors")
-    settings = {} if run["method"] == "exact" else {"eta": run["eta"], "iterations": run["iterations"]}
-    session = pc.Session(network, len(batch["x"]), METHODS[run["method"]](**settings))
+    session = pc.Session(network, len(batch["x"]), method_of(run))
     loss = session.infer(parameters, batch["x"], batch["y"])
     worst = 0.0
     gradients = session.gradients

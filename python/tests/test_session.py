@@ -172,6 +172,13 @@ def test_methods_and_options_reach_the_library(network, batch):
     assert relative_error(errors(pc.Strict(solver="published-2022")), strict) > 1e-3
     equilibrium = errors(pc.Strict(solver="sweeps", iterations=50))
     assert relative_error(errors(pc.Strict(solver=pc.Automatic(16), iterations=500)), equilibrium) < 1e-3
+    assert relative_error(errors(pc.ErrorBased(eta=0.5, iterations=200)), equilibrium) < 1e-4
+    assert relative_error(errors(pc.Strict(solver="momentum", momentum=0.0)), strict) < 1e-5
+    for solver in ("momentum", "nesterov", "adam"):
+        assert relative_error(errors(pc.Strict(solver=solver, iterations=5)), errors(pc.Strict(iterations=5))) > 1e-3
+    assert 0 < relative_error(errors(pc.Strict(fresh_errors=True)), strict)
+    assert relative_error(errors(pc.Strict(nudge=pc.Nudge(1.0))), strict) < 1e-5
+    assert relative_error(errors(pc.Strict(nudge=pc.Nudge(0.5, centred=True))), strict) > 1e-3
     for options in ({"layout": "images"}, {"layout": "channels"}, {"convolution": "direct"}, {"threads": 1}):
         assert relative_error(errors(pc.Strict(), **options), strict) < 1e-5
     for level in pc.levels():

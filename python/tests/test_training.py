@@ -127,3 +127,21 @@ def test_learning_rates():
         pc.LearningRate(1.0, 12, "step")
     with pytest.raises(ValueError, match="expected one of constant"):
         pc.LearningRate(1.0, 12, "linear")
+
+
+def test_learning_is_inference_and_a_step_and_for_incremental_a_step_in_each_iteration(network, batch):
+    parameters, other = network.initialize(), network.initialize()
+    session = pc.Session(network, 5)
+    adam, same = pc.Adam(parameters, lr=1e-3), pc.Adam(other, lr=1e-3)
+    for _ in range(3):
+        loss = session.infer(parameters, *batch)
+        adam.step(parameters, session.gradients)
+        assert session.learn(other, same, *batch) == loss
+    assert numpy.array_equal(parameters.flat, other.flat) and same.steps == 3
+    incremental = pc.Session(network, 5, pc.Incremental(0.1, 4))
+    assert incremental.learn(parameters, adam, *batch) < loss
+    assert adam.steps == 7
+    with pytest.raises(ValueError, match="expected a call of learn"):
+        incremental.infer(parameters, *batch)
+    with pytest.raises(ValueError, match="other names or shapes"):
+        session.learn(pc.Network.from_toml(MODEL).initialize(), adam, *batch)
