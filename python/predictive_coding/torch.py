@@ -10,6 +10,7 @@ Nothing here imports PyTorch before it is given a module of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -19,7 +20,7 @@ from collections import OrderedDict
 from ._native import DivergenceError, Network, Session
 from .methods import Exact, FixedPrediction, Strict
 
-__all__ = ["PCInfer", "clear_sessions", "network", "tensors"]
+__all__ = ["PCInfer", "clear_sessions", "infer", "network", "tensors"]
 
 SESSIONS_KEPT = 8
 """Sessions that wait for another call, at most."""
@@ -75,17 +76,44 @@ def PCInfer(model, LossFun, X, Y, ErrType, eta=0.1, n=20, vinit=None):
     # Torch2PC's fixed prediction has an error at the input too: that of a layer which passes it on.
     first = ErrType == "FixedPred"
     method = {"Strict": Strict, "FixedPred": FixedPrediction}[ErrType](eta, iterations) if ErrType != "Exact" else Exact()
-    threads = torch.get_num_threads()
-    key = (read.layers, loss, x.shape, method, threads)
+    with _kept_session(read, loss, x.shape, method, passes_on=first) as session:
+        return _step(torch, session, read, ErrType, X, x, y, vinit)
+
+
+def infer(model, LossFun, X, Y, method=Strict()):
+    """As `PCInfer`, by any method, for training: sets `p.grad` and returns the loss alone.
+
+    Activations, beliefs and errors are not copied. `method` is one of those of `Session.infer`; where it says that a
+    divergence is to stop, `DivergenceError` is raised and no gradient is set.
+    """
+    read, loss, x, y = _Model(model), _loss(LossFun), _input(X), _targets(Y)
+    with _kept_session(read, loss, x.shape, method) as session:
+        value = session.infer(read.tensors(), x, y)
+        _set_gradients(read, session)
+    return _torch().module.scalar_tensor(value)
+
+
+@contextlib.contextmanager
+def _kept_session(read, loss, shape, method, passes_on=False):
+    """A session that nobody else uses meanwhile, and that is kept for the next call."""
+    threads = _torch().module.get_num_threads()
+    key = (read.layers, loss, shape, method, threads, passes_on)
     session = _sessions.pop(key, None)
     if session is None:
-        session = Session(read.network(loss, x.shape[1:], passes_on=first), len(x), method, threads=threads)
+        session = Session(read.network(loss, shape[1:], passes_on), shape[0], method, threads=threads)
     try:
-        return _step(torch, session, read, ErrType, X, x, y, vinit)
+        yield session
     finally:
         _sessions[key] = session
         while len(_sessions) > SESSIONS_KEPT:
             _sessions.popitem(last=False)
+
+
+def _set_gradients(read, session):
+    from_numpy = _torch().module.from_numpy
+    for parameter, gradient in zip(read.parameters, session.gradients.values()):
+        if parameter.requires_grad:
+            parameter.grad = from_numpy(gradient.copy())
 
 
 def _step(torch, session, read, ErrType, X, x, y, vinit):
@@ -101,9 +129,7 @@ def _step(torch, session, read, ErrType, X, x, y, vinit):
     except DivergenceError as divergence:
         warnings.warn(str(divergence), RuntimeWarning, stacklevel=4)
         loss = session.loss
-    for parameter, gradient in zip(read.parameters, session.gradients.values()):
-        if parameter.requires_grad:
-            parameter.grad = torch.from_numpy(gradient.copy())
+    _set_gradients(read, session)
     depth = len(read.layers)
     offset = len(session.network) - depth
     get = lambda quantity, layer: torch.from_numpy(session.get(quantity, layer + offset))  # noqa: E731
@@ -119,7 +145,7 @@ def _step(torch, session, read, ErrType, X, x, y, vinit):
     else:
         v[0], v[depth] = X.detach().clone(), vhat[depth].clone()
         dLdy = torch.from_numpy(session.loss_gradient())
-    return vhat, torch.tensor(loss), dLdy, v, epsilon
+    return vhat, torch.scalar_tensor(loss), dLdy, v, epsilon
 
 
 def clear_sessions():
@@ -225,9 +251,7 @@ class _Model:
 
     def tensors(self):
         """The parameters' memory, as numpy's arrays."""
-        return [
-            _values(owner, parameter, is_parameter=True) for owner, parameter in zip(self.owners, self.parameters)
-        ]
+        return [_parameter(owner, parameter) for owner, parameter in zip(self.owners, self.parameters)]
 
 
 class _Refusal:
@@ -391,21 +415,26 @@ def _loss(loss):
     return name, loss.reduction
 
 
-def _values(what, tensor, is_parameter=False):
+def _parameter(owner, parameter):
+    """The memory of a parameter, as numpy's array."""
+    if parameter._backward_hooks:
+        place, module, name = owner
+        raise ValueError(f"module {place} ({_class(module)}): {name} has hooks, which would not be called")
+    if parameter.dtype is _torch().float32 and parameter.is_cpu and parameter.is_contiguous():
+        return parameter.detach().numpy()
+    place, module, name = owner
+    return _values(f"module {place} ({_class(module)}): {name}", parameter)
+
+
+def _values(what, tensor):
     """The memory of a float32 tensor on the CPU, as numpy's array; a copy if it is not contiguous."""
     torch = _torch()
     if isinstance(tensor, torch.module.Tensor):
         if tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.module.strided:
-            if is_parameter and tensor._backward_hooks:
-                place, module, name = what
-                raise ValueError(f"module {place} ({_class(module)}): {name} has hooks, which would not be called")
             return tensor.detach().contiguous().numpy()
         found = f"{tensor.dtype} on {tensor.device}"
     else:
         found = f"of class {_class(tensor)}"
-    if is_parameter:
-        place, module, name = what
-        what = f"module {place} ({_class(module)}): {name}"
     raise TypeError(f"{what} is {found}, expected a tensor of torch.float32 on cpu")
 
 

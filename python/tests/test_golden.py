@@ -13,6 +13,7 @@ METHODS = {
     "fixed-prediction": pc.FixedPrediction,
     "strict": pc.Strict,
     "error-based": pc.ErrorBased,
+    "incremental": pc.Incremental,
 }
 
 
@@ -48,7 +49,11 @@ def test_golden(folder, run):
     parameters = pc.Parameters.load(network, folder / "weights.safetensors")
     batch = read_tensors(folder / "batch.safetensors")
     session = pc.Session(network, len(batch["x"]), method_of(run))
-    loss = session.infer(parameters, batch["x"], batch["y"])
+    if run["method"] == "incremental":
+        optimizer = {"sgd": pc.Sgd, "adam": pc.Adam}[run["parameters"]](parameters, lr=run["lr"])
+        loss = session.learn(parameters, optimizer, batch["x"], batch["y"])
+    else:
+        loss = session.infer(parameters, batch["x"], batch["y"])
     worst = 0.0
     gradients = session.gradients
     for name, want in read_tensors(folder / run["expected"]).items():
@@ -57,6 +62,8 @@ def test_golden(folder, run):
             got = [loss]
         elif kind == "grad":
             got = gradients[rest]
+        elif kind == "parameter":
+            got = parameters[rest]
         else:
             got = session.get(kind, int(rest))
         worst = max(worst, relative_error(got, want))

@@ -124,7 +124,7 @@ def test_what_a_session_holds_fits_together(network, batch):
     with pytest.raises(ValueError, match="unknown quantity"):
         session.get("beliefs", 1)
     assert session.predict(parameters, x).tolist() == outputs.tolist()
-    with pytest.raises(ValueError, match="no inference"):
+    with pytest.raises(ValueError, match="only ran the forward pass"):
         session.get("error", 1)
     assert session.forward(parameters, x, y) == pytest.approx(loss, rel=1e-6)
 
@@ -194,8 +194,8 @@ def test_options_that_make_no_sense_are_refused(network):
         ("eta is -1", pc.Strict(eta=-1.0)),
         ("iterations is 0", pc.FixedPrediction(iterations=0)),
         ('unknown solver "newton", expected steps', pc.Strict(solver="newton")),
-        ("automatic step size by 0 products", pc.Strict(solver=pc.Automatic(0))),
-        ('unknown way to go on after a divergence "go"', pc.Strict(on_divergence="go")),
+        ("estimated by 0 products", pc.Strict(solver=pc.Automatic(0))),
+        ('unknown action on divergence "go"', pc.Strict(on_divergence="go")),
         ("1 step sizes, expected 2", pc.Strict(eta=[0.1])),
     ]:
         with pytest.raises(ValueError, match=message):

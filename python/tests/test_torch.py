@@ -18,7 +18,7 @@ nn = torch.nn
 from torch.autograd import grad  # noqa: E402
 from torch.autograd.functional import vjp  # noqa: E402
 
-from predictive_coding.torch import PCInfer, clear_sessions, tensors  # noqa: E402
+from predictive_coding.torch import PCInfer, clear_sessions, infer, tensors  # noqa: E402
 
 
 def torch2pc(model, loss_fun, X, Y, ErrType, eta=0.1, n=20, vinit=None):
@@ -365,6 +365,21 @@ def test_a_divergence_is_a_warning(problem):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PCInfer(model, *rest, "Exact")
+
+
+def test_inference_for_training_sets_the_same_gradients(problem):
+    model, loss_fun, X, Y = problem
+    for ErrType, method in [("Strict", pc.Strict(0.1, 20)), ("FixedPred", pc.FixedPrediction(0.1, 20)), ("Exact", pc.Exact())]:
+        _, want, *_ = PCInfer(model, loss_fun, X, Y, ErrType)
+        gradients = [parameter.grad for parameter in model.parameters()]
+        assert relative_error(infer(model, loss_fun, X, Y, method).item(), want.item()) < 1e-6
+        for gradient, parameter in zip(gradients, model.parameters()):
+            assert gradient is not parameter.grad
+            assert relative_error(parameter.grad.numpy(), gradient.numpy()) < 1e-5
+    with torch.no_grad():
+        model[0][0].weight.mul_(50)
+    with pytest.raises(pc.DivergenceError):
+        infer(model, loss_fun, X, Y, pc.Strict(0.9, 20))
 
 
 def test_networks_of_modules():
