@@ -14,17 +14,23 @@ network on a few samples that are clear of kinks, as steps.py chooses them.
 overhead: one sample of the network 784-128-10. What a call takes from Python, less what the same call takes in the program.
 
 training: an epoch of MNIST by strict, with PyTorch's DataLoader and Adam around PCInfer, or around `infer`, which copies no
-beliefs, against the program's `train`, taking turns. Both are the seconds of the steps, evaluations not counted.
+beliefs, against the program's `train`, taking turns. Both are the seconds of the steps, evaluations not counted. PyTorch's
+threads wait passively (OMP_WAIT_POLICY, if it is not set): those that wait actively take a core from the library's.
 """
 
 import copy
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 import tomllib
 from pathlib import Path
+
+# It is read on loading.
+if "training" in sys.argv[1:]:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from safetensors.torch import save_file

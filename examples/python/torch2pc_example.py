@@ -9,7 +9,11 @@ itself, one line is another: `from Torch2PC.TorchSeq2PC import PCInfer`.
 """
 
 import argparse
+import os
 import time
+
+# PyTorch's threads that wait actively, between its steps, would take a core from the library's.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from torch import nn
