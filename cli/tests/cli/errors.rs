@@ -36,6 +36,46 @@ fn step_size_and_iterations() {
 }
 
 #[test]
+fn rules_beyond_the_paper() {
+    let folder = Folder::with_model(2);
+    let steps = ["--eta", "0.1", "--iterations", "5"];
+    let refused = |method: &str, options: &[&str], parts: &[&str]| {
+        folder.infer(method, &[&steps, options].concat()).refused(parts);
+    };
+    refused("strict", &["--centred"], &["--centred", "--nudge"]);
+    refused("strict", &["--nudge", "0"], &["the nudge is 0", "expected"]);
+    refused("strict", &["--belief-momentum", "1"], &["the momentum is 1", "less than 1"]);
+    refused(
+        "strict",
+        &["--belief-momentum", "0.9", "--belief-optimizer", "adam"],
+        &["--belief-momentum", "leave it out"],
+    );
+    refused("error-based", &["--nudge", "0.1"], &["--nudge was given", "error-based"]);
+    refused("error-based", &["--fresh-errors"], &["--fresh-errors was given", "error-based"]);
+    refused("incremental", &[], &["--lr", "incremental"]);
+    refused("incremental", &["--lr", "0.1", "--optimizer", "adamw"], &["adamw", "expected sgd or adam"]);
+    refused("strict", &["--lr", "0.1"], &["--optimizer or --lr", "incremental"]);
+    run(&["train", "--method", "incremental", "--clip", "1"]).refused(&["--clip was given", "incremental"]);
+}
+
+/// What training by incremental takes: the same steps whether or not they are interrupted.
+#[test]
+fn incremental_resumes_to_the_same_bits() {
+    let folder = Folder::with_model(2);
+    let train = |name: &str, epochs: &str, more: &[&str]| {
+        let (out, state) = (folder.name(name), folder.name("state"));
+        let method = ["train", "--method", "incremental", "--iterations", "5", "--lr", "0.0003", "--epochs", epochs];
+        let finished = run(&[&method[..], &["--out", &out, "--checkpoint", &state], more].concat());
+        assert!(finished.status.success(), "{finished:?}");
+        std::fs::read(std::path::Path::new(&out).join("weights.safetensors")).unwrap()
+    };
+    train("first", "1", &[]);
+    let resumed = train("resumed", "2", &["--resume"]);
+    std::fs::remove_file(folder.name("state")).unwrap();
+    assert!(resumed == train("whole", "2", &[]), "the weights differ");
+}
+
+#[test]
 fn automatic_steps_and_tolerances() {
     let folder = Folder::with_model(2);
     let out = folder.name("out");
