@@ -97,7 +97,9 @@ impl Infer {
     fn infer(&self) -> Result<(), Failure> {
         self.relaxing.check(Some(self.method))?;
         if self.method != MethodName::Exact && !self.relaxing.is_complete() {
-            return Err(Failure::usage("this method needs both --eta and --iterations, for example 0.1 and 20"));
+            return Err(Failure::usage(
+                "all methods but exact need both --eta and --iterations, for example 0.1 and 20",
+            ));
         }
         if self.incrementing.is_given() && self.method != MethodName::Incremental {
             return Err(Failure::usage(
