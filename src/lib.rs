@@ -36,12 +36,10 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
-mod draft;
 mod error;
 mod finite;
 mod layout;
 mod group;
-mod learn;
 mod layer;
 mod loss;
 mod method;
@@ -53,7 +51,6 @@ mod options;
 mod output;
 mod parameters;
 mod plan;
-mod pool;
 mod relaxation;
 mod session;
 mod setters;

@@ -2,6 +2,7 @@
 
 use predictive_coding_kernels::Buffer;
 
+use super::Session;
 use crate::error::{Error, Result};
 use crate::layer::Change;
 use crate::loss::Targets;
@@ -10,11 +11,10 @@ use crate::network::Network;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Step};
-use crate::session::Session;
 
 /// Parameters on their way through the iterations of a call.
 #[derive(Clone)]
-pub(crate) struct Changing {
+pub(super) struct Changing {
     /// The sum of the optimiser's steps.
     change: Parameters,
     /// The first parameters and that.
@@ -24,12 +24,12 @@ pub(crate) struct Changing {
 }
 
 impl Changing {
-    pub(crate) fn new(plan: &Plan, network: &Network) -> Self {
+    pub(super) fn new(plan: &Plan, network: &Network) -> Self {
         let change = Parameters::zeros(network.parameters().clone());
         Changing { current: change.clone(), change, packed: Buffer::zeros(plan.sizes.packed) }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         size_of_val(self.change.values()) + size_of_val(self.current.values()) + self.packed.bytes()
     }
 

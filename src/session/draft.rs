@@ -19,33 +19,33 @@ const MOST_GROUPS: usize = 32;
 
 /// What a method's quantities are backpropagation's errors times of, for each layer.
 #[derive(Clone)]
-pub(crate) struct Multiples {
+pub(super) struct Multiples {
     /// precision_l epsilon_l, which the gradients follow.
-    pub(crate) weighted: Vec<f64>,
+    pub(super) weighted: Vec<f64>,
     /// epsilon_l.
-    pub(crate) errors: Vec<f64>,
+    pub(super) errors: Vec<f64>,
     /// v-hat_l - v_l.
-    pub(crate) moves: Vec<f64>,
+    pub(super) moves: Vec<f64>,
 }
 
 /// A session before its buffers are there.
-pub(crate) struct Draft {
-    pub(crate) plan: Plan,
-    pub(crate) multiples: Option<Multiples>,
-    pub(crate) tiles: usize,
-    pub(crate) tiles_per_group: usize,
+pub(super) struct Draft {
+    pub(super) plan: Plan,
+    pub(super) multiples: Option<Multiples>,
+    pub(super) tiles: usize,
+    pub(super) tiles_per_group: usize,
     /// Tasks that run at the same time, and threads that share one.
-    pub(crate) tasks: usize,
-    pub(crate) threads: usize,
-    pub(crate) extras: Extras,
+    pub(super) tasks: usize,
+    pub(super) threads: usize,
+    pub(super) extras: Extras,
     /// Whether step sizes may be estimated.
-    pub(crate) estimates: bool,
+    pub(super) estimates: bool,
     /// Elements of all buffers; none if they are too many to be counted.
-    pub(crate) total: Option<usize>,
+    pub(super) total: Option<usize>,
 }
 
 impl Draft {
-    pub(crate) fn new(network: &Network, batch: usize, method: &Method, options: &Options) -> Result<Self> {
+    pub(super) fn new(network: &Network, batch: usize, method: &Method, options: &Options) -> Result<Self> {
         method.validate()?;
         let level = match options.level {
             Some(level) => level,
@@ -129,7 +129,7 @@ impl Draft {
 
 /// Refuses a plan whose buffers, of so many elements together, the machine cannot hold: by asking
 /// for them in one piece, which is given back at once.
-pub(crate) fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> {
+pub(super) fn check_memory(batch: usize, elements: Option<usize>) -> Result<()> {
     match elements.map(|elements| Vec::<f32>::new().try_reserve_exact(elements)) {
         Some(Ok(())) => Ok(()),
         _ => {

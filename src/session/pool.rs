@@ -7,15 +7,15 @@ use crate::state::{Extras, Scratch};
 
 /// A scratch for each task that can run at a time. What is in them never matters: a panic cannot have left one broken,
 /// and a clone may take it along.
-pub(crate) struct Pool(Vec<Mutex<Scratch>>);
+pub(super) struct Pool(Vec<Mutex<Scratch>>);
 
 impl Pool {
-    pub(crate) fn new(plan: &Plan, extras: Extras, tasks: usize) -> Self {
+    pub(super) fn new(plan: &Plan, extras: Extras, tasks: usize) -> Self {
         Pool((0..tasks).map(|_| Mutex::new(Scratch::new(plan, extras))).collect())
     }
 
     /// One that nobody computes in.
-    pub(crate) fn free(&self, index: usize) -> MutexGuard<'_, Scratch> {
+    pub(super) fn free(&self, index: usize) -> MutexGuard<'_, Scratch> {
         let free = self.0.iter().find_map(|scratch| match scratch.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -24,11 +24,11 @@ impl Pool {
         free.unwrap_or_else(|| lock(&self.0[index % self.0.len()]))
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.0.iter().map(|scratch| lock(scratch).bytes()).sum()
     }
 }

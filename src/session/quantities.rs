@@ -1,0 +1,223 @@
+//! What can be read of the last call.
+
+use std::ops::Range;
+
+use predictive_coding_kernels::Buffer;
+
+use super::Session;
+use crate::error::{Error, Result};
+use crate::method::{ErrorBased, Incremental, Method, Strict};
+use crate::names::names;
+use crate::output::Output;
+use crate::parameters::Parameters;
+use crate::plan::Plan;
+use crate::state::Descending;
+
+/// A quantity that a session holds for a layer, one value per element of the layer's output. See [`Session`] for an
+/// example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quantity {
+    /// v-hat_l of the forward pass, for l = 1..=L.
+    Activation,
+    /// u_l = v_l - v-hat_l, for l = 1..L-1.
+    Deviation,
+    /// v_l, for l = 1..L-1.
+    Belief,
+    /// epsilon_l of the last iteration, for l = 1..=L.
+    Error,
+}
+
+names!(Quantity, "quantity", {
+    Activation => "activation", Deviation => "deviation", Belief => "belief", Error => "error",
+});
+
+impl Session {
+    /// A quantity of layer `layer` (from 1) of the last call, `[samples, layer shape]`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the layer has no such quantity, or the last call was none that computes it.
+    pub fn get(&self, quantity: Quantity, layer: usize) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.samples * self.elements_of(layer)?];
+        self.read(quantity, layer, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`get`](Self::get), into a buffer of exactly that size.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), or [`Error::Input`] if `out` has another size.
+    pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) -> Result<()> {
+        let layers = self.plan.layers.len();
+        let elements = self.elements_of(layer)?;
+        if layer == layers && matches!(quantity, Quantity::Deviation | Quantity::Belief) {
+            return Err(Error::Input(format!(
+                "layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}"
+            )));
+        }
+        if quantity != Quantity::Activation && !self.inferred {
+            return Err(Error::Input(format!(
+                "the last call only ran the forward pass, so there is no {quantity:?}; call infer first"
+            )));
+        }
+        if out.len() != self.samples * elements {
+            return Err(Error::Input(format!(
+                "the buffer for {quantity:?} of layer {layer} has {} elements, expected {} samples x {elements}",
+                out.len(),
+                self.samples
+            )));
+        }
+        let layer_plan = &self.plan.layers[layer - 1];
+        let place = layer_plan.output.clone();
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
+        // What is iterated is kept times its precision.
+        let error = self.multiples.as_ref().map_or(1.0 / layer_plan.precision, |multiples| multiples.errors[layer - 1]);
+        let moved = self.multiples.as_ref().map(|multiples| multiples.moves[layer - 1] as f32);
+        for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.images * elements).max(1))) {
+            let (source, factor) = match (quantity, moved) {
+                (Quantity::Activation, _) => (&tile.activations, 1.0),
+                (Quantity::Error, _) => (&tile.errors, error as f32),
+                (Quantity::Deviation | Quantity::Belief, Some(moved)) => (&tile.errors, -moved),
+                (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
+            };
+            let (Plan { level, layout, .. }, image) = (&*self.plan, layer_plan.image);
+            let samples = rows.len() / elements;
+            layout.store(*level, &source[place.clone()], image, rows, samples, elements);
+            if factor != 1.0 {
+                rows.iter_mut().for_each(|value| *value *= factor);
+            }
+            if quantity == Quantity::Belief {
+                for (sample, row) in rows.chunks_exact_mut(elements).enumerate() {
+                    let places = layout.places(*level, image, sample);
+                    row.iter_mut().zip(places).for_each(|(v, i)| *v += tile.activations[place.start + i]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// dLoss/dv-hat_L of the last call, `[samples, output shape]`: how the loss of the forward pass changes with the
+    /// outputs. The output's error is the same but for strict, whose last iteration takes it at the beliefs.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if `out` has another size, or the last call had no targets.
+    pub fn read_loss_gradient(&self, out: &mut [f32]) -> Result<()> {
+        let last = &self.plan.layers[self.plan.layers.len() - 1];
+        let elements = self.plan.elements(self.plan.layers.len() - 1);
+        if self.loss.is_nan() {
+            return Err(Error::Input("the last call had no targets, so there is no gradient of a loss".into()));
+        }
+        if out.len() != self.samples * elements {
+            return Err(Error::Input(format!(
+                "{} elements to read the loss's gradient into, expected {} samples x {elements}",
+                out.len(),
+                self.samples
+            )));
+        }
+        let output = Output::new(&self.plan, self.network.loss(), self.samples, 1.0, false);
+        let difference = Buffer::zeros(last.output.len());
+        let mut error = Buffer::zeros(last.output.len());
+        let mut losses = vec![0.0; self.plan.images];
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
+        for (tile, rows) in tiles.zip(out.chunks_mut(self.plan.images * elements)) {
+            let activation = &tile.activations[last.output.clone()];
+            output.error(activation, &difference, &tile.targets, tile.samples, &mut error, &mut losses);
+            let samples = rows.len() / elements;
+            self.plan.layout.store(self.plan.level, &error, last.image, rows, samples, elements);
+        }
+        Ok(())
+    }
+
+    /// Elements of one sample of layer `layer` (from 1).
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn elements(&self, layer: usize) -> usize {
+        self.elements_of(layer).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn elements_of(&self, layer: usize) -> Result<usize> {
+        let layers = self.plan.layers.len();
+        match (1..=layers).contains(&layer) {
+            true => Ok(self.plan.elements(layer - 1)),
+            false => Err(Error::Input(format!("there is no layer {layer}, expected 1..={layers}"))),
+        }
+    }
+
+    /// Samples of the last call.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// The loss of the forward pass of the last call. A divergence does not change it. NaN if there were no targets.
+    pub fn loss(&self) -> f32 {
+        self.loss
+    }
+
+    /// How each sample of the last relaxation by strict, error-based or incremental descended, in the order of the batch; nothing for
+    /// the other methods.
+    pub fn descents(&self) -> impl Iterator<Item = &Descending> {
+        let descends =
+            self.inferred && matches!(self.method, Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_));
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles);
+        tiles.flat_map(|tile| &tile.steps.samples).take(if descends { self.samples } else { 0 })
+    }
+
+    /// The layers (from 1) that no error reaches within the iterations, so that their gradients are 0
+    /// ([`Method::unreached`]).
+    pub fn unreached(&self) -> Range<usize> {
+        self.method.unreached(self.plan.layers.len())
+    }
+
+    /// The gradients of the last [`infer`](Self::infer): the method's approximation of dLoss/dtheta.
+    pub fn gradients(&self) -> &Parameters {
+        &self.gradients
+    }
+
+    /// Scales the gradients of the last [`infer`](Self::infer) down if their norm is larger than `most`, like PyTorch's
+    /// `clip_grad_norm_`. Returns the norm before scaling.
+    pub fn clip_gradients(&mut self, most: f64) -> f64 {
+        let values = self.gradients.values_mut();
+        let norm = values.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let factor = most / (norm + 1e-6);
+        if factor < 1.0 {
+            values.iter_mut().for_each(|g| *g = (f64::from(*g) * factor) as f32);
+        }
+        norm
+    }
+
+    /// Whether the next strict relaxations record their energies. Off by default.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is not enough memory for one of each iteration (nothing was changed).
+    pub fn record_energies(&mut self, record: bool) -> Result<()> {
+        let iterations = match self.method {
+            Method::Strict(Strict { iterations, .. })
+            | Method::ErrorBased(ErrorBased { iterations, .. })
+            | Method::Incremental(Incremental { iterations, .. })
+                if record =>
+            {
+                iterations
+            }
+            _ => 0,
+        };
+        let numbers = iterations.checked_mul(self.groups.len() + 1);
+        if !matches!(numbers.map(|numbers| Vec::<f64>::new().try_reserve_exact(numbers)), Some(Ok(()))) {
+            return Err(Error::Argument(format!(
+                "not enough memory for the energies of {iterations} iterations; use fewer iterations, or do not record energies"
+            )));
+        }
+        self.energies = vec![0.0; iterations];
+        for group in &mut self.groups {
+            group.descent.energies = vec![0.0; iterations];
+        }
+        Ok(())
+    }
+
+    /// F_1 .. F_n of the last strict relaxation, summed over the batch: the loss at the current
+    /// prediction plus half the squared errors of layers 1..L-1 times their precisions, each before the update of its
+    /// iteration. Empty unless they were recorded.
+    pub fn energies(&self) -> &[f64] {
+        &self.energies
+    }
+}

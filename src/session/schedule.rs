@@ -1,0 +1,71 @@
+//! The groups of a batch on the threads of a pool.
+
+use predictive_coding_kernels::{concurrency, pool_threads};
+use rayon::prelude::*;
+
+use super::Session;
+use crate::group::{Call, Group, Start};
+use crate::layer::{Change, Layers};
+use crate::loss::Targets;
+use crate::parameters::ParametersView;
+use crate::plan::Step;
+use crate::state::Scratch;
+
+impl Session {
+    /// Brings the weights into the layouts that the kernels want, once for all iterations.
+    pub(super) fn pack(&mut self, parameters: ParametersView<'_>) {
+        for step in &self.plan.steps {
+            if let Step::Product(product) = step {
+                product.pack(parameters, &mut self.packed);
+            }
+        }
+    }
+
+    /// Runs `work` on every group, and adds up the losses.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a call, and what is done with them")]
+    pub(super) fn run(
+        &mut self,
+        parameters: ParametersView<'_>,
+        change: Option<Change<'_>>,
+        x: &[f32],
+        targets: Option<Targets<'_>>,
+        start: &[Start<'_>],
+        samples: usize,
+        work: impl Fn(Call<'_>, &mut Group, &mut Scratch, &mut [f32]) + Sync,
+    ) {
+        let output = self.output(samples);
+        let tiles = samples.div_ceil(self.plan.images);
+        let threads = concurrency();
+        let tiles_per_group = self.groups[0].tiles.len();
+        let used = tiles.div_ceil(tiles_per_group);
+        // Where more threads would come than can run, a task takes several groups.
+        let per_task = if pool_threads() > threads { used.div_ceil(threads) } else { 1 };
+        // A thread that waits for a part of a product may take another group, which then needs scratch too.
+        let parallel = used < threads && self.scratch.len() >= used;
+        let (plan, packed) = (&*self.plan, &*self.packed);
+        let layers = Layers { plan, parameters, packed, change, parallel };
+        let call = Call { layers, output, x, targets, beliefs: start, samples };
+        let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
+        let scratch = &self.scratch;
+        let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
+            work(call, group, &mut scratch.free(index), rows);
+        };
+        if threads > 1 && used > 1 && self.plan.sizes.row > 0 {
+            let groups = self.groups[..used].par_iter_mut().zip(self.rows.par_chunks_mut(rows_len));
+            let groups = groups.enumerate().with_min_len(per_task).with_max_len(per_task);
+            groups.for_each(|(index, (group, rows))| task(index, group, rows));
+        } else if threads > 1 && used > 1 {
+            let groups = self.groups[..used].par_iter_mut().enumerate();
+            groups.with_min_len(per_task).with_max_len(per_task).for_each(|(index, group)| task(index, group, &mut []));
+        } else {
+            let mut rows = self.rows.chunks_mut(rows_len);
+            for (index, group) in self.groups[..used].iter_mut().enumerate() {
+                task(index, group, rows.next().unwrap_or_default());
+            }
+        }
+        self.samples = samples;
+        let tiles = self.groups.iter().flat_map(|group| &group.tiles).take(tiles);
+        let losses = tiles.flat_map(|tile| &tile.losses[..tile.samples]);
+        self.loss = targets.map_or(f32::NAN, |_| (losses.sum::<f64>() * output.scale) as f32);
+    }
+}
