@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// A step size of beliefs, finite and above 0. See [`Strict`] for an example.
+/// A step size of beliefs, finite and above 0. See [`Strict`](crate::Strict) for an example.
 ///
 /// ```
 /// use predictive_coding::{Eta, Strict};

@@ -4,7 +4,7 @@ use super::{Eta, USUAL};
 use crate::setters::setters;
 
 /// The parameters step in every iteration (Salvatori et al., arXiv 2212.00720): `iterations` times, at once, beliefs step
-/// as those of [`Strict`] and the optimiser of [`Session::learn`](crate::Session::learn) takes a step along the gradients
+/// as those of [`Strict`](crate::Strict) and the optimiser of [`Session::learn`](crate::Session::learn) takes a step along the gradients
 /// of the energy at the same beliefs and parameters. Errors are those of the last iteration, activations those of the
 /// first parameters.
 ///
