@@ -1,5 +1,7 @@
 //! Descriptions go through serde and come back, and names through text.
 
+#![cfg(all(feature = "serde", feature = "files"))]
+
 use predictive_coding::{
     AdamOptions, Algorithm, AvgPool2d, Conv2d, Eta, FixedPrediction, LayoutChoice, LearningRate, Level, Linear, Loss,
     MaxPool2d, Method, Network, OnDivergence, Op, Options, Reduction, Schedule, Solver, Strict,
