@@ -56,8 +56,8 @@ pub struct Train {
     /// Model file [default: one for the data set; for mnist and cifar10 the paper's network]
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     model: Option<PathBuf>,
-    /// Initial weights, in the format of infer [default: random, see --seed]
-    #[arg(long, value_name = "FILE", conflicts_with = "resume", help_heading = "Network")]
+    /// Initial weights, in the format of infer [default: random, see --seed]; with --resume, the checkpoint's are used
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
     weights: Option<PathBuf>,
     /// How errors and gradients are computed [default: all three, to compare them]
     #[arg(long, value_enum, help_heading = "Relaxation")]

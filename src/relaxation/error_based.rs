@@ -13,7 +13,7 @@ use predictive_coding_kernels::{Combine, elementwise};
 use super::Relaxation;
 use super::strict::{Descent, weighted};
 use crate::layer::{Gradients, Input};
-use crate::method::{ErrorBased, Eta};
+use crate::method::ErrorBased;
 use crate::options::Options;
 use crate::plan::LayerPlan;
 use crate::state::{Descending, Scratch, Tile, Values, read_write, write_read};
@@ -28,7 +28,7 @@ pub(crate) fn error_based(
     let ErrorBased { ref eta, iterations, on_divergence } = *method;
     let plan = tile.layers.plan;
     descent.begin(&tile.output, false);
-    let eta = Eta::largest(eta);
+    let eta = eta.largest();
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
     tile.tile.errors.fill(0.0);
     let mut direction = std::mem::take(&mut tile.scratch.work.moments.direction);

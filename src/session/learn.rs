@@ -69,8 +69,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`infer`](Self::infer), and then the parameters are what they were; [`Error::Argument`] for incremental with an
-    /// optimiser whose weights decay.
+    /// As [`infer`](Self::infer); [`Error::Argument`] for incremental with an optimiser whose weights decay. The parameters
+    /// are then what they were. The optimiser of incremental may have stepped, and is best made anew.
     ///
     /// # Panics
     /// If the optimiser was made for other parameters.
@@ -104,7 +104,9 @@ impl Session {
                 break;
             }
             self.pack((&changing.current).into());
-            changing.pack(&self.plan);
+            if iteration > 1 {
+                changing.pack(&self.plan);
+            }
             let change = Change { parameters: changing.change.values(), packed: &changing.packed };
             let change = Some(change).filter(|_| iteration > 1);
             self.run(

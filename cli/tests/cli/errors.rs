@@ -58,14 +58,17 @@ fn rules_beyond_the_paper() {
     run(&["train", "--method", "incremental", "--clip", "1"]).refused(&["--clip was given", "incremental"]);
 }
 
-/// What training by incremental takes: the same steps whether or not they are interrupted.
+/// Training by incremental takes the same steps whether or not it is interrupted, and resumes by the same command.
 #[test]
 fn incremental_resumes_to_the_same_bits() {
     let folder = Folder::with_model(2);
+    let weights = folder.name("initial/weights.safetensors");
+    run(&["train", "--method", "exact", "--epochs", "1", "--out", &folder.name("initial")]).succeeded();
     let train = |name: &str, epochs: &str, more: &[&str]| {
         let (out, state) = (folder.name(name), folder.name("state"));
         let method = ["train", "--method", "incremental", "--iterations", "5", "--lr", "0.0003", "--epochs", epochs];
-        run(&[&method[..], &["--out", &out, "--checkpoint", &state], more].concat()).succeeded();
+        let files = ["--weights", &weights, "--out", &out, "--checkpoint", &state];
+        run(&[&method[..], &files, more].concat()).succeeded();
         std::fs::read(std::path::Path::new(&out).join("weights.safetensors")).unwrap()
     };
     train("first", "1", &[]);
