@@ -93,6 +93,11 @@ impl Method {
         }
     }
 
+    /// Whether each sample goes down an energy, iteration by iteration.
+    pub(crate) fn descends(&self) -> bool {
+        matches!(self, Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_))
+    }
+
     /// How much of each layer's gradient gets through to it, for a network whose layers have these precisions p_l
     /// ([`Network::precisions`](crate::Network::precisions)): p_l times the errors of fixed-prediction is c_l times
     /// backpropagation's, with c_L = 1, and from 0 c_l <- (1 - eta_l p_l) c_l + eta_l p_l c_{l+1} for all l < L at once,

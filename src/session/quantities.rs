@@ -6,7 +6,6 @@ use predictive_coding_kernels::Buffer;
 
 use super::Session;
 use crate::error::{Error, Result};
-use crate::method::{ErrorBased, Incremental, Method, Strict};
 use crate::names::names;
 use crate::output::Output;
 use crate::parameters::Parameters;
@@ -154,11 +153,10 @@ impl Session {
         self.loss
     }
 
-    /// How each sample of the last relaxation by strict, error-based or incremental descended, in the order of the batch; nothing for
-    /// the other methods.
+    /// How each sample of the last relaxation descended, in the order of the batch; nothing for exact and
+    /// fixed-prediction.
     pub fn descents(&self) -> impl Iterator<Item = &Descending> {
-        let descends =
-            self.inferred && matches!(self.method, Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_));
+        let descends = self.inferred && self.method.descends();
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         tiles.flat_map(|tile| &tile.steps.samples).take(if descends { self.samples } else { 0 })
     }
@@ -186,21 +184,13 @@ impl Session {
         norm
     }
 
-    /// Whether the next strict relaxations record their energies. Off by default.
+    /// Whether the next relaxations by strict, error-based and incremental record their energies. Off by default.
     ///
     /// # Errors
     /// [`Error::Argument`] if there is not enough memory for one of each iteration (nothing was changed).
     pub fn record_energies(&mut self, record: bool) -> Result<()> {
-        let iterations = match self.method {
-            Method::Strict(Strict { iterations, .. })
-            | Method::ErrorBased(ErrorBased { iterations, .. })
-            | Method::Incremental(Incremental { iterations, .. })
-                if record =>
-            {
-                iterations
-            }
-            _ => 0,
-        };
+        let iterations = if record && self.method.descends() { self.method.iterations() } else { None };
+        let iterations = iterations.unwrap_or(0);
         let numbers = iterations.checked_mul(self.groups.len() + 1);
         if !matches!(numbers.map(|numbers| Vec::<f64>::new().try_reserve_exact(numbers)), Some(Ok(()))) {
             return Err(Error::Argument(format!(

@@ -42,6 +42,13 @@ pub struct Step<T> {
     pub may_rise: bool,
 }
 
+impl<T> Step<T> {
+    /// One whose energies are not recorded.
+    fn new(loss: T, activations: Vec<Vec<T>>, beliefs: Vec<Vec<T>>, errors: Vec<Vec<T>>, gradients: Vec<T>) -> Self {
+        Step { loss, activations, beliefs, errors, gradients, energies: vec![], opposite: vec![], may_rise: false }
+    }
+}
+
 /// Where a strict relaxation starts.
 #[derive(Clone)]
 pub enum Begin<T> {
@@ -132,16 +139,7 @@ impl<T: Real> Naive<T> {
         }
         let v = (0..=self.depth()).map(|l| if l == 0 { x.to_vec() } else { minus(&hat[l], &eps[l]) }).collect();
         let gradients = self.gradients(&hat, &eps);
-        Step {
-            loss,
-            activations: hat,
-            beliefs: v,
-            errors: eps,
-            gradients,
-            energies: vec![],
-            opposite: vec![],
-            may_rise: false,
-        }
+        Step::new(loss, hat, v, eps, gradients)
     }
 
     fn fixed_prediction(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize) -> Step<T> {
@@ -159,16 +157,7 @@ impl<T: Real> Naive<T> {
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
-        Step {
-            loss,
-            activations: hat,
-            beliefs: v,
-            errors: eps,
-            gradients,
-            energies: vec![],
-            opposite: vec![],
-            may_rise: false,
-        }
+        Step::new(loss, hat, v, eps, gradients)
     }
 
     /// With a nudge the loss counts beta times in the relaxation, and gradients are divided by it.
@@ -226,7 +215,7 @@ impl<T: Real> Naive<T> {
         }
         let gradients = self.gradients(&v, &self.weighted(&eps));
         let may_rise = matches!(method.solver, Solver::Adam(_));
-        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies, opposite: vec![], may_rise }
+        Step { energies, may_rise, ..Step::new(loss, hat, v, eps, gradients) }
     }
 
     /// v_l = f_l(v_{l-1}) - eps_l, and eps_l += eta (J_{l+1}^T ... J_L^T dLoss/dy - p_l eps_l).
@@ -258,7 +247,7 @@ impl<T: Real> Naive<T> {
         let v = beliefs(&eps);
         eps[self.depth()] = self.loss_derivative(&v[self.depth()], y);
         let gradients = self.gradients(&v, &self.weighted(&eps));
-        Step { loss, activations: hat, beliefs: v, errors: eps, gradients, energies, opposite: vec![], may_rise: false }
+        Step { energies, ..Step::new(loss, hat, v, eps, gradients) }
     }
 
     /// Strict from v-hat as it was published with the paper: eps_l = v_l - f_l(v_{l-1}) for l < L and eps_L =
@@ -280,16 +269,7 @@ impl<T: Real> Naive<T> {
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
-        Step {
-            loss,
-            activations: hat,
-            beliefs: v,
-            errors: eps,
-            gradients,
-            energies: vec![],
-            opposite: vec![],
-            may_rise: false,
-        }
+        Step::new(loss, hat, v, eps, gradients)
     }
 
     /// eps_l = f_l(v_{l-1}) - v_l for l < L, and eps_L = dLoss/dy at y = f_L(v_{L-1}).
