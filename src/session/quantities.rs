@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// The layers (from 1) that no error reaches within the iterations, so that their gradients are 0
-    /// ([`Method::unreached`]).
+    /// ([`Method::unreached`](crate::Method::unreached)).
     pub fn unreached(&self) -> Range<usize> {
         self.method.unreached(self.plan.layers.len())
     }
