@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::loss::Loss;
-use crate::network::{Layer, Network};
+use crate::network::{Branch, Layer, LayerSpec, Network};
 use crate::op::Op;
 
 #[derive(Serialize, Deserialize)]
@@ -18,17 +18,39 @@ pub(crate) struct Description {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LayerDescription {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// Left out for one that is the belief of the layer before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    branches: Vec<BranchDescription>,
     precision: f64,
+    ops: Vec<Op>,
+}
+
+/// `from` counts layers from 1; 0 is the input.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BranchDescription {
+    from: usize,
     ops: Vec<Op>,
 }
 
 impl From<Network> for Description {
     fn from(network: Network) -> Self {
-        let layer = |layer: &Layer| LayerDescription { precision: layer.precision(), ops: layer.ops().to_vec() };
+        let branch = |branch: &Branch| BranchDescription { from: branch.from(), ops: branch.ops().to_vec() };
+        let layer = |(l, layer): (usize, &Layer)| LayerDescription {
+            name: layer.name().map(str::to_string),
+            branches: match layer.branches() {
+                [only] if only.from() == l && only.ops().is_empty() => vec![],
+                branches => branches.iter().map(branch).collect(),
+            },
+            precision: layer.precision(),
+            ops: layer.ops().to_vec(),
+        };
         Description {
             input: network.input_shape().to_vec(),
             loss: network.loss(),
-            layer: network.layers().iter().map(layer).collect(),
+            layer: network.layers().iter().enumerate().map(layer).collect(),
         }
     }
 }
@@ -36,9 +58,11 @@ impl From<Network> for Description {
 impl TryFrom<Description> for Network {
     type Error = Error;
 
-    fn try_from(Description { input, loss, layer }: Description) -> Result<Self, Error> {
-        let precisions: Vec<f64> = layer.iter().map(|layer| layer.precision).collect();
-        let network = Network::new(&input, loss, layer.into_iter().map(|layer| layer.ops).collect())?;
-        (1..).zip(precisions).try_fold(network, |network, (l, precision)| network.with_precision(l, precision))
+    fn try_from(Description { input, loss, layer: layers }: Description) -> Result<Self, Error> {
+        let layer = |LayerDescription { name, branches, precision, ops }| {
+            let branches = branches.into_iter().map(|BranchDescription { from, ops }| Branch::new(from, ops));
+            LayerSpec::from(ops).with_name(name).with_branches(branches.collect()).with_precision(precision)
+        };
+        Network::new(&input, loss, layers.into_iter().map(layer).collect())
     }
 }

@@ -7,10 +7,10 @@ use predictive_coding_kernels::Buffer;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Layers};
 use crate::loss::Targets;
-use crate::method::{FixedPrediction, Incremental, Method, OnDivergence, Solver};
+use crate::method::{Incremental, Method, OnDivergence, Solver};
 use crate::options::Options;
 use crate::output::Output;
-use crate::plan::{LayerPlan, Plan};
+use crate::plan::{InputPlan, LayerPlan, Place, Plan};
 use crate::relaxation::{
     Descent, Given, Relaxation, backpropagate, error_based, fixed_prediction, increment, strict, sweep,
 };
@@ -45,8 +45,13 @@ impl Call<'_> {
     /// Puts the samples from `first` on into a tile.
     fn load(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
         let plan = self.layers.plan;
-        let rows = rows_of(first, tile.samples, plan.input.iter().product());
-        plan.layout.load(plan.level, &self.x[rows], plan.input, &mut scratch.values[..plan.len(0)]);
+        let InputPlan { image, value, .. } = &plan.input;
+        let rows = rows_of(first, tile.samples, image.iter().product());
+        let out = match value.clone() {
+            Place::Inside(place) => &mut scratch.values[place],
+            Place::Output(place) => &mut tile.activations[place],
+        };
+        plan.layout.load(plan.level, &self.x[rows], *image, out);
         if let Some(targets) = self.targets {
             self.output.load(targets, first, tile.samples, &mut tile.targets);
         }
@@ -165,7 +170,8 @@ impl Group {
                 let gradients = &mut Gradients { partial: gradients, rows: &mut rows[place + side..] };
                 let mut relaxation = Relaxation { layers: call.layers, output, tile, scratch };
                 let on_divergence = match method {
-                    Method::FixedPrediction(fixed @ FixedPrediction { literal: true, .. }) => {
+                    // Else its beliefs are known from backpropagation's errors.
+                    Method::FixedPrediction(fixed) if !relaxation.tile.deviations.is_empty() => {
                         return fixed_prediction(relaxation, fixed, options, gradients);
                     }
                     Method::Exact | Method::FixedPrediction(_) => return backpropagate(relaxation, gradients),

@@ -1,16 +1,18 @@
 //! Layers evaluated on a tile: values forward, differences forward, errors back, gradients.
 //!
-//! Nothing here knows of iterations: a difference D at a layer's input is pushed through it,
-//! f_l(v-hat + D) - f_l(v-hat), an error at its output is pulled back through it, J_l^T epsilon.
+//! Nothing here knows of iterations: the deviations u of the beliefs that a layer reads are pushed through it,
+//! f_l(v-hat + u) - f_l(v-hat), an error at its output is pulled back through it, J_l^T epsilon.
 //! The error of a layer that ends without a product is pulled back to the end of its last product as
 //! soon as it is known, band by band behind the product that it comes from: what lies between two
 //! products takes no pass through memory of its own.
 
+use std::ops::Range;
+
 use predictive_coding_kernels::{Combine, Conv, Local, Relaxing, elementwise};
 
 use crate::parameters::ParametersView;
-use crate::plan::{LayerPlan, Plan, Product, Step, WeightGradient};
-use crate::state::{Scratch, Tile, Values, Work, read_write, values_around};
+use crate::plan::{Branch, Inlet, LayerPlan, Link, Place, Plan, Product, Step, Sum, WeightGradient};
+use crate::state::{Scratch, Tile, Values, Work, read_write, values_between};
 
 /// A plan with the parameters of one call.
 #[derive(Clone, Copy)]
@@ -46,8 +48,16 @@ pub(crate) enum Input<'a> {
     Activation,
     /// Where the layer was last pushed, for a pull that asks for no gradients.
     Pushed,
-    /// Where the layer was last pushed: v-hat plus this deviation, which is 0 if it is empty.
+    /// Where the layer was last pushed: v-hat plus these deviations of all beliefs below it.
     Moved(&'a [f32]),
+}
+
+/// Where what is pulled back through a layer goes.
+pub(crate) struct Towards<'b, 'c> {
+    /// A vector of all beliefs below the layer.
+    pub(crate) beliefs: &'b mut [f32],
+    /// How what arrives by a link is combined with the part of its source.
+    pub(crate) combine: &'c dyn Fn(&Link) -> Combine<'c>,
 }
 
 impl Product {
@@ -62,7 +72,7 @@ impl Product {
 }
 
 /// The rows of a local operation's result that a band of the product below it makes.
-fn rows_of_band(conv: &Conv, local: &Local, band: usize) -> std::ops::Range<usize> {
+fn rows_of_band(conv: &Conv, local: &Local, band: usize) -> Range<usize> {
     if conv.output_bands() == 1 {
         return 0..local.output_rows();
     }
@@ -75,31 +85,70 @@ fn rows_of_band(conv: &Conv, local: &Local, band: usize) -> std::ops::Range<usiz
 impl Layers<'_> {
     /// The forward pass, from the tile's input values.
     pub(crate) fn forward(&self, tile: &mut Tile, scratch: &mut Scratch) {
-        let Plan { steps, .. } = self.plan;
         let Scratch { values, work } = scratch;
         let (inside, activations, products) = (&mut **values, &mut *tile.activations, &mut *work.products);
-        let mut b = 0;
-        while b < steps.len() {
-            match (&steps[b], steps.get(b + 1)) {
+        for layer in &self.plan.layers {
+            if let Inlet::Sum(sum) = &layer.inlet {
+                self.sum_up(sum, inside, activations, products);
+            }
+            self.forward_steps(layer.tail.clone(), inside, activations, products);
+        }
+    }
+
+    /// The values of a sum of branches.
+    fn sum_up(&self, sum: &Sum, inside: &mut [f32], activations: &mut [f32], products: &mut [f32]) {
+        let total = Place::Inside(sum.value.clone());
+        for (index, Branch { link, steps, difference }) in sum.branches.iter().enumerate() {
+            let beta = if index == 0 { 0.0 } else { 1.0 };
+            let end = match &self.plan.steps[steps.clone()] {
+                [] => {
+                    link.source.map_or(&self.plan.input.value, |l| &self.plan.outputs[self.plan.layers[l].tail.end - 1])
+                }
+                [.., Step::Product(product)] if difference.is_empty() => {
+                    let last = steps.end - 1;
+                    self.forward_steps(steps.start..last, inside, activations, products);
+                    let (z, out) = values_between(&self.plan.inputs[last], &total, inside, activations);
+                    let packed = self.weights(product, &product.forward);
+                    let combine = Combine { beta, ..self.biased(product) };
+                    product.conv.forward(packed, z, combine, out, products, self.parallel);
+                    continue;
+                }
+                _ => {
+                    self.forward_steps(steps.clone(), inside, activations, products);
+                    &self.plan.outputs[steps.end - 1]
+                }
+            };
+            let (value, out) = values_between(end, &total, inside, activations);
+            elementwise::combine(self.plan.level, value, Combine { beta, ..Combine::default() }, out);
+        }
+    }
+
+    /// The values behind some steps of a chain.
+    fn forward_steps(&self, range: Range<usize>, inside: &mut [f32], activations: &mut [f32], products: &mut [f32]) {
+        let Plan { steps, inputs, outputs, .. } = self.plan;
+        let mut b = range.start;
+        while b < range.end {
+            let next = (b + 1 < range.end).then(|| &steps[b + 1]);
+            match (&steps[b], next) {
                 (Step::Product(product), Some(Step::Local(local))) if product.conv.output_bands() > 1 => {
                     for band in 0..product.conv.output_bands() {
-                        let (z, out) = values_around(self.plan, inside, activations, b);
+                        let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
                         let packed = self.weights(product, &product.forward);
                         let combine = self.biased(product);
                         product.conv.forward_band(band, packed, z, combine, out, products, self.parallel);
-                        let (z, out) = values_around(self.plan, inside, activations, b + 1);
+                        let (z, out) = values_between(&inputs[b + 1], &outputs[b + 1], inside, activations);
                         local.forward(z, out, rows_of_band(&product.conv, local, band), self.parallel);
                     }
                     b += 2;
                     continue;
                 }
                 (Step::Product(product), _) => {
-                    let (z, out) = values_around(self.plan, inside, activations, b);
+                    let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
                     let packed = self.weights(product, &product.forward);
                     product.conv.forward(packed, z, self.biased(product), out, products, self.parallel);
                 }
                 (Step::Local(local), _) => {
-                    let (z, out) = values_around(self.plan, inside, activations, b);
+                    let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
                     local.forward(z, out, 0..local.output_rows(), self.parallel);
                 }
             }
@@ -108,7 +157,7 @@ impl Layers<'_> {
     }
 
     /// The weights as a product of a direction wants them: packed at this place, or as they are.
-    fn weights(&self, product: &Product, packed: &std::ops::Range<usize>) -> &[f32] {
+    fn weights(&self, product: &Product, packed: &Range<usize>) -> &[f32] {
         match product.conv.reads_weights() {
             true => self.parameters.at(&product.weight),
             false => &self.packed[packed.clone()],
@@ -120,31 +169,24 @@ impl Layers<'_> {
         Combine { bias, ..Combine::default() }
     }
 
-    /// With u the deviation at the input of a hidden layer (index from 0) and `own` that of its belief, precision times
-    /// epsilon = f(v-hat + u) - f(v-hat) - own, which is pulled back to the end of the last product.
-    pub(crate) fn relax(
-        &self,
-        layer: usize,
-        values: Values<'_>,
-        u: &[f32],
-        own: &[f32],
-        work: &mut Work,
-        error: &mut [f32],
-    ) {
-        let LayerPlan { steps, precision, pulled, .. } = &self.plan.layers[layer];
-        let last = steps.end - 1;
+    /// With the deviations u of all beliefs, a hidden layer's (index from 0) precision times
+    /// epsilon = f(v-hat + u) - f(v-hat) - u_l, which is pulled back to the end of the last product.
+    pub(crate) fn relax(&self, layer: usize, values: Values<'_>, u: &[f32], work: &mut Work, error: &mut [f32]) {
+        let LayerPlan { tail, precision, pulled, output, .. } = &self.plan.layers[layer];
+        let last = tail.end - 1;
+        let own = &u[output.clone()];
         let precision = *precision as f32;
         match &self.plan.steps[last] {
             Step::Product(product) => {
-                self.push_inside(layer, last, values, u, work);
+                let u = self.push_inside(layer, last, values, u, work);
                 let combine = Combine { alpha: precision, gamma: -precision, other: own, ..Combine::default() };
                 let Work { differences, products, .. } = work;
-                let d = self.difference(layer, last, u, differences);
+                let d = self.difference(tail.start, last, u, differences);
                 let packed = self.weights(product, &product.forward);
                 product.conv.forward(packed, d, combine, error, products, self.parallel);
             }
             Step::Local(local) => {
-                let (z, value) = (values.at(last), values.at(steps.end));
+                let (z, value) = (values.input(last), values.output(last));
                 self.behind_product(layer, values, u, work, |d, pulled, rows| {
                     let operands = Relaxing { z, value, d, u: own, error: &mut *error, pulled };
                     local.relax(operands, rows, self.parallel);
@@ -165,16 +207,16 @@ impl Layers<'_> {
         values: Values<'_>,
         u: &[f32],
         work: &mut Work,
-        mut f: impl FnMut(&[f32], &mut [f32], std::ops::Range<usize>),
+        mut f: impl FnMut(&[f32], &mut [f32], Range<usize>),
     ) {
         let plan = &self.plan.layers[layer];
-        let last = plan.steps.end - 1;
+        let (first, last) = (plan.tail.start, plan.tail.end - 1);
         let Step::Local(local) = &self.plan.steps[last] else { unreachable!("the layer ends with a product") };
         match &self.plan.steps[last.saturating_sub(1)] {
             Step::Product(product) if plan.fused => {
-                self.push_inside(layer, last - 1, values, u, work);
+                let u = self.push_inside(layer, last - 1, values, u, work);
                 let Work { differences, band: difference, pulled, products, .. } = work;
-                let d = self.difference(layer, last - 1, u, differences);
+                let d = self.difference(first, last - 1, u, differences);
                 let packed = self.weights(product, &product.forward);
                 for band in 0..product.conv.output_bands() {
                     let rows = rows_of_band(&product.conv, local, band);
@@ -184,47 +226,105 @@ impl Layers<'_> {
                 }
             }
             _ => {
-                self.push_inside(layer, last, values, u, work);
+                let u = self.push_inside(layer, last, values, u, work);
                 let Work { differences, pulled, .. } = work;
-                let d = self.difference(layer, last, u, differences);
+                let d = self.difference(first, last, u, differences);
                 f(d, &mut pulled[plan.pulled.clone()], 0..local.output_rows());
             }
         }
     }
 
-    /// Pushes the difference `u` at the input of a layer (index from 0) through it into `out`: with parameters W of which
-    /// V have changed since z came from the forward pass, W d + V z through a product. An empty `u` stands for zeros.
+    /// Pushes the deviations `u` of all beliefs below a layer (index from 0) through it into `out`: with parameters W of
+    /// which V have changed since z came from the forward pass, W d + V z through a product.
     pub(crate) fn push(&self, layer: usize, values: Values<'_>, u: &[f32], work: &mut Work, out: &mut [f32]) {
-        let last = self.plan.layers[layer].steps.end - 1;
-        self.push_inside(layer, last, values, u, work);
+        let Range { start, end } = self.plan.layers[layer].tail;
+        let u = self.push_inside(layer, end - 1, values, u, work);
         let Work { differences, products, .. } = work;
-        self.push_step(last, values, self.difference(layer, last, u, differences), out, products);
+        self.push_step(end - 1, values, self.difference(start, end - 1, u, differences), 0.0, out, products);
     }
 
-    /// The differences at the boundaries inside of a layer up to step `end`.
-    fn push_inside(&self, layer: usize, end: usize, values: Values<'_>, u: &[f32], work: &mut Work) {
-        let places = &self.plan.differences;
-        let start = self.plan.layers[layer].steps.start;
-        let Work { differences, products, .. } = work;
-        if !places[start].is_empty() {
-            differences[places[start].clone()].copy_from_slice(u);
-        }
-        for b in start..end {
-            if b == start {
-                self.push_step(b, values, u, &mut differences[places[b + 1].clone()], products);
-            } else {
-                let (d, out) = read_write(differences, places[b].clone(), places[b + 1].clone());
-                self.push_step(b, values, d, out, products);
+    /// The differences inside of a layer up to the input of step `end` of its tail; returns that of the belief which the
+    /// tail reads, which is empty if it does not move, or if the tail reads a sum.
+    fn push_inside<'u>(
+        &self,
+        layer: usize,
+        end: usize,
+        values: Values<'_>,
+        u: &'u [f32],
+        work: &mut Work,
+    ) -> &'u [f32] {
+        let LayerPlan { inlet, tail, .. } = &self.plan.layers[layer];
+        let u = match inlet {
+            Inlet::Belief(link) => &u[self.plan.belief(link.source)],
+            Inlet::Sum(sum) => {
+                self.gather(sum, values, u, work);
+                &[]
+            }
+        };
+        self.push_steps(tail.start..end, values, u, work);
+        u
+    }
+
+    /// The difference of a sum of branches.
+    fn gather(&self, sum: &Sum, values: Values<'_>, u: &[f32], work: &mut Work) {
+        let level = self.plan.level;
+        let mut beta = 0.0;
+        for Branch { link, steps, difference } in &sum.branches {
+            let u = &u[self.plan.belief(link.source)];
+            if u.is_empty() && (self.change.is_none() || steps.is_empty()) {
+                continue;
+            }
+            let combine = Combine { beta, ..Combine::default() };
+            beta = 1.0;
+            if steps.is_empty() {
+                elementwise::combine(level, u, combine, &mut work.differences[sum.difference.clone()]);
+                continue;
+            }
+            let last = steps.end - 1;
+            self.push_steps(steps.start..last, values, u, work);
+            let Work { differences, products, .. } = work;
+            let of_product = difference.is_empty();
+            let out = if of_product { &sum.difference } else { difference };
+            let (below, out) = differences.split_at_mut(out.start);
+            let out = match of_product {
+                true => &mut out[..sum.difference.len()],
+                false => &mut out[..difference.len()],
+            };
+            let d = self.difference(steps.start, last, u, below);
+            self.push_step(last, values, d, combine.beta, out, products);
+            if !of_product {
+                let (end, total) = read_write(differences, difference.clone(), sum.difference.clone());
+                elementwise::combine(level, end, combine, total);
             }
         }
+        if beta == 0.0 {
+            work.differences[sum.difference.clone()].fill(0.0);
+        }
     }
 
-    fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], out: &mut [f32], products: &mut [f32]) {
+    /// The differences behind some steps from the start of a chain, with `u` there.
+    fn push_steps(&self, steps: Range<usize>, values: Values<'_>, u: &[f32], work: &mut Work) {
+        let places = &self.plan.differences;
+        let start = steps.start;
+        let Work { differences, products, .. } = work;
+        if !places[start].is_empty() && !u.is_empty() {
+            differences[places[start].clone()].copy_from_slice(u);
+        }
+        for b in steps {
+            let (below, out) = differences.split_at_mut(places[b + 1].start);
+            let d = self.difference(start, b, u, below);
+            self.push_step(b, values, d, 0.0, &mut out[..places[b + 1].len()], products);
+        }
+    }
+
+    /// Adds to `beta` times what is there; `beta` is 0 but for products.
+    fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], beta: f32, out: &mut [f32], products: &mut [f32]) {
         match &self.plan.steps[b] {
             Step::Product(product) => {
+                let combine = Combine { beta, ..Combine::default() };
                 if !d.is_empty() {
                     let packed = self.weights(product, &product.forward);
-                    product.conv.forward(packed, d, Combine::default(), out, products, self.parallel);
+                    product.conv.forward(packed, d, combine, out, products, self.parallel);
                 }
                 if let Some(Change { parameters, packed }) = self.change {
                     let packed = match product.conv.reads_weights() {
@@ -232,19 +332,19 @@ impl Layers<'_> {
                         false => &packed[product.forward.clone()],
                     };
                     let bias = product.bias.as_ref().map(|range| &parameters[range.clone()]);
-                    let beta = if d.is_empty() { 0.0 } else { 1.0 };
+                    let beta = if d.is_empty() { beta } else { 1.0 };
                     let combine = Combine { bias, beta, ..Combine::default() };
-                    product.conv.forward(packed, values.at(b), combine, out, products, self.parallel);
+                    product.conv.forward(packed, values.input(b), combine, out, products, self.parallel);
                 }
             }
             Step::Local(_) if d.is_empty() => out.fill(0.0),
-            Step::Local(local) => local.push(values.at(b), values.at(b + 1), d, out, self.parallel),
+            Step::Local(local) => local.push(values.input(b), values.output(b), d, out, self.parallel),
         }
     }
 
-    /// The difference at the input of step `b` of a layer; `u` is that at the input of the layer.
-    fn difference<'d>(&self, layer: usize, b: usize, u: &'d [f32], differences: &'d [f32]) -> &'d [f32] {
-        match b == self.plan.layers[layer].steps.start && self.plan.differences[b].is_empty() {
+    /// The difference at the input of step `b` of a chain from `start` on; `u` is that of the belief which the chain reads.
+    fn difference<'d>(&self, start: usize, b: usize, u: &'d [f32], differences: &'d [f32]) -> &'d [f32] {
+        match b == start && self.plan.differences[b].is_empty() {
             true => u,
             false => &differences[self.plan.differences[b].clone()],
         }
@@ -256,16 +356,17 @@ impl Layers<'_> {
         &self,
         layer: usize,
         values: Values<'_>,
-        moved: Option<&[f32]>,
+        moved: bool,
         error: &[f32],
         work: &mut Work,
     ) {
-        let plan = &self.plan.layers[layer];
-        let last = plan.steps.end - 1;
+        let LayerPlan { tail, pulled: place, .. } = &self.plan.layers[layer];
+        let last = tail.end - 1;
         if let Step::Local(local) = &self.plan.steps[last] {
             let Work { differences, pulled, .. } = work;
-            let d = moved.map(|u| self.difference(layer, last, u, differences)).filter(|d| !d.is_empty());
-            let (z, value, pulled) = (values.at(last), values.at(last + 1), &mut pulled[plan.pulled.clone()]);
+            let d = self.difference(tail.start, last, &[], differences);
+            let d = Some(d).filter(|d| moved && !d.is_empty());
+            let (z, value, pulled) = (values.input(last), values.output(last), &mut pulled[place.clone()]);
             local.pull(z, value, d, error, pulled, 0..local.output_rows(), self.parallel);
         }
     }
@@ -273,25 +374,25 @@ impl Layers<'_> {
     /// Evaluates a layer anew at v-hat plus `u` as far as its gradients need, and pulls its error back to
     /// the end of its last product there.
     pub(crate) fn renew(&self, layer: usize, values: Values<'_>, u: &[f32], error: &[f32], work: &mut Work) {
-        let Some(renewed) = self.plan.layers[layer].renewed else { return };
-        let last = self.plan.layers[layer].steps.end - 1;
+        let LayerPlan { renewed: Some(renewed), tail, .. } = &self.plan.layers[layer] else { return };
+        let last = tail.end - 1;
         match &self.plan.steps[last] {
-            Step::Local(local) if renewed == last => {
-                let (z, value) = (values.at(last), values.at(last + 1));
+            Step::Local(local) if *renewed == last => {
+                let (z, value) = (values.input(last), values.output(last));
                 self.behind_product(layer, values, u, work, |d, pulled, rows| {
                     local.pull(z, value, Some(d), error, pulled, rows, self.parallel);
                 });
             }
             _ => {
-                self.push_inside(layer, renewed, values, u, work);
-                self.pull_to_product(layer, values, None, error, work);
+                self.push_inside(layer, *renewed, values, u, work);
+                self.pull_to_product(layer, values, false, error, work);
             }
         }
     }
 
     /// Carries the error at the end of a layer's last product on: adds the gradients of the layer's
-    /// parameters to `gradients`, if those are given, and combines what arrives at the layer's input with
-    /// `out`, if that is given. `error` is that at the layer's output.
+    /// parameters to `gradients`, if those are given, and combines what arrives at the beliefs that it reads with
+    /// those of `towards`, if that is given. `error` is that at the layer's output.
     #[expect(clippy::too_many_arguments, reason = "what is carried back, where it was, and the two places it goes to")]
     pub(crate) fn backward(
         &self,
@@ -301,58 +402,24 @@ impl Layers<'_> {
         error: &[f32],
         work: &mut Work,
         mut gradients: Option<&mut Gradients<'_>>,
-        out: Option<(Combine<'_>, &mut [f32])>,
+        mut towards: Option<Towards<'_, '_>>,
     ) {
-        let plan = &self.plan.layers[layer];
-        let (first, last) = (plan.steps.start, plan.steps.end - 1);
-        let Work { differences, pulled, gradients: [from, to], input, products, .. } = work;
-        let (mut from, mut to) = (&mut **from, &mut **to);
-        let (top, known) = match &self.plan.steps[last] {
-            Step::Local(_) => (last, &pulled[plan.pulled.clone()]),
-            Step::Product(_) => (last + 1, error),
+        let LayerPlan { inlet, tail, pulled: place, .. } = &self.plan.layers[layer];
+        let Work { differences, pulled, gradients: [from, to], input, products, sum: total, .. } = work;
+        let (steps, known) = match &self.plan.steps[tail.end - 1] {
+            Step::Local(_) => (tail.start..tail.end - 1, &pulled[place.clone()]),
+            Step::Product(_) => (tail.clone(), error),
         };
-        let lowest = match (&out, plan.lowest_product) {
-            (Some(_), _) => first,
-            (None, Some(lowest)) => lowest,
-            (None, None) => return,
-        };
-        for b in (lowest..top).rev() {
-            let gradient = if b + 1 == top { known } else { &from[..self.plan.len(b + 1)] };
-            let d = match at {
-                Input::Activation => None,
-                Input::Pushed => Some(self.difference(layer, b, &[], differences)),
-                Input::Moved(u) => Some(self.difference(layer, b, u, differences)),
-            };
-            let d = d.filter(|d| !d.is_empty());
-            let to_out = b == first && out.is_some();
-            match &self.plan.steps[b] {
-                Step::Product(product) => {
-                    if let Some(gradients) = &mut gradients {
-                        self.gradient(product, gradient, values.at(b), d, input, products, gradients);
-                    }
-                    let packed = self.weights(product, &product.backward);
-                    match out {
-                        Some((combine, out)) if to_out => {
-                            return product.conv.backward_data(packed, gradient, combine, out, products, self.parallel);
-                        }
-                        _ if b == lowest => return,
-                        _ => {
-                            let to = &mut to[..self.plan.len(b)];
-                            let combine = Combine::default();
-                            product.conv.backward_data(packed, gradient, combine, to, products, self.parallel);
-                        }
-                    }
-                }
-                Step::Local(local) => {
-                    let (rows, to) = (0..local.output_rows(), &mut to[..self.plan.len(b)]);
-                    local.pull(values.at(b), values.at(b + 1), d, gradient, to, rows, self.parallel);
+        let mut back = Back { layers: *self, values, at, differences, from, to, input, products };
+        match inlet {
+            Inlet::Belief(link) => back.to_belief(link, steps, known, gradients, towards.as_mut()),
+            Inlet::Sum(Sum { branches, value, .. }) => {
+                let total = &mut total[..value.len()];
+                back.carry(steps, &[], known, gradients.as_deref_mut(), Some((Combine::default(), total)));
+                for Branch { link, steps, .. } in branches {
+                    back.to_belief(link, steps.clone(), total, gradients.as_deref_mut(), towards.as_mut());
                 }
             }
-            std::mem::swap(&mut from, &mut to);
-        }
-        if let Some((combine, out)) = out {
-            let arrived = if top == first { known } else { &from[..self.plan.len(first)] };
-            elementwise::combine(self.plan.level, arrived, combine, out);
         }
     }
 
@@ -394,6 +461,101 @@ impl Layers<'_> {
         }
         if let Some(bias) = &product.partial_bias {
             product.conv.backward_bias(gradient, &mut gradients.partial[bias.clone()]);
+        }
+    }
+}
+
+/// A gradient on its way back through the chains of a layer.
+struct Back<'a> {
+    layers: Layers<'a>,
+    values: Values<'a>,
+    at: Input<'a>,
+    differences: &'a [f32],
+    from: &'a mut [f32],
+    to: &'a mut [f32],
+    input: &'a mut [f32],
+    products: &'a mut [f32],
+}
+
+impl Back<'_> {
+    /// Through the steps of a chain to the belief that it reads, if that may move.
+    fn to_belief(
+        &mut self,
+        link: &Link,
+        steps: Range<usize>,
+        known: &[f32],
+        gradients: Option<&mut Gradients<'_>>,
+        towards: Option<&mut Towards<'_, '_>>,
+    ) {
+        let belief = self.layers.plan.belief(link.source);
+        let at = self.at;
+        let u = match at {
+            Input::Moved(u) => &u[belief.clone()],
+            _ => &[],
+        };
+        if belief.is_empty() && self.layers.change.is_none() {
+            // It has not been pushed.
+            self.at = Input::Activation;
+        }
+        let towards = towards.filter(|_| !belief.is_empty());
+        let out = towards.map(|towards| ((towards.combine)(link), &mut towards.beliefs[belief]));
+        self.carry(steps, u, known, gradients, out);
+        self.at = at;
+    }
+
+    /// Back through the steps of a chain from the gradient `known` at their end. `u` is the deviation of the belief which
+    /// the chain reads.
+    fn carry(
+        &mut self,
+        steps: Range<usize>,
+        u: &[f32],
+        known: &[f32],
+        mut gradients: Option<&mut Gradients<'_>>,
+        out: Option<(Combine<'_>, &mut [f32])>,
+    ) {
+        let Back { layers, values, at, differences, input, products, .. } = self;
+        let Plan { steps: all, inputs, level, .. } = layers.plan;
+        let (mut from, mut to) = (&mut *self.from, &mut *self.to);
+        let (start, end, parallel) = (steps.start, steps.end, layers.parallel);
+        let lowest = match (&out, steps.clone().find(|&b| matches!(all[b], Step::Product(_)))) {
+            (Some(_), _) => start,
+            (None, Some(lowest)) => lowest,
+            (None, None) => return,
+        };
+        for b in (lowest..end).rev() {
+            let gradient = if b + 1 == end { known } else { &from[..inputs[b + 1].len()] };
+            let d = match at {
+                Input::Activation => None,
+                Input::Pushed | Input::Moved(_) => Some(layers.difference(start, b, u, differences)),
+            };
+            let d = d.filter(|d| !d.is_empty());
+            match &all[b] {
+                Step::Product(product) => {
+                    if let Some(gradients) = &mut gradients {
+                        layers.gradient(product, gradient, values.input(b), d, input, products, gradients);
+                    }
+                    let packed = layers.weights(product, &product.backward);
+                    match out {
+                        Some((combine, out)) if b == start => {
+                            return product.conv.backward_data(packed, gradient, combine, out, products, parallel);
+                        }
+                        _ if b == lowest => return,
+                        _ => {
+                            let to = &mut to[..inputs[b].len()];
+                            product.conv.backward_data(packed, gradient, Combine::default(), to, products, parallel);
+                        }
+                    }
+                }
+                Step::Local(local) => {
+                    let (rows, to) = (0..local.output_rows(), &mut to[..inputs[b].len()]);
+                    local.pull(values.input(b), values.output(b), d, gradient, to, rows, parallel);
+                }
+            }
+            std::mem::swap(&mut from, &mut to);
+        }
+        if let Some((combine, out)) = out {
+            let arrived = if start == end { known } else { &from[..inputs[start].len()] };
+            elementwise::combine(*level, arrived, combine, out);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use predictive_coding_kernels::{self as kernels, ConvShape, Layout, Level};
 
-use crate::network::Network;
+use crate::network::{Layer, Network};
 use crate::op::Op;
 use crate::options::LayoutChoice;
 
@@ -35,7 +35,7 @@ pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choic
 fn has_matrices_alone(network: &Network) -> bool {
     let spatial =
         |op: &Op| matches!(op, Op::Conv2d(_) | Op::MaxPool2d(_) | Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. });
-    !network.layers().iter().flat_map(|layer| layer.ops()).any(spatial)
+    !network.layers().iter().flat_map(Layer::all_ops).any(|(op, _)| spatial(op))
 }
 
 /// Vector operations of a tile of a step, with an image in every lane and with one image whose channels lie across the
@@ -47,7 +47,7 @@ fn cost(network: &Network, lanes: usize) -> [f64; 2] {
     const PASSES: f64 = 6.0;
     let padded = |channels: usize| channels.next_multiple_of(lanes) as f64 / channels as f64;
     let mut costs = [0.0; 2];
-    let ops = network.layers().iter().flat_map(|layer| layer.ops().iter().zip(layer.shapes()));
+    let ops = network.layers().iter().flat_map(Layer::all_ops);
     let products = ops.filter_map(|(op, input)| match op {
         Op::Conv2d(conv) => Some(conv.shape(input)),
         Op::Linear(linear) => Some(ConvShape::linear(input[0], linear.out_features)),

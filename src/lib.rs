@@ -54,7 +54,9 @@ mod plan;
 mod relaxation;
 mod session;
 mod setters;
+mod shares;
 mod state;
+mod wave;
 
 #[cfg(feature = "ndarray")]
 mod arrays;
@@ -82,7 +84,7 @@ pub use method::{ErrorBased, Eta, FixedPrediction, Incremental, Method, Nudge, O
 #[cfg(not(feature = "files"))]
 #[doc(hidden)]
 pub use network::ModelFile;
-pub use network::{Layer, Network};
+pub use network::{Branch, Layer, LayerSpec, Network};
 pub use op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use options::{LayoutChoice, Options, StopFlag};

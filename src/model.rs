@@ -24,7 +24,7 @@ use toml::{Spanned, Table, Value};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::loss::{Loss, Reduction};
-use crate::network::Network;
+use crate::network::{Branch, LayerSpec, Network};
 use crate::op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 
 /// No description of a chain of layers needs more bytes than this.
@@ -72,8 +72,18 @@ impl LossTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LayerTable {
-    ops: Vec<Spanned<Table>>,
+    name: Option<String>,
+    branches: Option<Vec<BranchTable>>,
+    ops: Option<Vec<Spanned<Table>>>,
     precision: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BranchTable {
+    from: Option<Spanned<String>>,
+    #[serde(default)]
+    ops: Vec<Spanned<Table>>,
 }
 
 impl Network {
@@ -95,21 +105,41 @@ impl Network {
             let line = line(model.loss.span().start);
             Error::Network(format!("line {line}: {message}"))
         })?;
-        let mut layers = Vec::with_capacity(model.layer.len());
-        for (l, layer) in model.layer.iter().enumerate() {
-            let mut ops = Vec::with_capacity(layer.ops.len());
-            for (o, table) in layer.ops.iter().enumerate() {
-                let op = read_op(table.get_ref()).map_err(|message| {
+        let read_ops = |chain: &str, ops: &[Spanned<Table>]| {
+            let read = |(o, table): (usize, &Spanned<Table>)| {
+                read_op(table.get_ref()).map_err(|message| {
                     let line = line(table.span().start);
-                    Error::Network(format!("line {line}, operation {l}.{o}: {message}"))
-                })?;
-                ops.push(op);
+                    Error::Network(format!("line {line}, operation {chain}.{o}: {message}"))
+                })
+            };
+            ops.iter().enumerate().map(read).collect::<Result<Vec<Op>>>()
+        };
+        let mut layers: Vec<LayerSpec> = Vec::with_capacity(model.layer.len());
+        for (l, LayerTable { name, branches, ops, precision }) in model.layer.into_iter().enumerate() {
+            let mut read = Vec::new();
+            for (index, BranchTable { from, ops }) in branches.iter().flatten().enumerate() {
+                let from = match from {
+                    None => l,
+                    Some(from) => source(from.get_ref(), &layers).map_err(|message| {
+                        let line = line(from.span().start);
+                        Error::Network(format!("line {line}, layer {}, branch {index}: {message}", l + 1))
+                    })?,
+                };
+                read.push(Branch::new(from, read_ops(&format!("{l}.branches.{index}"), ops)?));
             }
-            layers.push(ops);
+            if branches.is_some_and(|branches| branches.is_empty()) {
+                return Err(Error::Network(format!(
+                    "layer {}: branches is empty, expected at least one; leave it out to read the layer before",
+                    l + 1
+                )));
+            }
+            if read.is_empty() && ops.is_none() {
+                return Err(Error::Network(format!("layer {}: has neither ops nor branches, expected either", l + 1)));
+            }
+            let layer = LayerSpec::from(read_ops(&l.to_string(), &ops.unwrap_or_default())?);
+            layers.push(layer.with_name(name).with_branches(read).with_precision(precision.unwrap_or(1.0)));
         }
-        let network = Network::new(&model.input, loss, layers)?;
-        let precisions = (1..).zip(&model.layer).filter_map(|(l, layer)| Some((l, layer.precision?)));
-        precisions.into_iter().try_fold(network, |network, (l, precision)| network.with_precision(l, precision))
+        Network::new(&model.input, loss, layers)
     }
 
     /// As [`from_toml`](Self::from_toml), from a file.
@@ -128,19 +158,68 @@ impl Network {
     /// compute the same.
     pub fn to_toml(&self) -> String {
         let mut text = format!("input = {:?}\nloss = {}\n", self.input_shape(), write_loss(self.loss()));
-        for layer in self.layers() {
+        let names = self.names();
+        for (l, layer) in self.layers().iter().enumerate() {
             text.push_str("\n[[layer]]\n");
+            if let Some(name) = &names[l + 1] {
+                let _ = writeln!(text, "name = {}", quoted(name));
+            }
             if layer.precision() != 1.0 {
                 let _ = writeln!(text, "precision = {:?}", layer.precision());
             }
-            text.push_str("ops = [\n");
-            for op in layer.ops() {
-                write_op(&mut text, op);
+            let plain = matches!(layer.branches(), [branch] if branch.from() == l && branch.ops().is_empty());
+            if !plain {
+                text.push_str("branches = [\n");
+                for branch in layer.branches() {
+                    let from = names[branch.from()].as_deref().expect("what a branch reads has a name");
+                    let _ = writeln!(text, "  {{ from = {}, ops = [", quoted(from));
+                    branch.ops().iter().for_each(|op| write_op(&mut text, op));
+                    text.push_str("  ] },\n");
+                }
+                text.push_str("]\n");
             }
+            text.push_str("ops = [\n");
+            layer.ops().iter().for_each(|op| write_op(&mut text, op));
             text.push_str("]\n");
         }
         text
     }
+
+    /// The names by which branches know the input and the layers: their own, or one for those that are read by a branch.
+    fn names(&self) -> Vec<Option<String>> {
+        let given = self.layers().iter().map(|layer| layer.name().map(str::to_string));
+        let mut names: Vec<_> = std::iter::once(Some("input".to_string())).chain(given).collect();
+        for (l, layer) in self.layers().iter().enumerate() {
+            for from in layer.branches().iter().map(Branch::from) {
+                let plain = layer.branches().len() == 1 && from == l;
+                if names[from].is_none() && !plain {
+                    let candidates = (0..).map(|n| format!("layer{from}{}", "_".repeat(n)));
+                    names[from] = candidates.into_iter().find(|name| !names.contains(&Some(name.clone())));
+                }
+            }
+        }
+        names
+    }
+}
+
+/// A string of TOML.
+fn quoted(name: &str) -> Value {
+    Value::String(name.to_string())
+}
+
+/// The earlier layer of this name, from 1, or 0 for the input.
+fn source(name: &str, layers: &[LayerSpec]) -> std::result::Result<usize, String> {
+    if name == "input" {
+        return Ok(0);
+    }
+    let found = layers.iter().position(|layer| layer.name.as_deref() == Some(name));
+    found.map(|l| l + 1).ok_or_else(|| {
+        let known: Vec<&str> = layers.iter().filter_map(|layer| layer.name.as_deref()).collect();
+        format!(
+            "from = {name:?}, expected the name of an earlier layer: {}",
+            ["input"].into_iter().chain(known).collect::<Vec<_>>().join(", ")
+        )
+    })
 }
 
 fn write_loss(loss: Loss) -> String {

@@ -245,6 +245,11 @@ impl Op {
         }
     }
 
+    /// Whether it multiplies by weights.
+    pub(crate) fn is_product(&self) -> bool {
+        matches!(self, Op::Conv2d(_) | Op::Linear(_))
+    }
+
     /// Whether the Jacobian depends on where it is taken.
     pub(crate) fn has_slope(&self) -> bool {
         match self {

@@ -31,11 +31,13 @@ names!(Role, "role", { Weight => "weight", Bias => "bias" });
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterSpec {
     /// PyTorch's state-dict name in `nn.Sequential(nn.Sequential(...), ...)`: `<layer>.<op>.weight`
-    /// or `.bias`, both counted from 0.
+    /// or `.bias`, both counted from 0; in a branch of a layer, `<layer>.branches.<branch>.<op>.weight`.
     pub name: String,
     /// Index of the layer, from 0.
     pub layer: usize,
-    /// Index of the operation in its layer, from 0.
+    /// Index of the branch, from 0; none for an operation behind the sum of the branches.
+    pub branch: Option<usize>,
+    /// Index of the operation in its layer or branch, from 0.
     pub op: usize,
     /// Weight or bias.
     pub role: Role,
@@ -45,6 +47,23 @@ pub struct ParameterSpec {
     pub fan_in: usize,
     /// Place in the flat buffer.
     pub range: Range<usize>,
+}
+
+/// The place of an operation in a network, in the order of their evaluation: layer, branch, operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OpKey(usize, usize, usize);
+
+impl OpKey {
+    /// What no branch has comes behind the sum of the branches.
+    pub(crate) fn new(layer: usize, branch: Option<usize>, op: usize) -> Self {
+        OpKey(layer, branch.unwrap_or(usize::MAX), op)
+    }
+}
+
+impl ParameterSpec {
+    pub(crate) fn key(&self) -> OpKey {
+        OpKey::new(self.layer, self.branch, self.op)
+    }
 }
 
 /// One f32 for every parameter of a network, in one flat buffer of which tensors are slices.

@@ -1,17 +1,18 @@
 //! A network planned for a SIMD level and a layout: the steps to compute, and where everything lies.
 //!
 //! Operations that change nothing in the layout vanish: the identity, and a flatten, but where channels lie across lanes
-//! and a linear map follows. What is left
-//! is one chain of steps through all layers; the values between two steps are a *boundary*, counted
-//! from 0 (the input) on, so that step b leads from boundary b to boundary b + 1.
+//! and a linear map follows. What is left of a layer is chains of steps: one for each branch that it sums, and behind the
+//! sum the *tail*. A layer with one branch has only the tail. Chains lie one after the other, those of a branch before the
+//! tail, so that step b of a chain reads what step b - 1 has written.
 
 use std::ops::Range;
 
 use predictive_coding_kernels::{Activation, Conv, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
-use crate::network::{Network, elements};
+use crate::network::{self, Layer, Network, elements};
 use crate::op::Op;
-use crate::parameters::{ParameterSpec, Role};
+use crate::parameters::{OpKey, ParameterSpec, Role};
+use crate::wave::Wave;
 
 /// Elements of a cache line.
 const LINE: usize = 16;
@@ -24,16 +25,30 @@ pub(crate) struct Plan {
     pub(crate) layout: Layout,
     /// Samples of a tile.
     pub(crate) images: usize,
-    /// Channels and pixels of the input.
-    pub(crate) input: [usize; 2],
+    pub(crate) input: InputPlan,
     pub(crate) steps: Vec<Step>,
     pub(crate) layers: Vec<LayerPlan>,
-    /// The place of the values at each boundary.
-    pub(crate) values: Vec<Place>,
-    /// The place in the scratch of the difference at each boundary inside of a layer; those between
-    /// layers are the relaxation's.
+    /// The beliefs that several links read, or none: layers from 0, and none for a free input.
+    pub(crate) shared: Vec<Option<usize>>,
+    /// The places of the values that each step reads and writes.
+    pub(crate) inputs: Vec<Place>,
+    pub(crate) outputs: Vec<Place>,
+    /// The place in the scratch of the difference at the input of each step, where it is kept; those between layers are the
+    /// relaxation's.
     pub(crate) differences: Vec<Range<usize>>,
     pub(crate) sizes: Sizes,
+}
+
+/// The network's input v_0.
+#[derive(Debug)]
+pub(crate) struct InputPlan {
+    /// Channels and pixels.
+    pub(crate) image: [usize; 2],
+    pub(crate) value: Place,
+    /// Its place among all layers' outputs; empty where it is clamped.
+    pub(crate) output: Range<usize>,
+    /// What its deviation from the given x is weighted by; 0 if it is free.
+    pub(crate) precision: f64,
 }
 
 /// Elements of the buffers of a session.
@@ -44,8 +59,10 @@ pub(crate) struct Sizes {
     pub(crate) differences: usize,
     pub(crate) band: usize,
     pub(crate) pulled: usize,
-    /// Of the largest boundary that a gradient reaches on its way back through a layer.
+    /// Of the largest gradient on its way back through a chain.
     pub(crate) gradient: usize,
+    /// Of the largest sum of branches.
+    pub(crate) sum: usize,
     /// Of the largest input of a product.
     pub(crate) product_input: usize,
     /// Scratch for products and the weight gradients of convolutions.
@@ -60,26 +77,67 @@ pub(crate) struct Sizes {
     pub(crate) gemm_scratch: usize,
 }
 
-/// Where the values at a boundary lie.
+/// Where values lie.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
-    /// In the scratch: the network's input and what is inside of layers.
+    /// In the scratch: the network's input where it is clamped, and what is inside of layers.
     Inside(Range<usize>),
     /// Among the tile's activations.
     Output(Range<usize>),
 }
 
-/// A layer as a part of the chain.
+impl Place {
+    pub(crate) fn len(&self) -> usize {
+        let (Place::Inside(range) | Place::Output(range)) = self;
+        range.len()
+    }
+}
+
+/// The belief that a chain reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Link {
+    /// Index of the layer from 0; none for the network's input.
+    pub(crate) source: Option<usize>,
+    /// Whether it is the only link to its source.
+    pub(crate) alone: bool,
+}
+
+/// What the tail of a layer reads.
+#[derive(Debug)]
+pub(crate) enum Inlet {
+    Belief(Link),
+    Sum(Sum),
+}
+
+/// A sum of branches.
+#[derive(Debug)]
+pub(crate) struct Sum {
+    pub(crate) branches: Vec<Branch>,
+    pub(crate) value: Range<usize>,
+    pub(crate) difference: Range<usize>,
+}
+
+/// A chain of steps, or none, from a belief to a sum.
+#[derive(Debug)]
+pub(crate) struct Branch {
+    pub(crate) link: Link,
+    pub(crate) steps: Range<usize>,
+    /// The place of the difference at its end, if that is made by a local operation.
+    pub(crate) difference: Range<usize>,
+}
+
+/// A layer and the chains that compute it.
 #[derive(Debug)]
 pub(crate) struct LayerPlan {
+    /// All steps, those of the tail at the end.
     pub(crate) steps: Range<usize>,
+    pub(crate) inlet: Inlet,
+    pub(crate) tail: Range<usize>,
     /// The place of v-hat_l, and of everything of its shape, among all layers' outputs.
     pub(crate) output: Range<usize>,
     /// Channels and pixels of v-hat_l.
     pub(crate) image: [usize; 2],
-    /// The first step with weights, if any.
-    pub(crate) lowest_product: Option<usize>,
-    /// The step up to whose input the layer is evaluated anew for the gradients after the beliefs have
+    /// The step of the tail up to whose input the layer is evaluated anew for the gradients after the beliefs have
     /// moved, if it has any.
     pub(crate) renewed: Option<usize>,
     /// Whether the last step is a local operation that takes its differences from the product before it
@@ -91,6 +149,26 @@ pub(crate) struct LayerPlan {
     pub(crate) precision: f64,
     /// What the step size of its belief is multiplied by.
     pub(crate) rate: f64,
+    pub(crate) wave: Wave,
+}
+
+impl LayerPlan {
+    /// What it reads.
+    pub(crate) fn links(&self) -> impl Iterator<Item = &Link> {
+        let (one, branches) = match &self.inlet {
+            Inlet::Belief(link) => (Some(link), &[][..]),
+            Inlet::Sum(sum) => (None, &sum.branches[..]),
+        };
+        one.into_iter().chain(branches.iter().map(|branch| &branch.link))
+    }
+
+    fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        let (one, branches) = match &mut self.inlet {
+            Inlet::Belief(link) => (Some(link), &mut [][..]),
+            Inlet::Sum(sum) => (None, &mut sum.branches[..]),
+        };
+        one.into_iter().chain(branches.iter_mut().map(|branch| &mut branch.link))
+    }
 }
 
 #[derive(Debug)]
@@ -127,7 +205,8 @@ pub(crate) enum WeightGradient {
 impl Plan {
     /// For batches of up to `batch` samples.
     ///
-    /// `fuse`: whether relaxations take their differences band by band, so that they are nowhere afterwards.
+    /// `fuse`: whether relaxations take their differences band by band, so that they are nowhere afterwards;
+    /// `free_input`: the precision of an input that relaxes too.
     pub(crate) fn new(
         network: &Network,
         level: Level,
@@ -135,76 +214,24 @@ impl Plan {
         convolutions: ConvOptions,
         batch: usize,
         fuse: bool,
+        free_input: Option<f64>,
     ) -> Self {
-        let mut builder = Builder::new(level, layout, convolutions, batch, network);
-        let input = builder.channels_and_pixels();
-        let mut layers: Vec<LayerPlan> = Vec::new();
-        let (mut output, mut pulled) = (0, 0);
-        let last_layer = network.layers().len() - 1;
+        let mut builder = Builder::new(level, layout, convolutions, batch, network, free_input);
+        let waves = Wave::of_layers(network, free_input.is_some());
         for (l, layer) in network.layers().iter().enumerate() {
-            let first = builder.steps.len();
-            builder.layer(l, layer.ops(), layer.shapes(), l < last_layer);
-            let steps = first..builder.steps.len();
-            let lowest_product = steps.clone().find(|&b| is_product(&builder.steps[b]));
-            let needs_input = |&b: &usize| match (&builder.steps[b], lowest_product) {
-                (Step::Product(_), _) => true,
-                (Step::Local(local), Some(lowest)) => b > lowest && !local.is_linear(),
-                (Step::Local(_), None) => false,
-            };
-            let local_end = !is_product(&builder.steps[steps.end - 1]);
-            layers.push(LayerPlan {
-                renewed: steps.clone().rev().find(needs_input),
-                fused: fuse
-                    && l < last_layer
-                    && local_end
-                    && steps.len() > 1
-                    && is_product(&builder.steps[steps.end - 2]),
-                output: place(&mut output, layout.len(level, builder.channels_and_pixels())),
-                image: builder.channels_and_pixels(),
-                lowest_product,
-                pulled: place(&mut pulled, if local_end { builder.inputs[steps.end - 1] } else { 0 }),
-                precision: layer.precision(),
-                rate: 1.0,
-                steps,
-            });
+            builder.layer(l, layer, waves[l], fuse);
         }
-        let mut sizes = Sizes { pulled, ..builder.sizes };
-        let boundaries = builder.steps.len() + 1;
-        let mut values = Vec::with_capacity(boundaries);
-        let mut differences = vec![0..0; boundaries];
-        for layer in &layers {
-            for b in layer.steps.clone() {
-                // The input of a layer is the output of the one before.
-                if b == 0 || b > layer.steps.start {
-                    values.push(Place::Inside(place(&mut sizes.values, builder.inputs[b])));
-                }
-                let to_band = layer.fused && b + 1 == layer.steps.end;
-                // The input of a local operation at the start is kept, as the belief moves on.
-                let kept = b > layer.steps.start || (b > 0 && !is_product(&builder.steps[b]));
-                if kept && !to_band {
-                    differences[b] = place(&mut sizes.differences, builder.inputs[b]);
-                }
-                if b > layer.steps.start || !is_product(&builder.steps[b]) {
-                    sizes.gradient = sizes.gradient.max(builder.inputs[b]);
-                }
-                if is_product(&builder.steps[b]) {
-                    sizes.product_input = sizes.product_input.max(builder.inputs[b]);
-                }
-            }
-            values.push(Place::Output(layer.output.clone()));
-        }
-        // Rows at a distance that is an odd number of cache lines spread over the sets of the caches.
-        sizes.side = if builder.row > 0 { (builder.row.div_ceil(LINE) | 1) * LINE } else { 0 };
-        sizes.row = sizes.side;
-        let (images, steps) = (layout.images(level), builder.steps);
-        Plan { level, layout, images, input, steps, layers, values, differences, sizes }
+        builder.finish()
     }
 
-    /// Elements of the values at boundary `b`.
-    pub(crate) fn len(&self, b: usize) -> usize {
-        match &self.values[b] {
-            Place::Inside(range) | Place::Output(range) => range.len(),
-        }
+    /// The place of a source's belief among all layers' outputs; empty for an input that is clamped.
+    pub(crate) fn belief(&self, source: Option<usize>) -> Range<usize> {
+        source.map_or(&self.input.output, |layer| &self.layers[layer].output).clone()
+    }
+
+    /// The precision of a source, and what its step size is multiplied by.
+    pub(crate) fn pace(&self, source: Option<usize>) -> (f64, f64) {
+        source.map_or((self.input.precision, 1.0), |layer| (self.layers[layer].precision, self.layers[layer].rate))
     }
 
     /// Elements of all layers' outputs.
@@ -212,7 +239,7 @@ impl Plan {
         self.layers[self.layers.len() - 1].output.end
     }
 
-    /// Elements of the outputs of all layers but the last.
+    /// Elements of all beliefs: the outputs of all layers but the last, and a free input.
     pub(crate) fn hidden_len(&self) -> usize {
         self.layers[self.layers.len() - 1].output.start
     }
@@ -233,9 +260,39 @@ fn is_product(step: &Step) -> bool {
     matches!(step, Step::Product(_))
 }
 
-/// A step before it is planned: a product by the index of its operation, or what stands between two.
+fn is_any_product(steps: &[Step]) -> bool {
+    steps.iter().any(is_product)
+}
+
+/// The operations of a chain.
+fn placed<'a>(
+    layer: usize,
+    branch: Option<usize>,
+    ops: &'a [Op],
+    shapes: &'a [Vec<usize>],
+) -> impl Iterator<Item = Placed<'a>> {
+    let shapes = shapes.windows(2);
+    let ops = ops.iter().zip(shapes).enumerate();
+    ops.map(move |(op, (operation, shapes))| Placed {
+        key: OpKey::new(layer, branch, op),
+        op: operation,
+        input: &shapes[0],
+        output: &shapes[1],
+    })
+}
+
+/// An operation of a chain, with the shapes before and after it.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    key: OpKey,
+    op: &'a Op,
+    input: &'a [usize],
+    output: &'a [usize],
+}
+
+/// A step before it is planned: a product by its operation, or what stands between two.
 enum Draft {
-    Product(usize, ConvShape),
+    Product(OpKey, ConvShape),
     Local(Local),
 }
 
@@ -245,22 +302,79 @@ struct Builder<'a> {
     convolutions: ConvOptions,
     batch: usize,
     specs: &'a [ParameterSpec],
+    depth: usize,
     /// Channels, height and width of what the next operation reads. With channels across lanes, what is flat stays the
     /// image that it was.
     image: [usize; 3],
+    /// Those of the input and of each layer's output.
+    images: Vec<[usize; 3]>,
+    input: InputPlan,
+    layers: Vec<LayerPlan>,
     steps: Vec<Step>,
-    /// Elements of each step's input.
-    inputs: Vec<usize>,
+    inputs: Vec<Place>,
+    outputs: Vec<Place>,
+    differences: Vec<Range<usize>>,
+    /// Elements of the outputs so far.
+    output: usize,
     sizes: Sizes,
     row: usize,
 }
 
 impl<'a> Builder<'a> {
-    fn new(level: Level, layout: Layout, convolutions: ConvOptions, batch: usize, network: &'a Network) -> Self {
-        let (steps, inputs, sizes) = (Vec::new(), Vec::new(), Sizes::default());
+    fn new(
+        level: Level,
+        layout: Layout,
+        convolutions: ConvOptions,
+        batch: usize,
+        network: &'a Network,
+        free_input: Option<f64>,
+    ) -> Self {
         let image = image(network.input_shape());
-        let specs = network.parameters();
-        Builder { level, layout, convolutions, batch, specs, image, steps, inputs, sizes, row: 0 }
+        let [channels, height, width] = image;
+        let (mut output, mut sizes) = (0, Sizes::default());
+        let pixels = [channels, height * width];
+        let len = layout.len(level, pixels);
+        let (value, belief) = match free_input {
+            Some(_) => (Place::Output(place(&mut output, len)), 0..len),
+            None => (Place::Inside(place(&mut sizes.values, len)), 0..0),
+        };
+        let input = InputPlan { image: pixels, value, output: belief, precision: free_input.unwrap_or(1.0) };
+        Builder {
+            level,
+            layout,
+            convolutions,
+            batch,
+            specs: network.parameters(),
+            depth: network.layers().len(),
+            image,
+            images: vec![image],
+            input,
+            layers: Vec::new(),
+            steps: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            differences: Vec::new(),
+            output,
+            sizes,
+            row: 0,
+        }
+    }
+
+    fn finish(self) -> Plan {
+        let Builder { level, layout, input, mut layers, steps, inputs, outputs, differences, mut sizes, row, .. } =
+            self;
+        let place = |source: Option<usize>| source.map_or(0, |layer| layer + 1);
+        let mut links = vec![0; layers.len()];
+        layers.iter().flat_map(LayerPlan::links).for_each(|link| links[place(link.source)] += 1);
+        layers.iter_mut().flat_map(LayerPlan::links_mut).for_each(|link| link.alone = links[place(link.source)] == 1);
+        let free_input = std::iter::once(None).filter(|_| !input.output.is_empty());
+        let beliefs = free_input.chain((0..layers.len() - 1).map(Some));
+        let shared = beliefs.filter(|&source| links[place(source)] != 1).collect();
+        // Rows at a distance that is an odd number of cache lines spread over the sets of the caches.
+        sizes.side = if row > 0 { (row.div_ceil(LINE) | 1) * LINE } else { 0 };
+        sizes.row = sizes.side;
+        let images = layout.images(level);
+        Plan { level, layout, images, input, steps, layers, shared, inputs, outputs, differences, sizes }
     }
 
     fn channels_and_pixels(&self) -> [usize; 2] {
@@ -268,54 +382,201 @@ impl<'a> Builder<'a> {
         [channels, height * width]
     }
 
-    /// The steps of a layer; one without any is the identity.
-    fn layer(&mut self, layer: usize, ops: &[Op], shapes: &[Vec<usize>], hidden: bool) {
-        let mut drafts = self.drafts(ops, shapes).into_iter().peekable();
-        while let Some(draft) = drafts.next() {
-            match draft {
-                Draft::Product(op, shape) => {
-                    let next = match drafts.peek() {
-                        Some(Draft::Local(local)) => Some(local),
-                        _ => None,
-                    };
-                    let rows = next.map_or(usize::MAX, |local| self.rows_per_band(&shape, local));
-                    let step = self.product(layer, op, shape, rows, hidden);
-                    self.steps.push(step);
-                }
-                Draft::Local(local) => {
-                    self.inputs.push(local.input_len());
-                    self.steps.push(Step::Local(Box::new(local)));
-                }
-            }
-        }
+    fn image_len(&self) -> usize {
+        self.layout.len(self.level, self.channels_and_pixels())
     }
 
-    /// The operations of a layer, with each cheap activation joined to a max pooling behind it.
-    fn drafts(&mut self, ops: &[Op], shapes: &[Vec<usize>]) -> Vec<Draft> {
+    /// Where the values of a source lie, which are `from` as a [branch](crate::Branch) counts it.
+    fn source(&self, from: usize) -> (Link, Place) {
+        let source = from.checked_sub(1);
+        let value = source.map_or(self.input.value.clone(), |layer| Place::Output(self.layers[layer].output.clone()));
+        (Link { source, alone: false }, value)
+    }
+
+    fn is_clamped(&self, link: Link) -> bool {
+        link.source.is_none() && self.input.output.is_empty()
+    }
+
+    /// A layer without any operation is the identity.
+    fn layer(&mut self, l: usize, layer: &Layer, wave: Wave, fuse: bool) {
+        let first = self.steps.len();
+        let hidden = l + 1 < self.depth;
+        let own = placed(l, None, layer.ops(), layer.shapes());
+        let (inlet, start, difference, drafts) = match layer.branches() {
+            [branch] => {
+                let (link, value) = self.source(branch.from());
+                self.image = self.images[branch.from()];
+                let ops = placed(l, Some(0), branch.ops(), branch.shapes()).chain(own);
+                (Inlet::Belief(link), value, None, self.drafts(ops))
+            }
+            branches => {
+                let sum = self.sum(l, branches);
+                let (value, difference) = (Place::Inside(sum.value.clone()), Some(sum.difference.clone()));
+                (Inlet::Sum(sum), value, difference, self.drafts(own))
+            }
+        };
+        let drafts = if drafts.is_empty() { vec![self.map((Activation::Identity, self.image))] } else { drafts };
+        let fused = fuse && hidden && matches!(drafts[..], [.., Draft::Product(..), Draft::Local(_)]);
+        let len = self.image_len();
+        let output = place(&mut self.output, len);
+        let clamped = matches!(inlet, Inlet::Belief(link) if self.is_clamped(link));
+        let tail = self.chain(l, drafts, start, Place::Output(output.clone()), difference, clamped, fused);
+        let products_below = is_any_product(&self.steps[first..tail.start]);
+        let lowest_product = tail.clone().find(|&b| is_product(&self.steps[b]));
+        let needs_input = |&b: &usize| match (&self.steps[b], lowest_product) {
+            (Step::Product(_), _) => true,
+            (Step::Local(local), _) if products_below => !local.is_linear(),
+            (Step::Local(local), Some(lowest)) => b > lowest && !local.is_linear(),
+            (Step::Local(_), None) => false,
+        };
+        let renewed = tail.clone().rev().find(needs_input).or(products_below.then_some(tail.start));
+        let local_end = !is_product(&self.steps[tail.end - 1]);
+        let len = if local_end { self.inputs[tail.end - 1].len() } else { 0 };
+        self.images.push(self.image);
+        self.layers.push(LayerPlan {
+            steps: first..tail.end,
+            inlet,
+            renewed,
+            fused,
+            output,
+            image: self.channels_and_pixels(),
+            pulled: place(&mut self.sizes.pulled, len),
+            precision: layer.precision(),
+            rate: 1.0,
+            wave,
+            tail,
+        });
+    }
+
+    /// The chains of a layer's branches. Where those end in images of different sizes, which are flat to the network, all
+    /// are flattened.
+    fn sum(&mut self, l: usize, branches: &[network::Branch]) -> Sum {
+        let mut drafts = Vec::with_capacity(branches.len());
+        for (index, branch) in branches.iter().enumerate() {
+            self.image = self.images[branch.from()];
+            let steps = self.drafts(placed(l, Some(index), branch.ops(), branch.shapes()));
+            drafts.push((steps, self.image));
+        }
+        let differ = drafts.iter().any(|(_, image)| *image != drafts[0].1);
+        let mut planned = Vec::with_capacity(branches.len());
+        for (branch, (mut drafts, image)) in branches.iter().zip(drafts) {
+            let [channels, height, width] = image;
+            self.image = image;
+            if differ && height * width > 1 {
+                drafts.push(Draft::Local(Local::flatten(self.level, channels, [height, width])));
+                self.image = [channels * height * width, 1, 1];
+            }
+            let (link, start) = self.source(branch.from());
+            let (end, difference) = match drafts.last() {
+                Some(Draft::Local(_)) => {
+                    let len = self.image_len();
+                    (place(&mut self.sizes.values, len), place(&mut self.sizes.differences, len))
+                }
+                _ => (0..0, 0..0),
+            };
+            let steps = self.chain(l, drafts, start, Place::Inside(end), None, self.is_clamped(link), false);
+            planned.push(Branch { link, steps, difference });
+        }
+        let len = self.image_len();
+        let value = place(&mut self.sizes.values, len);
+        for Branch { steps, difference, .. } in &planned {
+            if difference.is_empty() && !steps.is_empty() {
+                self.outputs[steps.end - 1] = Place::Inside(value.clone());
+            }
+        }
+        self.sizes.sum = self.sizes.sum.max(len);
+        Sum { branches: planned, value, difference: place(&mut self.sizes.differences, len) }
+    }
+
+    /// The steps from `start` to `end`. `difference`: where that at the start lies, if it is not a belief's; `clamped`:
+    /// whether what they read never moves.
+    #[expect(clippy::too_many_arguments, reason = "what a chain is made of and lies between")]
+    fn chain(
+        &mut self,
+        layer: usize,
+        drafts: Vec<Draft>,
+        start: Place,
+        end: Place,
+        difference: Option<Range<usize>>,
+        clamped: bool,
+        fused: bool,
+    ) -> Range<usize> {
+        let first = self.steps.len();
+        let (hidden, count) = (layer + 1 < self.depth, drafts.len());
+        let mut drafts = drafts.into_iter().enumerate().peekable();
+        while let Some((index, draft)) = drafts.next() {
+            let (step, len) = match draft {
+                Draft::Product(key, shape) => {
+                    let rows = match drafts.peek() {
+                        Some((_, Draft::Local(local))) => self.rows_per_band(&shape, local),
+                        _ => usize::MAX,
+                    };
+                    let product = self.product(key, shape, rows, hidden, clamped && index == 0);
+                    let len = product.conv.input_len();
+                    self.sizes.product_input = self.sizes.product_input.max(len);
+                    (Step::Product(Box::new(product)), len)
+                }
+                Draft::Local(local) => {
+                    let len = local.input_len();
+                    (Step::Local(Box::new(local)), len)
+                }
+            };
+            let input = match index {
+                0 => start.clone(),
+                _ => Place::Inside(place(&mut self.sizes.values, len)),
+            };
+            if index > 0 {
+                self.outputs.push(input.clone());
+            }
+            self.inputs.push(input);
+            // The input of a local operation at the start is kept, as the belief moves on.
+            let kept = match index {
+                0 => difference.is_none() && !clamped && !is_product(&step),
+                _ => !(fused && index + 1 == count),
+            };
+            self.differences.push(match &difference {
+                Some(difference) if index == 0 => difference.clone(),
+                _ => place(&mut self.sizes.differences, if kept { len } else { 0 }),
+            });
+            if index > 0 || !is_product(&step) {
+                self.sizes.gradient = self.sizes.gradient.max(len);
+            }
+            self.steps.push(step);
+        }
+        if count > 0 {
+            self.outputs.push(end);
+        }
+        first..self.steps.len()
+    }
+
+    /// An activation by itself.
+    fn map(&self, (activation, [channels, height, width]): (Activation, [usize; 3])) -> Draft {
+        Draft::Local(Local::activation(self.level, self.layout, activation, channels, [height, width]))
+    }
+
+    /// The steps of some operations, with each cheap activation joined to a max pooling behind it.
+    fn drafts<'o>(&mut self, ops: impl Iterator<Item = Placed<'o>>) -> Vec<Draft> {
         let mut drafts = Vec::new();
         let mut waiting: Option<(Activation, [usize; 3])> = None;
         let (level, layout) = (self.level, self.layout);
-        let map = |(activation, [channels, height, width]): (Activation, [usize; 3])| {
-            Draft::Local(Local::activation(level, layout, activation, channels, [height, width]))
-        };
-        for (o, (op, input)) in ops.iter().zip(shapes).enumerate() {
+        for Placed { key, op, input, output } in ops {
             let before = self.image;
             match op {
                 Op::Flatten if layout == Layout::Channels => {}
-                Op::Flatten | Op::Linear(_) => self.image = image(&shapes[o + 1]),
-                _ if shapes[o + 1].len() == 3 => self.image = image(&shapes[o + 1]),
+                Op::Flatten | Op::Linear(_) => self.image = image(output),
+                _ if output.len() == 3 => self.image = image(output),
                 _ => {}
             }
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
-                Op::Conv2d(conv) => Draft::Product(o, conv.shape(input)),
+                Op::Conv2d(conv) => Draft::Product(key, conv.shape(input)),
                 Op::Linear(linear) => {
                     let [channels, height, width] = before;
                     if height * width > 1 {
-                        drafts.extend(waiting.take().map(map));
+                        drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
                         drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
                     }
-                    Draft::Product(o, ConvShape::linear(input[0], linear.out_features))
+                    Draft::Product(key, ConvShape::linear(input[0], linear.out_features))
                 }
                 Op::MaxPool2d(pool) => {
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
@@ -328,17 +589,14 @@ impl<'a> Builder<'a> {
                     Draft::Local(Local::adaptive_avg_pool(level, layout, channels, size, *output_size))
                 }
                 Op::Relu | Op::LeakyRelu { .. } | Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus => {
-                    drafts.extend(waiting.replace((activation(op), before)).map(map));
+                    drafts.extend(waiting.replace((activation(op), before)).map(|waiting| self.map(waiting)));
                     continue;
                 }
             };
-            drafts.extend(waiting.take().map(map));
+            drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
             drafts.push(draft);
         }
-        drafts.extend(waiting.map(map));
-        if drafts.is_empty() {
-            drafts.push(map((Activation::Identity, self.image)));
-        }
+        drafts.extend(waiting.map(|waiting| self.map(waiting)));
         drafts
     }
 
@@ -359,26 +617,30 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn product(&mut self, layer: usize, op: usize, shape: ConvShape, rows_per_band: usize, hidden: bool) -> Step {
+    /// `reads_clamped`: whether nothing is pulled back through it, as what it reads is clamped.
+    fn product(
+        &mut self,
+        key: OpKey,
+        shape: ConvShape,
+        rows_per_band: usize,
+        hidden: bool,
+        reads_clamped: bool,
+    ) -> Product {
         let options = self.convolutions.with_rows_per_band(rows_per_band);
         let conv = Conv::with_options(self.level, self.layout, shape, options);
         self.sizes.product_scratch = self.sizes.product_scratch.max(conv.scratch_len());
-        // In the order of layers and operations.
-        let own = self.specs.partition_point(|spec| (spec.layer, spec.op) < (layer, op))..;
+        let own = self.specs.partition_point(|spec| spec.key() < key)..;
         let tensor = |role: Role| {
-            let mut own = self.specs[own.clone()].iter().take_while(|spec| (spec.layer, spec.op) == (layer, op));
+            let mut own = self.specs[own.clone()].iter().take_while(|spec| spec.key() == key);
             own.find(|spec| spec.role == role).map(|spec| spec.range.clone())
         };
         let weight = tensor(Role::Weight).expect("a network has a weight for every product");
         let bias = tensor(Role::Bias);
         let forward = self.packed(conv.packed_forward_len());
-        // Nothing is pulled back through the first product: what it reads is clamped.
-        let first = self.steps.is_empty();
-        let backward = if first { 0..0 } else { self.packed(conv.packed_backward_len()) };
+        let backward = if reads_clamped { 0..0 } else { self.packed(conv.packed_backward_len()) };
         if hidden {
             self.sizes.band = self.sizes.band.max(conv.output_band_len(0));
         }
-        self.inputs.push(conv.input_len());
         let gradient = if conv.is_matrix() {
             let [inputs, outputs] = [shape.in_channels * shape.taps(), shape.out_channels];
             let scratch = GemmScratch::new(self.level, outputs, self.batch, inputs).len();
@@ -389,7 +651,7 @@ impl<'a> Builder<'a> {
             WeightGradient::Partial(place(&mut self.sizes.partial, conv.gradient_len()))
         };
         let partial_bias = bias.as_ref().map(|bias| place(&mut self.sizes.partial, bias.len()));
-        Step::Product(Box::new(Product { conv, weight, bias, forward, backward, partial_bias, gradient }))
+        Product { conv, weight, bias, forward, backward, partial_bias, gradient }
     }
 
     /// Packed weights begin on a cache line.

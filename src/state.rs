@@ -20,6 +20,8 @@ pub(crate) struct Tile {
     pub(crate) errors: Buffer,
     /// D_L = f_L(v_{L-1}) - v-hat_L.
     pub(crate) output_difference: Buffer,
+    /// 1 at the elements of a free input that are clamped; empty if there are none.
+    pub(crate) clamped: Buffer,
     /// The targets: as the outputs lie, or one label per sample.
     pub(crate) targets: Buffer,
     /// Unscaled loss of the forward pass of each sample.
@@ -64,6 +66,7 @@ impl Tile {
             deviations: Buffer::zeros(if deviations { last.start } else { 0 }),
             errors: Buffer::zeros(outputs),
             output_difference: Buffer::zeros(last.len()),
+            clamped: Buffer::zeros(if deviations { plan.input.output.len() } else { 0 }),
             targets: Buffer::zeros(last.len()),
             losses: vec![0.0; plan.images],
             steps: Steps { samples: vec![Descending::default(); plan.images], eta: vec![0.0; plan.images] },
@@ -77,8 +80,8 @@ impl Tile {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let Tile { activations, deviations, errors, output_difference, targets, inside, .. } = self;
-        let buffers = [activations, deviations, errors, output_difference, targets, inside];
+        let Tile { activations, deviations, errors, output_difference, clamped, targets, inside, .. } = self;
+        let buffers = [activations, deviations, errors, output_difference, clamped, targets, inside];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
             + size_of_val(self.losses.as_slice())
             + size_of_val(self.steps.samples.as_slice())
@@ -105,6 +108,8 @@ pub(crate) struct Work {
     pub(crate) pulled: Buffer,
     /// Two gradients on their way back through a layer.
     pub(crate) gradients: [Buffer; 2],
+    /// That at a sum of branches.
+    pub(crate) sum: Buffer,
     /// z + D at the input of a product.
     pub(crate) input: Buffer,
     /// For products and the weight gradients of convolutions.
@@ -260,6 +265,7 @@ impl Scratch {
                 band: Buffer::zeros(plan.sizes.band),
                 pulled: Buffer::zeros(plan.sizes.pulled),
                 gradients: [Buffer::zeros(plan.sizes.gradient), Buffer::zeros(plan.sizes.gradient)],
+                sum: Buffer::zeros(plan.sizes.sum),
                 input: Buffer::zeros(plan.sizes.product_input),
                 products: Buffer::zeros(plan.sizes.product_scratch),
                 previous: Buffer::zeros(if extras.settling { plan.hidden_len() } else { 0 }),
@@ -284,19 +290,31 @@ impl Scratch {
             + sizes.band
             + sizes.pulled
             + 2 * sizes.gradient
+            + sizes.sum
             + sizes.product_input
             + sizes.product_scratch
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let Work { differences, band, pulled, gradients: [a, b], input, products, previous, krylov, sweeping, moments } =
-            &self.work;
-        let buffers = [&self.values, differences, band, pulled, a, b, input, products, previous];
+        let Work {
+            differences,
+            band,
+            pulled,
+            gradients: [a, b],
+            sum,
+            input,
+            products,
+            previous,
+            krylov,
+            sweeping,
+            moments,
+        } = &self.work;
+        let buffers = [&self.values, differences, band, pulled, a, b, sum, input, products, previous];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes() + sweeping.bytes() + moments.bytes()
     }
 }
 
-/// The values of the forward pass at all boundaries.
+/// The values of the forward pass.
 #[derive(Clone, Copy)]
 pub(crate) struct Values<'a> {
     plan: &'a Plan,
@@ -309,23 +327,32 @@ impl<'a> Values<'a> {
         Values { plan, inside, activations }
     }
 
-    /// z at boundary `b`.
-    pub(crate) fn at(self, b: usize) -> &'a [f32] {
-        match self.plan.values[b].clone() {
+    /// What step `b` reads.
+    pub(crate) fn input(self, b: usize) -> &'a [f32] {
+        self.at(&self.plan.inputs[b])
+    }
+
+    /// What step `b` makes, where it is not a product at the end of a branch.
+    pub(crate) fn output(self, b: usize) -> &'a [f32] {
+        self.at(&self.plan.outputs[b])
+    }
+
+    fn at(self, place: &Place) -> &'a [f32] {
+        match place.clone() {
             Place::Inside(range) => &self.inside[range],
             Place::Output(range) => &self.activations[range],
         }
     }
 }
 
-/// The values on both sides of step `b`, to read and to write.
-pub(crate) fn values_around<'a>(
-    plan: &Plan,
+/// Two places, the first before the second if they are in one buffer: one to read and one to write.
+pub(crate) fn values_between<'a>(
+    read: &Place,
+    write: &Place,
     inside: &'a mut [f32],
     activations: &'a mut [f32],
-    b: usize,
 ) -> (&'a [f32], &'a mut [f32]) {
-    match (plan.values[b].clone(), plan.values[b + 1].clone()) {
+    match (read.clone(), write.clone()) {
         (Place::Inside(read), Place::Inside(write)) => read_write(inside, read, write),
         (Place::Inside(read), Place::Output(write)) => (&inside[read], &mut activations[write]),
         (Place::Output(read), Place::Inside(write)) => (&activations[read], &mut inside[write]),
@@ -337,10 +364,4 @@ pub(crate) fn values_around<'a>(
 pub(crate) fn read_write(buffer: &mut [f32], read: Range<usize>, write: Range<usize>) -> (&[f32], &mut [f32]) {
     let (low, high) = buffer.split_at_mut(write.start);
     (&low[read], &mut high[..write.end - write.start])
-}
-
-/// Two places of one buffer, the first before the second: one to write and one to read.
-pub(crate) fn write_read(buffer: &mut [f32], write: Range<usize>, read: Range<usize>) -> (&mut [f32], &[f32]) {
-    let (low, high) = buffer.split_at_mut(read.start);
-    (&mut low[write], &high[..read.end - read.start])
 }

@@ -49,7 +49,7 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
     let mut description = Value::Null;
     let mut told = String::new();
     for task in tasks {
-        warn_of_unreached(&task.method, setup.network.layers().len());
+        warn_of_unreached(&task.method, &setup.network);
         bar.set_prefix(task.method.name());
         let mut training = setup.start(task.clone())?;
         told = report::told_settings(&task, &training.optimizer().description());

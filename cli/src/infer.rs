@@ -148,7 +148,7 @@ impl Infer {
         check_session(&network, batch.samples, &method, &options)?;
         let mut session = Session::new(&network, batch.samples, &method, options)?;
         if starts.is_empty() {
-            warn_of_unreached(&method, network.layers().len());
+            warn_of_unreached(&method, &network);
         }
 
         let mut seconds = Vec::new();
@@ -260,8 +260,9 @@ fn flops_done(network: &Network, session: &Session, method: &Method) -> u64 {
 
 /// Height and width of what a layer puts out, before it is flattened, if it has several pixels.
 fn pixels(layer: &Layer) -> Option<[usize; 2]> {
-    let flattened = layer.ops().iter().rev().take_while(|op| matches!(op, Op::Flatten)).count();
-    match layer.shapes()[layer.ops().len() - flattened][..] {
+    let unflattened = layer.all_ops().collect::<Vec<_>>();
+    let flattened = unflattened.iter().rev().take_while(|(op, _)| matches!(op, Op::Flatten)).last();
+    match *flattened.map_or(layer.output_shape(), |(_, shape)| shape) {
         [_, height, width] if height * width > 1 => Some([height, width]),
         _ => None,
     }

@@ -83,7 +83,7 @@ pub fn check_memory(network: &Network, batch: usize) -> Result<(), Failure> {
     let states: u128 = network
         .layers()
         .iter()
-        .flat_map(|layer| layer.shapes())
+        .flat_map(|layer| layer.all_ops().map(|(_, shape)| shape).chain([layer.output_shape()]))
         .map(|shape| shape.iter().map(|&size| size as u128).product::<u128>())
         .sum();
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end as u128);

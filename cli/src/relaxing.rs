@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use clap::{Args, Command, ValueEnum};
 use predictive_coding::{
-    Algorithm, Error, ErrorBased, Eta, FixedPrediction, Incremental, LayoutChoice, Method, Nudge, OnDivergence,
-    Options, Solver, Strict,
+    Algorithm, Error, ErrorBased, Eta, FixedPrediction, Incremental, LayoutChoice, Method, Network, Nudge,
+    OnDivergence, Options, Solver, Strict,
 };
 use serde_json::{Value, json};
 
@@ -400,15 +400,20 @@ pub fn settings(method: &Method) -> Value {
 }
 
 /// Says which layers a relaxation does not reach, if there are any.
-pub fn warn_of_unreached(method: &Method, layers: usize) {
-    let unreached = method.unreached(layers);
-    if let Some(iterations) = method.iterations().filter(|_| !unreached.is_empty()) {
-        let (first, last) = (unreached.start, unreached.end - 1);
-        let told = if first == last { format!("layer {first}") } else { format!("layers {first} to {last}") };
-        note(&format!(
+pub fn warn_of_unreached(method: &Method, network: &Network) {
+    let (layers, unreached) = (network.layers().len(), network.unreached(method));
+    let told = match unreached[..] {
+        [] => return,
+        [layer] => format!("layer {layer}"),
+        [first, .., last] if last - first + 1 == unreached.len() => format!("layers {first} to {last}"),
+        _ => format!("layers {}", unreached.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    match method.iterations() {
+        Some(iterations) if iterations < layers => note(&format!(
             "warning: {iterations} iterations of {} do not reach {told}, where the gradients are 0; use at least {layers} \
              iterations",
             method.name()
-        ));
+        )),
+        _ => note(&format!("warning: the output does not depend on {told}, where the gradients are 0")),
     }
 }

@@ -1,6 +1,6 @@
 //! How much of each layer's gradient fixed-prediction lets through, as a table.
 
-use predictive_coding::{FixedPrediction, Method};
+use predictive_coding::{FixedPrediction, Method, Network};
 
 use crate::relaxing::title;
 use crate::table::{percent, table};
@@ -11,12 +11,13 @@ const NEARLY_ALL: f64 = 0.99;
 const LARGE: f64 = 1e3;
 
 /// What the iterations let through to each layer, and how many let nearly all of it through; nothing for
-/// methods other than fixed-prediction.
-pub fn shares_table(method: &Method, precisions: &[f64]) -> Option<String> {
+/// methods other than fixed-prediction, and for networks whose layers have no one share.
+pub fn shares_table(method: &Method, network: &Network) -> Option<String> {
+    let precisions = network.precisions();
     let Method::FixedPrediction(FixedPrediction { eta, .. }) = method else { return None };
     let hidden = (1..).zip(&precisions[..precisions.len() - 1]);
     let steepest = hidden.map(|(layer, precision)| eta.of_layer(layer) * precision).fold(0.0, f64::max);
-    let enough = match method.iterations_for(precisions, NEARLY_ALL) {
+    let enough = match network.iterations_for(method, NEARLY_ALL) {
         Some(n) => format!("{:.0}% in every layer needs {n} iterations", 100.0 * NEARLY_ALL),
         None if steepest > 1.0 => "eta times the precision is above 1, so the shares overshoot".into(),
         None => format!("{:.0}% in every layer needs too many iterations to count", 100.0 * NEARLY_ALL),
@@ -25,7 +26,7 @@ pub fn shares_table(method: &Method, precisions: &[f64]) -> Option<String> {
         let share = if share.abs() < LARGE { percent(share) } else { format!("{:.2e}%", 100.0 * share) };
         vec![layer.to_string(), share]
     };
-    let rows: Vec<Vec<String>> = (1..).zip(method.shares(precisions)?).map(row).collect();
+    let rows: Vec<Vec<String>> = (1..).zip(network.shares(method)?).map(row).collect();
     let table = table(&["layer", "share of the gradient"], &rows);
     let title = title(method);
     Some(format!("{title}: {enough}\n{table}"))
@@ -33,10 +34,16 @@ pub fn shares_table(method: &Method, precisions: &[f64]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use predictive_coding::{Loss, Op};
+
     use super::*;
 
+    fn chain(layers: usize) -> Network {
+        Network::new(&[1], Loss::MSE, vec![vec![Op::Tanh]; layers]).unwrap()
+    }
+
     fn lines(eta: f64, iterations: usize, layers: usize) -> Vec<String> {
-        let text = shares_table(&FixedPrediction::new(eta, iterations).into(), &vec![1.0; layers]).unwrap();
+        let text = shares_table(&FixedPrediction::new(eta, iterations).into(), &chain(layers)).unwrap();
         text.lines().map(str::to_string).collect()
     }
 
@@ -57,6 +64,6 @@ mod tests {
         assert!(lines(1e-300, 3, 2)[0].ends_with("too many iterations to count"));
         // 1 - (-2)^20.
         assert_eq!(lines(3.0, 21, 2)[4], "│     1 ┆              -1.05e8% │");
-        assert!(shares_table(&Method::Exact, &[1.0; 2]).is_none());
+        assert!(shares_table(&Method::Exact, &chain(2)).is_none());
     }
 }

@@ -46,10 +46,10 @@ impl Summary {
             let (method, options) = (self.relaxing.method(name, TRAINING_PRODUCTS)?, self.relaxing.options());
             check_session(&network, batch, &method, &options)?;
             let session = Session::new(&network, batch, &method, options)?;
-            if let Some(table) = shares_table(&method, &network.precisions()) {
+            if let Some(table) = shares_table(&method, &network) {
                 shares = format!("\n\n{table}");
             }
-            warn_of_unreached(&method, network.layers().len());
+            warn_of_unreached(&method, &network);
             for (index, (layer, choices)) in session.convolutions().enumerate() {
                 let [forward, data, weights] = choices.map(told);
                 let data = if index == 0 { "-".into() } else { data };

@@ -279,7 +279,7 @@ impl Train {
 
     fn train_one(&self, method: MethodName, setup: &Setup) -> Result<(), Failure> {
         let task = setup.task(method)?;
-        warn_of_unreached(&task.method, setup.network.layers().len());
+        warn_of_unreached(&task.method, &setup.network);
         let settings = self.checkpoint.as_ref().map_or(Settings::new(), |_| checkpoint_settings(setup, &task));
         self.check_checkpoint(setup)?;
         let mut overridden = Vec::new();
@@ -374,7 +374,7 @@ impl Train {
                 if let Some(descents) = training.descents().filter(|_| adapts(&task.method)) {
                     text.push_str(&format!("\n\nLast step: {descents}"));
                 }
-                if let Some(shares) = shares_table(&task.method, &setup.network.precisions()) {
+                if let Some(shares) = shares_table(&task.method, &setup.network) {
                     text.push_str("\n\n");
                     text.push_str(&shares);
                 }

@@ -78,7 +78,11 @@ pub fn model(allocator: &Counting, bytes: &[u8]) {
     let text = network.to_toml();
     assert_eq!(Network::from_toml(&text).expect("what was written is read").to_toml(), text);
     let strict = || Strict::new(0.1, 3);
-    let widest = network.layers().iter().flat_map(|layer| layer.shapes()).map(|shape| shape.iter().product::<usize>());
+    let widest = network
+        .layers()
+        .iter()
+        .flat_map(|layer| layer.all_ops().map(|(_, shape)| shape).chain([layer.output_shape()]))
+        .map(|shape| shape.iter().product::<usize>());
     let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
     let widest = widest.max().unwrap_or(0);
     if widest < 20_000 && parameters < 1_000_000 && network.layers().len() < 100 {

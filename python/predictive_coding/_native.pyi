@@ -201,7 +201,7 @@ class Session:
         estimated; `iterations`: after which it had settled; `diverged`; `shrunk`: whether it relaxed again by a smaller step.
         """
     @property
-    def unreached(self) -> range:
+    def unreached(self) -> list[int]:
         """The layers, from 1, that no error reaches within the iterations."""
     @property
     def loss(self) -> float:

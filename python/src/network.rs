@@ -71,7 +71,7 @@ impl Network {
     /// The names of each layer's operations.
     #[getter]
     fn layers(&self) -> Vec<Vec<&'static str>> {
-        self.0.layers().iter().map(|layer| layer.ops().iter().map(library::Op::name).collect()).collect()
+        self.0.layers().iter().map(|layer| layer.all_ops().map(|(op, _)| op.name()).collect()).collect()
     }
 
     #[getter]

@@ -6,7 +6,7 @@ use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use predictive_coding::{self as library, Level, Options, Quantity, Start};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyRange};
+use pyo3::types::PyDict;
 
 use crate::arrays::{Floats, Y, filled, samples, view, with_samples};
 use crate::errors::OrRaise;
@@ -252,9 +252,8 @@ impl Session {
 
     /// The layers, from 1, that no error reaches within the iterations.
     #[getter]
-    fn unreached<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let unreached = self.lock()?.unreached();
-        Ok(PyRange::new(py, unreached.start as isize, unreached.end as isize)?.into_any())
+    fn unreached(&self) -> PyResult<Vec<usize>> {
+        Ok(self.lock()?.unreached())
     }
 
     #[getter]

@@ -7,11 +7,9 @@ mod incremental;
 mod strict;
 
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::relaxation::{iterations_for, shares};
 
 pub use error_based::ErrorBased;
 pub use eta::Eta;
@@ -96,64 +94,6 @@ impl Method {
     /// Whether each sample goes down an energy, iteration by iteration.
     pub(crate) fn descends(&self) -> bool {
         matches!(self, Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_))
-    }
-
-    /// How much of each layer's gradient gets through to it, for a network whose layers have these precisions p_l
-    /// ([`Network::precisions`](crate::Network::precisions)): p_l times the errors of fixed-prediction is c_l times
-    /// backpropagation's, with c_L = 1, and from 0 c_l <- (1 - eta_l p_l) c_l + eta_l p_l c_{l+1} for all l < L at once,
-    /// n - 1 times. All 1 for exact; the others have no such numbers.
-    ///
-    /// ```
-    /// use predictive_coding::{FixedPrediction, Method};
-    ///
-    /// let method = Method::from(FixedPrediction::new(0.1, 20));
-    /// let shares = method.shares(&[1.0; 5]).unwrap();
-    /// assert!((shares[0] - 0.115).abs() < 1e-4 && shares[4] == 1.0);
-    /// assert_eq!(method.iterations_for(&[1.0; 5], 0.99), Some(98));
-    /// ```
-    ///
-    /// # Panics
-    /// If there is no layer, or step sizes are for another number of hidden layers.
-    pub fn shares(&self, precisions: &[f64]) -> Option<Vec<f64>> {
-        match self {
-            Method::Exact => Some(vec![1.0; precisions.len()]),
-            Method::FixedPrediction(FixedPrediction { eta, iterations, .. }) => {
-                let [errors, _] = shares(&eta.times(precisions), *iterations);
-                Some(errors)
-            }
-            Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_) => None,
-        }
-    }
-
-    /// The least number of iterations with which fixed-prediction at this eta lets at least `share`, below 1,
-    /// of its gradient through to every layer of a network of these precisions ([`shares`](Self::shares)), and from
-    /// which on more iterations only let more through. None where there is no such number: if an eta is above
-    /// 1, so that the c_l overshoot 1 and swing about it (for good from 2 on), if the number is too large
-    /// to be counted, and for the other methods. Its cost does not depend on eta.
-    ///
-    /// # Panics
-    /// If there is no layer, or step sizes are for another number of hidden layers.
-    pub fn iterations_for(&self, precisions: &[f64], share: f64) -> Option<usize> {
-        match self {
-            Method::FixedPrediction(FixedPrediction { eta, .. }) => iterations_for(&eta.times(precisions), share),
-            _ => None,
-        }
-    }
-
-    /// The layers (from 1) of a network of so many that no error reaches within the iterations, so that their gradients
-    /// are 0: errors come down one layer per iteration from the forward pass, so that n reach the n uppermost. Sweeps and
-    /// error-based reach all of them.
-    ///
-    /// ```
-    /// use predictive_coding::{Method, Strict};
-    ///
-    /// assert_eq!(Method::from(Strict::new(0.1, 3)).unreached(5), 1..3);
-    /// ```
-    pub fn unreached(&self, layers: usize) -> Range<usize> {
-        match self {
-            Method::Strict(Strict { solver: Solver::Sweeps, .. }) | Method::ErrorBased(_) => 1..1,
-            _ => 1..self.iterations().map_or(1, |iterations| layers.saturating_sub(iterations) + 1),
-        }
     }
 
     /// Refuses invalid numbers. Every session calls this.
@@ -259,15 +199,4 @@ impl From<&Method> for Method {
     fn from(method: &Method) -> Self {
         method.clone()
     }
-}
-
-/// The lowest layer, as an index from 0, that iteration i (from 1) pulls an error back through
-/// when the relaxation starts at v-hat: eps_l is still 0 for l <= L - i.
-pub(crate) fn first_pulled(layers: usize, iteration: usize) -> usize {
-    layers.saturating_sub(iteration).max(1)
-}
-
-/// The lowest layer, as an index from 0, whose input has left v-hat at iteration i (from 1).
-pub(crate) fn first_pushed(layers: usize, iteration: usize) -> usize {
-    (layers + 1).saturating_sub(iteration).max(1)
 }

@@ -20,10 +20,11 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::Relaxation;
 use super::strict::weighted;
-use crate::layer::{Input, Layers};
+use crate::layer::{Input, Layers, Towards};
 use crate::output::Output;
-use crate::plan::{LayerPlan, Plan, Step};
-use crate::state::{Extras, Krylov, Moving, Scratch, Tile, Values, values_around};
+use crate::plan::{Inlet, LayerPlan, Link, Plan, Step};
+use crate::state::{Extras, Krylov, Moving, Scratch, Tile, Values, values_between};
+use crate::wave::Front;
 
 /// Norm of the vectors that H is multiplied with: pushed as deviations from v-hat, they must not reach the next
 /// kink; differences that small lose no digits.
@@ -55,11 +56,19 @@ pub(crate) struct Open {
 impl Open {
     pub(crate) fn new(plan: &Plan) -> Self {
         let (mut tile, mut scratch) = (Tile::new(plan, true, false), Scratch::new(plan, EXTRAS));
-        for (b, step) in plan.steps.iter().enumerate() {
-            let (z, out) = values_around(plan, &mut scratch.values, &mut tile.activations, b);
-            match step {
-                Step::Product(_) => out.fill(1.0),
-                Step::Local(local) => local.forward(z, out, 0..local.output_rows(), false),
+        for LayerPlan { steps, inlet, tail, .. } in &plan.layers {
+            for b in steps.clone() {
+                if let Inlet::Sum(sum) = inlet
+                    && b == tail.start
+                {
+                    scratch.values[sum.value.clone()].fill(1.0);
+                }
+                let (inside, activations) = (&mut scratch.values, &mut tile.activations);
+                let (z, out) = values_between(&plan.inputs[b], &plan.outputs[b], inside, activations);
+                match &plan.steps[b] {
+                    Step::Product(_) => out.fill(1.0),
+                    Step::Local(local) => local.forward(z, out, 0..local.output_rows(), false),
+                }
             }
         }
         let mut vector = Buffer::zeros(tile.deviations.len());
@@ -124,21 +133,32 @@ impl Relaxation<'_> {
         let Tile { activations, errors, output_difference, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        let negated = weighted(-plan.layers[0].precision);
-        elementwise::combine(plan.level, &vector[place(0)], negated, &mut errors[place(0)]);
-        for layer in 1..last {
-            let (below, own) = (&vector[place(layer - 1)], &vector[place(layer)]);
-            self.layers.relax(layer, values, below, own, work, &mut errors[place(layer)]);
+        let moved = |layer: usize| plan.layers[layer].wave.is_predicted(Front::Beliefs);
+        let input = plan.input.output.clone();
+        elementwise::combine(plan.level, &vector[input.clone()], weighted(-plan.input.precision), &mut errors[input]);
+        for layer in 0..last {
+            let error = &mut errors[place(layer)];
+            if moved(layer) {
+                self.layers.relax(layer, values, vector, work, error);
+            } else {
+                let negated = weighted(-plan.layers[layer].precision);
+                elementwise::combine(plan.level, &vector[place(layer)], negated, error);
+            }
         }
-        let below = &vector[place(last - 1)];
-        self.layers.push(last, values, below, work, output_difference);
+        self.layers.push(last, values, vector, work, output_difference);
         curve(output_difference, &mut errors[place(last)]);
-        self.layers.pull_to_product(last, values, Some(below), &errors[place(last)], work);
-        for layer in 1..=last {
-            let (below, above) = (place(layer - 1), place(layer));
-            let combine = Combine { gamma: -1.0, other: &errors[below.clone()], ..Combine::default() };
-            let out = Some((combine, &mut image[below]));
-            self.layers.backward(layer, values, Input::Pushed, &errors[above], work, None, out);
+        self.layers.pull_to_product(last, values, true, &errors[place(last)], work);
+        for &source in &plan.shared {
+            let place = plan.belief(source);
+            elementwise::combine(plan.level, &errors[place.clone()], weighted(-1.0), &mut image[place]);
+        }
+        let combine = |link: &Link| match link.alone {
+            true => Combine { gamma: -1.0, other: &errors[plan.belief(link.source)], ..Combine::default() },
+            false => Combine { beta: 1.0, ..Combine::default() },
+        };
+        for layer in (0..=last).filter(|&layer| moved(layer)) {
+            let towards = Some(Towards { beliefs: image, combine: &combine });
+            self.layers.backward(layer, values, Input::Pushed, &errors[place(layer)], work, None, towards);
         }
     }
 

@@ -10,13 +10,14 @@
 
 use predictive_coding_kernels::{Combine, elementwise};
 
-use super::Relaxation;
 use super::strict::{Descent, weighted};
-use crate::layer::{Gradients, Input};
+use super::{Relaxation, clear_shared, replacing};
+use crate::layer::{Gradients, Input, Towards};
 use crate::method::ErrorBased;
 use crate::options::Options;
 use crate::plan::LayerPlan;
-use crate::state::{Descending, Scratch, Tile, Values, read_write, write_read};
+use crate::state::{Descending, Scratch, Tile, Values};
+use crate::wave::Front;
 
 pub(crate) fn error_based(
     mut tile: Relaxation<'_>,
@@ -60,25 +61,24 @@ impl Relaxation<'_> {
         let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        let unweighted = |layer: usize| weighted(-1.0 / plan.layers[layer].precision);
         for layer in 0..last {
-            match layer {
-                0 => elementwise::combine(plan.level, &errors[place(0)], unweighted(0), &mut deviations[place(0)]),
-                _ => {
-                    let (u, out) = read_write(deviations, place(layer - 1), place(layer));
-                    self.layers.push(layer, values, u, work, out);
-                    let minus = Combine { beta: 1.0, ..unweighted(layer) };
-                    elementwise::combine(plan.level, &errors[place(layer)], minus, out);
-                }
+            let (u, out) = deviations.split_at_mut(place(layer).start);
+            let out = &mut out[..place(layer).len()];
+            let predicted = plan.layers[layer].wave.is_predicted(Front::Beliefs);
+            if predicted {
+                self.layers.push(layer, values, u, work, out);
             }
+            let minus = weighted(-1.0 / plan.layers[layer].precision);
+            let minus = Combine { beta: if predicted { 1.0 } else { 0.0 }, ..minus };
+            elementwise::combine(plan.level, &errors[place(layer)], minus, out);
         }
-        if last > 0 {
-            self.layers.push(last, values, &deviations[place(last - 1)], work, output_difference);
+        if plan.layers[last].wave.is_predicted(Front::Beliefs) {
+            self.layers.push(last, values, deviations, work, output_difference);
         }
         let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
         self.output.error(activation, output_difference, targets, *samples, error, descent.losses());
         let samples = *samples;
-        self.energy(0, descent);
+        self.energy(Front::Parameters, descent);
         match iteration {
             0 => descent.end(samples),
             _ => descent.check(iteration, samples, None),
@@ -89,22 +89,17 @@ impl Relaxation<'_> {
     pub(super) fn pull_errors(&mut self, residuals: &mut [f32]) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
-        let place = |layer: usize| plan.layers[layer].output.clone();
-        let Tile { activations, deviations, errors, .. } = &*self.tile;
+        let Tile { activations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        for layer in (1..=last).rev() {
-            let u = &deviations[place(layer - 1)];
-            if layer == last {
-                let error = &errors[place(last)];
-                self.layers.pull_to_product(layer, values, Some(u), error, work);
-                let out = Some((Combine::default(), &mut residuals[place(layer - 1)]));
-                self.layers.backward(layer, values, Input::Pushed, error, work, None, out);
-            } else {
-                let (out, delta) = write_read(residuals, place(layer - 1), place(layer));
-                self.layers.pull_to_product(layer, values, Some(u), delta, work);
-                let out = Some((Combine::default(), out));
-                self.layers.backward(layer, values, Input::Pushed, delta, work, None, out);
+        clear_shared(plan, residuals);
+        for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate().rev() {
+            if wave.is_predicted(Front::Beliefs) {
+                let (beliefs, delta) = residuals.split_at_mut(output.start);
+                let delta = if layer == last { &errors[output.clone()] } else { &delta[..output.len()] };
+                self.layers.pull_to_product(layer, values, true, delta, work);
+                let towards = Some(Towards { beliefs, combine: &replacing });
+                self.layers.backward(layer, values, Input::Pushed, delta, work, None, towards);
             }
         }
         let minus = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };

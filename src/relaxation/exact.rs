@@ -1,21 +1,19 @@
 //! epsilon_l = J_{l+1}(v-hat)^T epsilon_{l+1} from epsilon_L = dLoss/dv-hat_L: backpropagation.
 
-use predictive_coding_kernels::Combine;
-
-use super::Relaxation;
-use crate::layer::{Gradients, Input};
-use crate::state::{Values, write_read};
+use super::{Relaxation, clear_shared, replacing};
+use crate::layer::{Gradients, Input, Towards};
+use crate::state::Values;
 
 pub(crate) fn backpropagate(mut tile: Relaxation<'_>, gradients: &mut Gradients<'_>) {
-    for layer in (1..tile.len()).rev() {
+    clear_shared(tile.layers.plan, &mut tile.tile.errors);
+    for layer in (0..tile.len()).rev() {
         tile.pull_to_product(layer);
-        let (below, above) = (tile.place(layer - 1), tile.place(layer));
+        let above = tile.place(layer);
         let Relaxation { layers, tile, scratch, .. } = &mut tile;
         let values = Values::new(layers.plan, &scratch.values, &tile.activations);
-        let (out, error) = write_read(&mut tile.errors, below, above);
-        let out = Some((Combine::default(), out));
-        layers.backward(layer, values, Input::Activation, error, &mut scratch.work, Some(gradients), out);
+        let (beliefs, errors) = tile.errors.split_at_mut(above.start);
+        let towards = Some(Towards { beliefs, combine: &replacing });
+        let error = &errors[..above.len()];
+        layers.backward(layer, values, Input::Activation, error, &mut scratch.work, Some(gradients), towards);
     }
-    tile.pull_to_product(0);
-    tile.gradient_at_activations(0, gradients);
 }

@@ -15,9 +15,10 @@ use predictive_coding_kernels::{Combine, elementwise};
 use super::Relaxation;
 use super::strict::Descent;
 use crate::layer::{Gradients, Input};
-use crate::method::{Incremental, first_pulled};
+use crate::method::Incremental;
 use crate::plan::LayerPlan;
 use crate::state::{Descending, Scratch, Tile, Values};
+use crate::wave::Front;
 
 /// An iteration, from 1.
 pub(crate) fn increment(
@@ -29,7 +30,7 @@ pub(crate) fn increment(
 ) {
     let Incremental { ref eta, iterations } = *method;
     let layers = tile.len();
-    let (pulled, pushed) = if iteration == 1 { (first_pulled(layers, 1), layers) } else { (1, 0) };
+    let front = if iteration == 1 { Front::At(1) } else { Front::Parameters };
     // The energy of a sample may rise as parameters step down that of the batch.
     descent.begin(&tile.output, true);
     if iteration == 1 {
@@ -40,15 +41,15 @@ pub(crate) fn increment(
     }
     if iteration == 1 {
         descent.losses().copy_from_slice(&tile.tile.losses);
-        tile.unpredicted_errors(pushed);
+        tile.unpredicted_errors(front);
         (0..layers).for_each(|layer| tile.pull_to_product(layer));
     } else {
         tile.predict_changed(descent.losses());
     }
-    tile.energy(pushed, descent);
+    tile.energy(front, descent);
     descent.check(iteration, tile.tile.samples, None);
-    tile.gradients_where_pushed(pushed, gradients);
-    tile.update(pulled, pushed);
+    tile.gradients_where_pushed(front, gradients);
+    tile.update(front);
     tile.mark_diverged(descent);
 }
 
@@ -56,41 +57,38 @@ impl Relaxation<'_> {
     /// The errors of all layers, pulled back to their products; the loss of each lane.
     fn predict_changed(&mut self, losses: &mut [f64]) {
         let plan = self.layers.plan;
-        let place = |layer: usize| plan.layers[layer].output.clone();
         let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         for (layer, LayerPlan { output, precision, .. }) in plan.layers.iter().enumerate() {
-            let u = if layer == 0 { &[] } else { &deviations[place(layer - 1)] };
             let error = &mut errors[output.clone()];
             if layer + 1 == plan.layers.len() {
-                self.layers.push(layer, values, u, work, output_difference);
+                self.layers.push(layer, values, deviations, work, output_difference);
                 self.output.error(&activations[output.clone()], output_difference, targets, *samples, error, losses);
             } else {
-                self.layers.push(layer, values, u, work, error);
+                self.layers.push(layer, values, deviations, work, error);
                 let precision = *precision as f32;
                 let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
                 elementwise::combine(plan.level, &deviations[output.clone()], minus, error);
                 // Changed parameters make differences in lanes without a sample too.
                 error.chunks_exact_mut(plan.images).for_each(|images| images[*samples..].fill(0.0));
             }
-            self.layers.pull_to_product(layer, values, Some(u), error, work);
+            self.layers.pull_to_product(layer, values, true, error, work);
         }
     }
 
-    /// The gradients of all parameters, from errors that are pulled back to products, and inputs where the layers from
-    /// `pushed` (index from 0) on were last pushed.
-    fn gradients_where_pushed(&mut self, pushed: usize, gradients: &mut Gradients<'_>) {
+    /// The gradients of all parameters, from errors that are pulled back to products, and inputs where layers were last
+    /// pushed.
+    fn gradients_where_pushed(&mut self, front: Front, gradients: &mut Gradients<'_>) {
         let plan = self.layers.plan;
         let place = |layer: usize| plan.layers[layer].output.clone();
         let Tile { activations, deviations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         for layer in 0..plan.layers.len() {
-            let at = match layer {
-                _ if layer < pushed => Input::Activation,
-                0 => Input::Moved(&[]),
-                _ => Input::Moved(&deviations[place(layer - 1)]),
+            let at = match plan.layers[layer].wave.is_predicted(front) {
+                true => Input::Moved(deviations),
+                false => Input::Activation,
             };
             self.layers.backward(layer, values, at, &errors[place(layer)], work, Some(&mut *gradients), None);
         }

@@ -10,25 +10,27 @@ mod error_based;
 mod exact;
 mod fixed_prediction;
 mod incremental;
-mod shares;
 mod strict;
 mod sweep;
 mod update;
 
 use std::ops::Range;
 
+use predictive_coding_kernels::Combine;
+
 pub(crate) use curvature::Open;
 pub(crate) use error_based::error_based;
 pub(crate) use exact::backpropagate;
 pub(crate) use fixed_prediction::fixed_prediction;
 pub(crate) use incremental::increment;
-pub(crate) use shares::{iterations_for, shares};
 pub(crate) use strict::{Descent, Given, strict};
 pub(crate) use sweep::sweep;
 
 use crate::layer::{Gradients, Input, Layers};
 use crate::output::Output;
+use crate::plan::{Link, Plan};
 use crate::state::{Scratch, Tile, Values};
+use crate::wave::Front;
 
 /// A tile in the hands of a method.
 pub(crate) struct Relaxation<'a> {
@@ -67,7 +69,7 @@ impl Relaxation<'_> {
     fn pull_to_product(&mut self, layer: usize) {
         let values = Values::new(self.layers.plan, &self.scratch.values, &self.tile.activations);
         let error = &self.tile.errors[self.place(layer)];
-        self.layers.pull_to_product(layer, values, None, error, &mut self.scratch.work);
+        self.layers.pull_to_product(layer, values, false, error, &mut self.scratch.work);
     }
 
     /// The gradients of a layer's parameters, from inputs at v-hat and an error that has been pulled back
@@ -77,4 +79,19 @@ impl Relaxation<'_> {
         let error = &self.tile.errors[self.place(layer)];
         self.layers.backward(layer, values, Input::Activation, error, &mut self.scratch.work, Some(gradients), None);
     }
+
+    /// Whether the prediction of a layer (index from 0) may have left v-hat.
+    fn is_predicted(&self, layer: usize, front: Front) -> bool {
+        self.layers.plan.layers[layer].wave.is_predicted(front)
+    }
+}
+
+/// Zeros for what is pulled to beliefs that several links read, or none, to be added up.
+fn clear_shared(plan: &Plan, vector: &mut [f32]) {
+    plan.shared.iter().for_each(|&source| vector[plan.belief(source)].fill(0.0));
+}
+
+/// What is pulled over a link replaces what is there, or is added to what other links have pulled.
+fn replacing(link: &Link) -> Combine<'static> {
+    Combine { beta: if link.alone { 0.0 } else { 1.0 }, ..Combine::default() }
 }

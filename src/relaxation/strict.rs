@@ -15,11 +15,13 @@ use predictive_coding_kernels::{Combine, elementwise, reduce};
 use super::Relaxation;
 use crate::error::Divergence;
 use crate::layer::{Gradients, Input};
-use crate::method::{Eta, OnDivergence, Solver, Strict, first_pulled, first_pushed};
+use crate::method::{Eta, OnDivergence, Solver, Strict};
 use crate::options::Options;
 use crate::output::Output;
+use crate::plan::LayerPlan;
 use crate::relaxation::curvature::largest_step;
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
+use crate::wave::Front;
 
 /// An energy above the one before by more than this share of it asks for a smaller step.
 const RISE: f64 = 1e-6;
@@ -239,8 +241,7 @@ pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut D
         tile.descend(given, true, descent);
     }
     if given.method.fresh_errors {
-        tile.predict(1, &mut descent.losses);
-        tile.unpredicted_errors(1);
+        tile.predict(Front::Beliefs, &mut descent.losses);
     }
     tile.leave_out(on_divergence);
     match tile.output.ascending {
@@ -254,43 +255,43 @@ impl Relaxation<'_> {
     /// by an estimate.
     fn descend(&mut self, given: Given<'_>, adapts: bool, descent: &mut Descent) {
         let Given { method: &Strict { iterations, tolerance, .. }, started, .. } = given;
-        let layers = self.len();
+        let waves = self.layers.plan.layers.iter().map(|layer| layer.wave.wrong);
+        let last_reached = waves.filter(|&wrong| wrong != usize::MAX).max().unwrap_or(1);
         self.clear_moments();
         let Tile { steps, deviations, .. } = &mut *self.tile;
         steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
         if !started {
             deviations.fill(0.0);
         }
-        self.pull_to_product(layers - 1);
+        self.pull_to_product(self.len() - 1);
         for iteration in 1..=iterations {
             if given.options.stopped() {
                 break;
             }
-            let pushed = if started { 1 } else { first_pushed(layers, iteration) };
-            self.predict(pushed, &mut descent.losses);
-            self.energy(pushed, descent);
+            let front = if started { Front::Beliefs } else { Front::At(iteration) };
+            self.predict(front, &mut descent.losses);
+            self.energy(front, descent);
             descent.check(iteration, self.tile.samples, adapts.then_some(&mut self.tile.steps));
             let returning = !started && descent.back.contains(&true);
             if returning && iteration == iterations {
                 // There is no other iteration to begin anew with.
                 self.go_back(&descent.back);
-                self.predict(pushed, &mut descent.losses);
-                self.energy(pushed, descent);
+                self.predict(front, &mut descent.losses);
+                self.energy(front, descent);
                 descent.end(self.tile.samples);
             }
             if iteration == iterations || tolerance.is_some() {
-                self.unpredicted_errors(pushed);
+                self.unpredicted_errors(front);
             }
-            let pulled = if started { 1 } else { first_pulled(layers, iteration) };
             if tolerance.is_some() {
                 self.scratch.work.previous.copy_from_slice(&self.tile.deviations);
             }
             match self.scratch.work.moments.direction.is_empty() {
-                true => self.update(pulled, pushed),
-                false => self.update_by_moments(&given.method.solver, iteration, pulled, pushed),
+                true => self.update(front),
+                false => self.update_by_moments(&given.method.solver, iteration, front),
             }
             // Until then there are layers that nothing has reached.
-            if let Some(tolerance) = tolerance.filter(|_| iteration + 1 >= layers)
+            if let Some(tolerance) = tolerance.filter(|_| iteration + 1 >= last_reached)
                 && self.settle(iteration, tolerance, descent)
             {
                 break;
@@ -327,32 +328,36 @@ pub(super) fn weighted(factor: f64) -> Combine<'static> {
 }
 
 impl Relaxation<'_> {
-    /// The errors of the layers from `pushed` (index from 0) on, and of the one below, whose prediction is
-    /// still v-hat, pulled back to their products; the loss of each lane.
-    fn predict(&mut self, pushed: usize, losses: &mut [f64]) {
+    /// The errors of the layers that are wrong, pulled back to their products; the loss of each lane.
+    fn predict(&mut self, front: Front, losses: &mut [f64]) {
         let plan = self.layers.plan;
-        let last = self.len() - 1;
-        if pushed > last {
-            return losses.copy_from_slice(&self.tile.losses);
-        }
-        let place = |layer: usize| plan.layers[layer].output.clone();
         let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        if pushed > 1 {
-            let (own, error) = (&deviations[place(pushed - 1)], &mut errors[place(pushed - 1)]);
-            elementwise::combine(plan.level, own, weighted(-plan.layers[pushed - 1].precision), error);
-            self.layers.pull_to_product(pushed - 1, values, None, error, work);
+        let input = plan.input.output.clone();
+        elementwise::combine(
+            plan.level,
+            &deviations[input.clone()],
+            weighted(-plan.input.precision),
+            &mut errors[input],
+        );
+        let (last, hidden) = plan.layers.split_last().expect("a network has layers");
+        for (layer, LayerPlan { output, precision, wave, .. }) in hidden.iter().enumerate() {
+            let error = &mut errors[output.clone()];
+            if wave.is_predicted(front) {
+                self.layers.relax(layer, values, deviations, work, error);
+            } else if wave.is_wrong(front) {
+                elementwise::combine(plan.level, &deviations[output.clone()], weighted(-precision), error);
+                self.layers.pull_to_product(layer, values, false, error, work);
+            }
         }
-        for layer in pushed..last {
-            let (u, own) = (&deviations[place(layer - 1)], &deviations[place(layer)]);
-            self.layers.relax(layer, values, u, own, work, &mut errors[place(layer)]);
+        if !last.wave.is_predicted(front) {
+            return losses.copy_from_slice(&self.tile.losses);
         }
-        let u = &deviations[place(last - 1)];
-        self.layers.push(last, values, u, work, output_difference);
-        let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
+        self.layers.push(hidden.len(), values, deviations, work, output_difference);
+        let (activation, error) = (&activations[last.output.clone()], &mut errors[last.output.clone()]);
         self.output.error(activation, output_difference, targets, *samples, error, losses);
-        self.layers.pull_to_product(last, values, Some(u), error, work);
+        self.layers.pull_to_product(hidden.len(), values, true, error, work);
     }
 
     /// The gradients of all parameters, from inputs at the beliefs.
@@ -367,13 +372,15 @@ impl Relaxation<'_> {
         let values = Values::new(plan, values, activations);
         for layer in 0..plan.layers.len() {
             let error = &errors[place(layer)];
-            let input = if layer == 0 {
-                self.layers.pull_to_product(layer, values, None, error, work);
-                Input::Activation
-            } else {
-                let u = &deviations[place(layer - 1)];
-                self.layers.renew(layer, values, u, error, work);
-                Input::Moved(u)
+            let input = match plan.layers[layer].wave.is_predicted(Front::Beliefs) {
+                false => {
+                    self.layers.pull_to_product(layer, values, false, error, work);
+                    Input::Activation
+                }
+                true => {
+                    self.layers.renew(layer, values, deviations, error, work);
+                    Input::Moved(deviations)
+                }
             };
             self.layers.backward(layer, values, input, error, work, Some(&mut *gradients), None);
         }
@@ -389,32 +396,44 @@ impl Relaxation<'_> {
         }
     }
 
-    /// epsilon = -u at the layers below `pushed`, whose prediction is still v-hat.
-    pub(super) fn unpredicted_errors(&mut self, pushed: usize) {
-        for layer in 0..pushed.min(self.len() - 1) {
-            let (place, negated) = (self.place(layer), weighted(-self.precision(layer)));
-            let Tile { deviations, errors, .. } = &mut *self.tile;
-            elementwise::combine(self.layers.plan.level, &deviations[place.clone()], negated, &mut errors[place]);
+    /// epsilon = -u at the layers whose prediction is still v-hat.
+    pub(super) fn unpredicted_errors(&mut self, front: Front) {
+        let plan = self.layers.plan;
+        let Tile { deviations, errors, .. } = &mut *self.tile;
+        let hidden = &plan.layers[..plan.layers.len() - 1];
+        for LayerPlan { output, precision, .. } in hidden.iter().filter(|layer| !layer.wave.is_predicted(front)) {
+            let (u, error) = (&deviations[output.clone()], &mut errors[output.clone()]);
+            elementwise::combine(plan.level, u, weighted(-precision), error);
         }
     }
 
-    /// The terms of the energy: the loss, and half the squared errors of the layers below times their precisions.
-    pub(super) fn energy(&self, pushed: usize, descent: &mut Descent) {
+    /// The terms of the energy: the loss, and half the squared errors of the layers below times their precisions. Those of
+    /// a free input count to the first layer's.
+    pub(super) fn energy(&self, front: Front, descent: &mut Descent) {
+        let plan = self.layers.plan;
         let last = self.len() - 1;
         let Descent { lanes, now, losses, .. } = descent;
         now.fill(0.0);
+        let add = |from: &[f32], factor: f64, terms: &mut [f64]| {
+            terms.iter_mut().for_each(|term| *term /= factor);
+            reduce::add_squares(plan.level, from, terms);
+            terms.iter_mut().for_each(|term| *term *= factor);
+        };
         for (layer, terms) in now.chunks_mut(*lanes).enumerate() {
             if layer == last {
                 terms.iter_mut().zip(losses.iter()).for_each(|(term, loss)| *term = loss * self.output.weight());
             } else {
+                let (place, precision) = (self.place(layer), self.precision(layer));
                 // The errors are weighted already.
-                let (from, factor) = match layer < pushed {
-                    true => (&self.tile.deviations, 0.5 * self.precision(layer)),
-                    false => (&self.tile.errors, 0.5 / self.precision(layer)),
-                };
-                reduce::add_squares(self.layers.plan.level, &from[self.place(layer)], terms);
-                terms.iter_mut().for_each(|term| *term *= factor);
+                match self.is_predicted(layer, front) {
+                    true => add(&self.tile.errors[place], 0.5 / precision, terms),
+                    false => add(&self.tile.deviations[place], 0.5 * precision, terms),
+                }
             }
+        }
+        let input = &plan.input;
+        if !input.output.is_empty() && input.precision > 0.0 {
+            add(&self.tile.deviations[input.output.clone()], 0.5 * input.precision, &mut now[..*lanes]);
         }
     }
 

@@ -12,56 +12,84 @@
 use predictive_coding_kernels::{Combine, elementwise};
 
 use super::Relaxation;
-use crate::layer::Input;
+use crate::layer::{Input, Towards};
 use crate::method::Solver;
-use crate::plan::LayerPlan;
+use crate::plan::{LayerPlan, Link};
 use crate::state::{Moments, Scratch, Tile, Values};
+use crate::wave::Front;
 
 /// Adam's decay rates, and what it adds to the denominator: PyTorch's defaults.
 const DECAY: [f64; 2] = [0.9, 0.999];
 const EPSILON: f32 = 1e-8;
 
 impl Relaxation<'_> {
-    /// Steps of the beliefs of the layers below `pulled` (index from 0) and above; epsilon_l is -u_l below `pushed`.
-    pub(super) fn update(&mut self, pulled: usize, pushed: usize) {
-        for layer in pulled..self.len() {
-            let (below, above) = (self.place(layer - 1), self.place(layer));
-            let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
-            let Scratch { values, work } = &mut *self.scratch;
-            let values = Values::new(self.layers.plan, values, activations);
-            let LayerPlan { precision, rate, .. } = self.layers.plan.layers[layer - 1];
-            let step = Combine { alpha: -rate as f32, step: Some(&steps.eta), ..Combine::default() };
-            let step = match layer - 1 < pushed {
-                true => Combine { beta: -(rate * precision) as f32, ..step },
-                false => Combine { gamma: rate as f32, other: &errors[below.clone()], ..step },
-            };
-            let input = if layer < pushed { Input::Activation } else { Input::Pushed };
-            let out = Some((step, &mut deviations[below]));
-            self.layers.backward(layer, values, input, &errors[above], work, None, out);
+    /// A step of all beliefs.
+    pub(super) fn update(&mut self, front: Front) {
+        let plan = self.layers.plan;
+        let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        let wrong = |source: Option<usize>| source.is_none_or(|layer| plan.layers[layer].wave.is_wrong(front));
+        let step = |source: Option<usize>, alpha: f64| {
+            let (_, rate) = plan.pace(source);
+            Combine { alpha: (alpha * rate) as f32, step: Some(&steps.eta), ..Combine::default() }
+        };
+        for &source in plan.shared.iter().filter(|&&source| wrong(source)) {
+            let place = plan.belief(source);
+            elementwise::combine(plan.level, &errors[place.clone()], step(source, 1.0), &mut deviations[place]);
         }
+        let combine = |link: &Link| match link.alone && wrong(link.source) {
+            true => {
+                let step = step(link.source, -1.0);
+                Combine { gamma: -step.alpha, other: &errors[plan.belief(link.source)], ..step }
+            }
+            false => step(link.source, -1.0),
+        };
+        for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate() {
+            if wave.is_wrong(front) {
+                let at = if wave.is_predicted(front) { Input::Pushed } else { Input::Activation };
+                let (error, towards) = (&errors[output.clone()], Towards { beliefs: deviations, combine: &combine });
+                self.layers.backward(layer, values, at, error, work, None, Some(towards));
+            }
+        }
+        self.hold_clamped();
     }
 
     /// The same by the moments of another solver than that of steps.
-    pub(super) fn update_by_moments(&mut self, solver: &Solver, iteration: usize, pulled: usize, pushed: usize) {
-        let level = self.layers.plan.level;
+    pub(super) fn update_by_moments(&mut self, solver: &Solver, iteration: usize, front: Front) {
+        let plan = self.layers.plan;
+        let level = plan.level;
         let mut moments = std::mem::take(&mut self.scratch.work.moments);
         let Moments { direction, mean, square } = &mut moments;
-        for layer in pulled..self.len() {
-            let (below, above) = (self.place(layer - 1), self.place(layer));
-            let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
-            let Scratch { values, work } = &mut *self.scratch;
-            let values = Values::new(self.layers.plan, values, activations);
-            let LayerPlan { precision, rate, .. } = self.layers.plan.layers[layer - 1];
-            let (gamma, other) = match layer - 1 < pushed {
-                true => (-precision as f32, &deviations[below.clone()]),
-                false => (1.0, &errors[below.clone()]),
-            };
-            let input = if layer < pushed { Input::Activation } else { Input::Pushed };
-            let d = &mut direction[below.clone()];
-            let out = Some((Combine { alpha: -1.0, gamma, other, ..Combine::default() }, &mut *d));
-            self.layers.backward(layer, values, input, &errors[above], work, None, out);
-            let (m, u) = (&mut mean[below.clone()], &mut deviations[below.clone()]);
-            let step = Combine { alpha: rate as f32, step: Some(&steps.eta), ..Combine::default() };
+        let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
+        let Scratch { values, work } = &mut *self.scratch;
+        let values = Values::new(plan, values, activations);
+        let wrong = |source: Option<usize>| source.is_none_or(|layer| plan.layers[layer].wave.is_wrong(front));
+        // Nothing pulls on beliefs that no error has reached, and they stay.
+        let pulled = |link: &Link| match link.alone {
+            true if wrong(link.source) => {
+                Combine { alpha: -1.0, gamma: 1.0, other: &errors[plan.belief(link.source)], ..Combine::default() }
+            }
+            true => Combine { alpha: -1.0, ..Combine::default() },
+            false => Combine { alpha: -1.0, beta: 1.0, ..Combine::default() },
+        };
+        direction.fill(0.0);
+        for &source in plan.shared.iter().filter(|&&source| wrong(source)) {
+            direction[plan.belief(source)].copy_from_slice(&errors[plan.belief(source)]);
+        }
+        for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate() {
+            if wave.is_wrong(front) {
+                let at = if wave.is_predicted(front) { Input::Pushed } else { Input::Activation };
+                let (error, towards) = (&errors[output.clone()], Towards { beliefs: direction, combine: &pulled });
+                self.layers.backward(layer, values, at, error, work, None, Some(towards));
+            }
+        }
+        let free_input = (!plan.input.output.is_empty()).then_some(None);
+        for source in free_input.into_iter().chain((0..plan.layers.len() - 1).map(Some)) {
+            let place = plan.belief(source);
+            let [d, m] = [&mut *direction, &mut *mean].map(|vector| &mut vector[place.clone()]);
+            let u = &mut deviations[place.clone()];
+            let step = Combine { alpha: plan.pace(source).1 as f32, step: Some(&steps.eta), ..Combine::default() };
             if let Solver::Momentum { momentum, nesterov, .. } = *solver {
                 let keep = momentum as f32;
                 elementwise::combine(level, d, Combine { beta: keep, ..Combine::default() }, m);
@@ -70,11 +98,18 @@ impl Relaxation<'_> {
                     false => elementwise::combine(level, m, step, u),
                 }
             } else {
-                adam(iteration, d, m, &mut square[below]);
+                adam(iteration, d, m, &mut square[place]);
                 elementwise::combine(level, d, step, u);
             }
         }
         self.scratch.work.moments = moments;
+        self.hold_clamped();
+    }
+
+    /// Takes the clamped elements of a free input back to what was given.
+    fn hold_clamped(&mut self) {
+        let Tile { deviations, clamped, .. } = &mut *self.tile;
+        deviations.iter_mut().zip(&**clamped).filter(|(_, clamped)| **clamped != 0.0).for_each(|(u, _)| *u = 0.0);
     }
 
     /// Forgets how the beliefs moved.

@@ -9,7 +9,7 @@ use crate::method::{Eta, FixedPrediction, Method, Solver, Strict};
 use crate::network::Network;
 use crate::options::Options;
 use crate::plan::Plan;
-use crate::relaxation::{Descent, Open, shares};
+use crate::relaxation::{Descent, Open};
 use crate::state::{Extras, Moving, Scratch, Tile};
 
 /// Bytes that the groups' partial gradients may take together before tiles share them.
@@ -64,7 +64,7 @@ impl Draft {
         let sweeping = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
         // Where layers are relaxed as soon as they are pushed, and by products of the same weights alone.
         let fuses = !sweeping && !incremental && !matches!(method, Method::ErrorBased(_));
-        let mut plan = Plan::new(network, level, layout, convolutions, batch, fuses);
+        let mut plan = Plan::new(network, level, layout, convolutions, batch, fuses, None);
         if strict.is_some_and(Strict::is_centred) {
             plan.sizes.row *= 2;
         }
@@ -79,26 +79,31 @@ impl Draft {
             }
             plan.layers.iter_mut().zip(&etas[..]).for_each(|(layer, own)| layer.rate = own / eta.largest());
         }
+        let precisions = network.precisions();
+        let multiples = network.multiples(method).map(|shares| {
+            let unweighted = |c: &[f64]| c.iter().zip(&precisions).map(|(c, precision)| c / precision).collect();
+            let [errors, moves] = shares.each_ref().map(|c| unweighted(c));
+            let [weighted, _] = shares;
+            Multiples { weighted, errors, moves }
+        });
+        if let (Method::FixedPrediction(FixedPrediction { eta, iterations, .. }), Some(multiples)) =
+            (method, &multiples)
+        {
+            let Multiples { weighted, moves, .. } = multiples;
+            if weighted.iter().chain(moves).any(|&share| !(share as f32).is_finite()) {
+                return Err(Error::Argument(format!(
+                    "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
+                     errors are beyond all numbers; use an eta that, times every precision, is at most 1"
+                )));
+            }
+        }
+        let literal = matches!(method, Method::FixedPrediction(FixedPrediction { literal: true, .. }));
         let multiples = match method {
-            Method::Exact => {
+            Method::Exact => multiples.map(|_| {
                 let ones = vec![1.0; layers];
-                Some(Multiples { weighted: ones.clone(), errors: ones.clone(), moves: ones })
-            }
-            Method::FixedPrediction(FixedPrediction { eta, iterations, literal }) => {
-                let precisions = network.precisions();
-                let shares = shares(&eta.times(&precisions), *iterations);
-                if shares.iter().flatten().any(|&share| !(share as f32).is_finite()) {
-                    return Err(Error::Argument(format!(
-                        "fixed-prediction with eta {eta} and {iterations} iterations diverges in {layers} layers: its \
-                         errors are beyond all numbers; use an eta that, times every precision, is at most 1"
-                    )));
-                }
-                let unweighted = |c: &[f64]| c.iter().zip(&precisions).map(|(c, precision)| c / precision).collect();
-                let [errors, moves] = shares.each_ref().map(|c| unweighted(c));
-                let [weighted, _] = shares;
-                Some(Multiples { weighted, errors, moves }).filter(|_| !literal)
-            }
-            Method::Strict(_) | Method::ErrorBased(_) | Method::Incremental(_) => None,
+                Multiples { weighted: ones.clone(), errors: ones.clone(), moves: ones }
+            }),
+            _ => multiples.filter(|_| !literal),
         };
         let tiles = batch.div_ceil(plan.images);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);

@@ -305,7 +305,7 @@ impl Session {
                     .into(),
             ));
         }
-        let elements: usize = self.plan.input.iter().product();
+        let elements: usize = self.plan.input.image.iter().product();
         let samples = x.len() / elements;
         if samples * elements != x.len() || samples == 0 || samples > self.batch {
             return Err(Error::Input(format!(

@@ -1,7 +1,5 @@
 //! What can be read of the last call.
 
-use std::ops::Range;
-
 use predictive_coding_kernels::Buffer;
 
 use super::Session;
@@ -162,9 +160,9 @@ impl Session {
     }
 
     /// The layers (from 1) that no error reaches within the iterations, so that their gradients are 0
-    /// ([`Method::unreached`](crate::Method::unreached)).
-    pub fn unreached(&self) -> Range<usize> {
-        self.method.unreached(self.plan.layers.len())
+    /// ([`Network::unreached`](crate::Network::unreached)).
+    pub fn unreached(&self) -> Vec<usize> {
+        self.network.unreached(&self.method)
     }
 
     /// The gradients of the last [`infer`](Self::infer): the method's approximation of dLoss/dtheta.

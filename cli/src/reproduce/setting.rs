@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use predictive_coding::{Adam, AdamOptions, Dataset, Loss, Method, Network, Options};
+use predictive_coding::{Adam, AdamOptions, Dataset, LayerSpec, Loss, Method, Network, Options};
 
 use super::Reproduce;
 use crate::console::Failure;
@@ -42,7 +42,7 @@ impl Setting {
             }
         };
         let network = Network::from_toml(toml)?;
-        let layers = network.layers().iter().map(|layer| layer.ops().to_vec()).collect();
+        let layers = network.layers().iter().map(LayerSpec::from).collect();
         let network = Network::new(network.input_shape(), loss, layers)?;
         let setting = Setting {
             title,
