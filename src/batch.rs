@@ -6,13 +6,14 @@ use std::path::Path;
 use safetensors::Dtype;
 
 use crate::error::Result;
-use crate::group::Start;
+use crate::group::{Conditions, Start};
 use crate::loss::Targets;
 use crate::network::{Network, elements};
 use crate::tensors::TensorFile;
 
 /// A batch of inputs with their targets (see [`Session::infer`](crate::Session::infer)), from a file that holds `x`, f32 `[batch, input shape]`,
-/// and `y`, either i64 `[batch]` or f32 `[batch, outputs]`.
+/// and `y`, either i64 `[batch]` or f32 `[batch, outputs]`. It may also hold the [masks](Conditions) `input_mask`, of the
+/// shape of `x`, and `mask`, `[batch, output shape]`, f32.
 ///
 /// ```
 /// use predictive_coding::{BatchFile, Linear, Loss, Network, Op, write_tensors};
@@ -25,6 +26,7 @@ use crate::tensors::TensorFile;
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct BatchFile {
     /// `[samples, input shape]`.
     pub x: Vec<f32>,
@@ -32,6 +34,10 @@ pub struct BatchFile {
     pub y: BatchTargets,
     /// Number of samples, at least 1.
     pub samples: usize,
+    /// 1 at the elements of the input that are clamped, 0 at those that are free, if the file says it.
+    pub input_mask: Option<Vec<f32>>,
+    /// 1 at the targets that count, 0 at those that are free, if the file says it.
+    pub mask: Option<Vec<f32>>,
 }
 
 /// Targets that own their values. See [`BatchFile`] for an example.
@@ -91,7 +97,19 @@ impl BatchFile {
         Targets::from(&y)
             .validate(network.loss(), samples, outputs)
             .map_err(|e| file.wrong(format!("tensor y: {e}")))?;
-        Ok(BatchFile { x, y, samples })
+        let input_mask = file.has("input_mask").then(|| file.finite_f32("input_mask", &with_batch(samples, input)));
+        let mask = file.has("mask").then(|| file.finite_f32("mask", &with_batch(samples, network.output_shape())));
+        Ok(BatchFile { x, y, samples, input_mask: input_mask.transpose()?, mask: mask.transpose()? })
+    }
+
+    /// The masks, that of the input if it is free.
+    pub fn conditions(&self, free_input: bool) -> Conditions<'_> {
+        let conditions = Conditions::default();
+        let conditions = self.mask.as_ref().map_or(conditions, |mask| conditions.with_mask(mask));
+        match &self.input_mask {
+            Some(mask) if free_input => conditions.with_input_mask(mask),
+            _ => conditions,
+        }
     }
 }
 
@@ -195,7 +213,10 @@ mod tests {
         let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let labels = TensorBytes::i64(&[2], &[1, 0]);
         let read = batch(Loss::CROSS_ENTROPY, vec![("x", f32s(&[2, 1, 3], &x)), ("y", labels)]).unwrap();
-        assert_eq!(read, BatchFile { x: x.to_vec(), y: BatchTargets::Labels(vec![1, 0]), samples: 2 });
+        assert_eq!(
+            read,
+            BatchFile { x: x.to_vec(), y: BatchTargets::Labels(vec![1, 0]), samples: 2, input_mask: None, mask: None }
+        );
         let values = f32s(&[2, 2], &x[..4]);
         let read = batch(Loss::MSE, vec![("x", f32s(&[2, 1, 3], &x)), ("y", values)]).unwrap();
         assert_eq!(read.y, BatchTargets::Values(x[..4].to_vec()));

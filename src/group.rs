@@ -29,6 +29,50 @@ pub enum Start<'a> {
     Belief(&'a [f32]),
 }
 
+/// What a call is given besides a batch: where beliefs start, and which part of the input and of the targets is known. A mask
+/// is 1 where a value is clamped, and 0 where it is free.
+///
+/// ```
+/// use predictive_coding::{Conditions, FreeInput, Linear, Loss, Network, Op, Options, Quantity, Session, Strict};
+///
+/// // Of two inputs the first is known; which second makes an output of 1?
+/// let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(1))]])?;
+/// let method = Strict::new(0.1, 500).with_free_input(Some(FreeInput::default()));
+/// let mut session = Session::new(&network, 1, method, Options::default())?;
+/// let weights = network.initialize(1);
+/// let conditions = Conditions::default().with_input_mask(&[1.0, 0.0]);
+/// session.infer_with(&weights, &[0.5, 0.0], &[1.0f32], conditions)?;
+/// let completed = session.get(Quantity::Belief, 0)?;
+/// assert_eq!(completed[0], 0.5);
+/// assert!((session.predict(&weights, &completed)?[0] - 1.0).abs() < 1e-2);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions<'a> {
+    pub(crate) start: &'a [Start<'a>],
+    pub(crate) input_mask: Option<&'a [f32]>,
+    pub(crate) mask: Option<&'a [f32]>,
+}
+
+impl<'a> Conditions<'a> {
+    /// The initial beliefs of a strict relaxation: `start[l - 1]` for layer l in 1..L; layers beyond the end of the slice
+    /// start at v-hat.
+    pub fn with_start(self, start: &'a [Start<'a>]) -> Self {
+        Conditions { start, ..self }
+    }
+
+    /// The clamped part of a [free input](crate::FreeInput), `[samples, input shape]`. Without it, nothing is clamped.
+    pub fn with_input_mask(self, input_mask: &'a [f32]) -> Self {
+        Conditions { input_mask: Some(input_mask), ..self }
+    }
+
+    /// The targets of [`Loss::MSE`](crate::Loss::MSE) that count, `[samples, output shape]`. A mean is over all elements,
+    /// as without a mask.
+    pub fn with_mask(self, mask: &'a [f32]) -> Self {
+        Conditions { mask: Some(mask), ..self }
+    }
+}
+
 /// A checked call, as the groups see it.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
@@ -37,7 +81,7 @@ pub(crate) struct Call<'a> {
     pub(crate) x: &'a [f32],
     /// None where only outputs are asked for.
     pub(crate) targets: Option<Targets<'a>>,
-    pub(crate) beliefs: &'a [Start<'a>],
+    pub(crate) conditions: Conditions<'a>,
     pub(crate) samples: usize,
 }
 
@@ -51,9 +95,16 @@ impl Call<'_> {
             Place::Inside(place) => &mut scratch.values[place],
             Place::Output(place) => &mut tile.activations[place],
         };
-        plan.layout.load(plan.level, &self.x[rows], *image, out);
+        plan.layout.load(plan.level, &self.x[rows.clone()], *image, out);
         if let Some(targets) = self.targets {
             self.output.load(targets, first, tile.samples, &mut tile.targets);
+        }
+        if let Some(mask) = self.conditions.mask {
+            self.output.load_mask(mask, first, tile.samples, &mut tile.mask);
+        }
+        match self.conditions.input_mask {
+            Some(mask) => plan.layout.load(plan.level, &mask[rows], *image, &mut tile.clamped),
+            None => tile.clamped.fill(0.0),
         }
     }
 
@@ -70,7 +121,7 @@ impl Call<'_> {
     fn load_start(&self, first: usize, tile: &mut Tile) {
         let plan = self.layers.plan;
         tile.deviations.fill(0.0);
-        for (layer, start) in self.beliefs.iter().enumerate() {
+        for (layer, start) in self.conditions.start.iter().enumerate() {
             let (Start::Deviation(values) | Start::Belief(values)) = start else { continue };
             let LayerPlan { output, image, .. } = &plan.layers[layer];
             let out = &mut tile.deviations[output.clone()];
@@ -161,7 +212,7 @@ impl Group {
         self.for_each_tile(call, scratch, |group, first, tile, scratch| {
             let place = (first - begin * plan.images) * plan.sizes.row;
             let mut side = |output: Output| {
-                let started = !call.beliefs.is_empty();
+                let started = !call.conditions.start.is_empty();
                 if started {
                     call.load_start(first, tile);
                 }

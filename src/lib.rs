@@ -78,9 +78,11 @@ mod tensors;
 mod weights;
 
 pub use error::{Cause, Divergence, Error, Result};
-pub use group::Start;
+pub use group::{Conditions, Start};
 pub use loss::{Loss, LossFunction, Reduction, Targets};
-pub use method::{ErrorBased, Eta, FixedPrediction, Incremental, Method, Nudge, OnDivergence, Solver, Strict};
+pub use method::{
+    ErrorBased, Eta, FixedPrediction, FreeInput, Incremental, Method, Nudge, OnDivergence, Solver, Strict,
+};
 #[cfg(not(feature = "files"))]
 #[doc(hidden)]
 pub use network::ModelFile;

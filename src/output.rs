@@ -1,6 +1,7 @@
 //! The loss at the output of a tile.
 
 use predictive_coding_kernels::loss::Outputs;
+use predictive_coding_kernels::reduce;
 
 use crate::loss::{Loss, LossFunction, Targets};
 use crate::plan::Plan;
@@ -19,6 +20,8 @@ pub(crate) struct Output {
     pub(crate) opposite: bool,
     /// Whether epsilon_L is the derivative's negative, so that beliefs move up the loss.
     pub(crate) ascending: bool,
+    /// Whether only the targets count whose mask is 1.
+    masked: bool,
 }
 
 impl Output {
@@ -33,7 +36,13 @@ impl Output {
             nudge,
             opposite: false,
             ascending,
+            masked: false,
         }
+    }
+
+    /// The same with a mask of the targets, or without.
+    pub(crate) fn masked(self, masked: bool) -> Self {
+        Output { masked, ..self }
     }
 
     /// Puts the targets of samples `first..first + samples` into a tile: as the outputs lie, or for cross-entropy a
@@ -60,6 +69,13 @@ impl Output {
         }
     }
 
+    /// Puts the mask of samples `first..first + samples` into a tile.
+    pub(crate) fn load_mask(&self, mask: &[f32], first: usize, samples: usize, out: &mut [f32]) {
+        let Outputs { level, layout, image } = self.outputs;
+        let elements: usize = image.iter().product();
+        layout.load(level, &mask[first * elements..(first + samples) * elements], image, out);
+    }
+
     /// The other side of a centred nudge.
     pub(crate) fn other_side(self) -> Self {
         Output { nudge: -self.nudge, opposite: true, ..self }
@@ -75,7 +91,7 @@ impl Output {
         &self,
         activation: &[f32],
         difference: &[f32],
-        targets: &[f32],
+        [targets, mask]: [&[f32]; 2],
         samples: usize,
         error: &mut [f32],
         losses: &mut [f64],
@@ -85,6 +101,13 @@ impl Output {
             LossFunction::CrossEntropy => {
                 let labels = &targets[..losses.len()];
                 self.outputs.cross_entropy(activation, difference, labels, scale, error, losses);
+            }
+            LossFunction::Mse if self.masked => {
+                self.outputs.squared_error(activation, difference, targets, samples, 0.5, error, losses);
+                error.iter_mut().zip(mask).for_each(|(error, mask)| *error *= mask);
+                losses.fill(0.0);
+                reduce::add_squares(self.outputs.level, error, losses);
+                error.iter_mut().for_each(|error| *error *= 2.0 * scale);
             }
             LossFunction::Mse => {
                 self.outputs.squared_error(activation, difference, targets, samples, scale, error, losses);
@@ -105,9 +128,13 @@ impl Output {
     }
 
     /// The loss's Hessian by the output, times a difference of the output.
-    pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], error: &mut [f32]) {
+    pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], mask: &[f32], error: &mut [f32]) {
         let scale = self.weight() as f32;
         match self.function {
+            LossFunction::Mse if self.masked => {
+                let masked = difference.iter().zip(mask).map(|(d, mask)| 2.0 * scale * d * mask);
+                error.iter_mut().zip(masked).for_each(|(error, masked)| *error = masked);
+            }
             LossFunction::Mse => error.iter_mut().zip(difference).for_each(|(error, d)| *error = 2.0 * scale * d),
             LossFunction::CrossEntropy => {
                 error.fill(0.0);

@@ -12,7 +12,7 @@ use predictive_coding_kernels::{Activation, Conv, ConvOptions, ConvShape, GemmSc
 use crate::network::{self, Layer, Network, elements};
 use crate::op::Op;
 use crate::parameters::{OpKey, ParameterSpec, Role};
-use crate::wave::Wave;
+use crate::wave::{Front, Wave};
 
 /// Elements of a cache line.
 const LINE: usize = 16;
@@ -47,8 +47,10 @@ pub(crate) struct InputPlan {
     pub(crate) value: Place,
     /// Its place among all layers' outputs; empty where it is clamped.
     pub(crate) output: Range<usize>,
-    /// What its deviation from the given x is weighted by; 0 if it is free.
+    /// What its deviation from the given x is weighted by.
     pub(crate) precision: f64,
+    /// What its step size is multiplied by.
+    pub(crate) rate: f64,
 }
 
 /// Elements of the buffers of a session.
@@ -231,7 +233,16 @@ impl Plan {
 
     /// The precision of a source, and what its step size is multiplied by.
     pub(crate) fn pace(&self, source: Option<usize>) -> (f64, f64) {
-        source.map_or((self.input.precision, 1.0), |layer| (self.layers[layer].precision, self.layers[layer].rate))
+        source.map_or((self.input.precision, self.input.rate), |layer| {
+            (self.layers[layer].precision, self.layers[layer].rate)
+        })
+    }
+
+    /// The beliefs on which not exactly one layer pulls: their own errors move them by themselves.
+    pub(crate) fn pulled_apart(&self, front: Front) -> impl Iterator<Item = Option<usize>> {
+        let idle = self.layers.iter().filter(move |layer| !layer.wave.is_wrong(front));
+        let alone = idle.flat_map(LayerPlan::links).filter(|link| link.alone).map(|link| link.source);
+        self.shared.iter().copied().chain(alone)
     }
 
     /// Elements of all layers' outputs.
@@ -338,7 +349,7 @@ impl<'a> Builder<'a> {
             Some(_) => (Place::Output(place(&mut output, len)), 0..len),
             None => (Place::Inside(place(&mut sizes.values, len)), 0..0),
         };
-        let input = InputPlan { image: pixels, value, output: belief, precision: free_input.unwrap_or(1.0) };
+        let input = InputPlan { image: pixels, value, output: belief, precision: free_input.unwrap_or(1.0), rate: 1.0 };
         Builder {
             level,
             layout,
@@ -467,14 +478,14 @@ impl<'a> Builder<'a> {
                 self.image = [channels * height * width, 1, 1];
             }
             let (link, start) = self.source(branch.from());
-            let (end, difference) = match drafts.last() {
-                Some(Draft::Local(_)) => {
-                    let len = self.image_len();
-                    (place(&mut self.sizes.values, len), place(&mut self.sizes.differences, len))
-                }
-                _ => (0..0, 0..0),
-            };
-            let steps = self.chain(l, drafts, start, Place::Inside(end), None, self.is_clamped(link), false);
+            let local_end = matches!(drafts.last(), Some(Draft::Local(_)));
+            let end = Place::Inside(0..0);
+            let steps = self.chain(l, drafts, start, end, None, self.is_clamped(link), false);
+            let len = if local_end { self.image_len() } else { 0 };
+            let difference = place(&mut self.sizes.differences, len);
+            if local_end {
+                self.outputs[steps.end - 1] = Place::Inside(place(&mut self.sizes.values, len));
+            }
             planned.push(Branch { link, steps, difference });
         }
         let len = self.image_len();

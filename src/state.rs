@@ -24,6 +24,8 @@ pub(crate) struct Tile {
     pub(crate) clamped: Buffer,
     /// The targets: as the outputs lie, or one label per sample.
     pub(crate) targets: Buffer,
+    /// 1 at the targets that count, if the call has a mask of them.
+    pub(crate) mask: Buffer,
     /// Unscaled loss of the forward pass of each sample.
     pub(crate) losses: Vec<f64>,
     pub(crate) steps: Steps,
@@ -68,6 +70,7 @@ impl Tile {
             output_difference: Buffer::zeros(last.len()),
             clamped: Buffer::zeros(if deviations { plan.input.output.len() } else { 0 }),
             targets: Buffer::zeros(last.len()),
+            mask: Buffer::zeros(last.len()),
             losses: vec![0.0; plan.images],
             steps: Steps { samples: vec![Descending::default(); plan.images], eta: vec![0.0; plan.images] },
             inside: Buffer::zeros(if inside { plan.sizes.values } else { 0 }),
@@ -76,12 +79,12 @@ impl Tile {
 
     /// At least as many elements as a tile's buffers have.
     pub(crate) fn len(plan: &Plan, inside: bool) -> usize {
-        5 * plan.outputs_len() + if inside { plan.sizes.values } else { 0 }
+        6 * plan.outputs_len() + if inside { plan.sizes.values } else { 0 }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let Tile { activations, deviations, errors, output_difference, clamped, targets, inside, .. } = self;
-        let buffers = [activations, deviations, errors, output_difference, clamped, targets, inside];
+        let Tile { activations, deviations, errors, output_difference, clamped, targets, mask, inside, .. } = self;
+        let buffers = [activations, deviations, errors, output_difference, clamped, targets, mask, inside];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
             + size_of_val(self.losses.as_slice())
             + size_of_val(self.steps.samples.as_slice())

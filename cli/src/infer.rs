@@ -143,6 +143,11 @@ impl Infer {
                     "--trace was given, but is only for --method strict with a given step size; leave it out",
                 ));
             }
+            if self.relaxing.free_input || batch.mask.is_some() {
+                return Err(Failure::usage(
+                    "--trace was given, but follows neither a free input nor a mask; leave it out",
+                ));
+            }
             writable::directory(directory)?;
         }
         check_session(&network, batch.samples, &method, &options)?;
@@ -162,7 +167,10 @@ impl Infer {
                     let mut optimizer = self.incrementing.build(&parameters)?;
                     session.learn(&mut stepped, &mut *optimizer, &batch.x, &batch.y)
                 }
-                _ => session.infer_from(&parameters, &batch.x, &batch.y, &starts),
+                _ => {
+                    let conditions = batch.conditions(self.relaxing.free_input).with_start(&starts);
+                    session.infer_with(&parameters, &batch.x, &batch.y, conditions)
+                }
             };
             seconds.push(started.elapsed().as_secs_f64());
         }
@@ -324,6 +332,12 @@ type Tensor = (String, Vec<usize>, Vec<f32>);
 fn tensors(network: &Network, session: &Session, prefix: &str, parameters: &Parameters) -> Result<Vec<Tensor>, Error> {
     let layers = network.layers();
     let mut tensors = Vec::new();
+    if strict(session.method()).is_some_and(|strict| strict.free_input.is_some()) {
+        for (name, quantity) in [("deviation.0", Quantity::Deviation), ("belief.0", Quantity::Belief)] {
+            let shape = [&[session.samples()], network.input_shape()].concat();
+            tensors.push((name.into(), shape, session.get(quantity, 0)?));
+        }
+    }
     for (l, layer) in (1..).zip(layers) {
         let hidden = l < layers.len();
         for (name, quantity, present) in [

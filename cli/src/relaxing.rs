@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use clap::{Args, Command, ValueEnum};
 use predictive_coding::{
-    Algorithm, Error, ErrorBased, Eta, FixedPrediction, Incremental, LayoutChoice, Method, Network, Nudge,
+    Algorithm, Error, ErrorBased, Eta, FixedPrediction, FreeInput, Incremental, LayoutChoice, Method, Network, Nudge,
     OnDivergence, Options, Solver, Strict,
 };
 use serde_json::{Value, json};
@@ -161,6 +161,12 @@ pub struct Relaxing {
     /// Relax with B and with -B, and use the difference of the gradients; needs --nudge
     #[arg(long)]
     centred: bool,
+    /// strict by steps: the input relaxes too, from the given one on
+    #[arg(long)]
+    pub free_input: bool,
+    /// Precision of a free input, which ties it to the given one [default: 0]; needs --free-input
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    input_precision: Option<f64>,
     /// What fills the lanes of a vector; results differ only by rounding
     #[arg(long, value_enum, default_value = "auto")]
     pub layout: LayoutName,
@@ -239,9 +245,12 @@ impl Relaxing {
                  number and leave out --solver",
             ));
         }
-        if sweeps && (self.fresh_errors || self.nudge.is_some()) {
+        if self.input_precision.is_some() && !self.free_input {
+            return Err(Failure::usage("--input-precision was given without --free-input; add it"));
+        }
+        if sweeps && (self.fresh_errors || self.nudge.is_some() || self.free_input) {
             return Err(Failure::usage(
-                "--fresh-errors or --nudge was given, but is only for steps; leave it out for --solver sweeps",
+                "--fresh-errors, --nudge or --free-input was given, but is only for steps; leave it out for --solver sweeps",
             ));
         }
         let Some(method) = method else { return Ok(()) };
@@ -256,6 +265,7 @@ impl Relaxing {
             ("--belief-momentum", !strict && self.belief_momentum.is_some()),
             ("--fresh-errors", !strict && self.fresh_errors),
             ("--nudge", !strict && self.nudge.is_some()),
+            ("--free-input", !strict && self.free_input),
             ("--solver sweeps", !strict && sweeps),
         ];
         let Some((option, _)) = given.into_iter().find(|&(_, wrong)| wrong) else { return Ok(()) };
@@ -315,7 +325,10 @@ impl Relaxing {
 
     fn strict(&self, strict: Strict) -> Method {
         let nudge = self.nudge.map(|beta| Nudge::new(beta).with_centred(self.centred));
-        strict.with_tolerance(self.tolerance).with_fresh_errors(self.fresh_errors).with_nudge(nudge).into()
+        let precision = self.input_precision.unwrap_or(0.0);
+        let free_input = self.free_input.then(|| FreeInput::default().with_precision(precision));
+        let strict = strict.with_tolerance(self.tolerance).with_fresh_errors(self.fresh_errors);
+        strict.with_nudge(nudge).with_free_input(free_input).into()
     }
 
     /// The options of a session.
@@ -395,6 +408,7 @@ pub fn settings(method: &Method) -> Value {
         "fresh_errors": strict.is_some_and(|strict| strict.fresh_errors),
         "nudge": strict.and_then(|strict| strict.nudge).map(|nudge| nudge.beta),
         "centred": strict.is_some_and(|strict| strict.nudge.is_some_and(|nudge| nudge.centred)),
+        "free_input": strict.and_then(|strict| strict.free_input).map(|input| input.precision),
         "on_divergence": strict.map(|strict| strict.on_divergence.name()),
     })
 }

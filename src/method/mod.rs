@@ -15,7 +15,7 @@ pub use error_based::ErrorBased;
 pub use eta::Eta;
 pub use fixed_prediction::FixedPrediction;
 pub use incremental::Incremental;
-pub use strict::{Nudge, OnDivergence, Solver, Strict};
+pub use strict::{FreeInput, Nudge, OnDivergence, Solver, Strict};
 
 /// How the prediction errors epsilon_l are computed, after Rosenbaum, "On the relationship between
 /// predictive coding and backpropagation" (PLoS ONE 17(3), e0266102, 2022), in the sign convention
@@ -115,7 +115,7 @@ impl Method {
         if let Method::ErrorBased(ErrorBased { on_divergence: OnDivergence::Shrink, .. }) = self {
             return Err(Error::Argument("error-based has no smaller step to shrink to, expected stop or skip".into()));
         }
-        let Method::Strict(Strict { solver, tolerance, nudge, .. }) = self else { return Ok(()) };
+        let Method::Strict(Strict { solver, tolerance, nudge, free_input, .. }) = self else { return Ok(()) };
         if let Solver::Momentum { momentum, .. } = solver
             && !(0.0..1.0).contains(momentum)
         {
@@ -125,6 +125,18 @@ impl Method {
             && !(beta.is_finite() && *beta != 0.0)
         {
             return Err(Error::Argument(format!("the nudge is {beta}, expected a finite number other than 0")));
+        }
+        if let Some(FreeInput { precision }) = free_input
+            && !(precision.is_finite() && *precision >= 0.0)
+        {
+            return Err(Error::Argument(format!(
+                "the precision of the input is {precision}, expected a finite number of at least 0"
+            )));
+        }
+        if free_input.is_some() && matches!(solver, Solver::Published2022(_) | Solver::Sweeps) {
+            return Err(Error::Argument(format!(
+                "a free input was given to the solver {solver}, expected one of steps"
+            )));
         }
         if nudge.is_some() && matches!(solver, Solver::Published2022(_) | Solver::Sweeps) {
             return Err(Error::Argument(format!("a nudge was given to the solver {solver}, expected one of steps")));

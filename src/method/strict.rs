@@ -46,7 +46,36 @@ pub struct Strict {
     pub fresh_errors: bool,
     /// A factor of the loss in the relaxation.
     pub nudge: Option<Nudge>,
+    /// Whether the belief v_0 of the input moves too, and how it is tied to the input x. For steps.
+    pub free_input: Option<FreeInput>,
 }
+
+/// An input that relaxes: its belief v_0 starts at the given x and moves as the others do. The energy has the term
+/// p_0 / 2 |v_0 - x|^2 for it. See [`Conditions::with_input_mask`](crate::Conditions::with_input_mask) for an input of
+/// which a part is known.
+///
+/// ```
+/// use predictive_coding::{FreeInput, Linear, Loss, Network, Op, Options, Quantity, Session, Strict};
+///
+/// // The latent of a decoder that makes this output.
+/// let network = Network::new(&[1], Loss::MSE, vec![vec![Op::Linear(Linear::new(2))]])?;
+/// let method = Strict::new(0.1, 200).with_free_input(Some(FreeInput::default()));
+/// let mut session = Session::new(&network, 1, method, Options::default())?;
+/// let weights = network.initialize(1);
+/// let output = session.predict(&weights, &[0.7])?;
+/// session.infer(&weights, &[0.0], &output)?;
+/// assert!((session.get(Quantity::Belief, 0)?[0] - 0.7).abs() < 1e-3);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct FreeInput {
+    /// p_0, finite and at least 0. By default 0: x is where the input starts, and no more.
+    pub precision: f64,
+}
+
+setters!(FreeInput { with_precision(precision: f64) });
 
 /// How the beliefs of a strict relaxation move. See [`Strict`] for an example.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
@@ -155,6 +184,7 @@ impl Strict {
             on_divergence: OnDivergence::Stop,
             fresh_errors: false,
             nudge: None,
+            free_input: None,
         }
     }
 
@@ -190,6 +220,7 @@ setters!(Strict {
     with_on_divergence(on_divergence: OnDivergence),
     with_fresh_errors(fresh_errors: bool),
     with_nudge(nudge: Option<Nudge>),
+    with_free_input(free_input: Option<FreeInput>),
 });
 
 impl Default for Strict {

@@ -18,8 +18,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::Relaxation;
 use super::strict::weighted;
+use super::{Relaxation, clear_clamped};
 use crate::layer::{Input, Layers, Towards};
 use crate::output::Output;
 use crate::plan::{Inlet, LayerPlan, Link, Plan, Step};
@@ -105,7 +105,8 @@ impl Open {
         let mut before = 0.0;
         for iteration in 1..=MOST {
             let (tile, scratch) = (&mut self.tile, &mut self.scratch);
-            Relaxation { layers, output, tile, scratch }.hessian(&self.vector, &mut image, |_, error| error.fill(0.0));
+            Relaxation { layers, output, tile, scratch }
+                .hessian(&self.vector, &mut image, |_, _, error| error.fill(0.0));
             let square: f64 = image.iter().step_by(lanes).map(|&v| f64::from(v).powi(2)).sum();
             let eigenvalue = square.sqrt() / NORM;
             if !(eigenvalue.is_normal()) {
@@ -124,13 +125,13 @@ impl Open {
 }
 
 impl Relaxation<'_> {
-    /// H times a vector of norm [`NORM`] per lane, at v-hat. `curve(difference, error)` gives C times a
-    /// difference of the output. Errors are lost.
-    fn hessian(&mut self, vector: &[f32], image: &mut [f32], curve: impl Fn(&[f32], &mut [f32])) {
+    /// H times a vector of norm [`NORM`] per lane, at v-hat, where what is clamped does not move.
+    /// `curve(difference, mask, error)` gives C times a difference of the output. Errors are lost.
+    fn hessian(&mut self, vector: &[f32], image: &mut [f32], curve: impl Fn(&[f32], &[f32], &mut [f32])) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
         let place = |layer: usize| plan.layers[layer].output.clone();
-        let Tile { activations, errors, output_difference, .. } = &mut *self.tile;
+        let Tile { activations, errors, output_difference, mask, clamped, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         let moved = |layer: usize| plan.layers[layer].wave.is_predicted(Front::Beliefs);
@@ -146,7 +147,7 @@ impl Relaxation<'_> {
             }
         }
         self.layers.push(last, values, vector, work, output_difference);
-        curve(output_difference, &mut errors[place(last)]);
+        curve(output_difference, mask, &mut errors[place(last)]);
         self.layers.pull_to_product(last, values, true, &errors[place(last)], work);
         for &source in &plan.shared {
             let place = plan.belief(source);
@@ -160,6 +161,7 @@ impl Relaxation<'_> {
             let towards = Some(Towards { beliefs: image, combine: &combine });
             self.layers.backward(layer, values, Input::Pushed, &errors[place(layer)], work, None, towards);
         }
+        clear_clamped(clamped, image);
     }
 
     /// Estimates lambda_max of each lane by so many steps of Lanczos' method from `start` as the tile's
@@ -172,10 +174,18 @@ impl Relaxation<'_> {
         let error = &self.tile.errors[self.place(self.len() - 1)];
         output.probabilities(error, &self.tile.targets, self.tile.samples, probabilities);
         vector.copy_from_slice(start);
+        if self.tile.clamped.contains(&1.0) {
+            clear_clamped(&self.tile.clamped, vector);
+            sums.fill(0.0);
+            reduce::add_squares(level, vector, sums);
+            factors.iter_mut().zip(&*sums).for_each(|(factor, sum)| *factor = (NORM / sum.sqrt() - 1.0) as f32);
+            image.copy_from_slice(vector);
+            elementwise::combine(level, image, Combine { step: Some(factors), ..Combine::default() }, vector);
+        }
         let products = diagonal.len() / lanes;
         for product in 0..products {
-            self.hessian(vector, image, |difference, error| {
-                output.curvature(probabilities, difference, error);
+            self.hessian(vector, image, |difference, mask, error| {
+                output.curvature(probabilities, difference, mask, error);
             });
             let now = product * lanes..(product + 1) * lanes;
             sums.fill(0.0);

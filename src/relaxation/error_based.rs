@@ -58,7 +58,7 @@ impl Relaxation<'_> {
         let plan = self.layers.plan;
         let last = self.len() - 1;
         let place = |layer: usize| plan.layers[layer].output.clone();
-        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let Tile { samples, activations, deviations, errors, output_difference, targets, mask, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         for layer in 0..last {
@@ -76,7 +76,7 @@ impl Relaxation<'_> {
             self.layers.push(last, values, deviations, work, output_difference);
         }
         let (activation, error) = (&activations[place(last)], &mut errors[place(last)]);
-        self.output.error(activation, output_difference, targets, *samples, error, descent.losses());
+        self.output.error(activation, output_difference, [targets, mask], *samples, error, descent.losses());
         let samples = *samples;
         self.energy(Front::Parameters, descent);
         match iteration {

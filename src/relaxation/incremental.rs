@@ -57,14 +57,15 @@ impl Relaxation<'_> {
     /// The errors of all layers, pulled back to their products; the loss of each lane.
     fn predict_changed(&mut self, losses: &mut [f64]) {
         let plan = self.layers.plan;
-        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let Tile { samples, activations, deviations, errors, output_difference, targets, mask, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         for (layer, LayerPlan { output, precision, .. }) in plan.layers.iter().enumerate() {
             let error = &mut errors[output.clone()];
             if layer + 1 == plan.layers.len() {
                 self.layers.push(layer, values, deviations, work, output_difference);
-                self.output.error(&activations[output.clone()], output_difference, targets, *samples, error, losses);
+                let activation = &activations[output.clone()];
+                self.output.error(activation, output_difference, [targets, mask], *samples, error, losses);
             } else {
                 self.layers.push(layer, values, deviations, work, error);
                 let precision = *precision as f32;

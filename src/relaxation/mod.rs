@@ -59,10 +59,10 @@ impl Relaxation<'_> {
     /// epsilon_L and the loss at v-hat_L, with D_L set to 0.
     pub(crate) fn output_error(&mut self) {
         let place = self.place(self.len() - 1);
-        let Tile { samples, activations, errors, output_difference, targets, losses, .. } = &mut *self.tile;
+        let Tile { samples, activations, errors, output_difference, targets, mask, losses, .. } = &mut *self.tile;
         let (activation, error) = (&activations[place.clone()], &mut errors[place]);
         output_difference.fill(0.0);
-        self.output.error(activation, output_difference, targets, *samples, error, losses);
+        self.output.error(activation, output_difference, [targets, mask], *samples, error, losses);
     }
 
     /// Pulls the error of a layer back to the end of its last product, at v-hat.
@@ -94,4 +94,9 @@ fn clear_shared(plan: &Plan, vector: &mut [f32]) {
 /// What is pulled over a link replaces what is there, or is added to what other links have pulled.
 fn replacing(link: &Link) -> Combine<'static> {
     Combine { beta: if link.alone { 0.0 } else { 1.0 }, ..Combine::default() }
+}
+
+/// Zeros in a vector of all beliefs at the clamped elements of a free input, where it begins.
+fn clear_clamped(clamped: &[f32], vector: &mut [f32]) {
+    vector.iter_mut().zip(clamped).filter(|(_, clamped)| **clamped != 0.0).for_each(|(value, _)| *value = 0.0);
 }

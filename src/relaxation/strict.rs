@@ -216,7 +216,7 @@ pub(crate) struct Given<'a> {
 
 pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut Descent, gradients: &mut Gradients<'_>) {
     let Strict { ref solver, iterations, on_divergence, .. } = *given.method;
-    let open = given.open.filter(|_| tile.len() > 1);
+    let open = given.open.filter(|_| tile.layers.plan.hidden_len() > 0);
     let automatic = matches!(solver, Solver::Automatic { .. });
     let eta = solver.eta().map_or(1.0, Eta::largest);
     descent.begin(&tile.output, matches!(solver, Solver::Adam(_)));
@@ -331,7 +331,7 @@ impl Relaxation<'_> {
     /// The errors of the layers that are wrong, pulled back to their products; the loss of each lane.
     fn predict(&mut self, front: Front, losses: &mut [f64]) {
         let plan = self.layers.plan;
-        let Tile { samples, activations, deviations, errors, output_difference, targets, .. } = &mut *self.tile;
+        let Tile { samples, activations, deviations, errors, output_difference, targets, mask, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         let input = plan.input.output.clone();
@@ -356,7 +356,7 @@ impl Relaxation<'_> {
         }
         self.layers.push(hidden.len(), values, deviations, work, output_difference);
         let (activation, error) = (&activations[last.output.clone()], &mut errors[last.output.clone()]);
-        self.output.error(activation, output_difference, targets, *samples, error, losses);
+        self.output.error(activation, output_difference, [targets, mask], *samples, error, losses);
         self.layers.pull_to_product(hidden.len(), values, true, error, work);
     }
 

@@ -11,7 +11,7 @@
 
 use predictive_coding_kernels::{Combine, elementwise};
 
-use super::Relaxation;
+use super::{Relaxation, clear_clamped};
 use crate::layer::{Input, Towards};
 use crate::method::Solver;
 use crate::plan::{LayerPlan, Link};
@@ -34,7 +34,7 @@ impl Relaxation<'_> {
             let (_, rate) = plan.pace(source);
             Combine { alpha: (alpha * rate) as f32, step: Some(&steps.eta), ..Combine::default() }
         };
-        for &source in plan.shared.iter().filter(|&&source| wrong(source)) {
+        for source in plan.pulled_apart(front).filter(|&source| wrong(source)) {
             let place = plan.belief(source);
             elementwise::combine(plan.level, &errors[place.clone()], step(source, 1.0), &mut deviations[place]);
         }
@@ -74,7 +74,7 @@ impl Relaxation<'_> {
             false => Combine { alpha: -1.0, beta: 1.0, ..Combine::default() },
         };
         direction.fill(0.0);
-        for &source in plan.shared.iter().filter(|&&source| wrong(source)) {
+        for source in plan.pulled_apart(front).filter(|&source| wrong(source)) {
             direction[plan.belief(source)].copy_from_slice(&errors[plan.belief(source)]);
         }
         for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate() {
@@ -108,8 +108,7 @@ impl Relaxation<'_> {
 
     /// Takes the clamped elements of a free input back to what was given.
     fn hold_clamped(&mut self) {
-        let Tile { deviations, clamped, .. } = &mut *self.tile;
-        deviations.iter_mut().zip(&**clamped).filter(|(_, clamped)| **clamped != 0.0).for_each(|(u, _)| *u = 0.0);
+        clear_clamped(&self.tile.clamped, &mut self.tile.deviations);
     }
 
     /// Forgets how the beliefs moved.

@@ -61,10 +61,11 @@ impl Draft {
         let images = batch.saturating_mul(uses);
         let convolutions = ConvOptions::default().with_algorithm(options.convolution).with_images(images);
         let strict = if let Method::Strict(strict) = method { Some(strict) } else { None };
+        let free_input = strict.and_then(|strict| strict.free_input).map(|input| input.precision);
         let sweeping = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
         // Where layers are relaxed as soon as they are pushed, and by products of the same weights alone.
         let fuses = !sweeping && !incremental && !matches!(method, Method::ErrorBased(_));
-        let mut plan = Plan::new(network, level, layout, convolutions, batch, fuses, None);
+        let mut plan = Plan::new(network, level, layout, convolutions, batch, fuses, free_input);
         if strict.is_some_and(Strict::is_centred) {
             plan.sizes.row *= 2;
         }
@@ -78,6 +79,7 @@ impl Draft {
                 )));
             }
             plan.layers.iter_mut().zip(&etas[..]).for_each(|(layer, own)| layer.rate = own / eta.largest());
+            plan.input.rate = plan.layers[0].rate;
         }
         let precisions = network.precisions();
         let multiples = network.multiples(method).map(|shares| {
@@ -116,8 +118,7 @@ impl Draft {
         let settling = !sweeping && strict.is_some_and(|strict| strict.tolerance.is_some());
         let extras = Extras { products, settling, sweeping, moving: Moving::new(method) };
         let scratch_len = Scratch::len(&plan, extras);
-        // A network of one layer has no beliefs to relax.
-        let estimates = products > 0 && layers > 1;
+        let estimates = products > 0 && plan.hidden_len() > 0;
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
         let rows_len = tiles.checked_mul(plan.images).and_then(|rows| rows.checked_mul(plan.sizes.row));
         let open_len = if estimates { Open::len(&plan) } else { 0 };

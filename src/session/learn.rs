@@ -4,6 +4,7 @@ use predictive_coding_kernels::Buffer;
 
 use super::Session;
 use crate::error::{Error, Result};
+use crate::group::Conditions;
 use crate::layer::Change;
 use crate::loss::Targets;
 use crate::method::Method;
@@ -114,7 +115,7 @@ impl Session {
                 change,
                 x,
                 Some(targets),
-                &[],
+                Conditions::default(),
                 samples,
                 |call, group, scratch, rows| {
                     group.increment(call, &method, iteration, scratch, rows);

@@ -14,9 +14,9 @@ use predictive_coding_kernels::{Buffer, Choice, Layout, Level};
 
 use crate::error::{Error, Result};
 use crate::finite::check_samples;
-use crate::group::{Group, Start};
+use crate::group::{Conditions, Group, Start};
 use crate::layer::Layers;
-use crate::loss::Targets;
+use crate::loss::{LossFunction, Targets};
 use crate::method::{Method, Solver, Strict};
 use crate::network::Network;
 use crate::options::Options;
@@ -79,6 +79,8 @@ pub struct Session {
     changing: Option<Box<Changing>>,
     gradients: Parameters,
     samples: usize,
+    /// Whether the last call had a mask of its targets.
+    masked: bool,
     loss: f32,
     /// Whether the last call relaxed, or only went forward.
     inferred: bool,
@@ -119,6 +121,7 @@ impl Session {
             batch,
             gradients: Parameters::zeros(network.parameters().clone()),
             samples: 0,
+            masked: false,
             loss: 0.0,
             inferred: false,
             energies: Vec::new(),
@@ -187,12 +190,28 @@ impl Session {
         y: impl Into<Targets<'a>>,
         start: &[Start<'_>],
     ) -> Result<f32> {
+        self.infer_with(parameters, x, y, Conditions::default().with_start(start))
+    }
+
+    /// As [`infer`](Self::infer), under [conditions](Conditions) of the batch.
+    ///
+    /// # Errors
+    /// As [`infer_from`](Self::infer_from); [`Error::Input`] if a mask has another size than what it masks or a value that
+    /// is neither 0 nor 1, the input is not free, or the loss of masked targets is not MSE.
+    pub fn infer_with<'a>(
+        &mut self,
+        parameters: impl Into<ParametersView<'a>>,
+        x: &[f32],
+        y: impl Into<Targets<'a>>,
+        conditions: Conditions<'_>,
+    ) -> Result<f32> {
         let (parameters, targets) = (parameters.into(), y.into());
         if self.changing.is_some() {
             return Err(Error::Argument("incremental changes the parameters; expected a call of learn".into()));
         }
         let samples = self.check(parameters, x, Some(targets))?;
-        self.check_start(start, samples)?;
+        self.check_start(conditions.start, samples)?;
+        self.check_masks(conditions, samples)?;
         self.pack(parameters);
         let mut open = self.open.take();
         let (plan, packed) = (&*self.plan, &*self.packed);
@@ -202,7 +221,7 @@ impl Session {
             _ => open.vector(),
         });
         let (method, options) = (self.method.clone(), self.options);
-        self.run(parameters, None, x, Some(targets), start, samples, |call, group, scratch, rows| {
+        self.run(parameters, None, x, Some(targets), conditions, samples, |call, group, scratch, rows| {
             group.step(call, &method, &options, vector, scratch, rows);
         });
         self.open = open;
@@ -236,7 +255,7 @@ impl Session {
         let (parameters, targets) = (parameters.into(), y.into());
         let samples = self.check(parameters, x, Some(targets))?;
         self.pack(parameters);
-        self.run(parameters, None, x, Some(targets), &[], samples, Group::forward);
+        self.run(parameters, None, x, Some(targets), Conditions::default(), samples, Group::forward);
         self.inferred = false;
         Ok(self.loss)
     }
@@ -250,7 +269,7 @@ impl Session {
         let parameters = parameters.into();
         let samples = self.check(parameters, x, None)?;
         self.pack(parameters);
-        self.run(parameters, None, x, None, &[], samples, Group::forward);
+        self.run(parameters, None, x, None, Conditions::default(), samples, Group::forward);
         self.inferred = false;
         self.get(Quantity::Activation, self.plan.layers.len())
     }
@@ -284,6 +303,11 @@ impl Session {
     /// The network that it was planned for.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// The method that it computes by.
+    pub fn method(&self) -> &Method {
+        &self.method
     }
 
     /// What fills the lanes of the session's vectors.
@@ -363,6 +387,41 @@ impl Session {
             }
             let what = format_args!("the initial belief of layer {}", layer + 1);
             check_samples(self.plan.level, what, values, self.network.layers()[layer].output_shape())?;
+        }
+        Ok(())
+    }
+
+    fn check_masks(&self, conditions: Conditions<'_>, samples: usize) -> Result<()> {
+        let Conditions { input_mask, mask, .. } = conditions;
+        if input_mask.is_some() && self.plan.input.output.is_empty() {
+            return Err(Error::Input(
+                "an input mask was given, but the input is clamped as a whole; it is for strict with a free input"
+                    .into(),
+            ));
+        }
+        if mask.is_some() && self.network.loss().function != LossFunction::Mse {
+            return Err(Error::Input(format!(
+                "a mask of the targets was given for {}, expected the loss mse",
+                self.network.loss().function
+            )));
+        }
+        let shapes =
+            [("input mask", input_mask, self.network.input_shape()), ("mask", mask, self.network.output_shape())];
+        for (name, mask, shape) in shapes {
+            let Some(mask) = mask else { continue };
+            let expected = samples * shape.iter().product::<usize>();
+            if mask.len() != expected {
+                return Err(Error::Input(format!(
+                    "found {} values of the {name}, expected {expected} for {samples} samples of shape {shape:?}",
+                    mask.len()
+                )));
+            }
+            if let Some(at) = mask.iter().position(|&value| value != 0.0 && value != 1.0) {
+                return Err(Error::Input(format!(
+                    "the {name} holds {} at {at}, expected 1 for what is clamped and 0 for what is free",
+                    mask[at]
+                )));
+            }
         }
         Ok(())
     }

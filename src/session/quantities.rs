@@ -17,9 +17,9 @@ use crate::state::Descending;
 pub enum Quantity {
     /// v-hat_l of the forward pass, for l = 1..=L.
     Activation,
-    /// u_l = v_l - v-hat_l, for l = 1..L-1.
+    /// u_l = v_l - v-hat_l, for l = 1..L-1, and l = 0 if the input is free.
     Deviation,
-    /// v_l, for l = 1..L-1.
+    /// v_l, for l = 1..L-1, and l = 0 if the input is free.
     Belief,
     /// epsilon_l of the last iteration, for l = 1..=L.
     Error,
@@ -30,7 +30,8 @@ names!(Quantity, "quantity", {
 });
 
 impl Session {
-    /// A quantity of layer `layer` (from 1) of the last call, `[samples, layer shape]`.
+    /// A quantity of layer `layer` (from 1; 0 for a [free input](crate::FreeInput)) of the last call,
+    /// `[samples, layer shape]`.
     ///
     /// # Errors
     /// [`Error::Input`] if the layer has no such quantity, or the last call was none that computes it.
@@ -47,6 +48,9 @@ impl Session {
     pub fn read(&self, quantity: Quantity, layer: usize, out: &mut [f32]) -> Result<()> {
         let layers = self.plan.layers.len();
         let elements = self.elements_of(layer)?;
+        if layer == 0 && quantity == Quantity::Error {
+            return Err(Error::Input("the input has no Error, expected a layer from 1 on".into()));
+        }
         if layer == layers && matches!(quantity, Quantity::Deviation | Quantity::Belief) {
             return Err(Error::Input(format!(
                 "layer {layer} is the output and has no {quantity:?}, expected a layer in 1..{layers}"
@@ -64,12 +68,14 @@ impl Session {
                 self.samples
             )));
         }
-        let layer_plan = &self.plan.layers[layer - 1];
-        let place = layer_plan.output.clone();
+        let source = layer.checked_sub(1);
+        let (place, (precision, _)) = (self.plan.belief(source), self.plan.pace(source));
+        let image = source.map_or(self.plan.input.image, |l| self.plan.layers[l].image);
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         // What is iterated is kept times its precision.
-        let error = self.multiples.as_ref().map_or(1.0 / layer_plan.precision, |multiples| multiples.errors[layer - 1]);
-        let moved = self.multiples.as_ref().map(|multiples| multiples.moves[layer - 1] as f32);
+        let multiples = self.multiples.as_ref().zip(source);
+        let error = multiples.map_or(1.0 / precision, |(multiples, l)| multiples.errors[l]);
+        let moved = multiples.map(|(multiples, l)| multiples.moves[l] as f32);
         for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.images * elements).max(1))) {
             let (source, factor) = match (quantity, moved) {
                 (Quantity::Activation, _) => (&tile.activations, 1.0),
@@ -77,7 +83,7 @@ impl Session {
                 (Quantity::Deviation | Quantity::Belief, Some(moved)) => (&tile.errors, -moved),
                 (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
             };
-            let (Plan { level, layout, .. }, image) = (&*self.plan, layer_plan.image);
+            let Plan { level, layout, .. } = &*self.plan;
             let samples = rows.len() / elements;
             layout.store(*level, &source[place.clone()], image, rows, samples, elements);
             if factor != 1.0 {
@@ -111,21 +117,21 @@ impl Session {
                 self.samples
             )));
         }
-        let output = Output::new(&self.plan, self.network.loss(), self.samples, 1.0, false);
+        let output = Output::new(&self.plan, self.network.loss(), self.samples, 1.0, false).masked(self.masked);
         let difference = Buffer::zeros(last.output.len());
         let mut error = Buffer::zeros(last.output.len());
         let mut losses = vec![0.0; self.plan.images];
         let tiles = self.groups.iter().flat_map(|group| &group.tiles);
         for (tile, rows) in tiles.zip(out.chunks_mut(self.plan.images * elements)) {
             let activation = &tile.activations[last.output.clone()];
-            output.error(activation, &difference, &tile.targets, tile.samples, &mut error, &mut losses);
+            output.error(activation, &difference, [&tile.targets, &tile.mask], tile.samples, &mut error, &mut losses);
             let samples = rows.len() / elements;
             self.plan.layout.store(self.plan.level, &error, last.image, rows, samples, elements);
         }
         Ok(())
     }
 
-    /// Elements of one sample of layer `layer` (from 1).
+    /// Elements of one sample of layer `layer` (from 1; 0 for a free input).
     ///
     /// # Panics
     /// If there is no such layer.
@@ -137,6 +143,7 @@ impl Session {
         let layers = self.plan.layers.len();
         match (1..=layers).contains(&layer) {
             true => Ok(self.plan.elements(layer - 1)),
+            false if layer == 0 && !self.plan.input.output.is_empty() => Ok(self.plan.input.image.iter().product()),
             false => Err(Error::Input(format!("there is no layer {layer}, expected 1..={layers}"))),
         }
     }

@@ -4,7 +4,7 @@ use predictive_coding_kernels::{concurrency, pool_threads};
 use rayon::prelude::*;
 
 use super::Session;
-use crate::group::{Call, Group, Start};
+use crate::group::{Call, Conditions, Group};
 use crate::layer::{Change, Layers};
 use crate::loss::Targets;
 use crate::parameters::ParametersView;
@@ -29,11 +29,11 @@ impl Session {
         change: Option<Change<'_>>,
         x: &[f32],
         targets: Option<Targets<'_>>,
-        start: &[Start<'_>],
+        conditions: Conditions<'_>,
         samples: usize,
         work: impl Fn(Call<'_>, &mut Group, &mut Scratch, &mut [f32]) + Sync,
     ) {
-        let output = self.output(samples);
+        let output = self.output(samples).masked(conditions.mask.is_some());
         let tiles = samples.div_ceil(self.plan.images);
         let threads = concurrency();
         let tiles_per_group = self.groups[0].tiles.len();
@@ -44,7 +44,7 @@ impl Session {
         let parallel = used < threads && self.scratch.len() >= used;
         let (plan, packed) = (&*self.plan, &*self.packed);
         let layers = Layers { plan, parameters, packed, change, parallel };
-        let call = Call { layers, output, x, targets, beliefs: start, samples };
+        let call = Call { layers, output, x, targets, conditions, samples };
         let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
         let scratch = &self.scratch;
         let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
@@ -64,6 +64,7 @@ impl Session {
             }
         }
         self.samples = samples;
+        self.masked = conditions.mask.is_some();
         let tiles = self.groups.iter().flat_map(|group| &group.tiles).take(tiles);
         let losses = tiles.flat_map(|tile| &tile.losses[..tile.samples]);
         self.loss = targets.map_or(f32::NAN, |_| (losses.sum::<f64>() * output.scale) as f32);
