@@ -40,9 +40,9 @@ impl From<Network> for Description {
         let branch = |branch: &Branch| BranchDescription { from: branch.from(), ops: branch.ops().to_vec() };
         let layer = |(l, layer): (usize, &Layer)| LayerDescription {
             name: layer.name().map(str::to_string),
-            branches: match layer.branches() {
-                [only] if only.from() == l && only.ops().is_empty() => vec![],
-                branches => branches.iter().map(branch).collect(),
+            branches: match layer.is_plain(l) {
+                true => vec![],
+                false => layer.branches().iter().map(branch).collect(),
             },
             precision: layer.precision(),
             ops: layer.ops().to_vec(),

@@ -167,8 +167,7 @@ impl Network {
             if layer.precision() != 1.0 {
                 let _ = writeln!(text, "precision = {:?}", layer.precision());
             }
-            let plain = matches!(layer.branches(), [branch] if branch.from() == l && branch.ops().is_empty());
-            if !plain {
+            if !layer.is_plain(l) {
                 text.push_str("branches = [\n");
                 for branch in layer.branches() {
                     let from = names[branch.from()].as_deref().expect("what a branch reads has a name");
@@ -190,9 +189,8 @@ impl Network {
         let given = self.layers().iter().map(|layer| layer.name().map(str::to_string));
         let mut names: Vec<_> = std::iter::once(Some("input".to_string())).chain(given).collect();
         for (l, layer) in self.layers().iter().enumerate() {
-            for from in layer.branches().iter().map(Branch::from) {
-                let plain = layer.branches().len() == 1 && from == l;
-                if names[from].is_none() && !plain {
+            for from in layer.branches().iter().map(Branch::from).filter(|_| !layer.is_plain(l)) {
+                if names[from].is_none() {
                     let candidates = (0..).map(|n| format!("layer{from}{}", "_".repeat(n)));
                     names[from] = candidates.into_iter().find(|name| !names.contains(&Some(name.clone())));
                 }
@@ -459,6 +457,28 @@ mod tests {
             assert_eq!(a.shapes(), b.shapes());
         }
         assert_eq!(network.to_toml(), again.to_toml());
+
+        let graph = "input = [3]\nloss = \"mse\"\n[[layer]]\nops = []\n[[layer]]\nname = \"layer1\"\nops = []\n[[layer]]\n\
+            branches = [{}, { from = \"layer1\", ops = [{ type = \"tanh\" }] }, { from = \"input\" }]\nprecision = 2.0\n\
+            [[layer]]\nbranches = [{ ops = [{ type = \"linear\", out_features = 2 }] }]";
+        let network = Network::from_toml(graph).unwrap();
+        assert_eq!(network.layers()[2].branches().iter().map(Branch::from).collect::<Vec<_>>(), [2, 2, 0]);
+        assert_eq!(network.layers()[2].branches()[1].ops(), [Op::Tanh]);
+        assert_eq!(network.parameters()[0].name, "3.branches.0.0.weight");
+        let again = Network::from_toml(&network.to_toml()).unwrap();
+        assert_eq!(network.to_toml(), again.to_toml());
+        assert_eq!(network.layers()[2].branches(), again.layers()[2].branches());
+
+        // A layer that is read, but has no name, gets one that nobody has.
+        let layers = vec![
+            LayerSpec::from(vec![Op::Tanh]),
+            LayerSpec::from(vec![]).with_name(Some("layer1".into())),
+            LayerSpec::from(vec![]).with_branches(vec![Branch::new(1, vec![]), Branch::new(2, vec![])]),
+        ];
+        let network = Network::new(&[3], Loss::MSE, layers).unwrap();
+        let again = Network::from_toml(&network.to_toml()).unwrap();
+        assert_eq!(again.layers()[0].name(), Some("layer1_"));
+        assert_eq!(again.layers()[2].branches().iter().map(Branch::from).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
@@ -500,7 +520,29 @@ mod tests {
             ("input = [3]\nloss = \"mse\"\nlayer = []", "no layer"),
             ("input = [-3]\nloss = \"mse\"\nlayer = []", "line 1: "),
             ("input = [3]\nloss = \"mse\"\nepochs = 3\nlayer = []", "line 3: unknown field `epochs`"),
-            ("input = [3]\nloss = \"mse\"\n[[layer]]\nops = []\nname = 1", "line 5: unknown field `name`"),
+            ("input = [3]\nloss = \"mse\"\n[[layer]]\nops = []\nlabel = 1", "line 5: unknown field `label`"),
+            ("input = [3]\nloss = \"mse\"\n[[layer]]\nname = \"a\"", "layer 1: has neither ops nor branches"),
+            ("input = [3]\nloss = \"mse\"\n[[layer]]\nbranches = []", "layer 1: branches is empty"),
+            (
+                "input = [3]\nloss = \"mse\"\n[[layer]]\nname = \"a\"\nops = []\n[[layer]]\nbranches = [{ from = \"b\" }]",
+                "line 7, layer 2, branch 0: from = \"b\", expected the name of an earlier layer: input, a",
+            ),
+            (
+                "input = [3]\nloss = \"mse\"\n[[layer]]\nname = \"a\"\nbranches = [{ from = \"a\" }]",
+                "line 5, layer 1, branch 0: from = \"a\", expected the name of an earlier layer: input",
+            ),
+            (
+                "input = [3]\nloss = \"mse\"\n[[layer]]\nname = \"input\"\nops = []",
+                "layer 1 has the name \"input\", as the input has",
+            ),
+            (
+                "input = [3]\nloss = \"mse\"\n[[layer]]\nbranches = [{}, { ops = [{ type = \"linear\", out_features = 2 }] }]",
+                "layer 1: branch 0 ends with the shape [3], branch 1 with [2], expected the same, to be summed",
+            ),
+            (
+                "input = [3]\nloss = \"mse\"\n[[layer]]\nbranches = [{ ops = [{ type = \"tahn\" }] }]",
+                "line 4, operation 0.branches.0.0: unknown operation",
+            ),
             ("input = [3]\nloss = \"mse\"\n[[layer]]\nops = [3]", "line 4: "),
         ] {
             let message = refusal(text);

@@ -107,6 +107,11 @@ impl Layer {
         &self.branches
     }
 
+    /// Whether it reads the layer before alone, and as it is. `index` is its own, from 0.
+    pub(crate) fn is_plain(&self, index: usize) -> bool {
+        matches!(&self.branches[..], [branch] if branch.from == index && branch.ops.is_empty())
+    }
+
     /// The operations on the sum of the branches, in the order of their evaluation.
     pub fn ops(&self) -> &[Op] {
         &self.ops
