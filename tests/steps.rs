@@ -59,10 +59,8 @@ fn largest_eigenvalues(network: &Network, parameters: &Parameters, x: &[f32], y:
     let sizes: Vec<usize> = hat.iter().map(|v| v.len() / SAMPLES).collect();
     let gradient = |v: &[Vec<f64>]| -> Vec<Vec<f64>> {
         let errors = naive.errors(v, &y);
-        let of_layer = |l: usize| {
-            let pulled = naive.pull(l + 1, &v[l], &errors[l + 1]);
-            pulled.iter().zip(&errors[l]).map(|(pulled, error)| pulled - error).collect()
-        };
+        let pulled = naive.pulls(v, &errors);
+        let of_layer = |l: usize| pulled[l].iter().zip(&errors[l]).map(|(pulled, error)| pulled - error).collect();
         (1..depth).map(of_layer).collect()
     };
     let hidden: usize = sizes[1..depth].iter().sum();
@@ -216,10 +214,10 @@ fn ends(session: &Session, network: &Network, parameters: &Parameters, x: &[f32]
         v[layer].iter_mut().zip(deviation).for_each(|(v, u)| *v += f64::from(u));
     }
     let errors = naive.errors(&v, &y);
+    let pulled = naive.pulls(&v, &errors);
     let mut squares = [0.0; SAMPLES];
     for layer in 1..depth {
-        let pulled = naive.pull(layer + 1, &v[layer], &errors[layer + 1]);
-        for (i, (pulled, error)) in pulled.iter().zip(&errors[layer]).enumerate() {
+        for (i, (pulled, error)) in pulled[layer].iter().zip(&errors[layer]).enumerate() {
             squares[i * SAMPLES / v[layer].len()] += (pulled - error).powi(2);
         }
     }

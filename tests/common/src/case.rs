@@ -179,9 +179,13 @@ impl Case {
     }
 }
 
-/// Whether the energy of any sample rises above its start by more than a share of that, or is not finite.
+/// Whether the energy of any sample rises above its start by more than a share of that, or is not finite; where it is
+/// known, at the end.
 pub fn climbs(step: &Step<f64>, share: f64) -> bool {
     let rises = |f: f64, start: f64| !f.is_finite() || (!step.may_rise && f - start > share * start.abs());
+    if let Some(end) = &step.end {
+        return end.iter().zip(&step.energies[0]).any(|(&f, &start)| rises(f, start));
+    }
     [&step.energies, &step.opposite].into_iter().any(|energies| {
         energies.iter().any(|energy| energy.iter().zip(&energies[0]).any(|(&f, &start)| rises(f, start)))
     })

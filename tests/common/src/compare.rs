@@ -1,6 +1,6 @@
 //! The tensors of a step under their names, and how far they are from others.
 
-use predictive_coding::{Network, Quantity, Session};
+use predictive_coding::{Method, Network, Quantity, Session};
 
 use crate::naive::{Step, minus};
 
@@ -18,7 +18,7 @@ pub fn of_step(step: &Step<f64>, network: &Network) -> Tensors {
         tensors.push((format!("activation.{l}"), step.activations[l].clone()));
         tensors.push((format!("error.{l}"), step.errors[l].clone()));
     }
-    for l in 1..last {
+    for l in usize::from(!step.free_input)..last {
         tensors.push((format!("deviation.{l}"), minus(&step.beliefs[l], &step.activations[l])));
         tensors.push((format!("belief.{l}"), step.beliefs[l].clone()));
     }
@@ -38,7 +38,8 @@ pub fn of_session(session: &Session, network: &Network) -> Tensors {
         tensors.push((format!("activation.{l}"), get(Quantity::Activation, l)));
         tensors.push((format!("error.{l}"), get(Quantity::Error, l)));
     }
-    for l in 1..last {
+    let free = matches!(session.method(), Method::Strict(strict) if strict.free_input.is_some());
+    for l in usize::from(!free)..last {
         tensors.push((format!("deviation.{l}"), get(Quantity::Deviation, l)));
         tensors.push((format!("belief.{l}"), get(Quantity::Belief, l)));
     }

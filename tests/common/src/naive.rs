@@ -1,10 +1,10 @@
-//! Predictive coding as its formulas are written: beliefs v, predictions f_l(v_{l-1}), errors eps.
+//! Predictive coding as its formulas are written: beliefs v, predictions f_l(v), errors eps.
 
 use std::iter;
 
 use predictive_coding::{
-    ErrorBased, Eta, FixedPrediction, Layer, Loss, LossFunction, Method, Network, Parameters, Reduction, Solver,
-    Strict, Targets,
+    Branch, ErrorBased, Eta, FixedPrediction, FreeInput, Layer, Loss, LossFunction, Method, Network, Op, ParameterSpec,
+    Parameters, Reduction, Solver, Strict, Targets,
 };
 
 use crate::operation::Operation;
@@ -13,13 +13,21 @@ use crate::real::Real;
 /// A network with its parameters.
 #[derive(Clone)]
 pub struct Naive<T> {
-    layers: Vec<Vec<Operation<T>>>,
+    layers: Vec<NaiveLayer<T>>,
     loss: Loss,
     /// Elements of a sample of v_l.
     sizes: Vec<usize>,
     /// p_l, for l = 1..=L; 1 for the input and the output.
     precisions: Vec<T>,
     parameters: usize,
+}
+
+/// f_l: operations on a sum of branches.
+#[derive(Clone)]
+struct NaiveLayer<T> {
+    /// The layer whose belief it reads, 0 for the input, and the operations on that.
+    branches: Vec<(usize, Vec<Operation<T>>)>,
+    ops: Vec<Operation<T>>,
 }
 
 /// What one step computes. Layers are indexed as in the formulas: index 0 is the input.
@@ -38,14 +46,19 @@ pub struct Step<T> {
     pub energies: Vec<Vec<T>>,
     /// Likewise, of the other side of a centred nudge.
     pub opposite: Vec<Vec<T>>,
+    /// That of every sample at the end of an error-based relaxation, by which it is judged.
+    pub end: Option<Vec<T>>,
     /// Whether energies may rise.
     pub may_rise: bool,
+    /// Whether the input has a belief that moves.
+    pub free_input: bool,
 }
 
 impl<T> Step<T> {
     /// One whose energies are not recorded.
     fn new(loss: T, activations: Vec<Vec<T>>, beliefs: Vec<Vec<T>>, errors: Vec<Vec<T>>, gradients: Vec<T>) -> Self {
-        Step { loss, activations, beliefs, errors, gradients, energies: vec![], opposite: vec![], may_rise: false }
+        let (energies, opposite, end, may_rise, free_input) = (vec![], vec![], None, false, false);
+        Step { loss, activations, beliefs, errors, gradients, energies, opposite, end, may_rise, free_input }
     }
 }
 
@@ -83,12 +96,21 @@ impl<T: Real> Naive<T> {
 
     /// The network `network` with parameters of any precision.
     pub fn with_values(network: &Network, values: &[T]) -> Self {
-        let operations = |(l, layer): (usize, &Layer)| {
+        let chain = |l: usize, branch: Option<usize>, ops: &[Op], shapes: &[Vec<usize>]| {
             let operation = |(o, op)| {
-                let specs: Vec<_> = network.parameters().iter().filter(|s| (s.layer, s.op) == (l, o)).collect();
-                Operation::new(op, &layer.shapes()[o], &layer.shapes()[o + 1], &specs, values)
+                let own = |s: &&ParameterSpec| (s.layer, s.branch, s.op) == (l, branch, o);
+                let specs: Vec<_> = network.parameters().iter().filter(own).collect();
+                Operation::new(op, &shapes[o], &shapes[o + 1], &specs, values)
             };
-            layer.ops().iter().enumerate().map(operation).collect()
+            ops.iter().enumerate().map(operation).collect()
+        };
+        let operations = |(l, layer): (usize, &Layer)| {
+            let branch =
+                |(b, branch): (usize, &Branch)| (branch.from(), chain(l, Some(b), branch.ops(), branch.shapes()));
+            NaiveLayer {
+                branches: layer.branches().iter().enumerate().map(branch).collect(),
+                ops: chain(l, None, layer.ops(), layer.shapes()),
+            }
         };
         let shapes = iter::once(network.input_shape()).chain(network.layers().iter().map(Layer::output_shape));
         Naive {
@@ -103,7 +125,10 @@ impl<T: Real> Naive<T> {
     /// Gives each sum of products an error of its own, the same for every sample, as a multiple of the sum of their
     /// sizes.
     pub fn round(&mut self, mut error: impl FnMut() -> T) {
-        self.layers.iter_mut().flatten().for_each(|op| op.round(&mut error));
+        for NaiveLayer { branches, ops } in &mut self.layers {
+            let branches = branches.iter_mut().flat_map(|(_, ops)| ops);
+            branches.chain(ops).for_each(|op| op.round(&mut error));
+        }
     }
 
     /// L.
@@ -134,8 +159,12 @@ impl<T: Real> Naive<T> {
     fn exact(&self, x: &[T], y: &[T]) -> Step<T> {
         let hat = self.forward(x);
         let (loss, mut eps) = self.top(&hat, y);
-        for l in (1..self.depth()).rev() {
-            eps[l] = self.pull(l + 1, &hat[l], &eps[l + 1]);
+        for l in 1..self.depth() {
+            eps[l] = vec![T::default(); hat[l].len()];
+        }
+        for l in (2..=self.depth()).rev() {
+            let own = eps[l].clone();
+            self.backward(l, &hat, &own, |from, pulled| add(&mut eps[from], pulled), |_, _, _| {});
         }
         let v = (0..=self.depth()).map(|l| if l == 0 { x.to_vec() } else { minus(&hat[l], &eps[l]) }).collect();
         let gradients = self.gradients(&hat, &eps);
@@ -151,9 +180,9 @@ impl<T: Real> Naive<T> {
                 eps[l] = minus(&hat[l], &v[l]);
             }
             let weighted = self.weighted(&eps);
+            let pulled = self.pulls(&hat, &weighted);
             for l in 1..self.depth() {
-                let pulled = self.pull(l + 1, &hat[l], &weighted[l + 1]);
-                update(&mut v[l], T::of(eta.of_layer(l)), &weighted[l], &pulled);
+                update(&mut v[l], T::of(eta.of_layer(l)), &weighted[l], &pulled[l]);
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
@@ -200,10 +229,24 @@ impl<T: Real> Naive<T> {
         for i in 1..=method.iterations {
             eps = self.errors(&v, y);
             energies.push(self.energy(&v, y));
+            if let Some(FreeInput { precision, .. }) = method.free_input {
+                let samples = v[0].chunks(self.sizes[0]).zip(x.chunks(self.sizes[0]));
+                for (energy, (v, x)) in energies[i - 1].iter_mut().zip(samples) {
+                    *energy += T::of(0.5 * precision) * sum(minus(v, x).into_iter().map(|u| u * u));
+                }
+            }
             let weighted = self.weighted(&eps);
+            let pulled = self.pulls(&v, &weighted);
+            if let Some(FreeInput { precision, .. }) = method.free_input {
+                let tie = v[0].iter().zip(x).map(|(&v, &x)| T::of(precision) * (x - v)).collect::<Vec<_>>();
+                let direction = minus(&tie, &pulled[0]);
+                let moments = means[0].iter_mut().zip(&mut squares[0]);
+                for ((v, d), (mean, square)) in v[0].iter_mut().zip(direction).zip(moments) {
+                    *v += T::of(eta.of_layer(1)) * moved(&method.solver, i, d, mean, square);
+                }
+            }
             for l in 1..self.depth() {
-                let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
-                let direction = minus(&weighted[l], &pulled);
+                let direction = minus(&weighted[l], &pulled[l]);
                 let moments = means[l].iter_mut().zip(&mut squares[l]);
                 for ((v, d), (mean, square)) in v[l].iter_mut().zip(direction).zip(moments) {
                     *v += T::of(eta.of_layer(l)) * moved(&method.solver, i, d, mean, square);
@@ -215,7 +258,8 @@ impl<T: Real> Naive<T> {
         }
         let gradients = self.gradients(&v, &self.weighted(&eps));
         let may_rise = matches!(method.solver, Solver::Adam(_));
-        Step { energies, may_rise, ..Step::new(loss, hat, v, eps, gradients) }
+        let free_input = method.free_input.is_some();
+        Step { energies, may_rise, free_input, ..Step::new(loss, hat, v, eps, gradients) }
     }
 
     /// v_l = f_l(v_{l-1}) - eps_l, and eps_l += eta (J_{l+1}^T ... J_L^T dLoss/dy - p_l eps_l).
@@ -228,26 +272,31 @@ impl<T: Real> Naive<T> {
         let beliefs = |eps: &[Vec<T>]| {
             let mut v = vec![x.to_vec()];
             for l in 1..self.depth() {
-                v.push(minus(&self.predict(l, &v[l - 1]), &eps[l]));
+                v.push(minus(&self.predict(l, &v), &eps[l]));
             }
-            v.push(self.predict(self.depth(), &v[self.depth() - 1]));
+            v.push(self.predict(self.depth(), &v));
             v
         };
         let mut energies = vec![];
         for _ in 0..iterations {
             let v = beliefs(&eps);
             energies.push(self.energy(&v, y));
-            let mut delta = self.loss_derivative(&v[self.depth()], y);
-            for l in (1..self.depth()).rev() {
-                delta = self.pull(l + 1, &v[l], &delta);
+            let mut delta: Vec<Vec<T>> = v.iter().map(|v| vec![T::default(); v.len()]).collect();
+            delta[self.depth()] = self.loss_derivative(&v[self.depth()], y);
+            for l in (1..=self.depth()).rev() {
+                let own = delta[l].clone();
+                self.backward(l, &v, &own, |from, pulled| add(&mut delta[from], pulled), |_, _, _| {});
+            }
+            for l in 1..self.depth() {
                 let (eta, p) = (T::of(eta.of_layer(l)), self.precisions[l]);
-                eps[l].iter_mut().zip(&delta).for_each(|(eps, &delta)| *eps += eta * (delta - p * *eps));
+                eps[l].iter_mut().zip(&delta[l]).for_each(|(eps, &delta)| *eps += eta * (delta - p * *eps));
             }
         }
         let v = beliefs(&eps);
         eps[self.depth()] = self.loss_derivative(&v[self.depth()], y);
         let gradients = self.gradients(&v, &self.weighted(&eps));
-        Step { energies, ..Step::new(loss, hat, v, eps, gradients) }
+        let end = Some(self.energy(&v, y));
+        Step { energies, end, ..Step::new(loss, hat, v, eps, gradients) }
     }
 
     /// Strict from v-hat as it was published with the paper: eps_l = v_l - f_l(v_{l-1}) for l < L and eps_L =
@@ -263,9 +312,9 @@ impl<T: Real> Naive<T> {
                 eps.iter_mut().for_each(|eps| *eps = T::default() - *eps);
             }
             let weighted = self.weighted(&eps);
+            let pulled = self.pulls(&v, &weighted);
             for l in 1..self.depth() {
-                let pulled = self.pull(l + 1, &v[l], &weighted[l + 1]);
-                update(&mut v[l], T::of(-eta.of_layer(l)), &weighted[l], &pulled);
+                update(&mut v[l], T::of(-eta.of_layer(l)), &weighted[l], &pulled[l]);
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
@@ -275,7 +324,7 @@ impl<T: Real> Naive<T> {
     /// eps_l = f_l(v_{l-1}) - v_l for l < L, and eps_L = dLoss/dy at y = f_L(v_{L-1}).
     pub fn errors(&self, v: &[Vec<T>], y: &[T]) -> Vec<Vec<T>> {
         let prediction: Vec<_> =
-            (0..=self.depth()).map(|l| if l == 0 { v[0].clone() } else { self.predict(l, &v[l - 1]) }).collect();
+            (0..=self.depth()).map(|l| if l == 0 { v[0].clone() } else { self.predict(l, v) }).collect();
         let (_, mut eps) = self.top(&prediction, y);
         for l in 1..self.depth() {
             eps[l] = minus(&prediction[l], &v[l]);
@@ -292,7 +341,7 @@ impl<T: Real> Naive<T> {
     /// F of every sample: Loss(f_L(v_{L-1})) + sum over l < L of p_l |f_l(v_{l-1}) - v_l|^2 / 2.
     pub fn energy(&self, v: &[Vec<T>], y: &[T]) -> Vec<T> {
         let eps = self.errors(v, y);
-        let mut energy = self.losses(&self.predict(self.depth(), &v[self.depth() - 1]), y);
+        let mut energy = self.losses(&self.predict(self.depth(), v), y);
         for l in 1..self.depth() {
             for (energy, eps) in energy.iter_mut().zip(eps[l].chunks(self.sizes[l])) {
                 eps.iter().for_each(|&e| *energy += T::of(0.5) * self.precisions[l] * e * e);
@@ -305,58 +354,89 @@ impl<T: Real> Naive<T> {
     pub fn forward(&self, x: &[T]) -> Vec<Vec<T>> {
         let mut hat = vec![x.to_vec()];
         for l in 1..=self.depth() {
-            hat.push(self.predict(l, &hat[l - 1]));
+            hat.push(self.predict(l, &hat));
         }
         hat
     }
 
-    /// The loss of the whole batch where layers after l start from v_l.
-    pub fn loss(&self, v: &[T], y: &[T], l: usize) -> T {
-        let output = (l + 1..=self.depth()).fold(v.to_vec(), |v, l| self.predict(l, &v));
-        sum(self.losses(&output, y).into_iter())
+    /// The loss of the whole batch after a forward pass `hat` in which v-hat_l was this.
+    pub fn loss(&self, hat: &[Vec<T>], v: &[T], y: &[T], l: usize) -> T {
+        let mut hat = hat.to_vec();
+        hat[l] = v.to_vec();
+        for above in l + 1..=self.depth() {
+            hat[above] = self.predict(above, &hat);
+        }
+        sum(self.losses(&hat[self.depth()], y).into_iter())
     }
 
     /// f_l(v), l from 1.
-    pub fn predict(&self, l: usize, v: &[T]) -> Vec<T> {
-        v.chunks(self.sizes[l - 1]).flat_map(|v| self.trace(l, v).pop().expect("the input at least")).collect()
+    pub fn predict(&self, l: usize, v: &[Vec<T>]) -> Vec<T> {
+        let samples = v[0].len() / self.sizes[0];
+        (0..samples).flat_map(|sample| self.trace(l, v, sample).1.pop().expect("the sum at least")).collect()
     }
 
-    /// J_l(v)^T eps.
-    pub fn pull(&self, l: usize, v: &[T], eps: &[T]) -> Vec<T> {
-        self.backward(l, v, eps, |_, _, _| {})
+    /// For every l, the sum of J^T eps_c over the layers c that read v_l.
+    pub fn pulls(&self, v: &[Vec<T>], eps: &[Vec<T>]) -> Vec<Vec<T>> {
+        let mut pulls: Vec<Vec<T>> = v.iter().map(|v| vec![T::default(); v.len()]).collect();
+        for l in 1..=self.depth() {
+            self.backward(l, v, &eps[l], |from, pulled| add(&mut pulls[from], pulled), |_, _, _| {});
+        }
+        pulls
     }
 
-    /// Sum over the batch of eps_l . df_l/dtheta_l at v_{l-1}, for all l.
+    /// Sum over the batch of eps_l . df_l/dtheta_l at v, for all l.
     fn gradients(&self, v: &[Vec<T>], eps: &[Vec<T>]) -> Vec<T> {
         let mut gradients = vec![T::default(); self.parameters];
         for l in 1..=self.depth() {
-            self.backward(l, &v[l - 1], &eps[l], |op, x, d| op.add_gradient(x, d, &mut gradients));
+            self.backward(l, v, &eps[l], |_, _| {}, |op, x, d| op.add_gradient(x, d, &mut gradients));
         }
         gradients
     }
 
-    /// Pulls eps back through the operations of layer l; `each` sees what reaches each of them.
-    fn backward(&self, l: usize, v: &[T], eps: &[T], mut each: impl FnMut(&Operation<T>, &[T], &[T])) -> Vec<T> {
-        let mut pulled = vec![];
-        for (v, eps) in v.chunks(self.sizes[l - 1]).zip(eps.chunks(self.sizes[l])) {
-            let trace = self.trace(l, v);
-            let mut d = eps.to_vec();
-            for (op, x) in self.layers[l - 1].iter().zip(&trace).rev() {
-                each(op, x, &d);
-                d = op.pull(x, &d);
+    /// Pulls eps back through the operations of layer l: `arrives` is given what arrives at the belief of each branch, for
+    /// the whole batch; `each` sees what reaches each operation.
+    fn backward(
+        &self,
+        l: usize,
+        v: &[Vec<T>],
+        eps: &[T],
+        mut arrives: impl FnMut(usize, &[T]),
+        mut each: impl FnMut(&Operation<T>, &[T], &[T]),
+    ) {
+        let NaiveLayer { branches, ops } = &self.layers[l - 1];
+        let mut pulled = vec![vec![]; branches.len()];
+        for (sample, eps) in eps.chunks(self.sizes[l]).enumerate() {
+            let (traces, trace) = self.trace(l, v, sample);
+            let mut back = |ops: &[Operation<T>], trace: &[Vec<T>], mut d: Vec<T>| {
+                for (op, x) in ops.iter().zip(trace).rev() {
+                    each(op, x, &d);
+                    d = op.pull(x, &d);
+                }
+                d
+            };
+            let d = back(ops, &trace, eps.to_vec());
+            for ((pulled, (_, ops)), trace) in pulled.iter_mut().zip(branches).zip(&traces) {
+                pulled.extend(back(ops, trace, d.clone()));
             }
-            pulled.extend(d);
         }
-        pulled
+        branches.iter().zip(&pulled).for_each(|((from, _), pulled)| arrives(*from, pulled));
     }
 
-    /// One sample of layer l: its input, then the result of each operation.
-    fn trace(&self, l: usize, v: &[T]) -> Vec<Vec<T>> {
-        let mut trace = vec![v.to_vec()];
-        for op in &self.layers[l - 1] {
-            trace.push(op.forward(&trace[trace.len() - 1]));
-        }
-        trace
+    /// One sample of layer l: the input and the result of each operation, of every branch and of what follows their sum.
+    fn trace(&self, l: usize, v: &[Vec<T>], sample: usize) -> (Vec<Vec<Vec<T>>>, Vec<Vec<T>>) {
+        let NaiveLayer { branches, ops } = &self.layers[l - 1];
+        let along = |ops: &[Operation<T>], x: Vec<T>| {
+            let mut trace = vec![x];
+            ops.iter().for_each(|op| trace.push(op.forward(&trace[trace.len() - 1])));
+            trace
+        };
+        let of_sample = |from: usize| v[from][sample * self.sizes[from]..][..self.sizes[from]].to_vec();
+        let traces: Vec<_> = branches.iter().map(|(from, ops)| along(ops, of_sample(*from))).collect();
+        let mut ends = traces.iter().map(|trace| &trace[trace.len() - 1]);
+        let mut total = ends.next().expect("a branch at least").clone();
+        ends.for_each(|end| add(&mut total, end));
+        let trace = along(ops, total);
+        (traces, trace)
     }
 
     /// The loss of the last of these predictions, and its derivative as the only error so far.
@@ -430,6 +510,11 @@ fn moved<T: Real>(solver: &Solver, i: usize, d: T, mean: &mut T, square: &mut T)
 /// v += eta (eps - pulled).
 fn update<T: Real>(v: &mut [T], eta: T, eps: &[T], pulled: &[T]) {
     v.iter_mut().zip(eps.iter().zip(pulled)).for_each(|(v, (&eps, &pulled))| *v += eta * (eps - pulled));
+}
+
+/// a += b.
+fn add<T: Real>(a: &mut [T], b: &[T]) {
+    a.iter_mut().zip(b).for_each(|(a, &b)| *a += b);
 }
 
 /// a - b.

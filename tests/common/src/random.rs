@@ -1,8 +1,8 @@
 //! Random networks, parameters and data, the same for the same seed.
 
 use predictive_coding::{
-    AvgPool2d, Conv2d, ErrorBased, Linear, Loss, LossFunction, MaxPool2d, Method, Network, Nudge, Op, Parameters,
-    Reduction, Solver, Strict, Targets,
+    AvgPool2d, Branch, Conv2d, ErrorBased, FreeInput, LayerSpec, Linear, Loss, LossFunction, MaxPool2d, Method,
+    Network, Nudge, Op, Parameters, Reduction, Solver, Strict, Targets,
 };
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -77,7 +77,11 @@ pub fn method(rng: &mut ChaCha8Rng) -> Method {
                 true => Solver::Momentum { eta: 0.05.into(), momentum: 0.8, nesterov: rng.random() },
                 false => Solver::Steps(0.1.into()),
             };
-            Strict::by(solver, iterations).with_nudge(nudge).with_fresh_errors(rng.random()).into()
+            let tied =
+                |rng: &mut ChaCha8Rng| FreeInput::default().with_precision(*[0.0, 0.5].choose(rng).expect("some"));
+            let free_input = rng.random_bool(0.3).then(|| tied(rng));
+            let strict = Strict::by(solver, iterations).with_nudge(nudge).with_fresh_errors(rng.random());
+            strict.with_free_input(free_input).into()
         }
     }
 }
@@ -90,7 +94,8 @@ pub fn parameters(rng: &mut ChaCha8Rng, network: &Network) -> Parameters {
     parameters
 }
 
-/// One to six layers of up to four operations each, of every kind and in every order.
+/// One to six layers of up to four operations each, of every kind and in every order; in some networks layers read other
+/// layers than the one before as well.
 pub fn network(rng: &mut ChaCha8Rng) -> Network {
     let input: Vec<usize> = match rng.random_range(0..12) {
         0 => vec![rng.random_range(1..8), rng.random_range(1..8)],
@@ -100,18 +105,22 @@ pub fn network(rng: &mut ChaCha8Rng) -> Network {
     };
     let loss = loss(rng);
     let mut shape = input.clone();
-    let mut layers = vec![];
+    let branching = rng.random_bool(0.3);
+    let mut shapes = vec![shape.clone()];
+    let mut layers: Vec<LayerSpec> = vec![];
     for _ in 0..rng.random_range(1..=6) {
+        let branches = if branching { branches(rng, &shapes) } else { vec![] };
         let mut ops = vec![];
         for _ in 0..*[0, 1, 1, 2, 2, 3, 4].choose(rng).expect("some") {
             let op = operation(rng, &shape);
             shape = op.output_shape(&shape).expect("fits");
             ops.push(op);
         }
-        layers.push(ops);
+        shapes.push(shape.clone());
+        layers.push(LayerSpec::from(ops).with_branches(branches));
     }
     if loss.function == LossFunction::CrossEntropy && shape.len() > 1 {
-        layers.last_mut().expect("a layer").push(Op::Flatten);
+        layers.last_mut().expect("a layer").ops.push(Op::Flatten);
     }
     let hidden = 1..layers.len();
     let network = Network::new(&input, loss, layers).expect("a legal network");
@@ -121,6 +130,32 @@ pub fn network(rng: &mut ChaCha8Rng) -> Network {
         }),
         false => network,
     }
+}
+
+/// Branches of the next layer, given the shapes of the input and of all layers before: the layer before, and others where
+/// they fit.
+fn branches(rng: &mut ChaCha8Rng, shapes: &[Vec<usize>]) -> Vec<Branch> {
+    let before = shapes.len() - 1;
+    let maybe = |rng: &mut ChaCha8Rng| if rng.random_bool(0.3) { vec![elementwise(rng)] } else { vec![] };
+    let mut branches = vec![Branch::new(before, maybe(rng))];
+    for _ in 0..rng.random_range(0..3) {
+        let from = rng.random_range(0..shapes.len());
+        let mut ops = maybe(rng);
+        match (&shapes[from][..], &shapes[before][..]) {
+            (own, other) if own == other => {}
+            (own, [features]) => {
+                ops.extend((own.len() > 1).then_some(Op::Flatten));
+                ops.push(Op::Linear(Linear::new(*features)));
+            }
+            (&[_, own_height, own_width], &[channels, height, width]) if [own_height, own_width] == [height, width] => {
+                ops.push(Op::Conv2d(Conv2d::new(channels, [1, 1])));
+            }
+            _ => continue,
+        }
+        ops.extend(maybe(rng));
+        branches.push(Branch::new(from, ops));
+    }
+    branches
 }
 
 /// A loss with any reduction, of a size with which relaxations descend.
