@@ -387,10 +387,10 @@ impl Kernel for TransformResult<'_> {
                     }
                 }
                 let width = TILE.min(plan.result[1] - left);
-                let origin = (image * plan.planes + plane) * call.plane - call.first;
+                let origin = (image * plan.planes + plane) * call.plane;
                 for (y, row) in columns.into_iter().enumerate().take(tiles.rows.end - top) {
                     let pixels = transform_result(s, row);
-                    let at = origin + ((top + y) * plan.result[1] + left) * lanes;
+                    let at = origin + ((top + y) * plan.result[1] + left) * lanes - call.first;
                     let epilogue = Epilogue { vector_bias, step, ..call.epilogue(at, [0, lanes]) };
                     epilogue.prefetch(s, width, next_plane);
                     // SAFETY: the first `width` pixels of the row of the tile are in the output and the third operand.
