@@ -244,10 +244,12 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             padding: arguments.size_or("padding", [0, 0])?,
             dilation: arguments.size_or("dilation", [1, 1])?,
             bias: arguments.flag_or("bias", true)?,
+            scale: arguments.real_or("scale", 1.0)?,
         }),
         "linear" => Op::Linear(Linear {
             out_features: arguments.count("out_features")?,
             bias: arguments.flag_or("bias", true)?,
+            scale: arguments.real_or("scale", 1.0)?,
         }),
         "max_pool2d" => {
             let kernel_size = arguments.size("kernel_size")?;
@@ -332,10 +334,14 @@ impl<'a> Arguments<'a> {
     }
 
     fn number_or(&mut self, name: &'static str, default: f32) -> std::result::Result<f32, String> {
+        Ok(self.real_or(name, default.into())? as f32)
+    }
+
+    fn real_or(&mut self, name: &'static str, default: f64) -> std::result::Result<f64, String> {
         match self.find(name) {
             None => Ok(default),
-            Some(Value::Float(number)) => Ok(*number as f32),
-            Some(Value::Integer(number)) => Ok(*number as f32),
+            Some(Value::Float(number)) => Ok(*number),
+            Some(Value::Integer(number)) => Ok(*number as f64),
             Some(other) => Err(self.wrong(name, other, "a number")),
         }
     }
@@ -359,11 +365,13 @@ fn whole(value: &Value) -> Option<usize> {
 
 fn write_op(text: &mut String, op: &Op) {
     let arguments = match op {
-        Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, bias }) => format!(
+        Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, bias, scale }) => format!(
             ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
-             padding = {padding:?}, dilation = {dilation:?}, bias = {bias}"
+             padding = {padding:?}, dilation = {dilation:?}, bias = {bias}, scale = {scale:?}"
         ),
-        Op::Linear(Linear { out_features, bias }) => format!(", out_features = {out_features}, bias = {bias}"),
+        Op::Linear(Linear { out_features, bias, scale }) => {
+            format!(", out_features = {out_features}, bias = {bias}, scale = {scale:?}")
+        }
         Op::MaxPool2d(MaxPool2d { kernel_size, stride, padding, dilation }) => format!(
             ", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}, dilation = {dilation:?}"
         ),
@@ -406,6 +414,7 @@ mod tests {
             padding: [0, 0],
             dilation: [1, 1],
             bias: true,
+            scale: 1.0,
         };
         assert_eq!(op("{ type = \"conv2d\", out_channels = 3, kernel_size = 2 }"), Op::Conv2d(conv));
         let pool = MaxPool2d { kernel_size: [3, 2], stride: [3, 2], padding: [0, 0], dilation: [1, 1] };
@@ -415,7 +424,7 @@ mod tests {
         assert_eq!(op("{ type = \"leaky_relu\" }"), Op::LeakyRelu { negative_slope: 0.01 });
         let flat = "input = [4]\nloss = \"cross_entropy\"\n[[layer]]\nops = [{ type = \"linear\", out_features = 3 }]";
         let network = Network::from_toml(flat).unwrap();
-        assert_eq!(network.layers()[0].ops(), [Op::Linear(Linear { out_features: 3, bias: true })]);
+        assert_eq!(network.layers()[0].ops(), [Op::Linear(Linear::new(3))]);
         assert_eq!(network.loss(), Loss::CROSS_ENTROPY);
     }
 
@@ -428,9 +437,10 @@ mod tests {
             padding: [1, 0],
             dilation: [1, 2],
             bias: false,
+            scale: -0.3,
         };
         let text = "{ type = \"conv2d\", out_channels = 3, kernel_size = [3, 2], stride = 2, padding = [1, 0], \
-                    dilation = [1, 2], bias = false }";
+                    dilation = [1, 2], bias = false, scale = -0.3 }";
         assert_eq!(op(text), Op::Conv2d(conv));
         assert_eq!(
             op("{ type = \"adaptive_avg_pool2d\", output_size = [3, 1] }"),
@@ -446,7 +456,7 @@ mod tests {
             { type = \"max_pool2d\", kernel_size = 2, stride = 1, dilation = 2 },\n\
             { type = \"avg_pool2d\", kernel_size = 2, padding = 1 }, { type = \"relu\" }, { type = \"tanh\" },\n\
             { type = \"adaptive_avg_pool2d\", output_size = 2 }, { type = \"flatten\" } ]\n[[layer]]\nops = [\n\
-            { type = \"linear\", out_features = 5 }, { type = \"sigmoid\" }, { type = \"gelu\" }, { type = \"silu\" },\n\
+            { type = \"linear\", out_features = 5, scale = 0.07216878364870322 }, { type = \"sigmoid\" }, { type = \"gelu\" }, { type = \"silu\" },\n\
             { type = \"softplus\" }, { type = \"identity\" } ]\n";
         let network = Network::from_toml(all).unwrap();
         let again = Network::from_toml(&network.to_toml()).unwrap();
@@ -490,7 +500,7 @@ mod tests {
             ("{ type = \"relu\", inplace = true }", &["relu has inplace", "no argument"]),
             (
                 "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, groups = 2 }",
-                &["conv2d has groups", "it takes out_channels, kernel_size, stride, padding, dilation, bias"],
+                &["conv2d has groups", "it takes out_channels, kernel_size, stride, padding, dilation, bias, scale"],
             ),
             ("{ type = \"avg_pool2d\", kernel_size = 1, dilation = 2 }", &["avg_pool2d has dilation"]),
             ("{ type = \"conv2d\", kernel_size = 2 }", &["conv2d has no out_channels"]),
@@ -500,6 +510,10 @@ mod tests {
             ("{ type = \"max_pool2d\", kernel_size = 2.5 }", &["kernel_size = 2.5"]),
             ("{ type = \"max_pool2d\", kernel_size = \"same\" }", &["kernel_size = \"same\""]),
             ("{ type = \"conv2d\", out_channels = 1, kernel_size = 1, bias = 1 }", &["bias = 1", "true or false"]),
+            (
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, scale = 0 }",
+                &["conv2d has scale 0", "other than 0"],
+            ),
             ("{ type = \"leaky_relu\", negative_slope = nan }", &["negative_slope NaN"]),
             ("{ type = \"max_pool2d\", kernel_size = 10 }", &["operation 0.1", "window of 10"]),
             ("{ type = \"linear\", out_features = 3 }", &["linear takes a flat input", "[2, 9, 8]"]),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use predictive_coding_kernels::{Conv, ConvShape, Local};
 
 use crate::error::{Error, Result};
+use crate::loss::is_factor;
 use crate::setters::setters;
 
 /// The most classes, and elements of a pooling window: they are numbered by f32.
@@ -85,12 +86,15 @@ pub struct Conv2d {
     pub dilation: [usize; 2],
     /// Whether a bias is added, default true.
     pub bias: bool,
+    /// Factor of the product, but not of the bias, default 1.
+    #[cfg_attr(feature = "serde", serde(default = "one"))]
+    pub scale: f64,
 }
 
 impl Conv2d {
     /// A convolution with PyTorch's defaults.
     pub fn new(out_channels: usize, kernel_size: [usize; 2]) -> Self {
-        Conv2d { out_channels, kernel_size, stride: [1, 1], padding: [0, 0], dilation: [1, 1], bias: true }
+        Conv2d { out_channels, kernel_size, stride: [1, 1], padding: [0, 0], dilation: [1, 1], bias: true, scale: 1.0 }
     }
 
     /// As the kernels take it, of an input of this shape.
@@ -124,12 +128,15 @@ pub struct Linear {
     pub out_features: usize,
     /// Whether a bias is added, default true.
     pub bias: bool,
+    /// Factor of the product, but not of the bias, default 1.
+    #[cfg_attr(feature = "serde", serde(default = "one"))]
+    pub scale: f64,
 }
 
 impl Linear {
     /// An affine map with PyTorch's defaults.
     pub fn new(out_features: usize) -> Self {
-        Linear { out_features, bias: true }
+        Linear { out_features, bias: true, scale: 1.0 }
     }
 }
 
@@ -215,8 +222,9 @@ setters!(Conv2d {
     with_padding(padding: [usize; 2]),
     with_dilation(dilation: [usize; 2]),
     with_bias(bias: bool),
+    with_scale(scale: f64),
 });
-setters!(Linear { with_bias(bias: bool) });
+setters!(Linear { with_bias(bias: bool), with_scale(scale: f64) });
 setters!(MaxPool2d {
     with_stride(stride: [usize; 2]),
     with_padding(padding: [usize; 2]),
@@ -281,6 +289,7 @@ impl Op {
             Op::Conv2d(conv) => {
                 let [_, height, width] = self.image(input)?;
                 self.positive("out_channels", &[conv.out_channels])?;
+                self.scale(conv.scale)?;
                 let [height, width] =
                     self.windows([height, width], conv.kernel_size, conv.stride, conv.padding, conv.dilation)?;
                 match conv.shape(input).refusal(MAX_LANES) {
@@ -294,6 +303,7 @@ impl Op {
             }
             Op::Linear(linear) => {
                 self.positive("out_features", &[linear.out_features])?;
+                self.scale(linear.scale)?;
                 match input {
                     [_] => Ok(vec![linear.out_features]),
                     _ => Err(Error::Network(format!(
@@ -353,6 +363,16 @@ impl Op {
         }
     }
 
+    fn scale(&self, scale: f64) -> Result<()> {
+        match is_factor(scale.abs()) {
+            true => Ok(()),
+            false => Err(Error::Network(format!(
+                "{} has scale {scale}, expected a number other than 0, of a size from 1e-37 to 1e37",
+                self.name()
+            ))),
+        }
+    }
+
     fn pool_padding(&self, kernel: [usize; 2], padding: [usize; 2], dilation: [usize; 2]) -> Result<()> {
         self.positive("kernel_size", &kernel)?;
         if kernel[0].checked_mul(kernel[1]).is_none_or(|taps| taps > MAX_COUNTED) {
@@ -406,6 +426,11 @@ impl Op {
         }
         Ok(windows)
     }
+}
+
+#[cfg(feature = "serde")]
+fn one() -> f64 {
+    1.0
 }
 
 /// Elements that a dilated window spans.

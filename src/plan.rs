@@ -301,9 +301,9 @@ struct Placed<'a> {
     output: &'a [usize],
 }
 
-/// A step before it is planned: a product by its operation, or what stands between two.
+/// A step before it is planned: a product by its operation and with its scale, or what stands between two.
 enum Draft {
-    Product(OpKey, ConvShape),
+    Product(OpKey, ConvShape, f64),
     Local(Local),
 }
 
@@ -517,12 +517,13 @@ impl<'a> Builder<'a> {
         let mut drafts = drafts.into_iter().enumerate().peekable();
         while let Some((index, draft)) = drafts.next() {
             let (step, len) = match draft {
-                Draft::Product(key, shape) => {
+                Draft::Product(key, shape, scale) => {
                     let rows = match drafts.peek() {
                         Some((_, Draft::Local(local))) => self.rows_per_band(&shape, local),
                         _ => usize::MAX,
                     };
-                    let product = self.product(key, shape, rows, hidden, clamped && index == 0);
+                    let options = self.convolutions.with_rows_per_band(rows).with_scale(scale as f32);
+                    let product = self.product(key, shape, options, hidden, clamped && index == 0);
                     let len = product.conv.input_len();
                     self.sizes.product_input = self.sizes.product_input.max(len);
                     (Step::Product(Box::new(product)), len)
@@ -580,14 +581,14 @@ impl<'a> Builder<'a> {
             }
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
-                Op::Conv2d(conv) => Draft::Product(key, conv.shape(input)),
+                Op::Conv2d(conv) => Draft::Product(key, conv.shape(input), conv.scale),
                 Op::Linear(linear) => {
                     let [channels, height, width] = before;
                     if height * width > 1 {
                         drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
                         drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
                     }
-                    Draft::Product(key, ConvShape::linear(input[0], linear.out_features))
+                    Draft::Product(key, ConvShape::linear(input[0], linear.out_features), linear.scale)
                 }
                 Op::MaxPool2d(pool) => {
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
@@ -633,11 +634,10 @@ impl<'a> Builder<'a> {
         &mut self,
         key: OpKey,
         shape: ConvShape,
-        rows_per_band: usize,
+        options: ConvOptions,
         hidden: bool,
         reads_clamped: bool,
     ) -> Product {
-        let options = self.convolutions.with_rows_per_band(rows_per_band);
         let conv = Conv::with_options(self.level, self.layout, shape, options);
         self.sizes.product_scratch = self.sizes.product_scratch.max(conv.scratch_len());
         let own = self.specs.partition_point(|spec| spec.key() < key)..;

@@ -155,7 +155,7 @@ mod tests {
 
     fn network(outputs: usize) -> Network {
         let conv = Op::Conv2d(Conv2d::new(2, [3, 2]));
-        let linear = Op::Linear(Linear { out_features: outputs, bias: false });
+        let linear = Op::Linear(Linear::new(outputs).with_bias(false));
         Network::new(&[1, 4, 4], Loss::MSE, vec![vec![Op::Relu, conv], vec![Op::Flatten, linear]]).unwrap()
     }
 
@@ -206,8 +206,7 @@ mod tests {
     fn other_types_of_floats_are_widened_or_rounded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("w.safetensors");
-        let network =
-            Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear { out_features: 1, bias: false })]]).unwrap();
+        let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(1).with_bias(false))]]).unwrap();
         let bytes = |dtype, bytes: &[u8]| TensorBytes::of(dtype, &[1, 2], bytes.to_vec());
         let double = [0.1f64, 1e-50].map(f64::to_le_bytes).concat();
         for (tensor, want, rounded) in [

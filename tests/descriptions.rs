@@ -9,7 +9,7 @@ use predictive_coding::{
 use serde_json::{Value, from_value, json, to_value};
 
 fn network() -> Network {
-    let conv = Conv2d::new(4, [3, 2]).with_stride([2, 1]).with_padding([1, 0]).with_bias(false);
+    let conv = Conv2d::new(4, [3, 2]).with_stride([2, 1]).with_padding([1, 0]).with_bias(false).with_scale(0.3);
     let pools = [
         Op::MaxPool2d(MaxPool2d::new([2, 2]).with_stride([1, 1])),
         Op::AvgPool2d(AvgPool2d::new([2, 2]).with_stride([1, 1])),
@@ -36,7 +36,10 @@ fn a_network_is_described_as_in_a_model_file() {
     let network = network();
     let described = to_value(&network).unwrap();
     assert_eq!(from_value::<Network>(described.clone()).unwrap(), network);
-    assert_eq!(described["layer"][1]["ops"][0], json!({ "type": "linear", "out_features": 3, "bias": true }));
+    assert_eq!(
+        described["layer"][1]["ops"][0],
+        json!({ "type": "linear", "out_features": 3, "bias": true, "scale": 1.0 })
+    );
     let file = toml::to_string(&network).unwrap();
     assert_eq!(Network::from_toml(&file).unwrap(), network, "{file}");
     assert_eq!(toml::from_str::<Network>(&file).unwrap(), network);

@@ -35,6 +35,7 @@ impl Session {
                     }
                     WeightGradient::Rows { errors, inputs } => {
                         let (row, side) = (self.plan.sizes.row, self.plan.sizes.side);
+                        let multiple = multiple * product.conv.scale();
                         for first in (0..row).step_by(side) {
                             let (a, b) = (&self.rows[first + errors.start..], &self.rows[first + inputs.start..]);
                             let a = MatRef::new(a, errors.len(), self.samples, 1, row as isize);

@@ -17,6 +17,7 @@ use crate::conv::pass::{Direction, GradientPass, Pass, Pixels};
 use crate::conv::product::TapProduct;
 use crate::layout::Layout;
 use crate::level::Level;
+use crate::parallel::for_each_chunk;
 use crate::reduce::{add_plane, sum};
 use crate::simd::lanes;
 
@@ -45,6 +46,7 @@ pub struct Conv {
     backward: Pass,
     choice: Choice,
     gradient: GradientPass,
+    scale: f32,
 }
 
 impl Conv {
@@ -88,6 +90,7 @@ impl Conv {
             backward: Pass::new(level, layout, pixels, &shape, Direction::Backward, whole),
             choice,
             gradient,
+            scale: options.scale,
         }
     }
 
@@ -153,6 +156,7 @@ impl Conv {
     pub fn pack_forward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
         if !self.reads_weights() {
             self.forward.pack(weight, packed, parallel);
+            self.scale_packed(packed, parallel);
         }
     }
 
@@ -164,7 +168,25 @@ impl Conv {
     pub fn pack_backward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
         if !self.reads_weights() {
             self.backward.pack(weight, packed, parallel);
+            self.scale_packed(packed, parallel);
         }
+    }
+
+    /// Every packed weight is a sum of weights.
+    fn scale_packed(&self, packed: &mut [f32], parallel: bool) {
+        /// Elements that a task takes.
+        const CHUNK: usize = 1 << 14;
+        if self.scale != 1.0 {
+            for_each_chunk(parallel, packed.len() as u64, packed, CHUNK, |_, packed| {
+                packed.iter_mut().for_each(|weight| *weight *= self.scale);
+            });
+        }
+    }
+
+    /// With the factor of weights that are read as they are.
+    fn scaled<'a>(&self, combine: Combine<'a>) -> Combine<'a> {
+        let scale = if self.reads_weights() { self.scale } else { 1.0 };
+        Combine { alpha: scale * combine.alpha, ..combine }
     }
 
     /// The convolution of a tile. `packed` holds the packed weights, or the weights themselves if they are
@@ -182,6 +204,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
             None => self.forward.run(0..self.output_bands(), packed, input, combine, output, scratch, parallel),
@@ -218,6 +241,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
             None => self.forward.run(band..band + 1, packed, input, combine, output, scratch, parallel),
@@ -237,9 +261,10 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        let combine = self.scaled(Combine::default());
         match self.matrix() {
-            Some(matrix) => matrix.forward(packed, input, Combine::default(), output, parallel),
-            None => self.forward.run_alone(band, packed, input, None, output, scratch, parallel),
+            Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
+            None => self.forward.run_alone(band, packed, input, combine, output, scratch, parallel),
         }
     }
 
@@ -256,6 +281,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.backward(packed, output_gradient, combine, input_gradient, parallel),
             None => self.backward.run(0..1, packed, output_gradient, combine, input_gradient, scratch, parallel),
@@ -287,7 +313,8 @@ impl Conv {
         self.gradient.add(output_gradient, input, gradient, scratch, parallel);
     }
 
-    /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.
+    /// `to = factor scale gradient`, `[out_channels, in_channels, height, width]`, with the
+    /// [factor of the weights](Self::scale).
     ///
     /// # Panics
     /// If a length is not the planned one.
@@ -295,7 +322,12 @@ impl Conv {
         let ConvShape { in_channels, out_channels, .. } = self.shape;
         check_len("weight gradient", gradient.len(), self.gradient_len());
         check_len("unpacked weight gradient", to.len(), out_channels * in_channels * self.shape.taps());
-        self.gradient.unpack(gradient, factor, to);
+        self.gradient.unpack(gradient, factor * self.scale, to);
+    }
+
+    /// What the weights are multiplied by in all products.
+    pub fn scale(&self) -> f32 {
+        self.scale
     }
 
     /// Elements of scratch, of any value, that each product of a tile needs.

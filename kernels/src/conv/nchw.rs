@@ -115,7 +115,7 @@ impl NchwConv {
             let row = channels.next_multiple_of(lanes(level)) * size[1];
             // Bands enough that threads share them.
             let rows = (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1);
-            let options = ConvOptions { algorithm, rows_per_band: rows.next_multiple_of(4), images: batch };
+            let options = ConvOptions { algorithm, rows_per_band: rows.next_multiple_of(4), images: batch, scale: 1.0 };
             // The taps of a pixel's channels are one behind the other, or those of a row of the kernel.
             let convert = source_channels > shape.kernel[1];
             let pixels = if convert { Pixels::of(Layout::Channels, lanes(level)) } else { Pixels::PLAIN };
@@ -368,7 +368,8 @@ impl NchwConv {
                     let (transposed, scratch) = scratch.split_at_mut(way.band_len());
                     let transposed = &mut transposed[..count * len];
                     let from = &from[group * image..][..count * image];
-                    product.run_alone(band, packed, from, bias, transposed, scratch, false);
+                    let combine = Combine { bias, ..Combine::default() };
+                    product.run_alone(band, packed, from, combine, transposed, scratch, false);
                     let [channels, pixels] = way.result;
                     let (rows, all) = (product.band_rows(band), product.band_rows(product.bands() - 1).end);
                     let width = pixels / all;

@@ -77,6 +77,8 @@ pub struct ConvOptions {
     pub rows_per_band: usize,
     /// Images that meet the same weights: what it costs to pack and to transform those is shared by so many.
     pub images: usize,
+    /// Factor of the weights in all products, and of their gradient.
+    pub scale: f32,
 }
 
 impl ConvOptions {
@@ -95,6 +97,11 @@ impl ConvOptions {
         ConvOptions { images, ..self }
     }
 
+    /// The same with another [`scale`](Self::scale).
+    pub fn with_scale(self, scale: f32) -> Self {
+        ConvOptions { scale, ..self }
+    }
+
     /// Whether the weights of a matrix meet so few tiles that packing them takes longer than it saves. Rows that meet in
     /// one set of the first cache are packed.
     pub(crate) fn reads_weights(&self, level: Level, layout: Layout, shape: &ConvShape) -> bool {
@@ -109,9 +116,9 @@ impl ConvOptions {
 }
 
 impl Default for ConvOptions {
-    /// By the algorithm that takes less time, in one piece, for many images.
+    /// By the algorithm that takes less time, in one piece, for many images, of weights as they are.
     fn default() -> Self {
-        ConvOptions { algorithm: Algorithm::Auto, rows_per_band: usize::MAX, images: 1024 }
+        ConvOptions { algorithm: Algorithm::Auto, rows_per_band: usize::MAX, images: 1024, scale: 1.0 }
     }
 }
 
@@ -370,14 +377,15 @@ impl Pass {
         }
     }
 
-    /// The rows of a band of some images, each behind the other, without gaps where other rows would be.
+    /// The rows of a band of some images, each behind the other, without gaps where other rows would be. There is no third
+    /// operand.
     #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub(crate) fn run_alone(
         &self,
         band: usize,
         packed: &[f32],
         from: &[f32],
-        bias: Option<&[f32]>,
+        combine: Combine<'_>,
         out: &mut [f32],
         scratch: &mut [f32],
         parallel: bool,
@@ -386,7 +394,6 @@ impl Pass {
         let images = (out.len() / self.band_len(band)).max(1);
         check_len("output", out.len(), images * self.band_len(band));
         let (first, plane) = (rows.start * self.row, rows.len() * self.row);
-        let combine = Combine { bias, ..Combine::default() };
         let out = Shared(out.as_mut_ptr());
         self.run_band(band, Call { packed, from, combine, out, images, first, plane }, scratch, parallel);
     }

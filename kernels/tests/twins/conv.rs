@@ -29,6 +29,7 @@ impl Case {
 
     fn with(options: ConvOptions, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
         let [input, output] = sizes(&shape, tiling.images());
+        let options = options.with_scale([1.0, 0.3, -2.0][rng.random_range(0..3)]);
         let conv = Conv::with_options(tiling.level, tiling.layout, shape, options);
         let lens = [
             tiling.len(shape.in_channels, shape.input),
@@ -67,12 +68,20 @@ impl Case {
         packed
     }
 
+    fn scaled(&self, sums: Vec<f64>) -> Vec<f64> {
+        sums.into_iter().map(|sum| f64::from(self.conv.scale()) * sum).collect()
+    }
+
     fn forward(&self, rng: &mut impl Rng) {
         let (shape, samples) = (self.shape, self.tiling.images());
-        let sums = reference::conv_forward(&shape, samples, &self.input, &self.weight);
+        let sums = self.scaled(reference::conv_forward(&shape, samples, &self.input, &self.weight));
         let size = reference::conv_forward(&shape, samples, &absolute(&self.input), &absolute(&self.weight));
         let depth = shape.in_channels * shape.taps();
         let (packed, input) = (packed_forward(&self.conv, &self.weight), self.input_tile());
+        let [mut whole, mut alone] = [0; 2].map(|_| vec![GAP; self.conv.output_len()]);
+        self.conv.forward(&packed, &input, Combine::default(), &mut whole, &mut self.scratch(), false);
+        self.conv.forward_alone(0, &packed, &input, &mut alone, &mut self.scratch(), false);
+        assert!(same_bits(&whole, &alone), "{shape:?} without a combination");
         self.check_combinations(rng, shape.out_channels, depth, sums, size, |combine, out| {
             self.conv.forward(&packed, &input, combine, out, &mut self.scratch(), false);
         });
@@ -81,7 +90,7 @@ impl Case {
     fn backward_data(&self, rng: &mut impl Rng) {
         let (shape, samples) = (self.shape, self.tiling.images());
         let (errors, weight) = (&self.output_gradient, &self.weight);
-        let sums = reference::conv_backward_data(&shape, samples, errors, weight);
+        let sums = self.scaled(reference::conv_backward_data(&shape, samples, errors, weight));
         let size = reference::conv_backward_data(&shape, samples, &absolute(errors), &absolute(weight));
         let depth = shape.out_channels * shape.taps();
         let (packed, errors) = (self.packed_backward(), self.gradient_tile());
@@ -102,6 +111,8 @@ impl Case {
     ) {
         let samples = self.tiling.images();
         let plane = sums.len() / (samples * channels);
+        let scale = f64::from(self.conv.scale());
+        let size: Vec<f64> = size.into_iter().map(|size| scale.abs() * size).collect();
         let bias = values(rng, channels);
         let bias_size = absolute(&bias);
         let any = Combine {
@@ -158,10 +169,10 @@ impl Case {
         let mut gradient = vec![f32::NAN; sums.len()];
         self.conv.unpack_gradient(&packed, factor, &mut gradient);
         if tiling.layout != Layout::Channels && self.algorithm == Algorithm::Direct {
-            let scaled: Vec<f32> = packed.iter().map(|x| factor * x).collect();
+            let scaled: Vec<f32> = packed.iter().map(|x| factor * self.conv.scale() * x).collect();
             assert!(same_bits(&scaled, &gradient), "{shape:?} is not packed as it is");
         }
-        let twice = 2.0 * f64::from(factor);
+        let twice = 2.0 * f64::from(factor) * f64::from(self.conv.scale());
         let want: Vec<f64> = sums.iter().map(|sum| twice * sum).collect();
         let depth = self.output_gradient.len() / shape.out_channels;
         let allowed = of_pass(self.algorithm, depth, &size);

@@ -33,6 +33,8 @@ pub struct Operation<T> {
     kernel_elements: usize,
     weight: Vec<T>,
     bias: Vec<T>,
+    /// What products are multiplied by.
+    scale: T,
     /// Places of weight and bias in the network's flat buffer of parameters.
     weight_range: Range<usize>,
     bias_range: Range<usize>,
@@ -65,6 +67,11 @@ impl<T: Real> Operation<T> {
             kernel_elements,
             weight: parameters[range(Role::Weight)].to_vec(),
             bias: parameters[range(Role::Bias)].to_vec(),
+            scale: T::of(match op {
+                Op::Conv2d(conv) => conv.scale,
+                Op::Linear(linear) => linear.scale,
+                _ => 1.0,
+            }),
             weight_range: range(Role::Weight),
             bias_range: range(Role::Bias),
             rounding: vec![],
@@ -84,7 +91,7 @@ impl<T: Real> Operation<T> {
         match &self.op {
             Op::Conv2d(_) | Op::Linear(_) => {
                 self.products(|o, w, i| {
-                    let product = self.weight[w] * x[i];
+                    let product = self.scale * self.weight[w] * x[i];
                     y[o] += product;
                     if let Some(&error) = self.rounding.get(o) {
                         y[o] += error * T::of(product.f64().abs());
@@ -106,7 +113,7 @@ impl<T: Real> Operation<T> {
     pub fn pull(&self, x: &[T], d: &[T]) -> Vec<T> {
         let mut pulled = vec![T::default(); self.inputs];
         match &self.op {
-            Op::Conv2d(_) | Op::Linear(_) => self.products(|o, w, i| pulled[i] += self.weight[w] * d[o]),
+            Op::Conv2d(_) | Op::Linear(_) => self.products(|o, w, i| pulled[i] += self.scale * self.weight[w] * d[o]),
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| pulled[i] += share * d[o]),
             Op::MaxPool2d(_) => self.winners(x).into_iter().zip(d).for_each(|(i, &d)| pulled[i] += d),
             Op::Flatten | Op::Identity => pulled.copy_from_slice(d),
@@ -121,7 +128,7 @@ impl<T: Real> Operation<T> {
             return;
         }
         let weight = &mut gradients[self.weight_range.clone()];
-        self.products(|o, w, i| weight[w] += d[o] * x[i]);
+        self.products(|o, w, i| weight[w] += self.scale * d[o] * x[i]);
         let bias = &mut gradients[self.bias_range.clone()];
         for (bias, plane) in bias.iter_mut().zip(d.chunks(self.outputs / self.channels[1])) {
             plane.iter().for_each(|&d| *bias += d);

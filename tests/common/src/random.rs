@@ -172,7 +172,7 @@ fn loss(rng: &mut ChaCha8Rng) -> Loss {
 pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
     loop {
         let op = match (shape.len(), rng.random_range(0..20)) {
-            (1, 0..=10) => Op::Linear(Linear::new(rng.random_range(1..24)).with_bias(rng.random_bool(0.8))),
+            (1, 0..=10) => Op::Linear(linear(rng)),
             (3, 0..7) => Op::Conv2d(convolution(rng)),
             (3, 7..9) => Op::MaxPool2d(max_pool(rng)),
             (3, 9) => Op::AvgPool2d(avg_pool(rng)),
@@ -197,9 +197,17 @@ fn pair(rng: &mut ChaCha8Rng, range: std::ops::Range<usize>) -> [usize; 2] {
     [rng.random_range(range.clone()), rng.random_range(range)]
 }
 
+fn linear(rng: &mut ChaCha8Rng) -> Linear {
+    Linear::new(rng.random_range(1..24)).with_bias(rng.random_bool(0.8)).with_scale(scale(rng))
+}
+
+fn scale(rng: &mut ChaCha8Rng) -> f64 {
+    *[1.0, 1.0, 0.7, -1.3].choose(rng).expect("some")
+}
+
 fn convolution(rng: &mut ChaCha8Rng) -> Conv2d {
     let mut conv = Conv2d::new(rng.random_range(1..12), pair(rng, 1..5));
-    conv.bias = rng.random_bool(0.8);
+    (conv.bias, conv.scale) = (rng.random_bool(0.8), scale(rng));
     if rng.random() {
         (conv.stride, conv.padding, conv.dilation) = (pair(rng, 1..4), pair(rng, 0..4), pair(rng, 1..4));
     }
