@@ -17,6 +17,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::Deserialize;
 use toml::{Spanned, Table, Value};
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::loss::{Loss, Reduction};
 use crate::network::{Branch, LayerSpec, Network};
-use crate::op::{AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
+use crate::op::{Approximation, AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
 
 /// No description of a chain of layers needs more bytes than this.
 const MAX_BYTES: u64 = 16 << 20;
@@ -270,6 +271,15 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
         }
         "adaptive_avg_pool2d" => Op::AdaptiveAvgPool2d { output_size: arguments.size("output_size")? },
         "leaky_relu" => Op::LeakyRelu { negative_slope: arguments.number_or("negative_slope", 0.01)? },
+        "hardtanh" => Op::Hardtanh {
+            min_val: arguments.number_or("min_val", -1.0)?,
+            max_val: arguments.number_or("max_val", 1.0)?,
+        },
+        "elu" => Op::Elu { alpha: arguments.number_or("alpha", 1.0)? },
+        "gelu" => Op::Gelu { approximate: arguments.name_or("approximate", Approximation::None)? },
+        "softplus" => {
+            Op::Softplus { beta: arguments.number_or("beta", 1.0)?, threshold: arguments.number_or("threshold", 20.0)? }
+        }
         other => other.parse().map_err(|error: Error| error.to_string())?,
     };
     arguments.refuse_others()?;
@@ -346,6 +356,14 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    fn name_or<T: FromStr<Err = Error>>(&mut self, name: &'static str, default: T) -> std::result::Result<T, String> {
+        match self.find(name) {
+            None => Ok(default),
+            Some(Value::String(text)) => text.parse().map_err(|error: Error| format!("{}: {error}", self.op)),
+            Some(other) => Err(self.wrong(name, other, "a name")),
+        }
+    }
+
     fn refuse_others(&self) -> std::result::Result<(), String> {
         match self.table.keys().find(|key| !self.known.contains(&key.as_str())) {
             None => Ok(()),
@@ -380,9 +398,11 @@ fn write_op(text: &mut String, op: &Op) {
         }
         Op::AdaptiveAvgPool2d { output_size } => format!(", output_size = {output_size:?}"),
         Op::LeakyRelu { negative_slope } => format!(", negative_slope = {negative_slope:?}"),
-        Op::Flatten | Op::Relu | Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus | Op::Identity => {
-            String::new()
-        }
+        Op::Hardtanh { min_val, max_val } => format!(", min_val = {min_val:?}, max_val = {max_val:?}"),
+        Op::Elu { alpha } => format!(", alpha = {alpha:?}"),
+        Op::Gelu { approximate } => format!(", approximate = \"{approximate}\""),
+        Op::Softplus { beta, threshold } => format!(", beta = {beta:?}, threshold = {threshold:?}"),
+        Op::Flatten | Op::Relu | Op::Selu | Op::Tanh | Op::Sigmoid | Op::Silu | Op::Identity => String::new(),
     };
     let _ = writeln!(text, "  {{ type = \"{}\"{arguments} }},", op.name());
 }
@@ -421,7 +441,16 @@ mod tests {
         assert_eq!(op("{ type = \"max_pool2d\", kernel_size = [3, 2] }"), Op::MaxPool2d(pool));
         let pool = AvgPool2d { kernel_size: [3, 2], stride: [3, 2], padding: [0, 0] };
         assert_eq!(op("{ type = \"avg_pool2d\", kernel_size = [3, 2] }"), Op::AvgPool2d(pool));
-        assert_eq!(op("{ type = \"leaky_relu\" }"), Op::LeakyRelu { negative_slope: 0.01 });
+        for (name, usual) in [
+            ("leaky_relu", Op::LEAKY_RELU),
+            ("hardtanh", Op::HARDTANH),
+            ("elu", Op::ELU),
+            ("gelu", Op::GELU),
+            ("softplus", Op::SOFTPLUS),
+        ] {
+            assert_eq!(op(&format!("{{ type = \"{name}\" }}")), usual);
+            assert_eq!(name.parse::<Op>().unwrap(), usual);
+        }
         let flat = "input = [4]\nloss = \"cross_entropy\"\n[[layer]]\nops = [{ type = \"linear\", out_features = 3 }]";
         let network = Network::from_toml(flat).unwrap();
         assert_eq!(network.layers()[0].ops(), [Op::Linear(Linear::new(3))]);
@@ -457,7 +486,9 @@ mod tests {
             { type = \"avg_pool2d\", kernel_size = 2, padding = 1 }, { type = \"relu\" }, { type = \"tanh\" },\n\
             { type = \"adaptive_avg_pool2d\", output_size = 2 }, { type = \"flatten\" } ]\n[[layer]]\nops = [\n\
             { type = \"linear\", out_features = 5, scale = 0.07216878364870322 }, { type = \"sigmoid\" }, { type = \"gelu\" }, { type = \"silu\" },\n\
-            { type = \"softplus\" }, { type = \"identity\" } ]\n";
+            { type = \"softplus\" }, { type = \"softplus\", beta = 0.1, threshold = -3 }, { type = \"selu\" },\n\
+            { type = \"hardtanh\", min_val = 0.1, max_val = 6 }, { type = \"elu\", alpha = 0.7 },\n\
+            { type = \"gelu\", approximate = \"tanh\" }, { type = \"identity\" } ]\n";
         let network = Network::from_toml(all).unwrap();
         let again = Network::from_toml(&network.to_toml()).unwrap();
         assert_eq!(network.input_shape(), again.input_shape());
@@ -515,6 +546,15 @@ mod tests {
                 &["conv2d has scale 0", "other than 0"],
             ),
             ("{ type = \"leaky_relu\", negative_slope = nan }", &["negative_slope NaN"]),
+            ("{ type = \"elu\", alpha = inf }", &["elu has alpha inf"]),
+            ("{ type = \"hardtanh\", min_val = 1 }", &["min_val 1 and max_val 1", "the first below the second"]),
+            ("{ type = \"softplus\", beta = 0 }", &["softplus has beta 0", "above 0"]),
+            ("{ type = \"softplus\", threshold = nan }", &["softplus has threshold NaN"]),
+            (
+                "{ type = \"gelu\", approximate = \"erf\" }",
+                &["gelu: unknown approximation \"erf\", expected none or tanh"],
+            ),
+            ("{ type = \"gelu\", approximate = true }", &["gelu has approximate = true, expected a name"]),
             ("{ type = \"max_pool2d\", kernel_size = 10 }", &["operation 0.1", "window of 10"]),
             ("{ type = \"linear\", out_features = 3 }", &["linear takes a flat input", "[2, 9, 8]"]),
             ("{ type = \"relu\"", &["line 8: "]),

@@ -7,6 +7,7 @@ use predictive_coding_kernels::{Conv, ConvShape, Local};
 
 use crate::error::{Error, Result};
 use crate::loss::is_factor;
+use crate::names::names;
 use crate::setters::setters;
 
 /// The most classes, and elements of a pooling window: they are numbered by f32.
@@ -47,19 +48,57 @@ pub enum Op {
         /// Slope for x <= 0.
         negative_slope: f32,
     },
+    /// x limited to a range, from -1 to 1 by default.
+    Hardtanh {
+        /// The least value.
+        min_val: f32,
+        /// The largest value.
+        max_val: f32,
+    },
+    /// x where x > 0, `alpha` (exp(x) - 1) elsewhere.
+    Elu {
+        /// Minus the value far below 0, default 1.
+        alpha: f32,
+    },
+    /// The ELU with an alpha of 1.6733, times 1.0507.
+    Selu,
     /// Hyperbolic tangent.
     Tanh,
     /// 1 / (1 + exp(-x)).
     Sigmoid,
-    /// x Phi(x) with the normal distribution function Phi (the erf form).
-    Gelu,
+    /// x Phi(x) with the normal distribution function Phi.
+    Gelu {
+        /// How Phi is computed, as it is by default.
+        #[cfg_attr(feature = "serde", serde(default))]
+        approximate: Approximation,
+    },
     /// x sigmoid(x).
     Silu,
-    /// log(1 + exp(x)).
-    Softplus,
+    /// log(1 + exp(beta x)) / beta.
+    Softplus {
+        /// How steep the bend is, default 1.
+        #[cfg_attr(feature = "serde", serde(default = "usual_beta"))]
+        beta: f32,
+        /// Where beta x is above, the result is x; default 20, from where on that makes no difference.
+        #[cfg_attr(feature = "serde", serde(default = "usual_threshold"))]
+        threshold: f32,
+    },
     /// x.
     Identity,
 }
+
+/// How a [`Gelu`](Op::Gelu) computes the normal distribution function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Approximation {
+    /// As it is.
+    #[default]
+    None,
+    /// As (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+    Tanh,
+}
+
+names!(Approximation, "approximation", { None => "none", Tanh => "tanh" });
 
 /// Arguments of a 2-D convolution.
 ///
@@ -233,6 +272,17 @@ setters!(MaxPool2d {
 setters!(AvgPool2d { with_stride(stride: [usize; 2]), with_padding(padding: [usize; 2]) });
 
 impl Op {
+    /// With PyTorch's defaults.
+    pub const LEAKY_RELU: Op = Op::LeakyRelu { negative_slope: 0.01 };
+    /// With PyTorch's defaults.
+    pub const HARDTANH: Op = Op::Hardtanh { min_val: -1.0, max_val: 1.0 };
+    /// With PyTorch's defaults.
+    pub const ELU: Op = Op::Elu { alpha: 1.0 };
+    /// With PyTorch's defaults.
+    pub const GELU: Op = Op::Gelu { approximate: Approximation::None };
+    /// With PyTorch's defaults.
+    pub const SOFTPLUS: Op = Op::Softplus { beta: 1.0, threshold: 20.0 };
+
     /// The name in a model file.
     pub fn name(&self) -> &'static str {
         match self {
@@ -244,11 +294,14 @@ impl Op {
             Op::Flatten => "flatten",
             Op::Relu => "relu",
             Op::LeakyRelu { .. } => "leaky_relu",
+            Op::Hardtanh { .. } => "hardtanh",
+            Op::Elu { .. } => "elu",
+            Op::Selu => "selu",
             Op::Tanh => "tanh",
             Op::Sigmoid => "sigmoid",
-            Op::Gelu => "gelu",
+            Op::Gelu { .. } => "gelu",
             Op::Silu => "silu",
-            Op::Softplus => "softplus",
+            Op::Softplus { .. } => "softplus",
             Op::Identity => "identity",
         }
     }
@@ -263,8 +316,9 @@ impl Op {
         match self {
             Op::Conv2d(_) | Op::Linear(_) | Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => false,
             Op::Flatten | Op::Identity => false,
-            Op::MaxPool2d(_) | Op::Relu | Op::LeakyRelu { .. } => true,
-            Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus => true,
+            Op::MaxPool2d(_) | Op::Relu | Op::LeakyRelu { .. } | Op::Hardtanh { .. } => true,
+            Op::Elu { .. } | Op::Selu | Op::Tanh | Op::Sigmoid => true,
+            Op::Gelu { .. } | Op::Silu | Op::Softplus { .. } => true,
         }
     }
 
@@ -343,8 +397,32 @@ impl Op {
                 Ok(vec![channels, output_size[0], output_size[1]])
             }
             Op::Flatten => Ok(vec![input.iter().product()]),
-            Op::LeakyRelu { negative_slope } if !negative_slope.is_finite() => {
-                Err(Error::Network(format!("leaky_relu has negative_slope {negative_slope}, expected a finite number")))
+            &Op::LeakyRelu { negative_slope } => {
+                self.finite("negative_slope", negative_slope)?;
+                Ok(input.to_vec())
+            }
+            &Op::Hardtanh { min_val, max_val } => {
+                self.finite("min_val", min_val)?;
+                self.finite("max_val", max_val)?;
+                match min_val < max_val {
+                    true => Ok(input.to_vec()),
+                    false => Err(Error::Network(format!(
+                        "hardtanh has min_val {min_val} and max_val {max_val}, expected the first below the second"
+                    ))),
+                }
+            }
+            &Op::Elu { alpha } => {
+                self.finite("alpha", alpha)?;
+                Ok(input.to_vec())
+            }
+            &Op::Softplus { beta, threshold } => {
+                self.finite("threshold", threshold)?;
+                match is_factor(beta.into()) {
+                    true => Ok(input.to_vec()),
+                    false => Err(Error::Network(format!(
+                        "softplus has beta {beta}, expected a number above 0, from 1e-37 to 1e37"
+                    ))),
+                }
             }
             _ => Ok(input.to_vec()),
         }
@@ -354,6 +432,13 @@ impl Op {
         <[usize; 3]>::try_from(input).map_err(|_| {
             Error::Network(format!("{} takes an input of [channels, height, width], found {input:?}", self.name()))
         })
+    }
+
+    fn finite(&self, argument: &str, value: f32) -> Result<()> {
+        match value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Network(format!("{} has {argument} {value}, expected a finite number", self.name()))),
+        }
     }
 
     fn positive(&self, argument: &str, values: &[usize]) -> Result<()> {
@@ -433,6 +518,16 @@ fn one() -> f64 {
     1.0
 }
 
+#[cfg(feature = "serde")]
+fn usual_beta() -> f32 {
+    1.0
+}
+
+#[cfg(feature = "serde")]
+fn usual_threshold() -> f32 {
+    20.0
+}
+
 /// Elements that a dilated window spans.
 fn extent(kernel: usize, dilation: usize) -> Option<usize> {
     (kernel.checked_sub(1)?).checked_mul(dilation)?.checked_add(1)
@@ -448,9 +543,9 @@ impl fmt::Display for Op {
 impl FromStr for Op {
     type Err = Error;
 
-    /// The operation of that name, for those that need no arguments; leaky_relu has a slope of 0.01.
+    /// The operation of that name with PyTorch's defaults, for those that need no arguments.
     fn from_str(name: &str) -> Result<Self> {
-        const NAMES: [&str; 14] = [
+        const NAMES: [&str; 17] = [
             "conv2d",
             "linear",
             "max_pool2d",
@@ -459,6 +554,9 @@ impl FromStr for Op {
             "flatten",
             "relu",
             "leaky_relu",
+            "hardtanh",
+            "elu",
+            "selu",
             "tanh",
             "sigmoid",
             "gelu",
@@ -469,12 +567,15 @@ impl FromStr for Op {
         match name {
             "flatten" => Ok(Op::Flatten),
             "relu" => Ok(Op::Relu),
-            "leaky_relu" => Ok(Op::LeakyRelu { negative_slope: 0.01 }),
+            "leaky_relu" => Ok(Op::LEAKY_RELU),
+            "hardtanh" => Ok(Op::HARDTANH),
+            "elu" => Ok(Op::ELU),
+            "selu" => Ok(Op::Selu),
             "tanh" => Ok(Op::Tanh),
             "sigmoid" => Ok(Op::Sigmoid),
-            "gelu" => Ok(Op::Gelu),
+            "gelu" => Ok(Op::GELU),
             "silu" => Ok(Op::Silu),
-            "softplus" => Ok(Op::Softplus),
+            "softplus" => Ok(Op::SOFTPLUS),
             "identity" => Ok(Op::Identity),
             name if NAMES.contains(&name) => Err(Error::Argument(format!(
                 "{name} has no size by itself, expected an operation that needs no arguments"

@@ -10,7 +10,7 @@ use std::ops::Range;
 use predictive_coding_kernels::{Activation, Conv, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
 use crate::network::{self, Layer, Network, elements};
-use crate::op::Op;
+use crate::op::{Approximation, Op};
 use crate::parameters::{OpKey, ParameterSpec, Role};
 use crate::wave::{Front, Wave};
 
@@ -600,7 +600,16 @@ impl<'a> Builder<'a> {
                     let (channels, size) = (input[0], [input[1], input[2]]);
                     Draft::Local(Local::adaptive_avg_pool(level, layout, channels, size, *output_size))
                 }
-                Op::Relu | Op::LeakyRelu { .. } | Op::Tanh | Op::Sigmoid | Op::Gelu | Op::Silu | Op::Softplus => {
+                Op::Relu
+                | Op::LeakyRelu { .. }
+                | Op::Hardtanh { .. }
+                | Op::Elu { .. }
+                | Op::Selu
+                | Op::Tanh
+                | Op::Sigmoid
+                | Op::Gelu { .. }
+                | Op::Silu
+                | Op::Softplus { .. } => {
                     drafts.extend(waiting.replace((activation(op), before)).map(|waiting| self.map(waiting)));
                     continue;
                 }
@@ -675,14 +684,18 @@ impl<'a> Builder<'a> {
 
 /// The kernel of an operation that is an activation.
 fn activation(op: &Op) -> Activation {
-    match op {
+    match *op {
         Op::Relu => Activation::Relu,
-        Op::LeakyRelu { negative_slope } => Activation::LeakyRelu { negative_slope: *negative_slope },
+        Op::LeakyRelu { negative_slope } => Activation::LeakyRelu { negative_slope },
+        Op::Hardtanh { min_val, max_val } => Activation::Hardtanh { min_val, max_val },
+        Op::Elu { alpha } => Activation::Elu { alpha },
+        Op::Selu => Activation::Selu,
         Op::Tanh => Activation::Tanh,
         Op::Sigmoid => Activation::Sigmoid,
-        Op::Gelu => Activation::Gelu,
+        Op::Gelu { approximate: Approximation::None } => Activation::Gelu,
+        Op::Gelu { approximate: Approximation::Tanh } => Activation::GeluTanh,
         Op::Silu => Activation::Silu,
-        Op::Softplus => Activation::Softplus,
+        Op::Softplus { beta, threshold } => Activation::Softplus { beta, threshold },
         _ => Activation::Identity,
     }
 }

@@ -1,7 +1,7 @@
 //! What computing in differences is for: in float32 the direct form loses the lower layers to
 //! rounding, and so do activations where they saturate; the library loses neither.
 
-use predictive_coding::{Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Start};
+use predictive_coding::{Approximation, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Start};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::forms;
@@ -68,7 +68,9 @@ fn grid() -> (Vec<f32>, Vec<f32>) {
 
 /// f(z + D) - f(z), where f64 has no digits to lose, or else as the integral of the slope.
 fn difference(op: &Op, z: f64, d: f64) -> f64 {
-    if matches!(op, Op::Relu | Op::LeakyRelu { .. }) {
+    let linear = matches!(op, Op::Relu | Op::LeakyRelu { .. } | Op::Hardtanh { .. });
+    let bent = matches!(op, Op::Elu { .. } | Op::Selu) && (z > 0.0) != (z + d > 0.0);
+    if linear || bent {
         return activation(op, z + d) - activation(op, z);
     }
     // Gauss's rule with three points.
@@ -89,7 +91,19 @@ fn tolerance(want: f64, by_z: f64, by_d: f64) -> f64 {
 
 fn elementwise() -> Vec<Op> {
     let leaky = [0.01, 1.5, -0.5].map(|negative_slope| Op::LeakyRelu { negative_slope });
-    leaky.into_iter().chain([Op::Relu, Op::Tanh, Op::Sigmoid, Op::Gelu, Op::Silu, Op::Softplus]).collect()
+    leaky
+        .into_iter()
+        .chain([Op::Relu, Op::Tanh, Op::Sigmoid, Op::GELU, Op::Silu, Op::SOFTPLUS])
+        .chain([
+            Op::HARDTANH,
+            Op::Hardtanh { min_val: 0.2, max_val: 1.5 },
+            Op::ELU,
+            Op::Elu { alpha: 0.3 },
+            Op::Selu,
+            Op::Gelu { approximate: Approximation::Tanh },
+            Op::Softplus { beta: 2.0, threshold: 30.0 },
+        ])
+        .collect()
 }
 
 /// An elementwise operation between two beliefs, the first of which starts at the input plus D:

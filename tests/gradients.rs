@@ -1,7 +1,9 @@
 //! The reference's derivatives against finite differences, the library's against the reference's,
 //! and Theorem 1: fixed-prediction with eta = 1 and n >= L is backpropagation.
 
-use predictive_coding::{AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity};
+use predictive_coding::{
+    Approximation, AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity,
+};
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::{forms, ways};
 use predictive_coding_reference::methods::{fixed, strict};
@@ -36,9 +38,16 @@ fn networks() -> Vec<(String, Network)> {
         Op::LeakyRelu { negative_slope: -0.5 },
         Op::Tanh,
         Op::Sigmoid,
-        Op::Gelu,
+        Op::GELU,
         Op::Silu,
-        Op::Softplus,
+        Op::SOFTPLUS,
+        Op::HARDTANH,
+        Op::Hardtanh { min_val: 0.2, max_val: 1.5 },
+        Op::ELU,
+        Op::Elu { alpha: 0.3 },
+        Op::Selu,
+        Op::Gelu { approximate: Approximation::Tanh },
+        Op::Softplus { beta: 2.0, threshold: 30.0 },
         Op::Identity,
     ];
     let linear = |out_features, bias| Op::Linear(Linear::new(out_features).with_bias(bias));

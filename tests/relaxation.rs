@@ -225,7 +225,7 @@ fn ties_and_kinks_are_decided_as_in_the_reference() {
 
 /// A strict relaxation whose energy climbs from its second iteration on.
 fn climbing() -> Case {
-    let layers = (0..4).map(|_| vec![Op::Linear(Linear::new(9)), Op::Softplus]).collect();
+    let layers = (0..4).map(|_| vec![Op::Linear(Linear::new(9)), Op::SOFTPLUS]).collect();
     let network = Network::new(&[7], Loss::MSE, layers).unwrap();
     Case::random(&mut random::generator(1), &network, strict(2.2, 12), 6)
 }

@@ -26,36 +26,63 @@ pub enum Activation {
         /// Slope for x <= 0, any finite number.
         negative_slope: f32,
     },
+    /// x limited to a range.
+    Hardtanh {
+        /// The least value.
+        min_val: f32,
+        /// The largest value, which is no smaller.
+        max_val: f32,
+    },
+    /// x where x > 0, `alpha` (e^x - 1) elsewhere.
+    Elu {
+        /// Minus the value far below 0, any finite number.
+        alpha: f32,
+    },
+    /// 1.0507 x where x > 0, 1.0507 times 1.6733 (e^x - 1) elsewhere.
+    Selu,
     /// Hyperbolic tangent.
     Tanh,
     /// 1 / (1 + e^-x).
     Sigmoid,
     /// x Phi(x).
     Gelu,
+    /// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, which is close to x Phi(x).
+    GeluTanh,
     /// x sigmoid(x).
     Silu,
-    /// log(1 + e^x).
-    Softplus,
+    /// log(1 + e^(beta x)) / beta, or x where beta x is above a threshold. From a threshold of 20 on that makes no
+    /// difference in f32, and is not done.
+    Softplus {
+        /// How steep the bend is, a finite number above 0.
+        beta: f32,
+        /// PyTorch's is 20.
+        threshold: f32,
+    },
 }
 
 impl Activation {
-    /// The name in model files, as in `leaky_relu`.
+    /// The name, as in `leaky_relu`.
     pub fn name(self) -> &'static str {
         match self {
             Activation::Identity => "identity",
             Activation::Relu => "relu",
             Activation::LeakyRelu { .. } => "leaky_relu",
+            Activation::Hardtanh { .. } => "hardtanh",
+            Activation::Elu { .. } => "elu",
+            Activation::Selu => "selu",
             Activation::Tanh => "tanh",
             Activation::Sigmoid => "sigmoid",
             Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
             Activation::Silu => "silu",
-            Activation::Softplus => "softplus",
+            Activation::Softplus { .. } => "softplus",
         }
     }
 
     /// Whether it consists of linear pieces, and so costs very little.
     pub fn is_piecewise_linear(self) -> bool {
-        matches!(self, Activation::Identity | Activation::Relu | Activation::LeakyRelu { .. })
+        use Activation::*;
+        matches!(self, Identity | Relu | LeakyRelu { .. } | Hardtanh { .. })
     }
 }
 
@@ -69,11 +96,15 @@ impl fmt::Display for Activation {
 impl FromStr for Activation {
     type Err = NameError;
 
-    /// The function of that name; leaky_relu has a slope of 0.01.
+    /// The function of that name with PyTorch's defaults: leaky_relu has a slope of 0.01, hardtanh a range of -1 to 1, elu
+    /// an alpha of 1, softplus a beta of 1 and a threshold of 20.
     fn from_str(name: &str) -> Result<Self, NameError> {
         use Activation::*;
-        const LEAKY: Activation = LeakyRelu { negative_slope: 0.01 };
-        NameError::find("activation", name, &[Identity, Relu, LEAKY, Tanh, Sigmoid, Gelu, Silu, Softplus])
+        let leaky = LeakyRelu { negative_slope: 0.01 };
+        let (hardtanh, elu) = (Hardtanh { min_val: -1.0, max_val: 1.0 }, Elu { alpha: 1.0 });
+        let softplus = Softplus { beta: 1.0, threshold: 20.0 };
+        let all = [Identity, Relu, leaky, hardtanh, elu, Selu, Tanh, Sigmoid, Gelu, GeluTanh, Silu, softplus];
+        NameError::find("activation", name, &all)
     }
 }
 
@@ -102,16 +133,26 @@ impl<F: Function, P: Pass> Kernel for With<F, P> {
 /// Runs a pass at a level, compiled for its function.
 pub(crate) fn with_function<P: Pass>(activation: Activation, level: Level, pass: P) {
     match activation {
-        Activation::Identity => dispatch(level, With(Identity, pass)),
-        Activation::Relu => dispatch(level, With(Relu, pass)),
-        Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
+        Activation::Elu { alpha } => dispatch(level, With(Elu::new(alpha.into(), 1.0), pass)),
+        Activation::Selu => dispatch(level, With(Elu::SELU, pass)),
         Activation::Tanh => dispatch(level, With(Tanh, pass)),
         Activation::Sigmoid => dispatch(level, With(Sigmoid, pass)),
         Activation::Gelu => dispatch(level, With(Gelu, pass)),
+        Activation::GeluTanh => dispatch(level, With(GeluTanh, pass)),
         Activation::Silu => dispatch(level, With(Silu, pass)),
-        Activation::Softplus => dispatch(level, With(Softplus, pass)),
+        Activation::Softplus { beta: 1.0, threshold: SURE.. } => dispatch(level, With(Softplus, pass)),
+        Activation::Softplus { beta, threshold } => {
+            let threshold = if threshold < SURE { threshold } else { f32::INFINITY };
+            dispatch(level, With(SharpSoftplus { beta, threshold }, pass));
+        }
+        Activation::Identity | Activation::Relu | Activation::LeakyRelu { .. } | Activation::Hardtanh { .. } => {
+            with_linear_pieces(activation, level, pass);
+        }
     }
 }
+
+/// The threshold from which on the softplus of what is above is itself, to f32's rounding.
+const SURE: f32 = 20.0;
 
 /// As [`with_function`], where the function is taken more often than its result is used: for those of which
 /// that is worth its time, and the time to compile it.
@@ -123,6 +164,7 @@ pub(crate) fn with_linear_pieces<P: Pass>(activation: Activation, level: Level, 
         Activation::Identity => dispatch(level, With(Identity, pass)),
         Activation::Relu => dispatch(level, With(Relu, pass)),
         Activation::LeakyRelu { negative_slope } => dispatch(level, With(LeakyRelu(negative_slope), pass)),
+        Activation::Hardtanh { min_val, max_val } => dispatch(level, With(Hardtanh { min_val, max_val }, pass)),
         _ => unreachable!("{activation:?} is not made of linear pieces"),
     }
 }
@@ -201,6 +243,73 @@ impl Function for LeakyRelu {
         let from_positive = s.select(w_positive, d, s.sub(s.mul(a, w), z));
         let from_negative = s.select(w_positive, s.sub(w, s.mul(a, z)), s.mul(a, d));
         s.select(s.eq(w, w), s.select(z_positive, from_positive, from_negative), w)
+    }
+}
+
+/// Slope 1 inside of the range, 0 at its ends (PyTorch's) and beyond.
+#[derive(Clone, Copy)]
+struct Hardtanh {
+    min_val: f32,
+    max_val: f32,
+}
+
+impl Function for Hardtanh {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.min(s.splat(self.max_val), s.max(s.splat(self.min_val), z))
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        let above = s.select(s.lt(s.splat(self.min_val), w), s.splat(1.0), s.splat(0.0));
+        s.select(s.lt(w, s.splat(self.max_val)), above, s.splat(0.0))
+    }
+    /// With y = f(z), how far w is from there, (z - y) + d, limited to the range about y.
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, _: S::V) -> S::V {
+        let y = self.value(s, z);
+        let (down, up) = (s.sub(s.splat(self.min_val), y), s.sub(s.splat(self.max_val), y));
+        s.min(up, s.max(down, s.add(s.sub(z, y), d)))
+    }
+}
+
+/// `slope` x above 0, `below` (e^x - 1) elsewhere.
+#[derive(Clone, Copy)]
+struct Elu {
+    slope: f32,
+    below: f32,
+}
+
+impl Elu {
+    /// Klambauer et al. (2017), with the digits of PyTorch.
+    const SELU: Elu = Elu::new(1.673_263_242_354_377_2, 1.050_700_987_355_480_5);
+
+    const fn new(alpha: f64, scale: f64) -> Self {
+        Elu { slope: scale as f32, below: (alpha * scale) as f32 }
+    }
+}
+
+impl Function for Elu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        let [above, below] = [s.mul(s.splat(self.slope), z), s.mul(s.splat(self.below), expm1(s, z))];
+        s.select(s.lt(s.splat(0.0), z), above, below)
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        s.select(s.lt(s.splat(0.0), w), s.splat(self.slope), s.mul(s.splat(self.below), exp(s, w)))
+    }
+    /// With the larger of z and w called upper: `slope` d above 0; `below` e^upper (1 - e^-|d|) with the sign of d below;
+    /// the difference of the values, of which one is above 0 and one is not, from one side to the other.
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let (zero, slope, below) = (s.splat(0.0), s.splat(self.slope), s.splat(self.below));
+        let (z_positive, w_positive, falls) = (s.lt(zero, z), s.lt(zero, w), s.lt(d, zero));
+        let size = s.mul(exp(s, s.select(falls, z, w)), expm1(s, s.neg(s.abs(d))));
+        let under = s.mul(below, s.select(falls, size, s.neg(size)));
+        let lower = expm1(s, s.select(z_positive, w, z));
+        let from_positive = s.select(w_positive, s.mul(slope, d), s.fma(below, lower, s.neg(s.mul(slope, z))));
+        let from_negative = s.select(w_positive, s.fma(s.neg(below), lower, s.mul(slope, w)), under);
+        s.select(z_positive, from_positive, from_negative)
     }
 }
 
@@ -358,5 +467,94 @@ impl Function for Gelu {
     #[inline(always)]
     fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
         s.fma(d, normal_distribution(s, w), s.mul(z, Gelu::distribution_difference(s, z, d, w)))
+    }
+}
+
+/// x sigmoid(q) with q(x) = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+#[derive(Clone, Copy)]
+struct GeluTanh;
+
+impl GeluTanh {
+    const TWICE_ROOT: f32 = 1.595_769_1;
+    const CUBIC: f32 = 0.044_715;
+
+    /// As far as sigmoid(q) is neither 0 nor 1, so that no power of it is infinite.
+    #[inline(always)]
+    fn limited<S: Simd>(s: S, x: S::V) -> S::V {
+        s.max(s.splat(-15.0), s.min(s.splat(15.0), x))
+    }
+
+    /// q(x) of what is [limited](Self::limited).
+    #[inline(always)]
+    fn argument<S: Simd>(s: S, x: S::V) -> S::V {
+        let bend = s.fma(s.mul(x, x), s.splat(Self::CUBIC), s.splat(1.0));
+        s.mul(s.mul(x, s.splat(Self::TWICE_ROOT)), bend)
+    }
+}
+
+impl Function for GeluTanh {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.mul(z, sigmoid(s, Self::argument(s, Self::limited(s, z))))
+    }
+    /// s(q) + w s(q) s(-q) q'(w).
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        let limited = Self::limited(s, w);
+        let q = Self::argument(s, limited);
+        let square = s.mul(limited, limited);
+        let steepness = s.mul(s.splat(Self::TWICE_ROOT), s.fma(square, s.splat(3.0 * Self::CUBIC), s.splat(1.0)));
+        let gate = sigmoid(s, q);
+        s.fma(s.mul(w, gate), s.mul(steepness, sigmoid(s, s.neg(q))), gate)
+    }
+    /// d s(q(w)) + z (s(q(w)) - s(q(z))), where q(w) - q(z) is d times what the sums of w^2 + w z + z^2, or
+    /// (w + z / 2)^2 + 3/4 z^2, make of it.
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let (z_limited, w_limited) = (Self::limited(s, z), Self::limited(s, w));
+        let [from, to] = [z_limited, w_limited].map(|x| Self::argument(s, x));
+        let shifted = s.fma(z_limited, s.splat(0.5), w_limited);
+        let squares = s.fma(s.mul(z_limited, s.splat(0.75)), z_limited, s.mul(shifted, shifted));
+        let bend = s.fma(squares, s.splat(Self::CUBIC), s.splat(1.0));
+        let step = s.mul(s.mul(d, s.splat(Self::TWICE_ROOT)), bend);
+        s.fma(d, sigmoid(s, to), s.mul(z, Sigmoid.difference(s, from, step, to)))
+    }
+}
+
+/// softplus(beta x) / beta, or x where beta x is above the threshold.
+#[derive(Clone, Copy)]
+struct SharpSoftplus {
+    beta: f32,
+    threshold: f32,
+}
+
+impl Function for SharpSoftplus {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        let scaled = s.mul(s.splat(self.beta), z);
+        let bent = s.div(softplus(s, scaled), s.splat(self.beta));
+        s.select(s.lt(s.splat(self.threshold), scaled), z, bent)
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(self, s: S, w: S::V) -> S::V {
+        let scaled = s.mul(s.splat(self.beta), w);
+        s.select(s.lt(s.splat(self.threshold), scaled), s.splat(1.0), sigmoid(s, scaled))
+    }
+    /// Softplus' own on one side of the threshold, d on the other. From one side to the other, with x that below: where x
+    /// is negative, the two values are subtracted; else it is d -+ softplus(-beta x) / beta, as
+    /// softplus(x) = x + softplus(-x).
+    #[inline(always)]
+    fn difference<S: Simd>(self, s: S, z: S::V, d: S::V, w: S::V) -> S::V {
+        let (beta, threshold) = (s.splat(self.beta), s.splat(self.threshold));
+        let [from, step, to] = [z, d, w].map(|x| s.mul(beta, x));
+        let (z_above, w_above) = (s.lt(threshold, from), s.lt(threshold, to));
+        let bent = s.div(Softplus.difference(s, from, step, to), beta);
+        let (lower, linear) = (s.select(z_above, to, from), s.select(z_above, z, w));
+        let falls = s.lt(lower, s.splat(0.0));
+        let gap = s.div(softplus(s, s.neg(s.abs(lower))), beta);
+        let rise = s.select(falls, s.sub(linear, gap), s.sub(s.abs(d), gap));
+        let from_above = s.select(w_above, d, s.neg(rise));
+        let from_below = s.select(w_above, rise, bent);
+        s.select(z_above, from_above, from_below)
     }
 }

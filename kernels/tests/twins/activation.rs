@@ -4,11 +4,11 @@
 //! f(w) or f'(w), and what f does to that error is inherent: e^-|w|, the tail of sigmoid (of silu
 //! and softplus below 0), changes by |w| roundings, that of tanh by 2 |w|, that of gelu, which is
 //! e^(-w^2/2), by w^2; a function that is linear at w changes by one. To this come a few roundings
-//! of the arithmetic.
+//! of the arithmetic, and what those of an argument that is computed do to it.
 
 use std::iter::zip;
 
-use approx::assert_relative_eq;
+use approx::{assert_relative_eq, relative_eq};
 use predictive_coding_kernels::{Activation, Layout, Level, Local, Relaxing, lanes};
 use rand::RngExt;
 
@@ -16,7 +16,7 @@ use crate::common::*;
 use crate::local;
 use crate::naive;
 
-pub const ALL: [Activation; 12] = [
+pub const ALL: [Activation; 21] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu { negative_slope: 0.01 },
@@ -24,11 +24,20 @@ pub const ALL: [Activation; 12] = [
     Activation::LeakyRelu { negative_slope: 1.5 },
     Activation::LeakyRelu { negative_slope: 0.0 },
     Activation::LeakyRelu { negative_slope: -0.5 },
+    Activation::Hardtanh { min_val: -1.0, max_val: 1.0 },
+    Activation::Hardtanh { min_val: 0.3, max_val: 2.5 },
+    Activation::Elu { alpha: 1.0 },
+    Activation::Elu { alpha: 0.3 },
+    Activation::Elu { alpha: -2.0 },
+    Activation::Selu,
     Activation::Tanh,
     Activation::Sigmoid,
     Activation::Gelu,
+    Activation::GeluTanh,
     Activation::Silu,
-    Activation::Softplus,
+    Activation::Softplus { beta: 1.0, threshold: 20.0 },
+    Activation::Softplus { beta: 0.3, threshold: 30.0 },
+    Activation::Softplus { beta: 2.0, threshold: 3.0 },
 ];
 
 /// Roundings of the arithmetic in a value, a slope or a difference, and those that the rounding of
@@ -39,11 +48,22 @@ pub fn roundings(activation: Activation, w: f64) -> (f64, f64) {
         Activation::Identity => (0.0, 0.0),
         Activation::Relu => (1.0, 0.0),
         Activation::LeakyRelu { .. } => (3.0, 0.0),
+        Activation::Hardtanh { .. } => (2.0, 0.0),
+        Activation::Elu { .. } | Activation::Selu => (8.0, 1.0 + below),
         Activation::Tanh => (6.0, 2.0 * w.abs().min(55.0)),
         Activation::Sigmoid => (6.0, w.abs().min(110.0)),
         Activation::Silu => (6.0, 1.0 + below),
-        Activation::Softplus => (8.0, 1.0 + below),
+        // The product with beta is rounded too.
+        Activation::Softplus { beta, .. } => {
+            let below = (f64::from(beta) * -w).clamp(0.0, 110.0);
+            (8.0 + if beta == 1.0 { 0.0 } else { 3.0 + below }, 1.0 + below)
+        }
         Activation::Gelu => (16.0, 1.0 + below.min(15.0).powi(2)),
+        // The argument q is the product of three factors, and q' w at most 3 q.
+        Activation::GeluTanh => {
+            let argument = naive::gelu_argument(-below).abs().min(110.0);
+            (16.0 + 5.0 * argument, 1.0 + 3.0 * argument)
+        }
         other => panic!("{other} is not written down here"),
     }
 }
@@ -58,6 +78,18 @@ pub fn difference_size(activation: Activation, z: f64, d: f64) -> f64 {
         Activation::LeakyRelu { negative_slope } if (z > 0.0) != (w > 0.0) => {
             let slope = |x: f64| if x > 0.0 { 1.0 } else { f64::from(negative_slope.abs()) };
             slope(w) * w.abs() + slope(z) * z.abs()
+        }
+        Activation::Elu { .. } | Activation::Selu if (z > 0.0) != (w > 0.0) => {
+            naive::activation_value(activation, w).abs() + naive::activation_value(activation, z).abs()
+        }
+        Activation::Hardtanh { .. } if naive::activation_slope(activation, z) == 0.0 => d.abs(),
+        Activation::Softplus { .. } if naive::is_above(activation, z) != naive::is_above(activation, w) => {
+            d.abs() + naive::activation_difference(activation, z, d).abs()
+        }
+        Activation::GeluTanh => {
+            let gate = |x: f64| naive::activation_value(Activation::Sigmoid, naive::gelu_argument(x));
+            let term = naive::activation_difference(activation, z, d) - d * gate(w);
+            d.abs() * gate(w) + term.abs()
         }
         Activation::Silu => of_product(Activation::Sigmoid, naive::activation_value(Activation::Sigmoid, w)),
         Activation::Gelu => {
@@ -75,12 +107,34 @@ pub fn slope_size(activation: Activation, w: f64) -> f64 {
     let gate = |x: f64| naive::activation_value(Activation::Sigmoid, x);
     match activation {
         Activation::Silu => gate(w) * (1.0 + w.abs() * gate(-w)),
+        // 1 + q' w s(-q) with a plus for every term; q' w is at most 3 q.
+        Activation::GeluTanh => {
+            let q = naive::gelu_argument(w);
+            gate(q) + 3.0 * q.abs().min(110.0) * gate(q) * gate(-q)
+        }
         // Phi(w) + |w phi(w)|; Phi(w) is the mean of the slopes at w and -w, plus the odd part.
         Activation::Gelu if w < 0.0 => {
             let distribution = naive::activation_value(activation, w) / w;
             2.0 * distribution - naive::activation_slope(activation, w)
         }
         _ => naive::activation_slope(activation, w).abs(),
+    }
+}
+
+/// What the underflow of a slope's terms is multiplied by.
+fn slope_reach(activation: Activation, w: f64) -> f64 {
+    match activation {
+        Activation::GeluTanh => 3.0 * naive::gelu_argument(w).abs().min(110.0),
+        _ => w.abs(),
+    }
+}
+
+/// Where the slope or the value jumps.
+fn kinks(activation: Activation) -> Vec<f64> {
+    match activation {
+        Activation::Hardtanh { min_val, max_val } => vec![min_val.into(), max_val.into()],
+        Activation::Softplus { beta, threshold } if threshold < 20.0 => vec![f64::from(threshold) / f64::from(beta)],
+        _ => vec![0.0],
     }
 }
 
@@ -175,12 +229,13 @@ fn values_and_slopes() {
     for (level, activation) in levels().into_iter().flat_map(|level| ALL.map(|activation| (level, activation))) {
         let [value, slope] = forward(activation, level, &z);
         let wide = widen(&z);
-        let bound = roundings(activation, 0.0).0 * ROUNDING;
+        let bound = |i: usize| roundings(activation, wide[i]).0 * ROUNDING;
         let want: Vec<f64> = wide.iter().map(|&z| naive::activation_value(activation, z)).collect();
-        let tolerance = |i: usize| bound * want[i].abs() + underflow(wide[i].abs());
+        let tolerance = |i: usize| bound(i) * want[i].abs() + underflow(wide[i].abs());
         assert_within(&value, &want, tolerance, &(level, activation, "value"));
         let want: Vec<f64> = wide.iter().map(|&z| naive::activation_slope(activation, z)).collect();
-        let tolerance = |i: usize| bound * slope_size(activation, wide[i]) + underflow(wide[i].abs());
+        let tolerance =
+            |i: usize| bound(i) * slope_size(activation, wide[i]) + underflow(slope_reach(activation, wide[i]));
         assert_within(&slope, &want, tolerance, &(level, activation, "slope"));
     }
 }
@@ -190,11 +245,14 @@ fn differences_and_errors() {
     let (zs, ds) = (grid(), deviations());
     let pairs = zs.iter().flat_map(|&z| ds.iter().map(move |&d| (z, d)));
     let (mut z, mut d): (Vec<f32>, Vec<f32>) = pairs.unzip();
-    // Deviations to the other side of 0, to 0 and nearly to 0.
-    for &at in &zs {
+    // Deviations to the other side of a kink, to the kink and nearly to it.
+    let mut every: Vec<f64> = ALL.into_iter().flat_map(kinks).collect();
+    every.sort_by(f64::total_cmp);
+    every.dedup();
+    for (&at, &kink) in zs.iter().flat_map(|at| every.iter().map(move |kink| (at, kink))) {
         for factor in [0.5, 1.0 - 1e-6, 1.0, 1.0 + 1e-6, 1.5, 2.0, 3.0] {
             z.push(at);
-            d.push(-at * factor);
+            d.push((kink as f32 - at) * factor);
         }
     }
     let mut rng = generator(30);
@@ -218,8 +276,14 @@ fn differences_and_errors() {
                 (own + inherent) * ROUNDING
             };
             let got: Vec<_> = zip(&z, &d).collect();
+            let kinks = kinks(activation);
+            let beside = |i: usize, kink: &f64| f64::from(z[i] + d[i]).total_cmp(kink) != w[i].total_cmp(kink);
+            let beside_kink = |i: usize| kinks.iter().any(|kink| beside(i, kink));
             let [error, pulled] = relax(activation, level, &z, &d, &u);
-            for (i, (&g, &want)) in difference.iter().zip(&want).enumerate() {
+            // The threshold of a softplus is a step of the value itself.
+            let steps = matches!(activation, Activation::Softplus { .. });
+            let differences = difference.iter().zip(&want).enumerate();
+            for (i, (&g, &want)) in differences.filter(|&(i, _)| !(steps && beside_kink(i))) {
                 let case = (level, activation, "difference", got[i]);
                 let tolerance = bound(i) * size[i] + floor(i);
                 assert_within(&[g], &[want], |_| tolerance, &case);
@@ -227,10 +291,11 @@ fn differences_and_errors() {
                 let tolerance = tolerance + ROUNDING * want.abs();
                 assert_within(&error[i..=i], &[want], |_| tolerance, &(level, activation, "error", got[i]));
             }
-            // The slope of a kink jumps where the rounding of w reaches 0.
-            for i in (0..w.len()).filter(|&i| f64::from(z[i] + d[i]).signum() == w[i].signum()) {
+            // The slope jumps where the rounding of w reaches a kink.
+            for i in (0..w.len()).filter(|&i| !beside_kink(i)) {
                 let case = (level, activation, "slope", got[i]);
-                let tolerance = bound(i) * slope_size(activation, w[i]) + floor(i);
+                let reach = slope_reach(activation, w[i]).max(wide_z[i].abs() + wide_d[i].abs());
+                let tolerance = bound(i) * slope_size(activation, w[i]) + underflow(reach);
                 assert_within(&slope[i..=i], &slopes[i..=i], |_| tolerance, &case);
                 let (error, case) = (f64::from(error[i]), (level, activation, "pulled error", got[i]));
                 let want = error * slopes[i];
@@ -274,7 +339,9 @@ fn infinity_travels() {
         let value_at = |z: &f64| naive::activation_value(activation, *z);
         let slope_at = |z: &f64| naive::activation_slope(activation, *z);
         let wide = widen(&z);
-        assert_within(&value, &wide.iter().map(value_at).collect::<Vec<_>>(), |_| 0.0, &(level, activation));
+        // The constants of selu are rounded.
+        let off = if activation == Activation::Selu { 2.0 * ROUNDING } else { 0.0 };
+        assert_within(&value, &wide.iter().map(value_at).collect::<Vec<_>>(), |_| off, &(level, activation));
         assert_within(&slope, &wide.iter().map(slope_at).collect::<Vec<_>>(), |_| 1e-7, &(level, activation, "slope"));
         for start in [-3.0, -0.1, 0.0, 0.2, 5.0] {
             let [difference, slope] = push(activation, level, &[start; 2], &z);
@@ -297,11 +364,19 @@ fn slopes_at_zero() {
             (Activation::Identity, 1.0),
             (Activation::Relu, 0.0),
             (leaky, 0.2),
+            (Activation::Hardtanh { min_val: -1.0, max_val: 1.0 }, 1.0),
+            (Activation::Hardtanh { min_val: 0.0, max_val: 1.0 }, 0.0),
+            (Activation::Hardtanh { min_val: -1.0, max_val: 0.0 }, 0.0),
+            (Activation::Elu { alpha: 0.3 }, 0.3),
+            (Activation::Selu, 1.758_099_3),
+            (Activation::GeluTanh, 0.5),
             (Activation::Tanh, 1.0),
             (Activation::Sigmoid, 0.25),
             (Activation::Gelu, 0.5),
             (Activation::Silu, 0.5),
-            (Activation::Softplus, 0.5),
+            (Activation::Softplus { beta: 1.0, threshold: 20.0 }, 0.5),
+            (Activation::Softplus { beta: 3.0, threshold: 0.0 }, 0.5),
+            (Activation::Softplus { beta: 3.0, threshold: -1.0 }, 1.0),
         ] {
             for zero in [0.0, -0.0] {
                 assert_relative_eq!(forward(activation, level, &[zero])[1][0], expected, max_relative = 4e-7);
@@ -368,7 +443,8 @@ fn twins_have_known_values() {
         assert_relative_eq!(distribution(z), phi, max_relative = 1e-12);
     }
     assert_relative_eq!(naive::activation_value(Activation::Silu, 1.0), 0.731_058_578_630_005, max_relative = 1e-14);
-    assert_relative_eq!(naive::activation_value(Activation::Softplus, 0.0), 2f64.ln(), max_relative = 1e-15);
+    let softplus = Activation::Softplus { beta: 2.0, threshold: 20.0 };
+    assert_relative_eq!(naive::activation_value(softplus, 0.0), 2f64.ln() / 2.0, max_relative = 1e-15);
 }
 
 /// For d that is not small the twins' differences are those of two values, for small d they are
@@ -380,7 +456,11 @@ fn twins_agree_with_each_other() {
             for d in [-7.0, -1.5, -0.99, -0.11, -0.09, 0.09, 0.11, 0.99, 1.5, 7.0] {
                 let value = |x: f64| naive::activation_value(activation, x);
                 let difference = naive::activation_difference(activation, z, d);
-                assert_relative_eq!(difference, value(z + d) - value(z), epsilon = 2e-14, max_relative = 1e-13);
+                let expected = value(z + d) - value(z);
+                assert!(
+                    relative_eq!(difference, expected, epsilon = 4e-14, max_relative = 1e-13),
+                    "{activation:?} at {z}, {d}: {difference}, not {expected}"
+                );
             }
             for d in [-1e-4, -1e-9, 1e-30, 1e-6, 1e-4] {
                 let expected = d * naive::activation_slope(activation, z + d / 2.0);

@@ -203,11 +203,25 @@ pub fn activation_value(activation: Activation, z: f64) -> f64 {
         Activation::Relu if z <= 0.0 => 0.0,
         Activation::Relu => z,
         Activation::LeakyRelu { negative_slope } => leaky(negative_slope, z) * z,
+        // A NaN is neither below nor above.
+        Activation::Hardtanh { min_val, .. } if z < f64::from(min_val) => min_val.into(),
+        Activation::Hardtanh { max_val, .. } if z > f64::from(max_val) => max_val.into(),
+        Activation::Hardtanh { .. } => z,
+        Activation::Elu { alpha } => {
+            if z > 0.0 {
+                z
+            } else {
+                f64::from(alpha) * z.exp_m1()
+            }
+        }
+        Activation::Selu => SELU[0] * if z > 0.0 { z } else { SELU[1] * z.exp_m1() },
         Activation::Tanh => z.tanh(),
         Activation::Sigmoid => sigmoid(z),
         Activation::Gelu => z * normal_distribution(z),
+        Activation::GeluTanh => z * sigmoid(gelu_argument(z)),
         Activation::Silu => z * sigmoid(z),
-        Activation::Softplus => f64::max(z, 0.0) + (-z.abs()).exp().ln_1p(),
+        Activation::Softplus { .. } if is_above(activation, z) => z,
+        Activation::Softplus { beta, .. } => softplus(f64::from(beta) * z) / f64::from(beta),
         other => panic!("{other} is not written down here"),
     }
 }
@@ -218,11 +232,27 @@ pub fn activation_slope(activation: Activation, z: f64) -> f64 {
         Activation::Identity => 1.0,
         Activation::Relu => leaky(0.0, z),
         Activation::LeakyRelu { negative_slope } => leaky(negative_slope, z),
+        Activation::Hardtanh { min_val, max_val } => f64::from(z > f64::from(min_val) && z < f64::from(max_val)),
+        Activation::Elu { alpha } => {
+            if z > 0.0 {
+                1.0
+            } else {
+                f64::from(alpha) * z.exp()
+            }
+        }
+        Activation::Selu => SELU[0] * if z > 0.0 { 1.0 } else { SELU[1] * z.exp() },
         Activation::Tanh => z.cosh().powi(-2),
         Activation::Sigmoid => sigmoid(z) * sigmoid(-z),
         Activation::Gelu => normal_distribution(z) + z * normal_density(z),
+        Activation::GeluTanh => {
+            let (q, steepness) = (gelu_argument(z), (8.0 / PI).sqrt() * (1.0 + 3.0 * 0.044715 * z * z));
+            // Where the product is infinite the exponential has won.
+            let gate = sigmoid(q) * sigmoid(-q);
+            sigmoid(q) + z * if gate == 0.0 && z.is_finite() { 0.0 } else { gate * steepness }
+        }
         Activation::Silu => sigmoid(z) * (1.0 + z * sigmoid(-z)),
-        Activation::Softplus => sigmoid(z),
+        Activation::Softplus { .. } if is_above(activation, z) => 1.0,
+        Activation::Softplus { beta, .. } => sigmoid(f64::from(beta) * z),
         other => panic!("{other} is not written down here"),
     }
 }
@@ -238,15 +268,46 @@ pub fn activation_difference(activation: Activation, z: f64, d: f64) -> f64 {
         Activation::Relu | Activation::LeakyRelu { .. } => {
             activation_value(activation, w) - activation_value(activation, z)
         }
+        // How far w is from f(z), as far as the range goes.
+        Activation::Hardtanh { min_val, max_val } => {
+            let y = activation_value(activation, z);
+            let limits = [min_val, max_val].map(|limit| f64::from(limit) - y);
+            match z - y + d {
+                beyond if beyond < limits[0] => limits[0],
+                beyond if beyond > limits[1] => limits[1],
+                inside => inside,
+            }
+        }
+        Activation::Elu { .. } if z > 0.0 && w > 0.0 => d,
+        Activation::Selu if z > 0.0 && w > 0.0 => SELU[0] * d,
+        // e^w - e^z
+        Activation::Elu { .. } | Activation::Selu if z <= 0.0 && w <= 0.0 => {
+            -activation_slope(activation, z.max(w)) * (-d.abs()).exp_m1() * d.signum()
+        }
+        Activation::Elu { .. } | Activation::Selu => activation_value(activation, w) - activation_value(activation, z),
         Activation::Tanh => tanh_difference(z, d),
         // sigmoid(x) = (1 + tanh(x / 2)) / 2
         Activation::Sigmoid => tanh_difference(z / 2.0, d / 2.0) / 2.0,
         Activation::Gelu => d * normal_distribution(w) + z * normal_difference(z, d),
+        Activation::GeluTanh => {
+            // z^2 + z w + w^2
+            let bend = 1.0 + 0.044715 * ((w + z / 2.0).powi(2) + 0.75 * z * z);
+            let step = if d == 0.0 { 0.0 } else { (8.0 / PI).sqrt() * d * bend };
+            let (from, to) = (gelu_argument(z), gelu_argument(w));
+            // A large argument and its step do not add up to a small one.
+            let gates = match step.abs() < 1.0 {
+                true => tanh_difference(from / 2.0, step / 2.0) / 2.0,
+                false if from > 0.0 && to > 0.0 => sigmoid(-from) - sigmoid(-to),
+                false => sigmoid(to) - sigmoid(from),
+            };
+            d * sigmoid(to) + z * gates
+        }
         Activation::Silu => d * sigmoid(w) + z * tanh_difference(z / 2.0, d / 2.0) / 2.0,
-        Activation::Softplus if d.abs() < 1.0 => (sigmoid(z) * d.exp_m1()).ln_1p(),
-        // log(1 + e^x) = x + log(1 + e^-x)
-        Activation::Softplus if z > 0.0 && w > 0.0 => d + (-w).exp().ln_1p() - (-z).exp().ln_1p(),
-        Activation::Softplus => activation_value(activation, w) - activation_value(activation, z),
+        Activation::Softplus { beta, .. } => match [is_above(activation, z), is_above(activation, w)] {
+            [true, true] => d,
+            [false, false] => softplus_difference(f64::from(beta) * z, f64::from(beta) * d) / f64::from(beta),
+            _ => activation_value(activation, w) - activation_value(activation, z),
+        },
         other => panic!("{other} is not written down here"),
     }
 }
@@ -254,6 +315,34 @@ pub fn activation_difference(activation: Activation, z: f64, d: f64) -> f64 {
 /// The slope of the leaky ReLU: that of the negative side at 0, as PyTorch's.
 fn leaky(negative_slope: f32, z: f64) -> f64 {
     if z > 0.0 { 1.0 } else { f64::from(negative_slope) }
+}
+
+/// Scale and alpha of the self-normalising network: Klambauer et al. (2017), appendix A1.
+const SELU: [f64; 2] = [1.050_700_987_355_480_5, 1.673_263_242_354_377_3];
+
+/// Twice the argument of the tanh.
+pub fn gelu_argument(x: f64) -> f64 {
+    (8.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))
+}
+
+/// Whether the softplus of x is said to be x: from a threshold of 20 on it is close enough by itself.
+pub fn is_above(activation: Activation, x: f64) -> bool {
+    matches!(activation, Activation::Softplus { beta, threshold }
+        if threshold < 20.0 && f64::from(beta) * x > f64::from(threshold))
+}
+
+fn softplus(z: f64) -> f64 {
+    f64::max(z, 0.0) + (-z.abs()).exp().ln_1p()
+}
+
+fn softplus_difference(z: f64, d: f64) -> f64 {
+    let w = z + d;
+    match d.abs() < 1.0 {
+        true => (sigmoid(z) * d.exp_m1()).ln_1p(),
+        // log(1 + e^x) = x + log(1 + e^-x)
+        false if z > 0.0 && w > 0.0 => d + (-w).exp().ln_1p() - (-z).exp().ln_1p(),
+        false => softplus(w) - softplus(z),
+    }
 }
 
 fn sigmoid(z: f64) -> f64 {

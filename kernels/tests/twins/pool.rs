@@ -31,12 +31,13 @@ fn reaches(shape: &ConvShape) -> bool {
 }
 
 /// Activations that make multiples of 1/8 of the coarse values, so that everything is exact.
-const EXACT: [Activation; 5] = [
+const EXACT: [Activation; 6] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu { negative_slope: 1.5 },
     Activation::LeakyRelu { negative_slope: 0.0 },
     Activation::LeakyRelu { negative_slope: -0.5 },
+    Activation::Hardtanh { min_val: -0.5, max_val: 0.75 },
 ];
 
 /// J(w)^T gradient: what stands at the winners' places, times the slopes there.
@@ -192,12 +193,13 @@ fn max_pool_of_activations() {
             assert_within(&error, &want_error, |i| tolerance + ROUNDING * want_error[i].abs(), &(case, "errors"));
             back(&error, "pulled errors", &pulled);
         }
-        // Functions that are constant below 0 have windows of equals.
-        let flat = matches!(activation, Activation::Relu | Activation::LeakyRelu { negative_slope: 0.0 });
-        assert!(
-            close * 100 <= all * if flat { 50 } else { 1 },
-            "{tiling:?} {activation:?}: {close} of {all} are close"
-        );
+        // Functions that are constant below 0, or above a limit, have windows of equals.
+        let most = match activation {
+            Activation::Relu | Activation::LeakyRelu { negative_slope: 0.0 } => 50,
+            Activation::Hardtanh { .. } => 80,
+            _ => 1,
+        };
+        assert!(close * 100 <= all * most, "{tiling:?} {activation:?}: {close} of {all} are close");
     }
 }
 
@@ -264,7 +266,9 @@ fn differences_of_a_lasting_winner_do_not_cancel() {
                 all += output;
             }
         }
-        assert!(lasting * 2 > all, "{tiling:?} {activation:?}: {lasting} of {all}");
+        // Where most of the largest are equals, few lead.
+        let least = if matches!(activation, Activation::Hardtanh { .. }) { 4 } else { 2 };
+        assert!(lasting * least > all, "{tiling:?} {activation:?}: {lasting} of {all}");
     }
 }
 

@@ -7,7 +7,7 @@
 use std::f64::consts::{PI, SQRT_2};
 use std::ops::Range;
 
-use predictive_coding::{Op, ParameterSpec, Role};
+use predictive_coding::{Approximation, Op, ParameterSpec, Role};
 
 use crate::real::Real;
 
@@ -232,6 +232,14 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
+/// Scale and alpha, from torch.nn.SELU's page.
+const SELU: [f64; 2] = [1.050_700_987_355_480_5, 1.673_263_242_354_377_3];
+
+/// (1 + tanh(x)) / 2 is the sigmoid of 2 x.
+fn tanh_argument(x: f64) -> f64 {
+    (8.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))
+}
+
 /// The normal distribution function.
 fn normal(x: f64) -> f64 {
     0.5 * libm::erfc(-x / SQRT_2)
@@ -244,9 +252,26 @@ pub fn activation(op: &Op, x: f64) -> f64 {
         Op::LeakyRelu { negative_slope } => x * if x > 0.0 { 1.0 } else { f64::from(negative_slope) },
         Op::Tanh => x.tanh(),
         Op::Sigmoid => sigmoid(x),
-        Op::Gelu => x * normal(x),
+        Op::Hardtanh { min_val, max_val } => x.clamp(min_val.into(), max_val.into()),
+        Op::Elu { alpha } => {
+            if x > 0.0 {
+                x
+            } else {
+                f64::from(alpha) * x.exp_m1()
+            }
+        }
+        Op::Selu => SELU[0] * if x > 0.0 { x } else { SELU[1] * x.exp_m1() },
+        Op::Gelu { approximate: Approximation::Tanh } => x * sigmoid(tanh_argument(x)),
+        Op::Gelu { .. } => x * normal(x),
         Op::Silu => x * sigmoid(x),
-        Op::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        Op::Softplus { beta, threshold } => {
+            let scaled = f64::from(beta) * x;
+            if scaled > threshold.into() {
+                x
+            } else {
+                (scaled.max(0.0) + (-scaled.abs()).exp().ln_1p()) / f64::from(beta)
+            }
+        }
         _ => unreachable!("{} is not elementwise", op.name()),
     }
 }
@@ -264,9 +289,25 @@ pub fn slope(op: &Op, x: f64) -> f64 {
         }
         Op::Tanh => x.cosh().powi(-2),
         Op::Sigmoid => sigmoid(x) * sigmoid(-x),
-        Op::Gelu => normal(x) + x * (-x * x / 2.0).exp() / (2.0 * PI).sqrt(),
+        Op::Hardtanh { min_val, max_val } => f64::from(x > min_val.into() && x < max_val.into()),
+        Op::Elu { alpha } => {
+            if x > 0.0 {
+                1.0
+            } else {
+                f64::from(alpha) * x.exp()
+            }
+        }
+        Op::Selu => SELU[0] * if x > 0.0 { 1.0 } else { SELU[1] * x.exp() },
+        Op::Gelu { approximate: Approximation::Tanh } => {
+            let (q, steepness) = (tanh_argument(x), (8.0 / PI).sqrt() * (1.0 + 0.134145 * x * x));
+            sigmoid(q) + x * sigmoid(q) * sigmoid(-q) * steepness
+        }
+        Op::Gelu { .. } => normal(x) + x * (-x * x / 2.0).exp() / (2.0 * PI).sqrt(),
         Op::Silu => sigmoid(x) + x * sigmoid(x) * sigmoid(-x),
-        Op::Softplus => sigmoid(x),
+        Op::Softplus { beta, threshold } => {
+            let scaled = f64::from(beta) * x;
+            if scaled > threshold.into() { 1.0 } else { sigmoid(scaled) }
+        }
         _ => unreachable!("{} is not elementwise", op.name()),
     }
 }

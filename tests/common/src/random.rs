@@ -1,8 +1,8 @@
 //! Random networks, parameters and data, the same for the same seed.
 
 use predictive_coding::{
-    AvgPool2d, Branch, Conv2d, ErrorBased, FreeInput, LayerSpec, Linear, Loss, LossFunction, MaxPool2d, Method,
-    Network, Nudge, Op, Parameters, Reduction, Solver, Strict, Targets,
+    Approximation, AvgPool2d, Branch, Conv2d, ErrorBased, FreeInput, LayerSpec, Linear, Loss, LossFunction, MaxPool2d,
+    Method, Network, Nudge, Op, Parameters, Reduction, Solver, Strict, Targets,
 };
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -238,8 +238,27 @@ fn avg_pool(rng: &mut ChaCha8Rng) -> AvgPool2d {
 
 fn elementwise(rng: &mut ChaCha8Rng) -> Op {
     let negative_slope = *[0.01, 0.2, 1.0, 1.5, 0.0, -0.5].choose(rng).expect("some");
-    [Op::Relu, Op::LeakyRelu { negative_slope }, Op::Tanh, Op::Sigmoid, Op::Gelu, Op::Silu, Op::Softplus, Op::Identity]
-        .choose(rng)
-        .expect("some")
-        .clone()
+    let hardtanh = Op::Hardtanh { min_val: rng.random_range(-2.0..0.0), max_val: rng.random_range(0.1..2.0) };
+    let elu = Op::Elu { alpha: *[1.0, 0.3, 2.0].choose(rng).expect("some") };
+    // Below, the step at the threshold would make all the difference.
+    let softplus = Op::Softplus { beta: rng.random_range(0.5..3.0), threshold: rng.random_range(16.0..30.0) };
+    let gelu_tanh = Op::Gelu { approximate: Approximation::Tanh };
+    [
+        Op::Relu,
+        Op::LeakyRelu { negative_slope },
+        hardtanh,
+        elu,
+        Op::Selu,
+        Op::Tanh,
+        Op::Sigmoid,
+        Op::GELU,
+        gelu_tanh,
+        Op::Silu,
+        Op::SOFTPLUS,
+        softplus,
+        Op::Identity,
+    ]
+    .choose(rng)
+    .expect("some")
+    .clone()
 }

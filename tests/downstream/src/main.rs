@@ -22,7 +22,7 @@ fn steps() -> Result<()> {
     let pool = Op::MaxPool2d(MaxPool2d::new([2, 2]));
     let layers = vec![
         vec![conv(17), Op::Relu, pool.clone()],
-        vec![conv(5), Op::Gelu, pool, Op::Flatten],
+        vec![conv(5), Op::GELU, pool, Op::Flatten],
         vec![Op::Linear(Linear::new(20)), Op::Tanh],
         vec![Op::Linear(Linear::new(10))],
     ];
