@@ -40,13 +40,12 @@ fn convolutions(criterion: &mut Criterion) {
     println!("level {level}, FMA peak of one thread {:.0} GFLOP/s", pool.install(|| fma_peak(level)));
     for (layout, [c, o, size, padding]) in LAYOUTS.into_iter().flat_map(|layout| SHAPES.map(|shape| (layout, shape))) {
         let shape = ConvShape {
-            in_channels: c,
-            out_channels: o,
             input: [size, size],
             kernel: [3, 3],
             stride: [1, 1],
             padding: [padding, padding],
             dilation: [1, 1],
+            ..ConvShape::linear(c, o)
         };
         let conv = Conv::new(level, layout, shape, Algorithm::Auto);
         let weight = noise(o * c * 9, 1);

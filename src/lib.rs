@@ -87,7 +87,7 @@ pub use method::{
 #[doc(hidden)]
 pub use network::ModelFile;
 pub use network::{Branch, Layer, LayerSpec, Network};
-pub use op::{Approximation, AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
+pub use op::{Approximation, AvgPool2d, Conv2d, Linear, MaxPool2d, Op, Padding};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};

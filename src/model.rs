@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::loss::{Loss, Reduction};
 use crate::network::{Branch, LayerSpec, Network};
-use crate::op::{Approximation, AvgPool2d, Conv2d, Linear, MaxPool2d, Op};
+use crate::op::{Approximation, AvgPool2d, Conv2d, Linear, MaxPool2d, Op, Padding};
 
 /// No description of a chain of layers needs more bytes than this.
 const MAX_BYTES: u64 = 16 << 20;
@@ -242,7 +242,7 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             out_channels: arguments.count("out_channels")?,
             kernel_size: arguments.size("kernel_size")?,
             stride: arguments.size_or("stride", [1, 1])?,
-            padding: arguments.size_or("padding", [0, 0])?,
+            padding: arguments.padding()?,
             dilation: arguments.size_or("dilation", [1, 1])?,
             bias: arguments.flag_or("bias", true)?,
             scale: arguments.real_or("scale", 1.0)?,
@@ -259,6 +259,7 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
                 stride: arguments.size_or("stride", kernel_size)?,
                 padding: arguments.size_or("padding", [0, 0])?,
                 dilation: arguments.size_or("dilation", [1, 1])?,
+                ceil_mode: arguments.flag_or("ceil_mode", false)?,
             })
         }
         "avg_pool2d" => {
@@ -267,6 +268,9 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
                 kernel_size,
                 stride: arguments.size_or("stride", kernel_size)?,
                 padding: arguments.size_or("padding", [0, 0])?,
+                ceil_mode: arguments.flag_or("ceil_mode", false)?,
+                count_include_pad: arguments.flag_or("count_include_pad", true)?,
+                divisor_override: arguments.optional_count("divisor_override")?,
             })
         }
         "adaptive_avg_pool2d" => Op::AdaptiveAvgPool2d { output_size: arguments.size("output_size")? },
@@ -308,9 +312,30 @@ impl<'a> Arguments<'a> {
     }
 
     fn count(&mut self, name: &'static str) -> std::result::Result<usize, String> {
-        const EXPECTED: &str = "a whole number of at least 1";
-        let value = self.find(name).ok_or_else(|| self.missing(name, EXPECTED))?;
-        whole(value).ok_or_else(|| self.wrong(name, value, EXPECTED))
+        self.optional_count(name)?.ok_or_else(|| self.missing(name, COUNT))
+    }
+
+    fn optional_count(&mut self, name: &'static str) -> std::result::Result<Option<usize>, String> {
+        let Some(value) = self.find(name) else { return Ok(None) };
+        whole(value).map(Some).ok_or_else(|| self.wrong(name, value, COUNT))
+    }
+
+    /// Of a convolution.
+    fn padding(&mut self) -> std::result::Result<Padding, String> {
+        match self.table.get("padding") {
+            Some(Value::String(name)) => {
+                self.known.push("padding");
+                match name.as_str() {
+                    "same" => Ok(Padding::Same),
+                    "valid" => Ok([0, 0].into()),
+                    _ => Err(format!(
+                        "{} has padding = {name:?}, expected \"same\", \"valid\", a whole number or a pair of them",
+                        self.op
+                    )),
+                }
+            }
+            _ => Ok(self.size_or("padding", [0, 0])?.into()),
+        }
     }
 
     fn size(&mut self, name: &'static str) -> std::result::Result<[usize; 2], String> {
@@ -377,6 +402,8 @@ impl<'a> Arguments<'a> {
     }
 }
 
+const COUNT: &str = "a whole number of at least 1";
+
 fn whole(value: &Value) -> Option<usize> {
     value.as_integer().and_then(|number| usize::try_from(number).ok())
 }
@@ -385,16 +412,26 @@ fn write_op(text: &mut String, op: &Op) {
     let arguments = match op {
         Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, bias, scale }) => format!(
             ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
-             padding = {padding:?}, dilation = {dilation:?}, bias = {bias}, scale = {scale:?}"
+             padding = {}, dilation = {dilation:?}, bias = {bias}, scale = {scale:?}",
+            match padding {
+                Padding::Same => "\"same\"".into(),
+                Padding::Zeros(zeros) => format!("{zeros:?}"),
+            }
         ),
         Op::Linear(Linear { out_features, bias, scale }) => {
             format!(", out_features = {out_features}, bias = {bias}, scale = {scale:?}")
         }
-        Op::MaxPool2d(MaxPool2d { kernel_size, stride, padding, dilation }) => format!(
-            ", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}, dilation = {dilation:?}"
+        Op::MaxPool2d(MaxPool2d { kernel_size, stride, padding, dilation, ceil_mode }) => format!(
+            ", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}, dilation = {dilation:?}, \
+             ceil_mode = {ceil_mode}"
         ),
-        Op::AvgPool2d(AvgPool2d { kernel_size, stride, padding }) => {
-            format!(", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}")
+        Op::AvgPool2d(pool) => {
+            let AvgPool2d { kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override } = pool;
+            let divisor = divisor_override.map_or(String::new(), |divisor| format!(", divisor_override = {divisor}"));
+            format!(
+                ", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}, ceil_mode = {ceil_mode}, \
+                 count_include_pad = {count_include_pad}{divisor}"
+            )
         }
         Op::AdaptiveAvgPool2d { output_size } => format!(", output_size = {output_size:?}"),
         Op::LeakyRelu { negative_slope } => format!(", negative_slope = {negative_slope:?}"),
@@ -431,15 +468,23 @@ mod tests {
             out_channels: 3,
             kernel_size: [2, 2],
             stride: [1, 1],
-            padding: [0, 0],
+            padding: [0, 0].into(),
             dilation: [1, 1],
             bias: true,
             scale: 1.0,
         };
         assert_eq!(op("{ type = \"conv2d\", out_channels = 3, kernel_size = 2 }"), Op::Conv2d(conv));
-        let pool = MaxPool2d { kernel_size: [3, 2], stride: [3, 2], padding: [0, 0], dilation: [1, 1] };
+        let pool =
+            MaxPool2d { kernel_size: [3, 2], stride: [3, 2], padding: [0, 0], dilation: [1, 1], ceil_mode: false };
         assert_eq!(op("{ type = \"max_pool2d\", kernel_size = [3, 2] }"), Op::MaxPool2d(pool));
-        let pool = AvgPool2d { kernel_size: [3, 2], stride: [3, 2], padding: [0, 0] };
+        let pool = AvgPool2d {
+            kernel_size: [3, 2],
+            stride: [3, 2],
+            padding: [0, 0],
+            ceil_mode: false,
+            count_include_pad: true,
+            divisor_override: None,
+        };
         assert_eq!(op("{ type = \"avg_pool2d\", kernel_size = [3, 2] }"), Op::AvgPool2d(pool));
         for (name, usual) in [
             ("leaky_relu", Op::LEAKY_RELU),
@@ -463,7 +508,7 @@ mod tests {
             out_channels: 3,
             kernel_size: [3, 2],
             stride: [2, 2],
-            padding: [1, 0],
+            padding: [1, 0].into(),
             dilation: [1, 2],
             bias: false,
             scale: -0.3,
@@ -482,8 +527,11 @@ mod tests {
         let all = "input = [2, 9, 8]\nloss = \"mse\"\n[[layer]]\nops = []\n[[layer]]\nops = [\n\
             { type = \"conv2d\", out_channels = 3, kernel_size = [3, 2], stride = 2, padding = 1, bias = false },\n\
             { type = \"leaky_relu\", negative_slope = -1e-20 }, { type = \"leaky_relu\", negative_slope = 2 },\n\
-            { type = \"max_pool2d\", kernel_size = 2, stride = 1, dilation = 2 },\n\
-            { type = \"avg_pool2d\", kernel_size = 2, padding = 1 }, { type = \"relu\" }, { type = \"tanh\" },\n\
+            { type = \"conv2d\", out_channels = 3, kernel_size = [2, 3], padding = \"same\" },\n\
+            { type = \"max_pool2d\", kernel_size = 2, stride = 1, dilation = 2, ceil_mode = true },\n\
+            { type = \"avg_pool2d\", kernel_size = 2, padding = 1 }, { type = \"avg_pool2d\", kernel_size = 2, \
+            stride = 3, padding = 1, ceil_mode = true, count_include_pad = false, divisor_override = 3 },\n\
+             { type = \"relu\" }, { type = \"tanh\" },\n\
             { type = \"adaptive_avg_pool2d\", output_size = 2 }, { type = \"flatten\" } ]\n[[layer]]\nops = [\n\
             { type = \"linear\", out_features = 5, scale = 0.07216878364870322 }, { type = \"sigmoid\" }, { type = \"gelu\" }, { type = \"silu\" },\n\
             { type = \"softplus\" }, { type = \"softplus\", beta = 0.1, threshold = -3 }, { type = \"selu\" },\n\
@@ -533,6 +581,15 @@ mod tests {
                 "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, groups = 2 }",
                 &["conv2d has groups", "it takes out_channels, kernel_size, stride, padding, dilation, bias, scale"],
             ),
+            (
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, padding = \"full\" }",
+                &["padding = \"full\"", "\"same\""],
+            ),
+            (
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, padding = \"same\", stride = 2 }",
+                &["conv2d has padding \"same\" with stride [2, 2], expected a stride of 1"],
+            ),
+            ("{ type = \"avg_pool2d\", kernel_size = 1, divisor_override = 0 }", &["divisor_override 0", "from 1 to"]),
             ("{ type = \"avg_pool2d\", kernel_size = 1, dilation = 2 }", &["avg_pool2d has dilation"]),
             ("{ type = \"conv2d\", kernel_size = 2 }", &["conv2d has no out_channels"]),
             ("{ type = \"max_pool2d\" }", &["max_pool2d has no kernel_size"]),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use predictive_coding_kernels::{Conv, ConvShape, Local};
+use predictive_coding_kernels::{Conv, ConvShape, Divisor, Local};
 
 use crate::error::{Error, Result};
 use crate::loss::is_factor;
@@ -32,11 +32,11 @@ pub enum Op {
     Linear(Linear),
     /// Maximum over windows; padding never wins.
     MaxPool2d(MaxPool2d),
-    /// Mean over windows; padding counts as zeros.
+    /// Mean over windows; padding adds zeros.
     AvgPool2d(AvgPool2d),
     /// Mean over windows chosen so that the output has a given size.
     AdaptiveAvgPool2d {
-        /// Height and width of the output.
+        /// Height and width of the output; 0 for that of the input.
         output_size: [usize; 2],
     },
     /// Any shape to one axis.
@@ -119,8 +119,8 @@ pub struct Conv2d {
     pub kernel_size: [usize; 2],
     /// Step between windows, default 1.
     pub stride: [usize; 2],
-    /// Zeros added on each side, default 0.
-    pub padding: [usize; 2],
+    /// Zeros added around the image, default none.
+    pub padding: Padding,
     /// Step between the taps of a window, default 1.
     pub dilation: [usize; 2],
     /// Whether a bias is added, default true.
@@ -133,20 +133,65 @@ pub struct Conv2d {
 impl Conv2d {
     /// A convolution with PyTorch's defaults.
     pub fn new(out_channels: usize, kernel_size: [usize; 2]) -> Self {
-        Conv2d { out_channels, kernel_size, stride: [1, 1], padding: [0, 0], dilation: [1, 1], bias: true, scale: 1.0 }
+        Conv2d {
+            out_channels,
+            kernel_size,
+            stride: [1, 1],
+            padding: Padding::Zeros([0, 0]),
+            dilation: [1, 1],
+            bias: true,
+            scale: 1.0,
+        }
+    }
+
+    /// The same with another [`padding`](Self::padding).
+    pub fn with_padding(self, padding: impl Into<Padding>) -> Self {
+        Conv2d { padding: padding.into(), ..self }
+    }
+
+    /// Zeros on each side, and at the end besides.
+    fn zeros(&self) -> [[usize; 2]; 2] {
+        match self.padding {
+            Padding::Zeros(zeros) => [zeros, [0, 0]],
+            Padding::Same => {
+                let all =
+                    [0, 1].map(|axis| self.kernel_size[axis].saturating_sub(1).saturating_mul(self.dilation[axis]));
+                [all.map(|all| all / 2), all.map(|all| all % 2)]
+            }
+        }
     }
 
     /// As the kernels take it, of an input of this shape.
     pub(crate) fn shape(&self, input: &[usize]) -> ConvShape {
+        let [padding, extra] = self.zeros();
         ConvShape {
-            in_channels: input[0],
-            out_channels: self.out_channels,
             input: [input[1], input[2]],
             kernel: self.kernel_size,
             stride: self.stride,
-            padding: self.padding,
+            padding,
+            extra,
             dilation: self.dilation,
+            ..ConvShape::linear(input[0], self.out_channels)
         }
+    }
+}
+
+/// The zeros around the image of a [`Conv2d`].
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Padding {
+    /// As many as keep the size of the image, for strides of 1. Of an odd number the larger half is at the end.
+    #[cfg_attr(feature = "serde", serde(rename = "same"))]
+    Same,
+    /// So many above and below, and so many left and right.
+    #[cfg_attr(feature = "serde", serde(untagged))]
+    Zeros([usize; 2]),
+}
+
+impl From<[usize; 2]> for Padding {
+    fn from(zeros: [usize; 2]) -> Self {
+        Padding::Zeros(zeros)
     }
 }
 
@@ -200,25 +245,54 @@ pub struct MaxPool2d {
     pub padding: [usize; 2],
     /// Step between the elements of a window, default 1.
     pub dilation: [usize; 2],
+    /// Whether a window may reach beyond the padding at the end, default false.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub ceil_mode: bool,
 }
 
 impl MaxPool2d {
     /// A pooling with PyTorch's defaults.
     pub fn new(kernel_size: [usize; 2]) -> Self {
-        MaxPool2d { kernel_size, stride: kernel_size, padding: [0, 0], dilation: [1, 1] }
+        MaxPool2d { kernel_size, stride: kernel_size, padding: [0, 0], dilation: [1, 1], ceil_mode: false }
     }
 
     /// Its windows, as those of a convolution of each channel by itself.
     pub(crate) fn shape(&self, input: &[usize]) -> ConvShape {
         ConvShape {
-            in_channels: input[0],
-            out_channels: input[0],
             input: [input[1], input[2]],
             kernel: self.kernel_size,
             stride: self.stride,
             padding: self.padding,
+            extra: self.beyond([input[1], input[2]]),
             dilation: self.dilation,
+            ..ConvShape::linear(input[0], input[0])
         }
+    }
+
+    /// How far the last windows reach beyond the padding. As in PyTorch, a window that begins there is none.
+    fn beyond(&self, size: [usize; 2]) -> [usize; 2] {
+        [0, 1].map(|axis| {
+            let extent = extent(self.kernel_size[axis], self.dilation[axis]).unwrap_or(usize::MAX);
+            let (stride, padding) = (self.stride[axis], self.padding[axis]);
+            let padded = size[axis].saturating_add(padding.saturating_mul(2));
+            if !self.ceil_mode || stride == 0 {
+                return 0;
+            }
+            match padded.checked_sub(extent) {
+                // A window that is larger than all it could be on begins at its begin, if the next would be outside.
+                None => {
+                    if extent - padded < stride {
+                        extent - padded
+                    } else {
+                        0
+                    }
+                }
+                Some(room) => {
+                    let next = (room / stride).saturating_add(1).saturating_mul(stride);
+                    if room % stride > 0 && next < size[axis] + padding { next - room } else { 0 }
+                }
+            }
+        })
     }
 }
 
@@ -241,24 +315,56 @@ pub struct AvgPool2d {
     pub stride: [usize; 2],
     /// Padding on each side, at most half of the window, default 0.
     pub padding: [usize; 2],
+    /// Whether a window may reach beyond the padding at the end, default false. What is beyond never counts.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub ceil_mode: bool,
+    /// Whether padding counts in what a sum is divided by, default true.
+    #[cfg_attr(feature = "serde", serde(default = "yes"))]
+    pub count_include_pad: bool,
+    /// What a sum is divided by, default the number of elements of the window.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub divisor_override: Option<usize>,
 }
 
 impl AvgPool2d {
     /// A pooling with PyTorch's defaults.
     pub fn new(kernel_size: [usize; 2]) -> Self {
-        AvgPool2d { kernel_size, stride: kernel_size, padding: [0, 0] }
+        AvgPool2d {
+            kernel_size,
+            stride: kernel_size,
+            padding: [0, 0],
+            ceil_mode: false,
+            count_include_pad: true,
+            divisor_override: None,
+        }
     }
 
     /// Its windows, as those of a convolution of each channel by itself.
     pub(crate) fn shape(&self, input: &[usize]) -> ConvShape {
-        let AvgPool2d { kernel_size, stride, padding } = *self;
-        MaxPool2d { kernel_size, stride, padding, dilation: [1, 1] }.shape(input)
+        self.windows().shape(input)
     }
+
+    fn windows(&self) -> MaxPool2d {
+        let AvgPool2d { kernel_size, stride, padding, ceil_mode, .. } = *self;
+        MaxPool2d { kernel_size, stride, padding, dilation: [1, 1], ceil_mode }
+    }
+
+    pub(crate) fn divisor(&self) -> Divisor {
+        match self.divisor_override {
+            Some(number) => Divisor::Number(number),
+            None if self.count_include_pad => Divisor::Padded,
+            None => Divisor::Inside,
+        }
+    }
+}
+
+/// The size of the output of an adaptive pooling.
+pub(crate) fn adaptive_size(output: [usize; 2], input: &[usize]) -> [usize; 2] {
+    [0, 1].map(|axis| if output[axis] == 0 { input[axis + 1] } else { output[axis] })
 }
 
 setters!(Conv2d {
     with_stride(stride: [usize; 2]),
-    with_padding(padding: [usize; 2]),
     with_dilation(dilation: [usize; 2]),
     with_bias(bias: bool),
     with_scale(scale: f64),
@@ -268,8 +374,15 @@ setters!(MaxPool2d {
     with_stride(stride: [usize; 2]),
     with_padding(padding: [usize; 2]),
     with_dilation(dilation: [usize; 2]),
+    with_ceil_mode(ceil_mode: bool),
 });
-setters!(AvgPool2d { with_stride(stride: [usize; 2]), with_padding(padding: [usize; 2]) });
+setters!(AvgPool2d {
+    with_stride(stride: [usize; 2]),
+    with_padding(padding: [usize; 2]),
+    with_ceil_mode(ceil_mode: bool),
+    with_count_include_pad(count_include_pad: bool),
+    with_divisor_override(divisor_override: Option<usize>),
+});
 
 impl Op {
     /// With PyTorch's defaults.
@@ -329,7 +442,9 @@ impl Op {
             Op::Linear(linear) => Conv::table_bytes(&ConvShape::linear(input[0], linear.out_features)),
             Op::MaxPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
             Op::AvgPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
-            Op::AdaptiveAvgPool2d { output_size } => Local::adaptive_table_bytes([input[1], input[2]], *output_size),
+            Op::AdaptiveAvgPool2d { output_size } => {
+                Local::adaptive_table_bytes([input[1], input[2]], adaptive_size(*output_size, input))
+            }
             _ => 0,
         }
     }
@@ -344,8 +459,15 @@ impl Op {
                 let [_, height, width] = self.image(input)?;
                 self.positive("out_channels", &[conv.out_channels])?;
                 self.scale(conv.scale)?;
+                if conv.padding == Padding::Same && conv.stride != [1, 1] {
+                    return Err(Error::Network(format!(
+                        "conv2d has padding \"same\" with stride {:?}, expected a stride of 1 or numbers for the padding",
+                        conv.stride
+                    )));
+                }
+                let [padding, extra] = conv.zeros();
                 let [height, width] =
-                    self.windows([height, width], conv.kernel_size, conv.stride, conv.padding, conv.dilation)?;
+                    self.windows([height, width], conv.kernel_size, conv.stride, [padding, extra], conv.dilation)?;
                 match conv.shape(input).refusal(MAX_LANES) {
                     None => Ok(vec![conv.out_channels, height, width]),
                     Some(_) => Err(Error::Network(format!(
@@ -368,8 +490,8 @@ impl Op {
             Op::MaxPool2d(pool) => {
                 let [channels, height, width] = self.image(input)?;
                 self.pool_padding(pool.kernel_size, pool.padding, pool.dilation)?;
-                let windows =
-                    self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, pool.dilation)?;
+                let zeros = [pool.padding, pool.beyond([height, width])];
+                let windows = self.windows([height, width], pool.kernel_size, pool.stride, zeros, pool.dilation)?;
                 let shape = pool.shape(input);
                 // To look at the windows takes as long as to measure their tables.
                 let few = Local::pool_table_bytes(&shape) <= MAX_TABLES;
@@ -387,14 +509,19 @@ impl Op {
             Op::AvgPool2d(pool) => {
                 let [channels, height, width] = self.image(input)?;
                 self.pool_padding(pool.kernel_size, pool.padding, [1, 1])?;
-                let [height, width] =
-                    self.windows([height, width], pool.kernel_size, pool.stride, pool.padding, [1, 1])?;
+                if let Some(divisor) = pool.divisor_override.filter(|divisor| !(1..=MAX_COUNTED).contains(divisor)) {
+                    return Err(Error::Network(format!(
+                        "avg_pool2d has divisor_override {divisor}, expected a number from 1 to {MAX_COUNTED}"
+                    )));
+                }
+                let zeros = [pool.padding, pool.windows().beyond([height, width])];
+                let [height, width] = self.windows([height, width], pool.kernel_size, pool.stride, zeros, [1, 1])?;
                 Ok(vec![channels, height, width])
             }
             Op::AdaptiveAvgPool2d { output_size } => {
                 let [channels, ..] = self.image(input)?;
-                self.positive("output_size", output_size)?;
-                Ok(vec![channels, output_size[0], output_size[1]])
+                let [height, width] = adaptive_size(*output_size, input);
+                Ok(vec![channels, height, width])
             }
             Op::Flatten => Ok(vec![input.iter().product()]),
             &Op::LeakyRelu { negative_slope } => {
@@ -480,13 +607,13 @@ impl Op {
         Ok(())
     }
 
-    /// Number of windows along each axis: floor((size + 2 padding - extent) / stride) + 1.
+    /// Number of windows along each axis: floor((size + 2 padding + extra - extent) / stride) + 1.
     fn windows(
         &self,
         size: [usize; 2],
         kernel: [usize; 2],
         stride: [usize; 2],
-        padding: [usize; 2],
+        [padding, extra]: [[usize; 2]; 2],
         dilation: [usize; 2],
     ) -> Result<[usize; 2]> {
         self.positive("kernel_size", &kernel)?;
@@ -494,7 +621,7 @@ impl Op {
         self.positive("dilation", &dilation)?;
         let mut windows = [0; 2];
         for axis in 0..2 {
-            let padded = padding[axis].checked_mul(2).and_then(|p| p.checked_add(size[axis]));
+            let padded = padding[axis].checked_mul(2).and_then(|p| p.checked_add(size[axis])?.checked_add(extra[axis]));
             windows[axis] = match (padded, extent(kernel[axis], dilation[axis])) {
                 (Some(padded), Some(extent)) if extent <= padded => (padded - extent) / stride[axis] + 1,
                 _ => {
@@ -511,6 +638,11 @@ impl Op {
         }
         Ok(windows)
     }
+}
+
+#[cfg(feature = "serde")]
+fn yes() -> bool {
+    true
 }
 
 #[cfg(feature = "serde")]

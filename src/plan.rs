@@ -10,7 +10,7 @@ use std::ops::Range;
 use predictive_coding_kernels::{Activation, Conv, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
 use crate::network::{self, Layer, Network, elements};
-use crate::op::{Approximation, Op};
+use crate::op::{Approximation, Op, adaptive_size};
 use crate::parameters::{OpKey, ParameterSpec, Role};
 use crate::wave::{Front, Wave};
 
@@ -595,10 +595,11 @@ impl<'a> Builder<'a> {
                     let activation = joined.map_or(Activation::Identity, |(activation, _)| activation);
                     Draft::Local(Local::max_pool(level, layout, activation, &pool.shape(input)))
                 }
-                Op::AvgPool2d(pool) => Draft::Local(Local::avg_pool(level, layout, &pool.shape(input))),
+                Op::AvgPool2d(pool) => Draft::Local(Local::avg_pool(level, layout, &pool.shape(input), pool.divisor())),
                 Op::AdaptiveAvgPool2d { output_size } => {
                     let (channels, size) = (input[0], [input[1], input[2]]);
-                    Draft::Local(Local::adaptive_avg_pool(level, layout, channels, size, *output_size))
+                    let output_size = adaptive_size(*output_size, input);
+                    Draft::Local(Local::adaptive_avg_pool(level, layout, channels, size, output_size))
                 }
                 Op::Relu
                 | Op::LeakyRelu { .. }

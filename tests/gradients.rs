@@ -2,7 +2,7 @@
 //! and Theorem 1: fixed-prediction with eta = 1 and n >= L is backpropagation.
 
 use predictive_coding::{
-    Approximation, AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Parameters, Quantity,
+    Approximation, AvgPool2d, Conv2d, Linear, Loss, MaxPool2d, Method, Network, Op, Padding, Parameters, Quantity,
 };
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
 use predictive_coding_reference::levels::{forms, ways};
@@ -17,19 +17,30 @@ fn networks() -> Vec<(String, Network)> {
         Conv2d::new(3, [3, 2]),
         Conv2d::new(3, [2, 3]).with_stride([2, 1]).with_padding([1, 2]).with_dilation([1, 2]),
         Conv2d::new(2, [3, 1]).with_bias(false).with_stride([3, 2]).with_dilation([2, 1]),
+        Conv2d::new(2, [2, 4]).with_padding(Padding::Same).with_dilation([3, 1]),
     ];
     let max_pools = [
         MaxPool2d::new([2, 2]),
         MaxPool2d::new([3, 2]).with_stride([1, 2]).with_padding([1, 1]),
         MaxPool2d::new([2, 3]).with_stride([1, 1]).with_padding([1, 0]).with_dilation([2, 1]),
+        MaxPool2d::new([3, 3]).with_stride([2, 3]).with_padding([0, 1]).with_ceil_mode(true),
     ];
-    let avg_pools = [AvgPool2d::new([2, 3]), AvgPool2d::new([3, 2]).with_stride([1, 2]).with_padding([1, 1])];
+    let wide = AvgPool2d::new([3, 2]).with_stride([1, 2]).with_padding([1, 1]);
+    let ceil = AvgPool2d::new([4, 2]).with_stride([3, 3]).with_padding([2, 1]).with_ceil_mode(true);
+    let avg_pools = [
+        AvgPool2d::new([2, 3]),
+        wide.clone(),
+        wide.clone().with_count_include_pad(false),
+        wide.with_divisor_override(Some(5)),
+        ceil.clone(),
+        ceil.with_count_include_pad(false),
+    ];
     let of_images = convs
         .into_iter()
         .map(Op::Conv2d)
         .chain(max_pools.into_iter().map(Op::MaxPool2d))
         .chain(avg_pools.into_iter().map(Op::AvgPool2d))
-        .chain([[1, 1], [2, 3], [5, 7]].map(|output_size| Op::AdaptiveAvgPool2d { output_size }))
+        .chain([[1, 1], [2, 3], [5, 7], [0, 2]].map(|output_size| Op::AdaptiveAvgPool2d { output_size }))
         .chain([Op::Flatten]);
     let elementwise = [
         Op::Relu,

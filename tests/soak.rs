@@ -200,13 +200,12 @@ fn convolution(rng: &mut ChaCha8Rng, pools: &[ThreadPool], levels: &[Level], see
     let mut pair = |from: usize, to: usize| [rng.random_range(from..=to), rng.random_range(from..=to)];
     let [in_channels, out_channels] = pair(1, 40);
     let shape = ConvShape {
-        in_channels,
-        out_channels,
         input: pair(1, 20),
         kernel: pair(1, 5),
         stride: pair(1, 3),
         padding: pair(0, 3),
         dilation: pair(1, 2),
+        ..ConvShape::linear(in_channels, out_channels)
     };
     let batch = rng.random_range(1..=20);
     let fits =

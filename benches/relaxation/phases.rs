@@ -30,13 +30,12 @@ const TIME: Duration = Duration::from_secs(2);
 
 fn conv(in_channels: usize, out_channels: usize, size: usize, padding: usize) -> ConvShape {
     ConvShape {
-        in_channels,
-        out_channels,
         input: [size; 2],
         kernel: [3, 3],
         stride: [1, 1],
         padding: [padding; 2],
         dilation: [1, 1],
+        ..ConvShape::linear(in_channels, out_channels)
     }
 }
 

@@ -17,13 +17,12 @@
 //! // A 3 x 3 convolution of one image of 16 channels, which lie across the lanes.
 //! let (level, layout) = (Level::detect(), Layout::Channels);
 //! let shape = ConvShape {
-//!     in_channels: 16,
-//!     out_channels: 8,
 //!     input: [5, 5],
 //!     kernel: [3, 3],
 //!     stride: [1, 1],
 //!     padding: [1, 1],
 //!     dilation: [1, 1],
+//!     ..ConvShape::linear(16, 8)
 //! };
 //! let conv = Conv::new(level, layout, shape, Algorithm::Auto);
 //! let weight = vec![0.1; 8 * 16 * 9];
@@ -78,7 +77,7 @@ pub use conv::{Algorithm, Choice, Conv, ConvOptions, ConvShape, NchwConv};
 pub use gemm::{GemmScratch, Lhs, PackedLhs, gemm};
 pub use layout::Layout;
 pub use level::{LEVEL_VARIABLE, Level};
-pub use local::{Local, Relaxing};
+pub use local::{Divisor, Local, Relaxing};
 pub use names::NameError;
 pub use parallel::{concurrency, pool_threads};
 pub use peak::fma_peak;

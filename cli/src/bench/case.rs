@@ -176,7 +176,7 @@ fn conv(layout: Layout, text: &str) -> Result<Conv, String> {
             return Err(format!("a window of {window} is larger than the padded input of {padded}"));
         }
     }
-    let shape = ConvShape { in_channels, out_channels, input, kernel, stride, padding, dilation };
+    let shape = ConvShape { input, kernel, stride, padding, dilation, ..ConvShape::linear(in_channels, out_channels) };
     Ok(Conv { layout, pass, batch, shape })
 }
 

@@ -33,7 +33,7 @@ pub fn gemm(
 pub fn output_size(shape: &ConvShape) -> [usize; 2] {
     [0, 1].map(|axis| {
         let reach = shape.dilation[axis] * (shape.kernel[axis] - 1);
-        (shape.input[axis] + 2 * shape.padding[axis] - reach - 1) / shape.stride[axis] + 1
+        (shape.input[axis] + 2 * shape.padding[axis] + shape.extra[axis] - reach - 1) / shape.stride[axis] + 1
     })
 }
 

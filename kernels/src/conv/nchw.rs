@@ -102,7 +102,7 @@ impl NchwConv {
             batch.checked_mul(largest).is_some_and(|elements| elements <= isize::MAX as usize),
             "a batch of {batch} images of up to {largest} elements is too large"
         );
-        let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && shape.padding == [0, 0];
+        let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && !shape.is_padded();
         let parts = concurrency().min(MAX_PARTS);
         let way = |direction: Direction| {
             let [(source_channels, source), (channels, size)] = direction.sides(&shape);

@@ -26,6 +26,8 @@ pub struct ConvShape {
     pub stride: [usize; 2],
     /// Zeros added on each side.
     pub padding: [usize; 2],
+    /// Zeros added at the end besides.
+    pub extra: [usize; 2],
     /// Step between taps.
     pub dilation: [usize; 2],
 }
@@ -40,13 +42,18 @@ impl ConvShape {
             kernel: [1, 1],
             stride: [1, 1],
             padding: [0, 0],
+            extra: [0, 0],
             dilation: [1, 1],
         }
     }
 
     /// Whether it is a matrix product of a whole image: of one window, which is all of the input.
     pub(crate) fn is_matrix(&self) -> bool {
-        self.input == self.kernel && self.padding == [0, 0] && self.dilation == [1, 1]
+        self.input == self.kernel && !self.is_padded() && self.dilation == [1, 1]
+    }
+
+    pub(crate) fn is_padded(&self) -> bool {
+        [self.padding, self.extra] != [[0, 0]; 2]
     }
 
     /// Height and width of the output.
@@ -64,7 +71,8 @@ impl ConvShape {
                 return Err(format!("a stride or dilation of 0 in {self:?}"));
             }
             let reach = self.kernel[axis].checked_sub(1).and_then(|steps| steps.checked_mul(self.dilation[axis]));
-            let padded = self.padding[axis].checked_mul(2).and_then(|padding| padding.checked_add(self.input[axis]));
+            let padding = self.padding[axis].checked_mul(2).and_then(|both| both.checked_add(self.extra[axis]));
+            let padded = padding.and_then(|padding| padding.checked_add(self.input[axis]));
             let (reach, padded) = reach.zip(padded).ok_or_else(|| {
                 format!("a kernel of 0, or a window or a padded input that is too large, in {self:?}")
             })?;
@@ -114,7 +122,7 @@ impl ConvShape {
 
     /// Length of an axis with its padding.
     fn padded(&self, axis: usize) -> usize {
-        self.input[axis] + 2 * self.padding[axis]
+        self.input[axis] + 2 * self.padding[axis] + self.extra[axis]
     }
 
     /// The same convolution, with strides no longer than the padded input, and a dilation of 1 where there is nothing
@@ -413,8 +421,9 @@ mod tests {
             combinations([1, 4, 3, 5, 3])
                 .map(move |[_, kernel, stride, padding, dilation]| [size, kernel, stride, padding, dilation])
         });
-        for [size, kernel, stride, padding, dilation] in combinations([9, 4, 6, 7, 6]).chain(long) {
-            if (kernel - 1) * dilation + 1 > size + 2 * padding {
+        for (i, [size, kernel, stride, padding, dilation]) in combinations([9, 4, 6, 7, 6]).chain(long).enumerate() {
+            let extra = [0, 0, 1, 5][i % 4];
+            if (kernel - 1) * dilation + 1 > size + 2 * padding + extra {
                 continue;
             }
             let shape = ConvShape {
@@ -422,10 +431,11 @@ mod tests {
                 kernel: [1, kernel],
                 stride: [1, stride],
                 padding: [0, padding],
+                extra: [0, extra],
                 dilation: [1, dilation],
                 ..ConvShape::linear(1, 1)
             };
-            let outputs = (size + 2 * padding - (kernel - 1) * dilation - 1) / stride + 1;
+            let outputs = (size + 2 * padding + extra - (kernel - 1) * dilation - 1) / stride + 1;
             let met = |(out, tap): (usize, usize)| {
                 let source = (out * stride + tap * dilation).checked_sub(padding)?;
                 (source < size).then_some((out, tap, source))

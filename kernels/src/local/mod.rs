@@ -28,8 +28,8 @@ use crate::conv::{Axis, ConvShape, check_tensor};
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::local::map::{Forward, Pull, Push, Relax};
-use crate::local::pool::{Asked, Mean, Means, PoolPass};
-use crate::local::windows::{AxisWindows, Windows, adaptive_axes, adaptive_size, axes, table_bytes};
+use crate::local::pool::{Asked, Means, PoolPass};
+use crate::local::windows::{AxisWindows, Mark, Windows, adaptive_axes, adaptive_size, axes, table_bytes};
 use crate::parallel::{for_each_chunk, for_each_chunk_pair};
 use crate::simd::{dispatch, lanes};
 
@@ -70,7 +70,19 @@ enum Kind {
 enum Pool {
     /// Of an activation of linear pieces.
     Max(Activation),
-    Mean(Mean),
+    Mean,
+}
+
+/// What the sum of a window is divided by in an average pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Divisor {
+    /// The number of its elements, those on the padding of both sides included.
+    Padded,
+    /// The number of its elements that are not padding.
+    Inside,
+    /// This number.
+    Number(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,26 +141,27 @@ impl Local {
     pub fn max_pool(level: Level, layout: Layout, activation: Activation, shape: &ConvShape) -> Self {
         assert!(activation.is_piecewise_linear(), "{activation:?} is not made of linear pieces");
         Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
-        let axes = axes(shape);
+        let axes = axes(shape, false);
         assert!(
             !axes.iter().any(AxisWindows::has_empty),
             "a max pooling window of {shape:?} lies on padding altogether"
         );
-        let windows = Windows::new(level, shape.input, axes, shape.kernel[1]);
+        let windows = Windows::new(level, shape.input, axes, Mark::Taps { per_row: shape.kernel[1] });
         let kind = Kind::Pool(Pool::Max(activation), windows);
         Self::pool(level, layout.planes(level, shape.in_channels), shape.input, shape.output(), kind)
     }
 
-    /// Means of windows of a fixed size, padding counted: every window is divided by the size of the
-    /// kernel.
+    /// Means of windows of a fixed size.
     ///
     /// # Panics
     /// If a window does not fit the padded input, a kernel, stride or dilation is 0, or a tensor of LANES images has
     /// 2^32 elements or more.
-    pub fn avg_pool(level: Level, layout: Layout, shape: &ConvShape) -> Self {
+    pub fn avg_pool(level: Level, layout: Layout, shape: &ConvShape, divisor: Divisor) -> Self {
         Self::check_sizes(level, shape.in_channels, [shape.input, shape.output()]);
-        let windows = Windows::new(level, shape.input, axes(shape), 0);
-        let kind = Kind::Pool(Pool::Mean(Mean { divisor: Some(shape.taps()) }), windows);
+        let number = if let Divisor::Number(number) = divisor { Some(number) } else { None };
+        let axes = axes(shape, divisor == Divisor::Padded);
+        let windows = Windows::new(level, shape.input, axes, Mark::Share(number));
+        let kind = Kind::Pool(Pool::Mean, windows);
         Self::pool(level, layout.planes(level, shape.in_channels), shape.input, shape.output(), kind)
     }
 
@@ -165,8 +178,8 @@ impl Local {
         output: [usize; 2],
     ) -> Self {
         Self::check_sizes(level, channels, [input, output]);
-        let windows = Windows::new(level, input, adaptive_axes(input, output), 0);
-        let kind = Kind::Pool(Pool::Mean(Mean { divisor: None }), windows);
+        let windows = Windows::new(level, input, adaptive_axes(input, output), Mark::Share(None));
+        let kind = Kind::Pool(Pool::Mean, windows);
         Self::pool(level, layout.planes(level, channels), input, output, kind)
     }
 
@@ -221,7 +234,7 @@ impl Local {
 
     /// Whether f is linear, so that J does not depend on where it is taken.
     pub fn is_linear(&self) -> bool {
-        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Pool(Pool::Mean(_), _) | Kind::Flatten(_))
+        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Pool(Pool::Mean, _) | Kind::Flatten(_))
     }
 
     /// Rows of a channel of the result.
@@ -409,7 +422,7 @@ impl Local {
         let plane = PoolPass { windows, rows: rows.clone(), input, z, asked };
         match pool {
             Pool::Max(activation) => with_linear_pieces(activation, self.level, plane),
-            Pool::Mean(mean) => dispatch(self.level, Means(mean, plane)),
+            Pool::Mean => dispatch(self.level, Means(plane)),
         }
     }
 

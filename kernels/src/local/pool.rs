@@ -68,7 +68,7 @@ impl<F: Function> Max<F> {
         d: *const f32,
         value: S::V,
     ) -> (Winner<S::V>, S::V) {
-        let (tap, f) = (s.splat(entry.tap), self.0);
+        let (tap, f) = (s.splat(entry.mark), self.0);
         // SAFETY: as the caller promises.
         unsafe {
             let z = s.load(z.add(entry.at));
@@ -117,7 +117,7 @@ impl<F: Function> Max<F> {
 #[inline(always)]
 unsafe fn scatter<S: Simd, const ADD: bool>(s: S, window: &[Entry], tap: S::V, gradient: S::V, out: *mut f32) {
     for entry in window {
-        let share = s.select(s.eq(tap, s.splat(entry.tap)), gradient, s.splat(0.0));
+        let share = s.select(s.eq(tap, s.splat(entry.mark)), gradient, s.splat(0.0));
         // SAFETY: as the caller promises.
         unsafe {
             let out = out.add(entry.at);
@@ -192,16 +192,14 @@ impl<F: Function> Pooling for Max<F> {
     }
 }
 
-/// The sum divided by a number, or by the window's own size if there is none.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mean {
-    pub(super) divisor: Option<usize>,
-}
+/// The sum times the share of each element, which is the same for all of a window.
+#[derive(Clone, Copy)]
+struct Mean;
 
 impl Mean {
     #[inline(always)]
-    fn scale(self, window: &[Entry]) -> f32 {
-        1.0 / self.divisor.unwrap_or(window.len()) as f32
+    fn share(window: &[Entry]) -> f32 {
+        window.first().map_or(0.0, |entry| entry.mark)
     }
 }
 
@@ -215,7 +213,7 @@ impl Pooling for Mean {
             // SAFETY: as the caller promises.
             sum = s.add(sum, unsafe { s.load(z.add(entry.at)) });
         }
-        s.mul(sum, s.splat(self.scale(window)))
+        s.mul(sum, s.splat(Mean::share(window)))
     }
 
     #[inline(always)]
@@ -226,7 +224,7 @@ impl Pooling for Mean {
 
     #[inline(always)]
     unsafe fn pull<S: Simd>(self, s: S, _: &Windows, window: &[Entry], _: (), gradient: S::V, out: *mut f32) {
-        let share = s.mul(gradient, s.splat(self.scale(window)));
+        let share = s.mul(gradient, s.splat(Mean::share(window)));
         for entry in window {
             // SAFETY: as the caller promises.
             unsafe {
@@ -272,12 +270,12 @@ impl Pass for PoolPass<'_> {
 }
 
 /// A pass of means.
-pub(super) struct Means<'a>(pub(super) Mean, pub(super) PoolPass<'a>);
+pub(super) struct Means<'a>(pub(super) PoolPass<'a>);
 
 impl Kernel for Means<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        self.1.pool(s, self.0);
+        self.0.pool(s, Mean);
     }
 }
 

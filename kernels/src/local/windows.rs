@@ -10,18 +10,19 @@ use crate::simd::lanes;
 /// The windows of each output coordinate along an axis.
 pub(super) struct AxisWindows {
     spans: Vec<Span>,
-    /// What an element of a window is ahead of the one before it, in taps and in the input.
-    tap_step: usize,
+    /// What an element of a window is ahead of the one before it in the input.
     input_step: usize,
 }
 
 /// One window along an axis, without what is on padding.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Span {
     /// Tap and input coordinate of the first element.
     tap: usize,
     first: usize,
     count: usize,
+    /// Its length as a mean has it, which is no less.
+    length: usize,
 }
 
 impl AxisWindows {
@@ -64,7 +65,7 @@ pub(super) struct Windows {
     /// Elements of a row of the input.
     input_row: usize,
     axes: [AxisKinds; 2],
-    /// Taps and offsets from the first element, for each kind of row and of column.
+    /// Its elements, for each kind of row and of column.
     tables: Vec<Vec<Entry>>,
     /// Whether no element belongs to two windows.
     pub(super) exclusive: bool,
@@ -73,11 +74,21 @@ pub(super) struct Windows {
     row_step: Option<usize>,
 }
 
+/// What is marked of an element.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mark {
+    Taps {
+        per_row: usize,
+    },
+    /// One over a number, or over the lengths of the window.
+    Share(Option<usize>),
+}
+
 /// One element of a window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    /// Its tap in row-major order.
-    pub(super) tap: f32,
+    /// Its tap in row-major order, or its share of a mean.
+    pub(super) mark: f32,
     /// Its offset from the first element of the window.
     pub(super) at: usize,
 }
@@ -87,18 +98,17 @@ pub(super) struct Entry {
 struct AxisKinds {
     /// For each output coordinate, the kind of its window and the first input coordinate.
     windows: Vec<(usize, usize)>,
-    /// The first tap of each kind, and how many elements it has.
-    kinds: Vec<(usize, usize)>,
+    /// One of each kind.
+    kinds: Vec<Span>,
 }
 
 impl AxisKinds {
     fn new(axis: &AxisWindows) -> Self {
         let mut kinds = Vec::new();
         let mut known = HashMap::new();
-        let windows = axis.spans.iter().map(|span| {
-            let kind = (span.tap, span.count);
-            let index = *known.entry(kind).or_insert_with(|| {
-                kinds.push(kind);
+        let windows = axis.spans.iter().map(|&span| {
+            let index = *known.entry((span.tap, span.count, span.length)).or_insert_with(|| {
+                kinds.push(span);
                 kinds.len() - 1
             });
             (index, span.first)
@@ -108,21 +118,25 @@ impl AxisKinds {
 }
 
 impl Windows {
-    pub(super) fn new(level: Level, input: [usize; 2], axes: [AxisWindows; 2], taps_per_row: usize) -> Self {
+    pub(super) fn new(level: Level, input: [usize; 2], axes: [AxisWindows; 2], mark: Mark) -> Self {
         let lanes = lanes(level);
         let [down, along] = [0, 1].map(|axis| axes[axis].uses(input[axis]));
         let both = || down.iter().chain(&along);
         let [rows, columns] = [AxisKinds::new(&axes[0]), AxisKinds::new(&axes[1])];
         let mut tables = Vec::with_capacity(rows.kinds.len() * columns.kinds.len());
-        for &(top, height) in &rows.kinds {
-            for &(left, width) in &columns.kinds {
+        for down in &rows.kinds {
+            for along in &columns.kinds {
                 let entry = |y: usize, x: usize| {
-                    let [ky, kx] = [top + y * axes[0].tap_step, left + x * axes[1].tap_step];
+                    let mark = match mark {
+                        Mark::Taps { per_row } => ((down.tap + y) * per_row + along.tap + x) as f32,
+                        Mark::Share(None) => 1.0 / (down.length * along.length) as f32,
+                        Mark::Share(Some(divisor)) => 1.0 / divisor as f32,
+                    };
                     let [y, x] = [y * axes[0].input_step, x * axes[1].input_step];
-                    Entry { tap: (ky * taps_per_row + kx) as f32, at: (y * input[1] + x) * lanes }
+                    Entry { mark, at: (y * input[1] + x) * lanes }
                 };
-                let mut table = Vec::with_capacity(height * width);
-                (0..height).for_each(|y| table.extend((0..width).map(|x| entry(y, x))));
+                let mut table = Vec::with_capacity(down.count * along.count);
+                (0..down.count).for_each(|y| table.extend((0..along.count).map(|x| entry(y, x))));
                 tables.push(table);
             }
         }
@@ -167,8 +181,9 @@ pub(super) fn table_bytes([down, along]: [AxisSize; 2], output: [usize; 2]) -> u
     tables.saturating_add(entries).saturating_add(windows)
 }
 
-/// The windows of a convolution of this shape along each axis, padding left out.
-pub(super) fn axes(shape: &ConvShape) -> [AxisWindows; 2] {
+/// The windows of a convolution of this shape along each axis, padding left out. `counts_padding`: whether their lengths
+/// have that on both sides.
+pub(super) fn axes(shape: &ConvShape, counts_padding: bool) -> [AxisWindows; 2] {
     let output = shape.output();
     [0, 1].map(|axis| {
         let (padding, dilation) = (shape.padding[axis], shape.dilation[axis]);
@@ -176,12 +191,16 @@ pub(super) fn axes(shape: &ConvShape) -> [AxisWindows; 2] {
             let start = out * shape.stride[axis];
             let tap = padding.saturating_sub(start).div_ceil(dilation);
             let end = (padding + shape.input[axis]).saturating_sub(start).div_ceil(dilation).min(shape.kernel[axis]);
-            match tap < end {
-                true => Span { tap, first: start + tap * dilation - padding, count: end - tap },
-                false => Span { tap: 0, first: 0, count: 0 },
+            let count = end.saturating_sub(tap);
+            let all =
+                (2 * padding + shape.input[axis]).saturating_sub(start).div_ceil(dilation).min(shape.kernel[axis]);
+            let length = if counts_padding { all } else { count };
+            match count > 0 {
+                true => Span { tap, first: start + tap * dilation - padding, count, length },
+                false => Span { tap: 0, first: 0, count, length },
             }
         };
-        AxisWindows { spans: (0..output[axis]).map(span).collect(), tap_step: 1, input_step: dilation }
+        AxisWindows { spans: (0..output[axis]).map(span).collect(), input_step: dilation }
     })
 }
 
@@ -191,9 +210,10 @@ pub(super) fn adaptive_axes(input: [usize; 2], output: [usize; 2]) -> [AxisWindo
         let (n, o) = (input[axis], output[axis]);
         let span = |i: usize| {
             let first = i * n / o;
-            Span { tap: 0, first, count: ((i + 1) * n).div_ceil(o) - first }
+            let count = ((i + 1) * n).div_ceil(o) - first;
+            Span { tap: 0, first, count, length: count }
         };
-        AxisWindows { spans: (0..o).map(span).collect(), tap_step: 0, input_step: 1 }
+        AxisWindows { spans: (0..o).map(span).collect(), input_step: 1 }
     })
 }
 

@@ -115,13 +115,12 @@ fn bands_of_narrow_images() {
 fn threads_do_not_change_a_bit_of_a_band() {
     let mut rng = generator(63);
     let shape = ConvShape {
-        in_channels: 20,
-        out_channels: 31,
         input: [24, 22],
         kernel: [3, 4],
         stride: [2, 1],
         padding: [1, 2],
         dilation: [1, 2],
+        ..ConvShape::linear(20, 31)
     };
     for tiling in tilings() {
         let [weight, input] = operands(&mut rng, tiling, &shape);

@@ -178,13 +178,13 @@ pub fn random_shape(rng: &mut impl Rng, channels: usize, size: usize) -> ConvSha
         let mut pair = |from: usize, to: usize| [rng.random_range(from..=to), rng.random_range(from..=to)];
         let [in_channels, out_channels] = pair(1, channels);
         let shape = ConvShape {
-            in_channels,
-            out_channels,
             input: pair(1, size),
             kernel: pair(1, 4),
             stride: pair(1, 3),
             padding: pair(0, 3),
+            extra: pair(0, 3).map(|extra| extra.saturating_sub(1)),
             dilation: pair(1, 3),
+            ..ConvShape::linear(in_channels, out_channels)
         };
         if fits(&shape) {
             return shape;
@@ -206,13 +206,12 @@ pub fn far_windows() -> impl Iterator<Item = ConvShape> {
     let channels = [[1, 1], [2, 5], [3, 40], [700, 2]];
     windows.into_iter().flat_map(move |(input, kernel, stride, padding, dilation)| {
         channels.map(|[in_channels, out_channels]| ConvShape {
-            in_channels,
-            out_channels,
             input,
             kernel,
             stride,
             padding,
             dilation,
+            ..ConvShape::linear(in_channels, out_channels)
         })
     })
 }
@@ -223,13 +222,12 @@ pub fn square_windows(in_channels: usize, out_channels: usize) -> Vec<ConvShape>
     for i in 0..4 * 3 * 4 * 3 {
         let (kernel, stride, padding, dilation) = (i % 4 + 1, i / 4 % 3 + 1, i / 12 % 4, i / 48 + 1);
         shapes.push(ConvShape {
-            in_channels,
-            out_channels,
             input: [7, 10],
             kernel: [kernel; 2],
             stride: [stride; 2],
             padding: [padding; 2],
             dilation: [dilation; 2],
+            ..ConvShape::linear(in_channels, out_channels)
         });
     }
     shapes.retain(fits);
@@ -237,7 +235,10 @@ pub fn square_windows(in_channels: usize, out_channels: usize) -> Vec<ConvShape>
 }
 
 fn fits(shape: &ConvShape) -> bool {
-    (0..2).all(|axis| (shape.kernel[axis] - 1) * shape.dilation[axis] < shape.input[axis] + 2 * shape.padding[axis])
+    (0..2).all(|axis| {
+        (shape.kernel[axis] - 1) * shape.dilation[axis]
+            < shape.input[axis] + 2 * shape.padding[axis] + shape.extra[axis]
+    })
 }
 
 /// What the forward product takes for weights.

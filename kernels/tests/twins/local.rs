@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Activation, ConvShape, Layout, Local, Relaxing, lanes};
+use predictive_coding_kernels::{Activation, ConvShape, Divisor, Layout, Local, Relaxing, lanes};
 use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
@@ -49,13 +49,12 @@ fn same_but_nan(a: &[f32], b: &[f32]) -> bool {
 /// A window of one kernel size, stride and so on along both axes, but for the input.
 pub fn square(channels: usize, input: [usize; 2], [kernel, stride, padding, dilation]: [usize; 4]) -> ConvShape {
     ConvShape {
-        in_channels: channels,
-        out_channels: channels,
         input,
         kernel: [kernel; 2],
         stride: [stride; 2],
         padding: [padding; 2],
         dilation: [dilation; 2],
+        ..ConvShape::linear(channels, channels)
     }
 }
 
@@ -104,7 +103,7 @@ fn operations(tiling: Tiling) -> Vec<Operation> {
         let shape = square(three, [height, 7], window);
         let planes = tiling.planes(three);
         let mut add = |local, linear| operations.push(Operation { local, planes, height, step, linear });
-        add(Local::avg_pool(level, layout, &shape), true);
+        add(Local::avg_pool(level, layout, &shape, Divisor::Padded), true);
         let joined = ALL.into_iter().filter(|activation| activation.is_piecewise_linear());
         joined.for_each(|activation| add(Local::max_pool(level, layout, activation, &shape), false));
     }
@@ -162,7 +161,7 @@ fn rows_come_from_rows_of_their_own() {
     for level in levels() {
         for _ in 0..2000 {
             let shape = random_shape(&mut rng, 1, 12);
-            let local = Local::avg_pool(level, Layout::Images, &shape);
+            let local = Local::avg_pool(level, Layout::Images, &shape, Divisor::Inside);
             if local.rows_per_row().is_none() {
                 continue;
             }
@@ -260,7 +259,8 @@ fn flattened_images_are_channels_of_one_pixel() {
 fn a_row_of_windows_on_padding_alone() {
     for tiling in tilings() {
         let (channels, planes) = (tiling.several(2), tiling.planes(tiling.several(2)));
-        let local = Local::avg_pool(tiling.level, tiling.layout, &square(channels, [7, 7], [1, 4, 1, 1]));
+        let local =
+            Local::avg_pool(tiling.level, tiling.layout, &square(channels, [7, 7], [1, 4, 1, 1]), Divisor::Padded);
         assert_eq!((local.output_rows(), local.rows_per_row()), (3, Some(3)));
         let (input, output) = (vec![1.0; local.input_len()], vec![0.5; local.output_len()]);
         let d = compact(&input, planes, 7, &(6..7));
@@ -283,8 +283,8 @@ fn threads_do_not_change_a_bit() {
         let operations = [
             Local::max_pool(level, layout, Activation::Identity, &ConvShape { dilation: [1, 2], ..shape }),
             Local::max_pool(level, layout, Activation::LeakyRelu { negative_slope: 0.1 }, &joined),
-            Local::avg_pool(level, layout, &shape),
-            Local::avg_pool(level, layout, &joined),
+            Local::avg_pool(level, layout, &shape, Divisor::Padded),
+            Local::avg_pool(level, layout, &joined, Divisor::Number(3)),
             Local::adaptive_avg_pool(level, layout, many, [50, 70], [13, 9]),
             Local::activation(level, layout, Activation::Silu, many, [50, 70]),
             Local::activation(level, layout, Activation::Relu, 1, [50, 4900]),

@@ -5,7 +5,7 @@
 
 use std::f64::consts::{PI, SQRT_2};
 
-use predictive_coding_kernels::{Activation, Combine, ConvShape};
+use predictive_coding_kernels::{Activation, Combine, ConvShape, Divisor};
 use predictive_coding_kernels_reference::{output_size, under};
 
 /// `alpha sum + beta out + gamma other + bias`, for tensors of `plane` pixels a channel. Operands
@@ -147,43 +147,67 @@ pub fn max_pool_backward(shape: &ConvShape, planes: usize, output_gradient: &[f3
     gradient
 }
 
-fn mean(windows: &Windows, divisor: Option<usize>, pixels: usize, planes: usize, input: &[f32]) -> Vec<f64> {
+fn mean(windows: &Windows, divisors: &[usize], pixels: usize, planes: usize, input: &[f32]) -> Vec<f64> {
     let mut means = vec![];
     for plane in 0..planes {
-        for window in windows {
+        for (window, &divisor) in windows.iter().zip(divisors) {
             let sum: f64 = window.iter().map(|&(_, pixel)| f64::from(input[plane * pixels + pixel])).sum();
-            means.push(sum / divisor.unwrap_or(window.len()) as f64);
+            means.push(if window.is_empty() { 0.0 } else { sum / divisor as f64 });
         }
     }
     means
 }
 
-fn spread(windows: &Windows, divisor: Option<usize>, pixels: usize, planes: usize, gradient: &[f32]) -> Vec<f64> {
+fn spread(windows: &Windows, divisors: &[usize], pixels: usize, planes: usize, gradient: &[f32]) -> Vec<f64> {
     let mut spread = vec![0.0; planes * pixels];
     for plane in 0..planes {
-        for (o, window) in windows.iter().enumerate() {
-            let share = f64::from(gradient[plane * windows.len() + o]) / divisor.unwrap_or(window.len()) as f64;
+        for (o, (window, &divisor)) in windows.iter().zip(divisors).enumerate() {
+            let share = f64::from(gradient[plane * windows.len() + o]) / divisor as f64;
             window.iter().for_each(|&(_, pixel)| spread[plane * pixels + pixel] += share);
         }
     }
     spread
 }
 
-/// The sum of each window divided by the size of the kernel, so that padding counts.
-pub fn avg_pool(shape: &ConvShape, planes: usize, input: &[f32]) -> Vec<f64> {
-    let taps = shape.kernel[0] * shape.kernel[1];
-    mean(&windows(shape), Some(taps), shape.input[0] * shape.input[1], planes, input)
+/// What the sum of each window is divided by.
+fn divisors(shape: &ConvShape, divisor: Divisor) -> Vec<usize> {
+    let [height, width] = output_size(shape);
+    let counts = |axis: usize, out: usize| {
+        let place = |tap: usize| out * shape.stride[axis] + tap * shape.dilation[axis];
+        let padded = shape.input[axis] + 2 * shape.padding[axis];
+        (0..shape.kernel[axis]).filter(|&tap| place(tap) < padded).count()
+    };
+    let outputs = (0..height).flat_map(|y| (0..width).map(move |x| [y, x]));
+    outputs
+        .zip(windows(shape))
+        .map(|([y, x], window)| match divisor {
+            Divisor::Padded => counts(0, y) * counts(1, x),
+            Divisor::Inside => window.len(),
+            Divisor::Number(number) => number,
+            other => panic!("{other:?} is not written down here"),
+        })
+        .collect()
+}
+
+/// The sum of each window divided by a number.
+pub fn avg_pool(shape: &ConvShape, divisor: Divisor, planes: usize, input: &[f32]) -> Vec<f64> {
+    mean(&windows(shape), &divisors(shape, divisor), shape.input[0] * shape.input[1], planes, input)
 }
 
 /// The gradient of the input of [`avg_pool`].
-pub fn avg_pool_backward(shape: &ConvShape, planes: usize, output_gradient: &[f32]) -> Vec<f64> {
-    let taps = shape.kernel[0] * shape.kernel[1];
-    spread(&windows(shape), Some(taps), shape.input[0] * shape.input[1], planes, output_gradient)
+pub fn avg_pool_backward(shape: &ConvShape, divisor: Divisor, planes: usize, output_gradient: &[f32]) -> Vec<f64> {
+    let pixels = shape.input[0] * shape.input[1];
+    spread(&windows(shape), &divisors(shape, divisor), pixels, planes, output_gradient)
+}
+
+fn sizes(windows: &Windows) -> Vec<usize> {
+    windows.iter().map(Vec::len).collect()
 }
 
 /// The means of the windows that make an image of the size `output`.
 pub fn adaptive_avg_pool(input_size: [usize; 2], output: [usize; 2], planes: usize, input: &[f32]) -> Vec<f64> {
-    mean(&adaptive_windows(input_size, output), None, input_size[0] * input_size[1], planes, input)
+    let windows = adaptive_windows(input_size, output);
+    mean(&windows, &sizes(&windows), input_size[0] * input_size[1], planes, input)
 }
 
 /// The gradient of the input of [`adaptive_avg_pool`].
@@ -193,7 +217,8 @@ pub fn adaptive_avg_pool_backward(
     planes: usize,
     output_gradient: &[f32],
 ) -> Vec<f64> {
-    spread(&adaptive_windows(input_size, output), None, input_size[0] * input_size[1], planes, output_gradient)
+    let windows = adaptive_windows(input_size, output);
+    spread(&windows, &sizes(&windows), input_size[0] * input_size[1], planes, output_gradient)
 }
 
 /// f(z).

@@ -76,13 +76,12 @@ fn winograd() {
 fn shapes_that_are_cut() {
     let mut rng = generator(73);
     let shape = |channels: [usize; 2], input, kernel, stride, padding| ConvShape {
-        in_channels: channels[0],
-        out_channels: channels[1],
         input,
         kernel: [kernel; 2],
         stride: [stride; 2],
         padding: [padding; 2],
         dilation: [1; 2],
+        ..ConvShape::linear(channels[0], channels[1])
     };
     for level in levels() {
         for shape in [
@@ -244,13 +243,12 @@ fn threads_do_not_change_a_bit_of_a_tensor() {
     for level in levels() {
         for (batch, channels, size) in [(2, [30, 70], [20, 33]), (1, [40, 3], [50, 70]), (70, [3, 4], [9, 9])] {
             let shape = ConvShape {
-                in_channels: channels[0],
-                out_channels: channels[1],
                 input: size,
                 kernel: [3; 2],
                 stride: [1; 2],
                 padding: [1; 2],
                 dilation: [1; 2],
+                ..ConvShape::linear(channels[0], channels[1])
             };
             let [inputs, outputs] = sizes(&shape, batch);
             let weight = values(&mut rng, shape.out_channels * shape.in_channels * shape.taps());

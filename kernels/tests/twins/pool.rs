@@ -1,6 +1,6 @@
 //! Pooling of tiles against its twins.
 
-use predictive_coding_kernels::{Activation, ConvShape, Layout, Level, Local};
+use predictive_coding_kernels::{Activation, ConvShape, Divisor, Layout, Level, Local};
 use predictive_coding_kernels_reference as reference;
 use rand::{Rng, RngExt};
 
@@ -324,12 +324,13 @@ fn avg_pool() {
     for tiling in tilings() {
         for shape in shapes(&mut rng, tiling) {
             let planes = tiling.images() * shape.in_channels;
+            let divisor = [Divisor::Padded, Divisor::Inside, Divisor::Number(3)][rng.random_range(0..3)];
             let pool = Mean {
-                local: Local::avg_pool(tiling.level, tiling.layout, &shape),
+                local: Local::avg_pool(tiling.level, tiling.layout, &shape, divisor),
                 channels: shape.in_channels,
                 sizes: [shape.input, reference::output_size(&shape)],
-                mean: &|z| naive::avg_pool(&shape, planes, z),
-                spread: &|gradient| naive::avg_pool_backward(&shape, planes, gradient),
+                mean: &|z| naive::avg_pool(&shape, divisor, planes, z),
+                spread: &|gradient| naive::avg_pool_backward(&shape, divisor, planes, gradient),
             };
             check_mean(&mut rng, tiling, pool);
         }

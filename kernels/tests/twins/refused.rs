@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use predictive_coding_kernels::{
-    Activation, Algorithm, Conv, ConvShape, Layout, Level, Lhs, Local, MatMut, MatRef, NchwConv, PackedLhs, gemm, lanes,
+    Activation, Algorithm, Conv, ConvShape, Divisor, Layout, Level, Lhs, Local, MatMut, MatRef, NchwConv, PackedLhs,
+    gemm, lanes,
 };
 
 use crate::common::levels;
@@ -34,6 +35,7 @@ fn convolutions() {
                 ConvShape { kernel: pair, ..small },
                 ConvShape { kernel: [2; 2], dilation: pair, ..small },
                 ConvShape { padding: pair, ..small },
+                ConvShape { extra: pair, ..small },
                 // A window of everything: the output has one pixel.
                 ConvShape { kernel: pair, input: pair, ..small },
             ]);
@@ -46,7 +48,7 @@ fn convolutions() {
                 // The number of output channels is not a pool's.
                 if shape.out_channels == 1 {
                     refused(&format!("{shape:?}"), || Local::max_pool(level, layout, Activation::Identity, &shape));
-                    refused(&format!("{shape:?}"), || Local::avg_pool(level, layout, &shape));
+                    refused(&format!("{shape:?}"), || Local::avg_pool(level, layout, &shape, Divisor::Padded));
                 }
             }
         }
@@ -85,7 +87,7 @@ fn convolutions() {
         ] {
             for layout in LAYOUTS {
                 refused(&format!("{shape:?}"), || Conv::new(level, layout, shape, Algorithm::Direct));
-                refused(&format!("{shape:?}"), || Local::avg_pool(level, layout, &shape));
+                refused(&format!("{shape:?}"), || Local::avg_pool(level, layout, &shape, Divisor::Padded));
             }
         }
     }
@@ -176,13 +178,11 @@ fn scratch_that_is_too_short() {
     for level in levels() {
         for (channels, kernel, batch) in [(40, 3, 1), (40, 3, 20), (1, 3, 40), (40, 1, 3)] {
             let shape = ConvShape {
-                in_channels: channels,
-                out_channels: channels,
                 input: [7, 7],
                 kernel: [kernel; 2],
                 stride: [1, 1],
                 padding: [kernel / 2; 2],
-                dilation: [1, 1],
+                ..ConvShape::linear(channels, channels)
             };
             let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
             let images = vec![0.0; batch * channels * 49];

@@ -7,7 +7,7 @@
 use std::f64::consts::{PI, SQRT_2};
 use std::ops::Range;
 
-use predictive_coding::{Approximation, Op, ParameterSpec, Role};
+use predictive_coding::{Approximation, Op, Padding, ParameterSpec, Role};
 
 use crate::real::Real;
 
@@ -50,10 +50,32 @@ impl<T: Real> Operation<T> {
             |role| specs.iter().find(|spec| spec.role == role).map_or(0..0, |spec: &&ParameterSpec| spec.range.clone());
         let (taps, kernel_elements) = match op {
             Op::Conv2d(c) => {
-                (windows(input, output, c.kernel_size, c.stride, c.padding, c.dilation), c.kernel_size.iter().product())
+                let padding = match c.padding {
+                    Padding::Zeros(padding) => padding,
+                    // Half of what is needed, without the one more of an odd number.
+                    _ => [0, 1].map(|axis| c.dilation[axis] * (c.kernel_size[axis] - 1) / 2),
+                };
+                (windows(input, output, c.kernel_size, c.stride, padding, c.dilation), c.kernel_size.iter().product())
             }
             Op::MaxPool2d(p) => (windows(input, output, p.kernel_size, p.stride, p.padding, p.dilation), 0),
-            Op::AvgPool2d(p) => (windows(input, output, p.kernel_size, p.stride, p.padding, [1, 1]), 0),
+            Op::AvgPool2d(p) => {
+                let mut taps = windows(input, output, p.kernel_size, p.stride, p.padding, [1, 1]);
+                let taken: Vec<usize> = taps.iter().map(|tap| tap.output).collect();
+                for tap in &mut taps {
+                    // As F.avg_pool2d has it: to the end of the padding, but not beyond.
+                    let length = |axis: usize, place: usize| {
+                        let start = place * p.stride[axis];
+                        (start + p.kernel_size[axis]).min(input[axis + 1] + 2 * p.padding[axis]) - start
+                    };
+                    let divisor = match (p.divisor_override, p.count_include_pad) {
+                        (Some(divisor), _) => divisor,
+                        (None, true) => length(0, tap.output / output[2]) * length(1, tap.output % output[2]),
+                        (None, false) => taken.iter().filter(|&&output| output == tap.output).count(),
+                    };
+                    tap.share = 1.0 / divisor as f64;
+                }
+                (taps, 0)
+            }
             Op::AdaptiveAvgPool2d { .. } => (adaptive_windows(input, output), 0),
             Op::Linear(_) => (vec![Tap { output: 0, input: 0, kernel: 0, share: 1.0 }], 1),
             _ => (vec![], 0),
@@ -186,10 +208,6 @@ fn windows(
     padding: [usize; 2],
     dilation: [usize; 2],
 ) -> Vec<Tap> {
-    for axis in 0..2 {
-        let room = input[axis + 1] + 2 * padding[axis] - (dilation[axis] * (kernel[axis] - 1) + 1);
-        assert_eq!(output[axis + 1], room / stride[axis] + 1, "size of the output along axis {axis}");
-    }
     let mut taps = vec![];
     for (y, x) in grid(output[1], output[2]) {
         for (r, s) in grid(kernel[0], kernel[1]) {
@@ -200,12 +218,24 @@ fn windows(
                     output: y * output[2] + x,
                     input: row * input[2] + column,
                     kernel: r * kernel[1] + s,
-                    share: 1.0 / (kernel[0] * kernel[1]) as f64,
+                    share: 1.0,
                 });
             }
         }
     }
     taps
+}
+
+/// How many windows PyTorch's documentation says there are along an axis of `size` elements.
+pub fn window_count(size: usize, [kernel, stride, padding, dilation]: [usize; 4], ceil_mode: bool) -> usize {
+    let [size, kernel, stride, padding, dilation] = [size, kernel, stride, padding, dilation].map(|n| n as f64);
+    let steps = (size + 2.0 * padding - dilation * (kernel - 1.0) - 1.0) / stride;
+    match ceil_mode {
+        false => steps.floor() as usize + 1,
+        // "Sliding windows that would start in the right padded region are ignored."
+        true if steps.ceil() * stride >= size + padding => steps.ceil() as usize,
+        true => steps.ceil() as usize + 1,
+    }
 }
 
 /// The windows of adaptive pooling: floor(y in / out) .. ceil((y + 1) in / out) along each axis.

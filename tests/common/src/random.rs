@@ -2,7 +2,7 @@
 
 use predictive_coding::{
     Approximation, AvgPool2d, Branch, Conv2d, ErrorBased, FreeInput, LayerSpec, Linear, Loss, LossFunction, MaxPool2d,
-    Method, Network, Nudge, Op, Parameters, Reduction, Solver, Strict, Targets,
+    Method, Network, Nudge, Op, Padding, Parameters, Reduction, Solver, Strict, Targets,
 };
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -176,7 +176,7 @@ pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
             (3, 0..7) => Op::Conv2d(convolution(rng)),
             (3, 7..9) => Op::MaxPool2d(max_pool(rng)),
             (3, 9) => Op::AvgPool2d(avg_pool(rng)),
-            (3, 10) => Op::AdaptiveAvgPool2d { output_size: pair(rng, 1..7) },
+            (3, 10) => Op::AdaptiveAvgPool2d { output_size: pair(rng, 0..7) },
             (_, 11) => Op::Flatten,
             (_, 12..20) => elementwise(rng),
             _ => continue,
@@ -209,7 +209,9 @@ fn convolution(rng: &mut ChaCha8Rng) -> Conv2d {
     let mut conv = Conv2d::new(rng.random_range(1..12), pair(rng, 1..5));
     (conv.bias, conv.scale) = (rng.random_bool(0.8), scale(rng));
     if rng.random() {
-        (conv.stride, conv.padding, conv.dilation) = (pair(rng, 1..4), pair(rng, 0..4), pair(rng, 1..4));
+        (conv.stride, conv.padding, conv.dilation) = (pair(rng, 1..4), pair(rng, 0..4).into(), pair(rng, 1..4));
+    } else if rng.random() {
+        (conv.padding, conv.dilation) = (Padding::Same, pair(rng, 1..4));
     }
     conv
 }
@@ -224,6 +226,7 @@ fn max_pool(rng: &mut ChaCha8Rng) -> MaxPool2d {
             pool.padding[axis] = rng.random_range(0..=extent / 2);
         }
     }
+    pool.ceil_mode = rng.random();
     pool
 }
 
@@ -233,6 +236,8 @@ fn avg_pool(rng: &mut ChaCha8Rng) -> AvgPool2d {
         pool.stride = pair(rng, 1..4);
         pool.padding = pool.kernel_size.map(|kernel| rng.random_range(0..=kernel / 2));
     }
+    (pool.ceil_mode, pool.count_include_pad) = (rng.random(), rng.random());
+    pool.divisor_override = rng.random_bool(0.2).then(|| rng.random_range(1..9));
     pool
 }
 
