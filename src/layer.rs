@@ -8,10 +8,11 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Combine, Conv, Local, Relaxing, elementwise};
+use predictive_coding_kernels::{Combine, Relaxing, elementwise};
 
 use crate::parameters::ParametersView;
-use crate::plan::{Branch, Inlet, LayerPlan, Link, Place, Plan, Product, Step, Sum, WeightGradient};
+use crate::plan::{Branch, Inlet, LayerPlan, Link, Place, Plan, Step, Sum};
+use crate::product::{Product, WeightGradient, Weights};
 use crate::state::{Scratch, Tile, Values, Work, read_write, values_between};
 
 /// A plan with the parameters of one call.
@@ -20,17 +21,10 @@ pub(crate) struct Layers<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) parameters: ParametersView<'a>,
     pub(crate) packed: &'a [f32],
-    /// How the parameters have changed since the forward pass, if they have.
-    pub(crate) change: Option<Change<'a>>,
+    /// How the parameters have changed since the forward pass, if they have; packed for forward products.
+    pub(crate) change: Option<Weights<'a>>,
     /// Whether a single product is shared among threads: if there are fewer tasks than those.
     pub(crate) parallel: bool,
-}
-
-/// Differences of parameters, as they are and packed for forward products.
-#[derive(Clone, Copy)]
-pub(crate) struct Change<'a> {
-    pub(crate) parameters: &'a [f32],
-    pub(crate) packed: &'a [f32],
 }
 
 /// Where the gradients of the parameters go.
@@ -60,28 +54,6 @@ pub(crate) struct Towards<'b, 'c> {
     pub(crate) combine: &'c dyn Fn(&Link) -> Combine<'c>,
 }
 
-impl Product {
-    /// Packs the weights for both directions.
-    pub(crate) fn pack(&self, parameters: ParametersView<'_>, packed: &mut [f32]) {
-        let weight = parameters.at(&self.weight);
-        self.conv.pack_forward(weight, &mut packed[self.forward.clone()], true);
-        if !self.backward.is_empty() {
-            self.conv.pack_backward(weight, &mut packed[self.backward.clone()], true);
-        }
-    }
-}
-
-/// The rows of a local operation's result that a band of the product below it makes.
-fn rows_of_band(conv: &Conv, local: &Local, band: usize) -> Range<usize> {
-    if conv.output_bands() == 1 {
-        return 0..local.output_rows();
-    }
-    let rows = conv.output_band(band);
-    let step = local.rows_per_row().expect("a product is cut into bands for operations whose rows share nothing");
-    let end = if band + 1 == conv.output_bands() { local.output_rows() } else { rows.end / step };
-    (rows.start / step).min(end)..end
-}
-
 impl Layers<'_> {
     /// The forward pass, from the tile's input values.
     pub(crate) fn forward(&self, tile: &mut Tile, scratch: &mut Scratch) {
@@ -108,9 +80,8 @@ impl Layers<'_> {
                     let last = steps.end - 1;
                     self.forward_steps(steps.start..last, inside, activations, products);
                     let (z, out) = values_between(&self.plan.inputs[last], &total, inside, activations);
-                    let packed = self.weights(product, &product.forward);
                     let combine = Combine { beta, ..self.biased(product) };
-                    product.conv.forward(packed, z, combine, out, products, self.parallel);
+                    product.forward(None, self.weights(), z, combine, out, products, self.parallel);
                     continue;
                 }
                 _ => {
@@ -130,22 +101,20 @@ impl Layers<'_> {
         while b < range.end {
             let next = (b + 1 < range.end).then(|| &steps[b + 1]);
             match (&steps[b], next) {
-                (Step::Product(product), Some(Step::Local(local))) if product.conv.output_bands() > 1 => {
-                    for band in 0..product.conv.output_bands() {
+                (Step::Product(product), Some(Step::Local(local))) if product.bands() > 1 => {
+                    for band in 0..product.bands() {
                         let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
-                        let packed = self.weights(product, &product.forward);
                         let combine = self.biased(product);
-                        product.conv.forward_band(band, packed, z, combine, out, products, self.parallel);
+                        product.forward(Some(band), self.weights(), z, combine, out, products, self.parallel);
                         let (z, out) = values_between(&inputs[b + 1], &outputs[b + 1], inside, activations);
-                        local.forward(z, out, rows_of_band(&product.conv, local, band), self.parallel);
+                        local.forward(z, out, product.rows_of_band(local, band), self.parallel);
                     }
                     b += 2;
                     continue;
                 }
                 (Step::Product(product), _) => {
                     let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
-                    let packed = self.weights(product, &product.forward);
-                    product.conv.forward(packed, z, self.biased(product), out, products, self.parallel);
+                    product.forward(None, self.weights(), z, self.biased(product), out, products, self.parallel);
                 }
                 (Step::Local(local), _) => {
                     let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
@@ -156,12 +125,8 @@ impl Layers<'_> {
         }
     }
 
-    /// The weights as a product of a direction wants them: packed at this place, or as they are.
-    fn weights(&self, product: &Product, packed: &Range<usize>) -> &[f32] {
-        match product.conv.reads_weights() {
-            true => self.parameters.at(&product.weight),
-            false => &self.packed[packed.clone()],
-        }
+    fn weights(&self) -> Weights<'_> {
+        Weights { parameters: self.parameters, packed: self.packed }
     }
 
     fn biased(&self, product: &Product) -> Combine<'_> {
@@ -182,8 +147,7 @@ impl Layers<'_> {
                 let combine = Combine { alpha: precision, gamma: -precision, other: own, ..Combine::default() };
                 let Work { differences, products, .. } = work;
                 let d = self.difference(tail.start, last, u, differences);
-                let packed = self.weights(product, &product.forward);
-                product.conv.forward(packed, d, combine, error, products, self.parallel);
+                product.forward(None, self.weights(), d, combine, error, products, self.parallel);
             }
             Step::Local(local) => {
                 let (z, value) = (values.input(last), values.output(last));
@@ -217,11 +181,10 @@ impl Layers<'_> {
                 let u = self.push_inside(layer, last - 1, values, u, work);
                 let Work { differences, band: difference, pulled, products, .. } = work;
                 let d = self.difference(first, last - 1, u, differences);
-                let packed = self.weights(product, &product.forward);
-                for band in 0..product.conv.output_bands() {
-                    let rows = rows_of_band(&product.conv, local, band);
-                    let difference = &mut difference[..product.conv.output_band_len(band)];
-                    product.conv.forward_alone(band, packed, d, difference, products, self.parallel);
+                for band in 0..product.bands() {
+                    let rows = product.rows_of_band(local, band);
+                    let difference = &mut difference[..product.band_len(band)];
+                    product.forward_alone(band, self.weights(), d, difference, products, self.parallel);
                     f(difference, &mut pulled[plan.pulled.clone()], rows);
                 }
             }
@@ -323,18 +286,13 @@ impl Layers<'_> {
             Step::Product(product) => {
                 let combine = Combine { beta, ..Combine::default() };
                 if !d.is_empty() {
-                    let packed = self.weights(product, &product.forward);
-                    product.conv.forward(packed, d, combine, out, products, self.parallel);
+                    product.forward(None, self.weights(), d, combine, out, products, self.parallel);
                 }
-                if let Some(Change { parameters, packed }) = self.change {
-                    let packed = match product.conv.reads_weights() {
-                        true => &parameters[product.weight.clone()],
-                        false => &packed[product.forward.clone()],
-                    };
-                    let bias = product.bias.as_ref().map(|range| &parameters[range.clone()]);
+                if let Some(change) = self.change {
+                    let bias = product.bias.as_ref().map(|range| change.parameters.at(range));
                     let beta = if d.is_empty() { beta } else { 1.0 };
                     let combine = Combine { bias, beta, ..Combine::default() };
-                    product.conv.forward(packed, values.input(b), combine, out, products, self.parallel);
+                    product.forward(None, change, values.input(b), combine, out, products, self.parallel);
                 }
             }
             Step::Local(_) if d.is_empty() => out.fill(0.0),
@@ -448,19 +406,19 @@ impl Layers<'_> {
         match &product.gradient {
             WeightGradient::Rows { errors, inputs } => {
                 let Plan { layout, images, sizes, .. } = self.plan;
-                let shape = product.conv.shape();
-                let [error, image] = [[shape.out_channels, 1], [shape.in_channels, shape.taps()]];
-                for (place, operand, image) in [(errors, gradient, error), (inputs, x, image)] {
+                for (place, operand, image) in
+                    [(errors, gradient, [errors.len(), 1]), (inputs, x, product.input_image())]
+                {
                     layout.store(level, operand, image, &mut gradients.rows[place.start..], *images, sizes.row);
                 }
             }
             WeightGradient::Partial(place) => {
                 let sums = &mut gradients.partial[place.clone()];
-                product.conv.backward_weights(gradient, x, sums, products, self.parallel);
+                product.add_gradient(gradient, x, sums, products, self.parallel);
             }
         }
         if let Some(bias) = &product.partial_bias {
-            product.conv.backward_bias(gradient, &mut gradients.partial[bias.clone()]);
+            product.add_bias_gradient(gradient, &mut gradients.partial[bias.clone()]);
         }
     }
 }
@@ -534,15 +492,14 @@ impl Back<'_> {
                     if let Some(gradients) = &mut gradients {
                         layers.gradient(product, gradient, values.input(b), d, input, products, gradients);
                     }
-                    let packed = layers.weights(product, &product.backward);
                     match out {
                         Some((combine, out)) if b == start => {
-                            return product.conv.backward_data(packed, gradient, combine, out, products, parallel);
+                            return product.backward(layers.weights(), gradient, combine, out, products, parallel);
                         }
                         _ if b == lowest => return,
                         _ => {
                             let to = &mut to[..inputs[b].len()];
-                            product.conv.backward_data(packed, gradient, Combine::default(), to, products, parallel);
+                            product.backward(layers.weights(), gradient, Combine::default(), to, products, parallel);
                         }
                     }
                 }

@@ -1,6 +1,6 @@
 //! Which layout a session computes in.
 
-use predictive_coding_kernels::{self as kernels, ConvShape, Layout, Level};
+use predictive_coding_kernels::{self as kernels, Layout, Level};
 
 use crate::network::{Layer, Network};
 use crate::op::Op;
@@ -16,7 +16,7 @@ pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choic
         LayoutChoice::Images => true,
         LayoutChoice::Channels => false,
         LayoutChoice::Auto => {
-            let [images, channels] = cost(network, lanes);
+            let [images, channels] = cost(network, level);
             batch as f64 * channels >= batch.div_ceil(lanes) as f64 * images
         }
     };
@@ -33,14 +33,19 @@ pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choic
 
 /// Whether no operation meets pixels next to each other.
 fn has_matrices_alone(network: &Network) -> bool {
-    let spatial =
-        |op: &Op| matches!(op, Op::Conv2d(_) | Op::MaxPool2d(_) | Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. });
+    let spatial = |op: &Op| {
+        matches!(
+            op,
+            Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::MaxPool2d(_) | Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. }
+        )
+    };
     !network.layers().iter().flat_map(Layer::all_ops).any(|(op, _)| spatial(op))
 }
 
 /// Vector operations of a tile of a step, with an image in every lane and with one image whose channels lie across the
 /// lanes.
-fn cost(network: &Network, lanes: usize) -> [f64; 2] {
+fn cost(network: &Network, level: Level) -> [f64; 2] {
+    let lanes = kernels::lanes(level);
     // What a matrix costs that is read for one image, as a multiple of its multiplications.
     const READ_ONCE: f64 = 2.5;
     // Passes over the output of a product that are not part of it.
@@ -48,19 +53,17 @@ fn cost(network: &Network, lanes: usize) -> [f64; 2] {
     let padded = |channels: usize| channels.next_multiple_of(lanes) as f64 / channels as f64;
     let mut costs = [0.0; 2];
     let ops = network.layers().iter().flat_map(Layer::all_ops);
-    let products = ops.filter_map(|(op, input)| match op {
-        Op::Conv2d(conv) => Some(conv.shape(input)),
-        Op::Linear(linear) => Some(ConvShape::linear(input[0], linear.out_features)),
-        _ => None,
-    });
-    for shape in products {
-        let [height, width] = shape.output();
-        let products = shape.flops() as f64 / 2.0;
-        let elements = (shape.out_channels * height * width) as f64;
+    for product in ops.filter_map(|(op, input)| op.product(input)) {
+        let shape = product.conv;
+        let (block, blocks) = product.block(level, Layout::Channels);
+        let [images, channels] = [product.flops(), blocks as u64 * block.flops()].map(|flops| flops as f64 / 2.0);
+        let [height, width] = if product.transposed { shape.input } else { shape.output() };
+        let elements =
+            (if product.transposed { shape.in_channels } else { shape.out_channels } * height * width) as f64;
         let read = if height * width == 1 { READ_ONCE } else { 1.0 };
-        costs[0] += 3.0 * products + PASSES * elements;
+        costs[0] += 3.0 * images + PASSES * elements;
         let directions = 2.0 * padded(shape.out_channels) + padded(shape.in_channels);
-        costs[1] += (products * directions * read + PASSES * elements * padded(shape.out_channels)) / lanes as f64;
+        costs[1] += (channels * directions * read + PASSES * elements * padded(shape.out_channels)) / lanes as f64;
     }
     costs
 }

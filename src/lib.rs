@@ -51,6 +51,7 @@ mod options;
 mod output;
 mod parameters;
 mod plan;
+mod product;
 mod relaxation;
 mod session;
 mod setters;
@@ -87,7 +88,7 @@ pub use method::{
 #[doc(hidden)]
 pub use network::ModelFile;
 pub use network::{Branch, Layer, LayerSpec, Network};
-pub use op::{Approximation, AvgPool2d, Conv2d, Linear, MaxPool2d, Op, Padding};
+pub use op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Op, Padding};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};

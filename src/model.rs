@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::loss::{Loss, Reduction};
 use crate::network::{Branch, LayerSpec, Network};
-use crate::op::{Approximation, AvgPool2d, Conv2d, Linear, MaxPool2d, Op, Padding};
+use crate::op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Op, Padding};
 
 /// No description of a chain of layers needs more bytes than this.
 const MAX_BYTES: u64 = 16 << 20;
@@ -244,8 +244,19 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             stride: arguments.size_or("stride", [1, 1])?,
             padding: arguments.padding()?,
             dilation: arguments.size_or("dilation", [1, 1])?,
+            groups: arguments.optional_count("groups")?.unwrap_or(1),
             bias: arguments.flag_or("bias", true)?,
             scale: arguments.real_or("scale", 1.0)?,
+        }),
+        "conv_transpose2d" => Op::ConvTranspose2d(ConvTranspose2d {
+            out_channels: arguments.count("out_channels")?,
+            kernel_size: arguments.size("kernel_size")?,
+            stride: arguments.size_or("stride", [1, 1])?,
+            padding: arguments.size_or("padding", [0, 0])?,
+            output_padding: arguments.size_or("output_padding", [0, 0])?,
+            dilation: arguments.size_or("dilation", [1, 1])?,
+            groups: arguments.optional_count("groups")?.unwrap_or(1),
+            bias: arguments.flag_or("bias", true)?,
         }),
         "linear" => Op::Linear(Linear {
             out_features: arguments.count("out_features")?,
@@ -410,9 +421,18 @@ fn whole(value: &Value) -> Option<usize> {
 
 fn write_op(text: &mut String, op: &Op) {
     let arguments = match op {
-        Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, bias, scale }) => format!(
+        Op::ConvTranspose2d(transpose) => {
+            let ConvTranspose2d { out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias } =
+                transpose;
+            format!(
+                ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
+                 padding = {padding:?}, output_padding = {output_padding:?}, dilation = {dilation:?}, \
+                 groups = {groups}, bias = {bias}"
+            )
+        }
+        Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, groups, bias, scale }) => format!(
             ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
-             padding = {}, dilation = {dilation:?}, bias = {bias}, scale = {scale:?}",
+             padding = {}, dilation = {dilation:?}, groups = {groups}, bias = {bias}, scale = {scale:?}",
             match padding {
                 Padding::Same => "\"same\"".into(),
                 Padding::Zeros(zeros) => format!("{zeros:?}"),
@@ -470,6 +490,7 @@ mod tests {
             stride: [1, 1],
             padding: [0, 0].into(),
             dilation: [1, 1],
+            groups: 1,
             bias: true,
             scale: 1.0,
         };
@@ -510,6 +531,7 @@ mod tests {
             stride: [2, 2],
             padding: [1, 0].into(),
             dilation: [1, 2],
+            groups: 1,
             bias: false,
             scale: -0.3,
         };
@@ -573,13 +595,16 @@ mod tests {
     #[test]
     fn refusals_name_place_finding_and_expectation() {
         for (text, parts) in [
-            ("{ type = \"conv3d\" }", &["line 7, operation 0.1", "unknown operation \"conv3d\"", "conv2d, linear"][..]),
+            ("{ type = \"conv3d\" }", &["line 7, operation 0.1", "unknown operation \"conv3d\"", "conv2d, conv_transpose2d, linear"][..]),
             ("{ kernel_size = 2 }", &["operation 0.1", "no type"]),
             ("{ type = 3 }", &["type is 3"]),
             ("{ type = \"relu\", inplace = true }", &["relu has inplace", "no argument"]),
             (
-                "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, groups = 2 }",
-                &["conv2d has groups", "it takes out_channels, kernel_size, stride, padding, dilation, bias, scale"],
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, channels = 2 }",
+                &[
+                    "conv2d has channels",
+                    "it takes out_channels, kernel_size, stride, padding, dilation, groups, bias, scale",
+                ],
             ),
             (
                 "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, padding = \"full\" }",

@@ -8,6 +8,7 @@ use predictive_coding_kernels::{Conv, ConvShape, Divisor, Local};
 use crate::error::{Error, Result};
 use crate::loss::is_factor;
 use crate::names::names;
+use crate::product::ProductShape;
 use crate::setters::setters;
 
 /// The most classes, and elements of a pooling window: they are numbered by f32.
@@ -28,6 +29,8 @@ pub(crate) const MAX_TABLES: usize = 1 << 30;
 pub enum Op {
     /// 2-D convolution of `[channels, height, width]`.
     Conv2d(Conv2d),
+    /// Transposed 2-D convolution of `[channels, height, width]`: the derivative of a convolution by its input.
+    ConvTranspose2d(ConvTranspose2d),
     /// Affine map of a flat input.
     Linear(Linear),
     /// Maximum over windows; padding never wins.
@@ -123,6 +126,10 @@ pub struct Conv2d {
     pub padding: Padding,
     /// Step between the taps of a window, default 1.
     pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other, default 1. As many as there are channels make a depthwise
+    /// convolution.
+    #[cfg_attr(feature = "serde", serde(default = "one_group"))]
+    pub groups: usize,
     /// Whether a bias is added, default true.
     pub bias: bool,
     /// Factor of the product, but not of the bias, default 1.
@@ -139,6 +146,7 @@ impl Conv2d {
             stride: [1, 1],
             padding: Padding::Zeros([0, 0]),
             dilation: [1, 1],
+            groups: 1,
             bias: true,
             scale: 1.0,
         }
@@ -175,6 +183,87 @@ impl Conv2d {
         }
     }
 }
+
+/// Arguments of a transposed 2-D convolution. Its weight is `[in, out / groups, height, width]`.
+///
+/// ```
+/// use predictive_coding::{ConvTranspose2d, Op};
+///
+/// let doubling = Op::ConvTranspose2d(ConvTranspose2d::new(3, [4, 4]).with_stride([2, 2]).with_padding([1, 1]));
+/// assert_eq!(doubling.output_shape(&[8, 16, 16])?, [3, 32, 32]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ConvTranspose2d {
+    /// Number of output channels.
+    pub out_channels: usize,
+    /// Height and width of the kernel.
+    pub kernel_size: [usize; 2],
+    /// Step between the windows that the elements of the input make, default 1.
+    pub stride: [usize; 2],
+    /// Elements that are cut off on each side, default 0.
+    pub padding: [usize; 2],
+    /// Elements of the output besides, at the end, fewer than the stride; default 0.
+    pub output_padding: [usize; 2],
+    /// Step between the taps of a window, default 1.
+    pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other, default 1.
+    #[cfg_attr(feature = "serde", serde(default = "one_group"))]
+    pub groups: usize,
+    /// Whether a bias is added, default true.
+    pub bias: bool,
+}
+
+impl ConvTranspose2d {
+    /// A transposed convolution with PyTorch's defaults.
+    pub fn new(out_channels: usize, kernel_size: [usize; 2]) -> Self {
+        ConvTranspose2d {
+            out_channels,
+            kernel_size,
+            stride: [1, 1],
+            padding: [0, 0],
+            output_padding: [0, 0],
+            dilation: [1, 1],
+            groups: 1,
+            bias: true,
+        }
+    }
+
+    /// Height and width of the output: (size - 1) stride - 2 padding + extent + output_padding. None if that is below 1 or
+    /// too large.
+    fn output(&self, size: [usize; 2]) -> Option<[usize; 2]> {
+        let along = |axis: usize| {
+            let windows = size[axis].checked_sub(1)?.checked_mul(self.stride[axis])?;
+            let all = windows.checked_add(extent(self.kernel_size[axis], self.dilation[axis])?)?;
+            let all = all.checked_add(self.output_padding[axis])?;
+            all.checked_sub(self.padding[axis].checked_mul(2)?).filter(|&output| output > 0)
+        };
+        Some([along(0)?, along(1)?])
+    }
+
+    /// The convolution whose transpose it is, of an input of this shape.
+    fn convolution(&self, input: &[usize], output: [usize; 2]) -> ConvShape {
+        ConvShape {
+            input: output,
+            kernel: self.kernel_size,
+            stride: self.stride,
+            padding: self.padding,
+            dilation: self.dilation,
+            ..ConvShape::linear(self.out_channels, input[0])
+        }
+    }
+}
+
+setters!(ConvTranspose2d {
+    with_stride(stride: [usize; 2]),
+    with_padding(padding: [usize; 2]),
+    with_output_padding(output_padding: [usize; 2]),
+    with_dilation(dilation: [usize; 2]),
+    with_groups(groups: usize),
+    with_bias(bias: bool),
+});
 
 /// The zeros around the image of a [`Conv2d`].
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -364,6 +453,7 @@ pub(crate) fn adaptive_size(output: [usize; 2], input: &[usize]) -> [usize; 2] {
 }
 
 setters!(Conv2d {
+    with_groups(groups: usize),
     with_stride(stride: [usize; 2]),
     with_dilation(dilation: [usize; 2]),
     with_bias(bias: bool),
@@ -400,6 +490,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Conv2d(_) => "conv2d",
+            Op::ConvTranspose2d(_) => "conv_transpose2d",
             Op::Linear(_) => "linear",
             Op::MaxPool2d(_) => "max_pool2d",
             Op::AvgPool2d(_) => "avg_pool2d",
@@ -421,13 +512,28 @@ impl Op {
 
     /// Whether it multiplies by weights.
     pub(crate) fn is_product(&self) -> bool {
-        matches!(self, Op::Conv2d(_) | Op::Linear(_))
+        matches!(self, Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_))
+    }
+
+    /// The product that it is, if it is one, of an input that it takes.
+    pub(crate) fn product(&self, input: &[usize]) -> Option<ProductShape> {
+        let (conv, transposed, groups, scale) = match self {
+            Op::Conv2d(conv) => (conv.shape(input), false, conv.groups, conv.scale),
+            Op::ConvTranspose2d(transpose) => {
+                let output = transpose.output([input[1], input[2]])?;
+                (transpose.convolution(input, output), true, transpose.groups, 1.0)
+            }
+            Op::Linear(linear) => (ConvShape::linear(input[0], linear.out_features), false, 1, linear.scale),
+            _ => return None,
+        };
+        Some(ProductShape { conv, transposed, groups, scale })
     }
 
     /// Whether the Jacobian depends on where it is taken.
     pub(crate) fn has_slope(&self) -> bool {
         match self {
-            Op::Conv2d(_) | Op::Linear(_) | Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => false,
+            Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_) => false,
+            Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => false,
             Op::Flatten | Op::Identity => false,
             Op::MaxPool2d(_) | Op::Relu | Op::LeakyRelu { .. } | Op::Hardtanh { .. } => true,
             Op::Elu { .. } | Op::Selu | Op::Tanh | Op::Sigmoid => true,
@@ -438,14 +544,12 @@ impl Op {
     /// At most so many bytes of tables of addresses does its plan have, given the shape of a sample before.
     pub(crate) fn table_bytes(&self, input: &[usize]) -> usize {
         match self {
-            Op::Conv2d(conv) => Conv::table_bytes(&conv.shape(input)),
-            Op::Linear(linear) => Conv::table_bytes(&ConvShape::linear(input[0], linear.out_features)),
             Op::MaxPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
             Op::AvgPool2d(pool) => Local::pool_table_bytes(&pool.shape(input)),
             Op::AdaptiveAvgPool2d { output_size } => {
                 Local::adaptive_table_bytes([input[1], input[2]], adaptive_size(*output_size, input))
             }
-            _ => 0,
+            _ => self.product(input).map_or(0, |product| Conv::table_bytes(&product.conv)),
         }
     }
 
@@ -456,8 +560,9 @@ impl Op {
     pub fn output_shape(&self, input: &[usize]) -> Result<Vec<usize>> {
         match self {
             Op::Conv2d(conv) => {
-                let [_, height, width] = self.image(input)?;
+                let [channels, height, width] = self.image(input)?;
                 self.positive("out_channels", &[conv.out_channels])?;
+                self.groups(conv.groups, [channels, conv.out_channels])?;
                 self.scale(conv.scale)?;
                 if conv.padding == Padding::Same && conv.stride != [1, 1] {
                     return Err(Error::Network(format!(
@@ -474,6 +579,35 @@ impl Op {
                         "conv2d of {input:?} with {conv:?} is beyond what is addressed, expected padded images below \
                          2^32 elements and weights of a channel below 2^28; use fewer channels, a smaller kernel or \
                          less padding"
+                    ))),
+                }
+            }
+            Op::ConvTranspose2d(transpose) => {
+                let [channels, height, width] = self.image(input)?;
+                let ConvTranspose2d { out_channels, kernel_size, stride, output_padding, dilation, groups, .. } =
+                    transpose;
+                self.positive("out_channels", &[*out_channels])?;
+                self.positive("kernel_size", kernel_size)?;
+                self.positive("stride", stride)?;
+                self.positive("dilation", dilation)?;
+                self.groups(*groups, [channels, *out_channels])?;
+                if let Some(axis) = (0..2).find(|&axis| output_padding[axis] >= stride[axis]) {
+                    return Err(Error::Network(format!(
+                        "conv_transpose2d has output_padding {} with a stride of {}, expected less than the stride",
+                        output_padding[axis], stride[axis]
+                    )));
+                }
+                let Some([rows, columns]) = transpose.output([height, width]) else {
+                    return Err(Error::Network(format!(
+                        "conv_transpose2d of {input:?} has no output, as padding {:?} cuts all of it off; use less padding",
+                        transpose.padding
+                    )));
+                };
+                match transpose.convolution(input, [rows, columns]).refusal(MAX_LANES) {
+                    None => Ok(vec![*out_channels, rows, columns]),
+                    Some(_) => Err(Error::Network(format!(
+                        "conv_transpose2d of {input:?} with {transpose:?} is beyond what is addressed, expected padded images \
+                         below 2^32 elements and weights of a channel below 2^28; use fewer channels or a smaller kernel"
                     ))),
                 }
             }
@@ -575,6 +709,17 @@ impl Op {
         }
     }
 
+    fn groups(&self, groups: usize, channels: [usize; 2]) -> Result<()> {
+        self.positive("groups", &[groups])?;
+        match channels.iter().find(|&channels| !channels.is_multiple_of(groups)) {
+            None => Ok(()),
+            Some(channels) => Err(Error::Network(format!(
+                "{} has groups {groups}, expected a divisor of the channels, {channels}",
+                self.name()
+            ))),
+        }
+    }
+
     fn scale(&self, scale: f64) -> Result<()> {
         match is_factor(scale.abs()) {
             true => Ok(()),
@@ -645,6 +790,12 @@ fn yes() -> bool {
     true
 }
 
+/// What serde takes for groups that are left out.
+#[cfg(feature = "serde")]
+fn one_group() -> usize {
+    1
+}
+
 #[cfg(feature = "serde")]
 fn one() -> f64 {
     1.0
@@ -677,8 +828,9 @@ impl FromStr for Op {
 
     /// The operation of that name with PyTorch's defaults, for those that need no arguments.
     fn from_str(name: &str) -> Result<Self> {
-        const NAMES: [&str; 17] = [
+        const NAMES: [&str; 18] = [
             "conv2d",
+            "conv_transpose2d",
             "linear",
             "max_pool2d",
             "avg_pool2d",

@@ -7,11 +7,12 @@
 
 use std::ops::Range;
 
-use predictive_coding_kernels::{Activation, Conv, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
+use predictive_coding_kernels::{Activation, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
 use crate::network::{self, Layer, Network, elements};
 use crate::op::{Approximation, Op, adaptive_size};
 use crate::parameters::{OpKey, ParameterSpec, Role};
+use crate::product::{Product, ProductShape, WeightGradient};
 use crate::wave::{Front, Wave};
 
 /// Elements of a cache line.
@@ -179,31 +180,6 @@ pub(crate) enum Step {
     Local(Box<Local>),
 }
 
-/// A convolution, or an affine map as a convolution of one pixel.
-#[derive(Debug)]
-pub(crate) struct Product {
-    pub(crate) conv: Conv,
-    /// Places in the parameters.
-    pub(crate) weight: Range<usize>,
-    pub(crate) bias: Option<Range<usize>>,
-    /// Places in the packed weights.
-    pub(crate) forward: Range<usize>,
-    pub(crate) backward: Range<usize>,
-    /// Place of the gradient of the bias among the partial gradients.
-    pub(crate) partial_bias: Option<Range<usize>>,
-    pub(crate) gradient: WeightGradient,
-}
-
-/// How the gradient of a product's weights is summed over the batch.
-#[derive(Debug)]
-pub(crate) enum WeightGradient {
-    /// Of a convolution: tile by tile, at this place among the partial gradients.
-    Partial(Range<usize>),
-    /// Of a matrix: by one product over the whole batch, whose operands lie at these places in the row of
-    /// a sample.
-    Rows { errors: Range<usize>, inputs: Range<usize> },
-}
-
 impl Plan {
     /// For batches of up to `batch` samples.
     ///
@@ -301,9 +277,9 @@ struct Placed<'a> {
     output: &'a [usize],
 }
 
-/// A step before it is planned: a product by its operation and with its scale, or what stands between two.
+/// A step before it is planned: a product by its operation, or what stands between two.
 enum Draft {
-    Product(OpKey, ConvShape, f64),
+    Product(OpKey, ProductShape),
     Local(Local),
 }
 
@@ -517,14 +493,14 @@ impl<'a> Builder<'a> {
         let mut drafts = drafts.into_iter().enumerate().peekable();
         while let Some((index, draft)) = drafts.next() {
             let (step, len) = match draft {
-                Draft::Product(key, shape, scale) => {
+                Draft::Product(key, shape) => {
                     let rows = match drafts.peek() {
-                        Some((_, Draft::Local(local))) => self.rows_per_band(&shape, local),
+                        Some((_, Draft::Local(local))) if !shape.transposed => self.rows_per_band(&shape.conv, local),
                         _ => usize::MAX,
                     };
-                    let options = self.convolutions.with_rows_per_band(rows).with_scale(scale as f32);
-                    let product = self.product(key, shape, options, hidden, clamped && index == 0);
-                    let len = product.conv.input_len();
+                    let options = self.convolutions.with_rows_per_band(rows);
+                    let product = self.product(key, &shape, options, hidden, !clamped || index > 0);
+                    let len = product.input_len();
                     self.sizes.product_input = self.sizes.product_input.max(len);
                     (Step::Product(Box::new(product)), len)
                 }
@@ -579,16 +555,17 @@ impl<'a> Builder<'a> {
                 _ if output.len() == 3 => self.image = image(output),
                 _ => {}
             }
+            let product = || op.product(input).expect("an operation with weights is a product");
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
-                Op::Conv2d(conv) => Draft::Product(key, conv.shape(input), conv.scale),
-                Op::Linear(linear) => {
+                Op::Conv2d(_) | Op::ConvTranspose2d(_) => Draft::Product(key, product()),
+                Op::Linear(_) => {
                     let [channels, height, width] = before;
                     if height * width > 1 {
                         drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
                         drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
                     }
-                    Draft::Product(key, ConvShape::linear(input[0], linear.out_features), linear.scale)
+                    Draft::Product(key, product())
                 }
                 Op::MaxPool2d(pool) => {
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
@@ -639,47 +616,45 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// `reads_clamped`: whether nothing is pulled back through it, as what it reads is clamped.
+    /// `is_pulled_through`: whether what it reads is not clamped.
     fn product(
         &mut self,
         key: OpKey,
-        shape: ConvShape,
+        shape: &ProductShape,
         options: ConvOptions,
         hidden: bool,
-        reads_clamped: bool,
+        is_pulled_through: bool,
     ) -> Product {
-        let conv = Conv::with_options(self.level, self.layout, shape, options);
-        self.sizes.product_scratch = self.sizes.product_scratch.max(conv.scratch_len());
         let own = self.specs.partition_point(|spec| spec.key() < key)..;
         let tensor = |role: Role| {
             let mut own = self.specs[own.clone()].iter().take_while(|spec| spec.key() == key);
             own.find(|spec| spec.role == role).map(|spec| spec.range.clone())
         };
-        let weight = tensor(Role::Weight).expect("a network has a weight for every product");
-        let bias = tensor(Role::Bias);
-        let forward = self.packed(conv.packed_forward_len());
-        let backward = if reads_clamped { 0..0 } else { self.packed(conv.packed_backward_len()) };
-        if hidden {
-            self.sizes.band = self.sizes.band.max(conv.output_band_len(0));
-        }
-        let gradient = if conv.is_matrix() {
-            let [inputs, outputs] = [shape.in_channels * shape.taps(), shape.out_channels];
-            let scratch = GemmScratch::new(self.level, outputs, self.batch, inputs).len();
-            self.sizes.gemm_scratch = self.sizes.gemm_scratch.max(scratch);
-            let errors = place(&mut self.row, outputs);
-            WeightGradient::Rows { errors, inputs: place(&mut self.row, inputs) }
-        } else {
-            WeightGradient::Partial(place(&mut self.sizes.partial, conv.gradient_len()))
+        let parameters = [Role::Weight, Role::Bias].map(tensor);
+        let (level, layout, sizes) = (self.level, self.layout, &mut self.sizes);
+        // Packed weights begin on a cache line.
+        let packed = |len: usize| {
+            let start = sizes.packed;
+            sizes.packed += len.next_multiple_of(LINE);
+            start..start + len
         };
-        let partial_bias = bias.as_ref().map(|bias| place(&mut self.sizes.partial, bias.len()));
-        Product { conv, weight, bias, forward, backward, partial_bias, gradient }
-    }
-
-    /// Packed weights begin on a cache line.
-    fn packed(&mut self, len: usize) -> Range<usize> {
-        let start = self.sizes.packed;
-        self.sizes.packed += len.next_multiple_of(LINE);
-        start..start + len
+        let mut product = Product::new(level, layout, shape, options, parameters, is_pulled_through, packed);
+        sizes.product_scratch = sizes.product_scratch.max(product.scratch_len());
+        sizes.gemm_scratch = sizes.gemm_scratch.max(product.dense_len());
+        if hidden {
+            sizes.band = sizes.band.max(product.band_len(0));
+        }
+        product.gradient = match product.matrix() {
+            Some([outputs, inputs]) => {
+                let scratch = GemmScratch::new(level, outputs, self.batch, inputs).len();
+                sizes.gemm_scratch = sizes.gemm_scratch.max(scratch);
+                let errors = place(&mut self.row, outputs);
+                WeightGradient::Rows { errors, inputs: place(&mut self.row, inputs) }
+            }
+            None => WeightGradient::Partial(place(&mut sizes.partial, product.gradient_len())),
+        };
+        product.partial_bias = product.bias.as_ref().map(|bias| place(&mut sizes.partial, bias.len()));
+        product
     }
 }
 

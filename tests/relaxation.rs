@@ -117,32 +117,19 @@ fn many_iterations_of_deep_networks_keep_their_digits() {
 
 #[test]
 fn the_convention_of_2022_is_its_formulas() {
-    let (mut judged, mut skipped) = (0, 0);
+    let mut judge = Judge::default();
     for seed in 0..150 {
         let mut rng = random::generator(seed);
         let network = random::network(&mut rng);
         // With smaller steps the lower errors come to the order of what float64 rounds off the beliefs.
         let eta = [0.1, 0.3][seed as usize % 2];
-        let method = Strict::by(Solver::Published2022(eta.into()), rng.random_range(1..=12));
+        let method = Method::from(Strict::by(Solver::Published2022(eta.into()), rng.random_range(1..=12)));
         let samples = rng.random_range(1..=40);
-        let case = Case::random(&mut rng, &network, method.clone(), samples);
-        let want = case.tensors(&case.reference());
-        let conditioning = case.conditioning(&want, &mut rng);
-        for form in forms() {
-            let mut session = form.session(&network, samples, method.clone());
-            case.infer(&mut session).unwrap();
-            for (((name, got), (_, want)), conditioning) in case.results(&session).iter().zip(&want).zip(&conditioning)
-            {
-                if *conditioning > CONDITIONING {
-                    skipped += 1;
-                    continue;
-                }
-                judged += 1;
-                let error = relative_error(got, want);
-                assert!(error <= BOUND, "{form} case {seed}, {method:?}: {error:.1e} in {name}, {network:?}");
-            }
-        }
+        let case = Case::random(&mut rng, &network, &method, samples);
+        let mut sessions = sessions(&network, samples, &method, &forms());
+        judge.step(&case, &mut sessions, &mut rng, &format!("case {seed}"));
     }
+    let Judge { judged, skipped } = judge;
     assert!(judged > 10 * skipped, "{judged} tensors judged, {skipped} skipped");
 }
 

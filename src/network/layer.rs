@@ -1,6 +1,5 @@
 //! A layer and the branches that it sums.
 
-use super::elements;
 use crate::op::Op;
 use crate::setters::setters;
 
@@ -205,12 +204,8 @@ impl Layer {
 
 /// The products of some operations with their multiplications and additions, by the index of their operation.
 fn products(ops: &[Op], shapes: &[Vec<usize>]) -> impl Iterator<Item = (usize, u64)> {
-    ops.iter().zip(shapes.windows(2)).enumerate().filter_map(|(o, (op, shapes))| {
-        let multiply_adds = match op {
-            Op::Conv2d(conv) => shapes[0][0] * conv.kernel_size[0] * conv.kernel_size[1] * elements(&shapes[1]),
-            Op::Linear(_) => shapes[0][0] * shapes[1][0],
-            _ => return None,
-        };
-        Some((o, 2 * multiply_adds as u64))
-    })
+    ops.iter()
+        .zip(shapes.windows(2))
+        .enumerate()
+        .filter_map(|(o, (op, shapes))| Some((o, op.product(&shapes[0])?.flops())))
 }

@@ -505,13 +505,19 @@ struct SpecBuilder {
 impl SpecBuilder {
     fn add(&mut self, layer: usize, branch: Option<usize>, index: usize, op: &Op, input: &[usize]) -> Result<()> {
         let (weight, bias) = match op {
-            Op::Conv2d(c) => (vec![c.out_channels, input[0], c.kernel_size[0], c.kernel_size[1]], c.bias),
-            Op::Linear(linear) => (vec![linear.out_features, input[0]], linear.bias),
+            Op::Conv2d(c) => {
+                let weight = vec![c.out_channels, input[0] / c.groups, c.kernel_size[0], c.kernel_size[1]];
+                (weight, c.bias.then_some(c.out_channels))
+            }
+            Op::ConvTranspose2d(c) => {
+                let weight = vec![input[0], c.out_channels / c.groups, c.kernel_size[0], c.kernel_size[1]];
+                (weight, c.bias.then_some(c.out_channels))
+            }
+            Op::Linear(linear) => (vec![linear.out_features, input[0]], linear.bias.then_some(linear.out_features)),
             _ => return Ok(()),
         };
         check_size("the weight", &weight, MAX_PARAMETERS)?;
         let fan_in = elements(&weight[1..]);
-        let outputs = weight[0];
         let mut push = |role: Role, shape: Vec<usize>| {
             let start = self.end;
             self.end += elements(&shape);
@@ -523,7 +529,7 @@ impl SpecBuilder {
             self.specs.push(ParameterSpec { name, layer, branch, op: index, role, shape, fan_in, range });
         };
         push(Role::Weight, weight);
-        if bias {
+        if let Some(outputs) = bias {
             push(Role::Bias, vec![outputs]);
         }
         match self.end <= MAX_PARAMETERS {

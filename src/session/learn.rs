@@ -5,13 +5,13 @@ use predictive_coding_kernels::Buffer;
 use super::Session;
 use crate::error::{Error, Result};
 use crate::group::Conditions;
-use crate::layer::Change;
 use crate::loss::Targets;
 use crate::method::Method;
 use crate::network::Network;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Step};
+use crate::product::Weights;
 
 /// Parameters on their way through the iterations of a call.
 #[derive(Clone)]
@@ -37,8 +37,7 @@ impl Changing {
     fn pack(&mut self, plan: &Plan) {
         for step in &plan.steps {
             if let Step::Product(product) = step {
-                let weight = &self.change.values()[product.weight.clone()];
-                product.conv.pack_forward(weight, &mut self.packed[product.forward.clone()], true);
+                product.pack_forward((&self.change).into(), &mut self.packed);
             }
         }
     }
@@ -108,7 +107,7 @@ impl Session {
             if iteration > 1 {
                 changing.pack(&self.plan);
             }
-            let change = Change { parameters: changing.change.values(), packed: &changing.packed };
+            let change = Weights { parameters: (&changing.change).into(), packed: &changing.packed };
             let change = Some(change).filter(|_| iteration > 1);
             self.run(
                 (&changing.current).into(),

@@ -295,8 +295,8 @@ impl Session {
         let steps =
             layers.flat_map(|(l, layer)| self.plan.steps[layer.steps.clone()].iter().map(move |step| (l, step)));
         steps.filter_map(|(l, step)| match step {
-            Step::Product(product) if !product.conv.is_matrix() => Some((l, product.conv.choices())),
-            _ => None,
+            Step::Product(product) => Some((l, product.choices()?)),
+            Step::Local(_) => None,
         })
     }
 

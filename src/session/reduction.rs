@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use super::Session;
 use crate::method::Method;
-use crate::plan::{Step, WeightGradient};
+use crate::plan::Step;
+use crate::product::WeightGradient;
 
 /// Values of the gradients that one task adds up.
 const REDUCTION_BLOCK: usize = 1 << 16;
@@ -31,11 +32,11 @@ impl Session {
                 let out = &mut values[product.weight.clone()];
                 match &product.gradient {
                     WeightGradient::Partial(partial) => {
-                        product.conv.unpack_gradient(&sums[partial.clone()], multiple, out);
+                        product.unpack_gradient(&sums[partial.clone()], multiple, out, &mut self.gemm_scratch);
                     }
                     WeightGradient::Rows { errors, inputs } => {
                         let (row, side) = (self.plan.sizes.row, self.plan.sizes.side);
-                        let multiple = multiple * product.conv.scale();
+                        let multiple = multiple * product.scale();
                         for first in (0..row).step_by(side) {
                             let (a, b) = (&self.rows[first + errors.start..], &self.rows[first + inputs.start..]);
                             let a = MatRef::new(a, errors.len(), self.samples, 1, row as isize);

@@ -5,10 +5,11 @@ use rayon::prelude::*;
 
 use super::Session;
 use crate::group::{Call, Conditions, Group};
-use crate::layer::{Change, Layers};
+use crate::layer::Layers;
 use crate::loss::Targets;
 use crate::parameters::ParametersView;
 use crate::plan::Step;
+use crate::product::Weights;
 use crate::state::Scratch;
 
 impl Session {
@@ -26,7 +27,7 @@ impl Session {
     pub(super) fn run(
         &mut self,
         parameters: ParametersView<'_>,
-        change: Option<Change<'_>>,
+        change: Option<Weights<'_>>,
         x: &[f32],
         targets: Option<Targets<'_>>,
         conditions: Conditions<'_>,

@@ -246,6 +246,7 @@ mod tests {
             kernel: [3, 3],
             stride: [1, 1],
             padding: [0, 0],
+            extra: [0, 0],
             dilation: [1, 1],
         };
         let conv = Conv { layout: Layout::Images, pass: Pass::Forward, batch: 300, shape };

@@ -139,6 +139,7 @@ mod tests {
             kernel: [3, 2],
             stride: [1, 2],
             padding: [1, 0],
+            extra: [0, 0],
             dilation: [2, 1],
         };
         let batch = 2;

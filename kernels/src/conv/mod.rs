@@ -348,7 +348,21 @@ impl Conv {
     pub fn backward_bias(&self, output_gradient: &[f32], gradient: &mut [f32]) {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("bias gradient", gradient.len(), self.shape.out_channels);
-        let planes = output_gradient.chunks_exact(self.forward.plane());
+        self.add_planes(output_gradient, self.forward.plane(), gradient);
+    }
+
+    /// The same of each input channel: the gradient of a bias of the transposed convolution.
+    ///
+    /// # Panics
+    /// If a length is not the planned one.
+    pub fn transposed_bias(&self, input_gradient: &[f32], gradient: &mut [f32]) {
+        check_len("input gradient", input_gradient.len(), self.input_len());
+        check_len("bias gradient", gradient.len(), self.shape.in_channels);
+        self.add_planes(input_gradient, self.backward.plane(), gradient);
+    }
+
+    fn add_planes(&self, tensor: &[f32], plane: usize, gradient: &mut [f32]) {
+        let planes = tensor.chunks_exact(plane);
         match self.layout {
             Layout::Images | Layout::Batch(_) => {
                 gradient.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(self.level, plane))

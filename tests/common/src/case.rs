@@ -179,14 +179,15 @@ impl Case {
     }
 }
 
-/// Whether the energy of any sample rises above its start by more than a share of that, or is not finite; where it is
-/// known, at the end.
+/// Whether the energy of any sample rises above its start by more than a share of that, or is not finite, and is not back at
+/// the end, where that is known.
 pub fn climbs(step: &Step<f64>, share: f64) -> bool {
     let rises = |f: f64, start: f64| !f.is_finite() || (!step.may_rise && f - start > share * start.abs());
-    if let Some(end) = &step.end {
-        return end.iter().zip(&step.energies[0]).any(|(&f, &start)| rises(f, start));
-    }
-    [&step.energies, &step.opposite].into_iter().any(|energies| {
-        energies.iter().any(|energy| energy.iter().zip(&energies[0]).any(|(&f, &start)| rises(f, start)))
-    })
+    let climbs = |energies: &[Vec<f64>], sample: usize| {
+        let start = energies[0][sample];
+        let ends_above = step.end.as_ref().is_none_or(|end| rises(end[sample], start));
+        ends_above && energies.iter().any(|energy| rises(energy[sample], start))
+    };
+    let mut sides = [&step.energies, &step.opposite].into_iter().filter(|energies| !energies.is_empty());
+    sides.any(|energies| (0..energies[0].len()).any(|sample| climbs(energies, sample)))
 }

@@ -305,9 +305,10 @@ impl<T: Real> Naive<T> {
         let hat = self.forward(x);
         let (loss, _) = self.top(&hat, y);
         let mut v = hat.clone();
-        let mut eps = vec![];
+        let (mut eps, mut energies) = (vec![], vec![]);
         for _ in 0..iterations {
             eps = self.errors(&v, y);
+            energies.push(self.energy(&v, y));
             for eps in &mut eps[1..self.depth()] {
                 eps.iter_mut().for_each(|eps| *eps = T::default() - *eps);
             }
@@ -318,7 +319,7 @@ impl<T: Real> Naive<T> {
             }
         }
         let gradients = self.gradients(&hat, &self.weighted(&eps));
-        Step::new(loss, hat, v, eps, gradients)
+        Step { energies, may_rise: true, ..Step::new(loss, hat, v, eps, gradients) }
     }
 
     /// eps_l = f_l(v_{l-1}) - v_l for l < L, and eps_L = dLoss/dy at y = f_L(v_{L-1}).

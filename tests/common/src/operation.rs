@@ -57,6 +57,12 @@ impl<T: Real> Operation<T> {
                 };
                 (windows(input, output, c.kernel_size, c.stride, padding, c.dilation), c.kernel_size.iter().product())
             }
+            Op::ConvTranspose2d(c) => {
+                // What a window of the convolution reads, its transpose writes.
+                let mut taps = windows(output, input, c.kernel_size, c.stride, c.padding, c.dilation);
+                taps.iter_mut().for_each(|tap| std::mem::swap(&mut tap.input, &mut tap.output));
+                (taps, c.kernel_size.iter().product())
+            }
             Op::MaxPool2d(p) => (windows(input, output, p.kernel_size, p.stride, p.padding, p.dilation), 0),
             Op::AvgPool2d(p) => {
                 let mut taps = windows(input, output, p.kernel_size, p.stride, p.padding, [1, 1]);
@@ -111,7 +117,7 @@ impl<T: Real> Operation<T> {
     pub fn forward(&self, x: &[T]) -> Vec<T> {
         let mut y = vec![T::default(); self.outputs];
         match &self.op {
-            Op::Conv2d(_) | Op::Linear(_) => {
+            Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_) => {
                 self.products(|o, w, i| {
                     let product = self.scale * self.weight[w] * x[i];
                     y[o] += product;
@@ -135,7 +141,9 @@ impl<T: Real> Operation<T> {
     pub fn pull(&self, x: &[T], d: &[T]) -> Vec<T> {
         let mut pulled = vec![T::default(); self.inputs];
         match &self.op {
-            Op::Conv2d(_) | Op::Linear(_) => self.products(|o, w, i| pulled[i] += self.scale * self.weight[w] * d[o]),
+            Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_) => {
+                self.products(|o, w, i| pulled[i] += self.scale * self.weight[w] * d[o]);
+            }
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| pulled[i] += share * d[o]),
             Op::MaxPool2d(_) => self.winners(x).into_iter().zip(d).for_each(|(i, &d)| pulled[i] += d),
             Op::Flatten | Op::Identity => pulled.copy_from_slice(d),
@@ -161,10 +169,17 @@ impl<T: Real> Operation<T> {
     fn products(&self, mut each: impl FnMut(usize, usize, usize)) {
         let [inputs, outputs] = self.channels;
         let (input_plane, output_plane) = (self.inputs / inputs, self.outputs / outputs);
+        let (groups, transposed) = match &self.op {
+            Op::Conv2d(conv) => (conv.groups, false),
+            Op::ConvTranspose2d(transpose) => (transpose.groups, true),
+            _ => (1, false),
+        };
+        let [seen, seeing] = [inputs / groups, outputs / groups];
         for o in 0..outputs {
-            for i in 0..inputs {
+            for i in o / seeing * seen..(o / seeing + 1) * seen {
+                let kernel = if transposed { i * seeing + o % seeing } else { o * seen + i % seen };
                 for tap in &self.taps {
-                    let weight = (o * inputs + i) * self.kernel_elements + tap.kernel;
+                    let weight = kernel * self.kernel_elements + tap.kernel;
                     each(o * output_plane + tap.output, weight, i * input_plane + tap.input);
                 }
             }

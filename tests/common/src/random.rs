@@ -1,8 +1,8 @@
 //! Random networks, parameters and data, the same for the same seed.
 
 use predictive_coding::{
-    Approximation, AvgPool2d, Branch, Conv2d, ErrorBased, FreeInput, LayerSpec, Linear, Loss, LossFunction, MaxPool2d,
-    Method, Network, Nudge, Op, Padding, Parameters, Reduction, Solver, Strict, Targets,
+    Approximation, AvgPool2d, Branch, Conv2d, ConvTranspose2d, ErrorBased, FreeInput, LayerSpec, Linear, Loss,
+    LossFunction, MaxPool2d, Method, Network, Nudge, Op, Padding, Parameters, Reduction, Solver, Strict, Targets,
 };
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -173,7 +173,8 @@ pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
     loop {
         let op = match (shape.len(), rng.random_range(0..20)) {
             (1, 0..=10) => Op::Linear(linear(rng)),
-            (3, 0..7) => Op::Conv2d(convolution(rng)),
+            (3, 0..6) => Op::Conv2d(convolution(rng, shape[0])),
+            (3, 6) => Op::ConvTranspose2d(transpose(rng, shape[0])),
             (3, 7..9) => Op::MaxPool2d(max_pool(rng)),
             (3, 9) => Op::AvgPool2d(avg_pool(rng)),
             (3, 10) => Op::AdaptiveAvgPool2d { output_size: pair(rng, 0..7) },
@@ -205,8 +206,28 @@ fn scale(rng: &mut ChaCha8Rng) -> f64 {
     *[1.0, 1.0, 0.7, -1.3].choose(rng).expect("some")
 }
 
-fn convolution(rng: &mut ChaCha8Rng) -> Conv2d {
-    let mut conv = Conv2d::new(rng.random_range(1..12), pair(rng, 1..5));
+/// A divisor of the channels, and a number of output channels that it divides.
+fn groups(rng: &mut ChaCha8Rng, channels: usize) -> (usize, usize) {
+    let groups = (1..=channels).filter(|groups| channels.is_multiple_of(*groups)).collect::<Vec<_>>();
+    let groups = if rng.random_bool(0.3) { *groups.choose(rng).expect("1") } else { 1 };
+    (groups, groups * rng.random_range(1..=11usize.div_ceil(groups)))
+}
+
+fn transpose(rng: &mut ChaCha8Rng, channels: usize) -> ConvTranspose2d {
+    let (groups, out_channels) = groups(rng, channels);
+    let mut transpose = ConvTranspose2d::new(out_channels, pair(rng, 1..5)).with_groups(groups);
+    transpose.bias = rng.random_bool(0.8);
+    if rng.random() {
+        (transpose.stride, transpose.padding) = (pair(rng, 1..4), pair(rng, 0..3));
+        transpose.dilation = pair(rng, 1..3);
+        transpose.output_padding = transpose.stride.map(|stride| rng.random_range(0..stride));
+    }
+    transpose
+}
+
+fn convolution(rng: &mut ChaCha8Rng, channels: usize) -> Conv2d {
+    let (groups, out_channels) = groups(rng, channels);
+    let mut conv = Conv2d::new(out_channels, pair(rng, 1..5)).with_groups(groups);
     (conv.bias, conv.scale) = (rng.random_bool(0.8), scale(rng));
     if rng.random() {
         (conv.stride, conv.padding, conv.dilation) = (pair(rng, 1..4), pair(rng, 0..4).into(), pair(rng, 1..4));
