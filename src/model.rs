@@ -285,6 +285,7 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             })
         }
         "adaptive_avg_pool2d" => Op::AdaptiveAvgPool2d { output_size: arguments.size("output_size")? },
+        "unflatten" => Op::Unflatten { size: arguments.image("size")? },
         "leaky_relu" => Op::LeakyRelu { negative_slope: arguments.number_or("negative_slope", 0.01)? },
         "hardtanh" => Op::Hardtanh {
             min_val: arguments.number_or("min_val", -1.0)?,
@@ -371,6 +372,13 @@ impl<'a> Arguments<'a> {
         })
     }
 
+    fn image(&mut self, name: &'static str) -> std::result::Result<[usize; 3], String> {
+        const EXPECTED: &str = "[channels, height, width], whole numbers of at least 0";
+        let value = self.find(name).ok_or_else(|| self.missing(name, EXPECTED))?;
+        let sizes: Option<Vec<usize>> = value.as_array().and_then(|sizes| sizes.iter().map(whole).collect());
+        sizes.and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| self.wrong(name, value, EXPECTED))
+    }
+
     fn flag_or(&mut self, name: &'static str, default: bool) -> std::result::Result<bool, String> {
         match self.find(name) {
             None => Ok(default),
@@ -454,6 +462,7 @@ fn write_op(text: &mut String, op: &Op) {
             )
         }
         Op::AdaptiveAvgPool2d { output_size } => format!(", output_size = {output_size:?}"),
+        Op::Unflatten { size } => format!(", size = {size:?}"),
         Op::LeakyRelu { negative_slope } => format!(", negative_slope = {negative_slope:?}"),
         Op::Hardtanh { min_val, max_val } => format!(", min_val = {min_val:?}, max_val = {max_val:?}"),
         Op::Elu { alpha } => format!(", alpha = {alpha:?}"),
@@ -554,7 +563,8 @@ mod tests {
             { type = \"avg_pool2d\", kernel_size = 2, padding = 1 }, { type = \"avg_pool2d\", kernel_size = 2, \
             stride = 3, padding = 1, ceil_mode = true, count_include_pad = false, divisor_override = 3 },\n\
              { type = \"relu\" }, { type = \"tanh\" },\n\
-            { type = \"adaptive_avg_pool2d\", output_size = 2 }, { type = \"flatten\" } ]\n[[layer]]\nops = [\n\
+            { type = \"adaptive_avg_pool2d\", output_size = 2 }, { type = \"flatten\" },\n\
+            { type = \"unflatten\", size = [2, 3, 2] }, { type = \"flatten\" } ]\n[[layer]]\nops = [\n\
             { type = \"linear\", out_features = 5, scale = 0.07216878364870322 }, { type = \"sigmoid\" }, { type = \"gelu\" }, { type = \"silu\" },\n\
             { type = \"softplus\" }, { type = \"softplus\", beta = 0.1, threshold = -3 }, { type = \"selu\" },\n\
             { type = \"hardtanh\", min_val = 0.1, max_val = 6 }, { type = \"elu\", alpha = 0.7 },\n\
@@ -628,6 +638,13 @@ mod tests {
                 &["conv2d has scale 0", "other than 0"],
             ),
             ("{ type = \"leaky_relu\", negative_slope = nan }", &["negative_slope NaN"]),
+            ("{ type = \"unflatten\", size = [2, 9, 8] }", &["unflatten takes a flat input", "[2, 9, 8]"]),
+            ("{ type = \"unflatten\", size = 144 }", &["unflatten has size = 144", "[channels, height, width]"]),
+            ("{ type = \"unflatten\", size = [12, 12] }", &["unflatten has size = [12, 12]"]),
+            (
+                "{ type = \"flatten\" }, { type = \"unflatten\", size = [2, 9, 7] }",
+                &["0.2", "size [2, 9, 7] for 144 features"],
+            ),
             ("{ type = \"elu\", alpha = inf }", &["elu has alpha inf"]),
             ("{ type = \"hardtanh\", min_val = 1 }", &["min_val 1 and max_val 1", "the first below the second"]),
             ("{ type = \"softplus\", beta = 0 }", &["softplus has beta 0", "above 0"]),

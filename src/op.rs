@@ -44,6 +44,11 @@ pub enum Op {
     },
     /// Any shape to one axis.
     Flatten,
+    /// One axis to an image, in the order of [`Flatten`](Op::Flatten).
+    Unflatten {
+        /// Channels, height and width.
+        size: [usize; 3],
+    },
     /// max(x, 0).
     Relu,
     /// x where x > 0, `negative_slope` x elsewhere.
@@ -496,6 +501,7 @@ impl Op {
             Op::AvgPool2d(_) => "avg_pool2d",
             Op::AdaptiveAvgPool2d { .. } => "adaptive_avg_pool2d",
             Op::Flatten => "flatten",
+            Op::Unflatten { .. } => "unflatten",
             Op::Relu => "relu",
             Op::LeakyRelu { .. } => "leaky_relu",
             Op::Hardtanh { .. } => "hardtanh",
@@ -534,7 +540,7 @@ impl Op {
         match self {
             Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_) => false,
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => false,
-            Op::Flatten | Op::Identity => false,
+            Op::Flatten | Op::Unflatten { .. } | Op::Identity => false,
             Op::MaxPool2d(_) | Op::Relu | Op::LeakyRelu { .. } | Op::Hardtanh { .. } => true,
             Op::Elu { .. } | Op::Selu | Op::Tanh | Op::Sigmoid => true,
             Op::Gelu { .. } | Op::Silu | Op::Softplus { .. } => true,
@@ -658,6 +664,17 @@ impl Op {
                 Ok(vec![channels, height, width])
             }
             Op::Flatten => Ok(vec![input.iter().product()]),
+            Op::Unflatten { size } => match input {
+                [features] if size.iter().try_fold(1usize, |n, &side| n.checked_mul(side)) == Some(*features) => {
+                    Ok(size.to_vec())
+                }
+                [features] => Err(Error::Network(format!(
+                    "unflatten has size {size:?} for {features} features, expected sizes whose product is their number"
+                ))),
+                _ => Err(Error::Network(format!(
+                    "unflatten takes a flat input, found {input:?}; put a flatten before it"
+                ))),
+            },
             &Op::LeakyRelu { negative_slope } => {
                 self.finite("negative_slope", negative_slope)?;
                 Ok(input.to_vec())
@@ -836,6 +853,7 @@ impl FromStr for Op {
             "avg_pool2d",
             "adaptive_avg_pool2d",
             "flatten",
+            "unflatten",
             "relu",
             "leaky_relu",
             "hardtanh",

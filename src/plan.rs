@@ -558,6 +558,18 @@ impl<'a> Builder<'a> {
             let product = || op.product(input).expect("an operation with weights is a product");
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
+                // Where channels do not lie across the lanes, the order is the same.
+                Op::Unflatten { .. } if layout != Layout::Channels || before == self.image => continue,
+                Op::Unflatten { .. } => {
+                    drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
+                    for (image, way) in [(before, Local::flatten as fn(_, _, _) -> _), (self.image, Local::unflatten)] {
+                        let [channels, height, width] = image;
+                        if height * width > 1 {
+                            drafts.push(Draft::Local(way(level, channels, [height, width])));
+                        }
+                    }
+                    continue;
+                }
                 Op::Conv2d(_) | Op::ConvTranspose2d(_) => Draft::Product(key, product()),
                 Op::Linear(_) => {
                     let [channels, height, width] = before;
@@ -603,8 +615,11 @@ impl<'a> Builder<'a> {
     fn rows_per_band(&self, shape: &ConvShape, local: &Local) -> usize {
         let [height, width] = shape.output();
         let row = self.layout.len(self.level, [shape.out_channels, width]);
+        // What is reshaped in between has other rows.
+        let rows_alike = local.planes() == self.layout.planes(self.level, shape.out_channels)
+            && local.input_rows(&(0..local.output_rows())).len() == height;
         match local.rows_per_row() {
-            Some(window) if row * height > BAND => {
+            Some(window) if rows_alike && row * height > BAND => {
                 // Whole tiles of Winograd's algorithm, which have four rows, too.
                 let step = window * [1, 4, 2, 4][window % 4];
                 let most = (BAND / row / step).max(1) * step;

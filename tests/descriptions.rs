@@ -4,7 +4,7 @@
 
 use predictive_coding::{
     AdamOptions, Algorithm, AvgPool2d, Conv2d, Eta, FixedPrediction, LayoutChoice, LearningRate, Level, Linear, Loss,
-    MaxPool2d, Method, Network, OnDivergence, Op, Options, Reduction, Schedule, Solver, Strict,
+    MaxPool2d, Method, Network, OnDivergence, Op, Options, Padding, Reduction, Schedule, Solver, Strict,
 };
 use serde_json::{Value, from_value, json, to_value};
 
@@ -13,6 +13,7 @@ fn network() -> Network {
     let pools = [
         Op::MaxPool2d(MaxPool2d::new([2, 2]).with_stride([1, 1])),
         Op::AvgPool2d(AvgPool2d::new([2, 2]).with_stride([1, 1])),
+        Op::AvgPool2d(AvgPool2d::new([2, 2]).with_stride([1, 1]).with_divisor_override(Some(3)).with_ceil_mode(true)),
         Op::AdaptiveAvgPool2d { output_size: [2, 3] },
     ];
     let activations = [
@@ -29,7 +30,17 @@ fn network() -> Network {
         Op::Identity,
         Op::Flatten,
     ];
-    let layers = vec![[&[Op::Conv2d(conv)][..], &pools, &activations].concat(), vec![Op::Linear(Linear::new(3))]];
+    let again = [
+        Op::Unflatten { size: [4, 3, 2] },
+        Op::Conv2d(Conv2d::new(2, [2, 1]).with_padding(Padding::Same)),
+        Op::Flatten,
+    ];
+    let layers = vec![
+        [&[Op::Conv2d(conv)][..], &pools, &activations].concat(),
+        vec![Op::Linear(Linear::new(3))],
+        vec![Op::Linear(Linear::new(24))],
+        again.to_vec(),
+    ];
     let loss = Loss::MSE.with_reduction(Reduction::Sum).with_weight(0.5);
     Network::new(&[1, 12, 12], loss, layers).unwrap().with_precision(1, 2.0).unwrap()
 }
@@ -102,7 +113,7 @@ fn names_stand_for_what_they_name() {
     for name in ["steps", "automatic", "sweeps", "published-2022"] {
         assert_eq!(name.parse::<Solver>().unwrap().to_string(), name);
     }
-    for op in network().layers()[0].ops().iter().skip(5) {
+    for op in network().layers()[0].ops().iter().skip(6) {
         assert_eq!(op.to_string().parse::<Op>().unwrap(), *op);
     }
     assert_eq!("channels".parse(), Ok(LayoutChoice::Channels));

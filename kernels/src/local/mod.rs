@@ -64,6 +64,7 @@ enum Kind {
     Pool(Pool, Windows),
     /// Channels and pixels of an image whose channels lie across the lanes.
     Flatten([usize; 2]),
+    Unflatten([usize; 2]),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -195,6 +196,16 @@ impl Local {
         Local { level, planes: 1, input, output, kind: Kind::Flatten(image) }
     }
 
+    /// The reverse of [`flatten`](Self::flatten).
+    ///
+    /// # Panics
+    /// If a tensor of LANES images has 2^32 elements or more.
+    pub fn unflatten(level: Level, channels: usize, size: [usize; 2]) -> Self {
+        let Local { input, output, .. } = Self::flatten(level, channels, size);
+        let kind = Kind::Unflatten([channels, size[0] * size[1]]);
+        Local { level, planes: 1, input: output, output: input, kind }
+    }
+
     /// At most so many bytes does a plan keep of the windows of a max or average pooling: a table for each way in which
     /// those of a row and of a column meet the border. Saturates.
     ///
@@ -222,6 +233,11 @@ impl Local {
         Local { level, planes, input, output, kind }
     }
 
+    /// Planes of a tile, of the input as of the result.
+    pub fn planes(&self) -> usize {
+        self.planes
+    }
+
     /// Elements of the input of a tile.
     pub fn input_len(&self) -> usize {
         self.planes * self.input.len()
@@ -234,7 +250,10 @@ impl Local {
 
     /// Whether f is linear, so that J does not depend on where it is taken.
     pub fn is_linear(&self) -> bool {
-        matches!(self.kind, Kind::Map(Activation::Identity) | Kind::Pool(Pool::Mean, _) | Kind::Flatten(_))
+        matches!(
+            self.kind,
+            Kind::Map(Activation::Identity) | Kind::Pool(Pool::Mean, _) | Kind::Flatten(_) | Kind::Unflatten(_)
+        )
     }
 
     /// Rows of a channel of the result.
@@ -247,7 +266,7 @@ impl Local {
         match &self.kind {
             Kind::Map(_) => Some(1),
             Kind::Pool(_, windows) => windows.row_step(),
-            Kind::Flatten(_) => None,
+            Kind::Flatten(_) | Kind::Unflatten(_) => None,
         }
     }
 
@@ -287,6 +306,7 @@ impl Local {
                 self.pool_plane(*pool, windows, &rows, z, Asked::Forward { value });
             }),
             Kind::Flatten(image) => self.flat(*image, z, value),
+            Kind::Unflatten(image) => self.unflat(*image, z, value),
         }
     }
 
@@ -314,6 +334,7 @@ impl Local {
                 });
             }
             Kind::Flatten(image) => self.flat(*image, d, difference),
+            Kind::Unflatten(image) => self.unflat(*image, d, difference),
         }
     }
 
@@ -358,6 +379,7 @@ impl Local {
                 self.pool_plane(*pool, windows, &rows, z, Asked::Pull { value, d, gradient, out });
             }),
             Kind::Flatten(image) => self.unflat(*image, gradient, out),
+            Kind::Unflatten(image) => self.flat(*image, gradient, out),
         }
     }
 
@@ -402,6 +424,11 @@ impl Local {
                 self.flat(*image, d, error);
                 error.iter_mut().zip(u).for_each(|(error, u)| *error -= u);
                 self.unflat(*image, error, pulled);
+            }
+            Kind::Unflatten(image) => {
+                self.unflat(*image, d, error);
+                error.iter_mut().zip(u).for_each(|(error, u)| *error -= u);
+                self.flat(*image, error, pulled);
             }
         }
     }

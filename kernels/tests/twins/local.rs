@@ -123,6 +123,8 @@ fn operations(tiling: Tiling) -> Vec<Operation> {
     if layout == Layout::Channels {
         let local = Local::flatten(level, four, [5, 2]);
         operations.push(Operation { local, planes: 1, height: 1, step: None, linear: true });
+        let local = Local::unflatten(level, four, [5, 2]);
+        operations.push(Operation { local, planes: 1, height: 1, step: None, linear: true });
     }
     operations
 }
@@ -250,6 +252,14 @@ fn flattened_images_are_channels_of_one_pixel() {
             assert!(value[elements..].iter().all(|&x| x == 0.0), "{tiling:?}, {channels} x {size:?}");
             let pulled = pull(&local, &z, &value, None, &tiling.to_tile(elements, &gradient));
             assert!(same_bits(&tiling.of_tile(channels, &pulled), &gradient), "{tiling:?}, {channels} x {size:?}");
+
+            let back = Local::unflatten(tiling.level, channels, size);
+            assert_eq!([back.output_len(), back.input_len()], lens);
+            let restored = forward(&back, &value);
+            assert!(same_bits(&tiling.of_tile(channels, &restored), &image), "{tiling:?}, {channels} x {size:?}");
+            let pulled = pull(&back, &value, &restored, None, &tiling.to_tile(channels, &gradient));
+            assert!(same_bits(&tiling.of_tile(elements, &pulled), &gradient), "{tiling:?}, {channels} x {size:?}");
+            assert!(pulled[elements..].iter().all(|&x| x == 0.0), "{tiling:?}, {channels} x {size:?}");
         }
     }
 }

@@ -131,7 +131,7 @@ impl<T: Real> Operation<T> {
             }
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| y[o] += share * x[i]),
             Op::MaxPool2d(_) => y = self.winners(x).into_iter().map(|i| x[i]).collect(),
-            Op::Flatten | Op::Identity => y.copy_from_slice(x),
+            Op::Flatten | Op::Unflatten { .. } | Op::Identity => y.copy_from_slice(x),
             op => y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(activation(op, x.f64()))),
         }
         y
@@ -146,7 +146,7 @@ impl<T: Real> Operation<T> {
             }
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| pulled[i] += share * d[o]),
             Op::MaxPool2d(_) => self.winners(x).into_iter().zip(d).for_each(|(i, &d)| pulled[i] += d),
-            Op::Flatten | Op::Identity => pulled.copy_from_slice(d),
+            Op::Flatten | Op::Unflatten { .. } | Op::Identity => pulled.copy_from_slice(d),
             op => (0..x.len()).for_each(|i| pulled[i] = T::of(slope(op, x[i].f64())) * d[i]),
         }
         pulled

@@ -178,6 +178,7 @@ pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
             (3, 7..9) => Op::MaxPool2d(max_pool(rng)),
             (3, 9) => Op::AvgPool2d(avg_pool(rng)),
             (3, 10) => Op::AdaptiveAvgPool2d { output_size: pair(rng, 0..7) },
+            (1, 11) => unflatten(rng, shape[0]),
             (_, 11) => Op::Flatten,
             (_, 12..20) => elementwise(rng),
             _ => continue,
@@ -192,6 +193,16 @@ pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
             return op;
         }
     }
+}
+
+/// An image of so many elements.
+fn unflatten(rng: &mut ChaCha8Rng, features: usize) -> Op {
+    let divisor = |rng: &mut ChaCha8Rng, of: usize| {
+        *(1..=of).filter(|side| of.is_multiple_of(*side)).collect::<Vec<_>>().choose(rng).expect("1")
+    };
+    let height = divisor(rng, features);
+    let width = divisor(rng, features / height);
+    Op::Unflatten { size: [features / height / width, height, width] }
 }
 
 fn pair(rng: &mut ChaCha8Rng, range: std::ops::Range<usize>) -> [usize; 2] {
