@@ -240,14 +240,13 @@ mod tests {
     #[test]
     fn convolutions() {
         let shape = ConvShape {
-            in_channels: 1,
-            out_channels: 10,
             input: [28, 30],
             kernel: [3, 3],
             stride: [1, 1],
             padding: [0, 0],
             extra: [0, 0],
             dilation: [1, 1],
+            ..ConvShape::linear(1, 10)
         };
         let conv = Conv { layout: Layout::Images, pass: Pass::Forward, batch: 300, shape };
         assert_eq!(parsed("conv/forward/b300_c1_28x30_o10_k3_s1_p0"), Work::Conv(conv.clone()));

@@ -133,14 +133,13 @@ mod tests {
     #[test]
     fn wrong_elements_of_convolutions_are_noticed() {
         let shape = ConvShape {
-            in_channels: 2,
-            out_channels: 3,
             input: [5, 4],
             kernel: [3, 2],
             stride: [1, 2],
             padding: [1, 0],
             extra: [0, 0],
             dilation: [2, 1],
+            ..ConvShape::linear(2, 3)
         };
         let batch = 2;
         let (x, e) = (values(1, batch * 2 * 20), values(2, batch * 3 * shape.output().iter().product::<usize>()));
