@@ -116,6 +116,10 @@ impl Layers<'_> {
                     let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
                     product.forward(None, self.weights(), z, self.biased(product), out, products, self.parallel);
                 }
+                (Step::Affine(affine), _) => {
+                    let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
+                    affine.forward(self.packed, z, out);
+                }
                 (Step::Local(local), _) => {
                     let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
                     local.forward(z, out, 0..local.output_rows(), self.parallel);
@@ -148,6 +152,11 @@ impl Layers<'_> {
                 let Work { differences, products, .. } = work;
                 let d = self.difference(tail.start, last, u, differences);
                 product.forward(None, self.weights(), d, combine, error, products, self.parallel);
+            }
+            Step::Affine(_) => {
+                self.push(layer, values, u, work, error);
+                let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
+                elementwise::combine(self.plan.level, own, minus, error);
             }
             Step::Local(local) => {
                 let (z, value) = (values.input(last), values.output(last));
@@ -295,6 +304,15 @@ impl Layers<'_> {
                     product.forward(None, change, values.input(b), combine, out, products, self.parallel);
                 }
             }
+            Step::Affine(affine) => {
+                match d.is_empty() {
+                    true => out.fill(0.0),
+                    false => affine.scale(self.packed, d, out),
+                }
+                if let Some(change) = self.change.filter(|_| affine.is_trained()) {
+                    affine.add(change.packed, values.input(b), out);
+                }
+            }
             Step::Local(_) if d.is_empty() => out.fill(0.0),
             Step::Local(local) => local.push(values.input(b), values.output(b), d, out, self.parallel),
         }
@@ -366,7 +384,7 @@ impl Layers<'_> {
         let Work { differences, pulled, gradients: [from, to], input, products, sum: total, .. } = work;
         let (steps, known) = match &self.plan.steps[tail.end - 1] {
             Step::Local(_) => (tail.start..tail.end - 1, &pulled[place.clone()]),
-            Step::Product(_) => (tail.clone(), error),
+            Step::Product(_) | Step::Affine(_) => (tail.clone(), error),
         };
         let mut back = Back { layers: *self, values, at, differences, from, to, input, products };
         match inlet {
@@ -379,6 +397,14 @@ impl Layers<'_> {
                 }
             }
         }
+    }
+
+    /// z + d, in `input` if there is a d.
+    fn moved_input<'x>(&self, z: &'x [f32], d: Option<&[f32]>, input: &'x mut [f32]) -> &'x [f32] {
+        let Some(d) = d else { return z };
+        let x = &mut input[..z.len()];
+        elementwise::combine(self.plan.level, z, Combine { gamma: 1.0, other: d, ..Combine::default() }, x);
+        x
     }
 
     /// The gradients of a product's parameters from the gradient of its output: sum over the tile of
@@ -394,22 +420,14 @@ impl Layers<'_> {
         products: &mut [f32],
         gradients: &mut Gradients<'_>,
     ) {
-        let level = self.plan.level;
-        let x = match d {
-            None => z,
-            Some(d) => {
-                let x = &mut input[..z.len()];
-                elementwise::combine(level, z, Combine { gamma: 1.0, other: d, ..Combine::default() }, x);
-                x
-            }
-        };
+        let x = self.moved_input(z, d, input);
         match &product.gradient {
             WeightGradient::Rows { errors, inputs } => {
-                let Plan { layout, images, sizes, .. } = self.plan;
+                let Plan { level, layout, images, sizes, .. } = self.plan;
                 for (place, operand, image) in
                     [(errors, gradient, [errors.len(), 1]), (inputs, x, product.input_image())]
                 {
-                    layout.store(level, operand, image, &mut gradients.rows[place.start..], *images, sizes.row);
+                    layout.store(*level, operand, image, &mut gradients.rows[place.start..], *images, sizes.row);
                 }
             }
             WeightGradient::Partial(place) => {
@@ -475,7 +493,7 @@ impl Back<'_> {
         let Plan { steps: all, inputs, level, .. } = layers.plan;
         let (mut from, mut to) = (&mut *self.from, &mut *self.to);
         let (start, end, parallel) = (steps.start, steps.end, layers.parallel);
-        let lowest = match (&out, steps.clone().find(|&b| matches!(all[b], Step::Product(_)))) {
+        let lowest = match (&out, steps.clone().find(|&b| all[b].has_parameters())) {
             (Some(_), _) => start,
             (None, Some(lowest)) => lowest,
             (None, None) => return,
@@ -502,6 +520,13 @@ impl Back<'_> {
                             product.backward(layers.weights(), gradient, Combine::default(), to, products, parallel);
                         }
                     }
+                }
+                Step::Affine(affine) => {
+                    if let Some(gradients) = &mut gradients {
+                        let x = layers.moved_input(values.input(b), d, input);
+                        affine.add_gradient(gradient, x, gradients.partial);
+                    }
+                    affine.scale(layers.packed, gradient, &mut to[..inputs[b].len()]);
                 }
                 Step::Local(local) => {
                     let (rows, to) = (0..local.output_rows(), &mut to[..inputs[b].len()]);

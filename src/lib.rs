@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+mod affine;
 mod error;
 mod finite;
 mod layout;
@@ -88,7 +89,7 @@ pub use method::{
 #[doc(hidden)]
 pub use network::ModelFile;
 pub use network::{Branch, Layer, LayerSpec, Network};
-pub use op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Op, Padding};
+pub use op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Norm, Op, Padding};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::loss::{Loss, Reduction};
 use crate::network::{Branch, LayerSpec, Network};
-use crate::op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Op, Padding};
+use crate::op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Norm, Op, Padding};
 
 /// No description of a chain of layers needs more bytes than this.
 const MAX_BYTES: u64 = 16 << 20;
@@ -258,6 +258,10 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             groups: arguments.optional_count("groups")?.unwrap_or(1),
             bias: arguments.flag_or("bias", true)?,
         }),
+        "layer_norm" => Op::LayerNorm(arguments.norm()?),
+        "rms_norm" => Op::RmsNorm(arguments.norm()?),
+        "batch_norm2d" => Op::BatchNorm2d(arguments.norm()?),
+        "group_norm" => Op::GroupNorm { num_groups: arguments.count("num_groups")?, norm: arguments.norm()? },
         "linear" => Op::Linear(Linear {
             out_features: arguments.count("out_features")?,
             bias: arguments.flag_or("bias", true)?,
@@ -321,6 +325,11 @@ impl<'a> Arguments<'a> {
 
     fn missing(&self, name: &str, expected: &str) -> String {
         format!("{} has no {name}, expected {expected}", self.op)
+    }
+
+    fn norm(&mut self) -> std::result::Result<Norm, String> {
+        let usual = Norm::default();
+        Ok(Norm { eps: self.real_or("eps", usual.eps)?, affine: self.flag_or("affine", usual.affine)? })
     }
 
     fn count(&mut self, name: &'static str) -> std::result::Result<usize, String> {
@@ -429,6 +438,14 @@ fn whole(value: &Value) -> Option<usize> {
 
 fn write_op(text: &mut String, op: &Op) {
     let arguments = match op {
+        Op::LayerNorm(Norm { eps, affine })
+        | Op::RmsNorm(Norm { eps, affine })
+        | Op::BatchNorm2d(Norm { eps, affine }) => {
+            format!(", eps = {eps:?}, affine = {affine}")
+        }
+        Op::GroupNorm { num_groups, norm: Norm { eps, affine } } => {
+            format!(", num_groups = {num_groups}, eps = {eps:?}, affine = {affine}")
+        }
         Op::ConvTranspose2d(transpose) => {
             let ConvTranspose2d { out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias } =
                 transpose;
@@ -605,7 +622,10 @@ mod tests {
     #[test]
     fn refusals_name_place_finding_and_expectation() {
         for (text, parts) in [
-            ("{ type = \"conv3d\" }", &["line 7, operation 0.1", "unknown operation \"conv3d\"", "conv2d, conv_transpose2d, linear"][..]),
+            (
+                "{ type = \"conv3d\" }",
+                &["line 7, operation 0.1", "unknown operation \"conv3d\"", "conv2d, conv_transpose2d, linear"][..],
+            ),
             ("{ kernel_size = 2 }", &["operation 0.1", "no type"]),
             ("{ type = 3 }", &["type is 3"]),
             ("{ type = \"relu\", inplace = true }", &["relu has inplace", "no argument"]),

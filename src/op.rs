@@ -42,6 +42,21 @@ pub enum Op {
         /// Height and width of the output; 0 for that of the input.
         output_size: [usize; 2],
     },
+    /// All elements of a sample normalised to a mean of 0 and a variance of 1, then scaled and shifted element by element.
+    LayerNorm(Norm),
+    /// All elements of a sample divided by the root of the mean of their squares, then scaled element by element.
+    RmsNorm(Norm),
+    /// Groups of channels normalised to a mean of 0 and a variance of 1, then scaled and shifted channel by channel.
+    GroupNorm {
+        /// A divisor of the channels.
+        num_groups: usize,
+        /// The other arguments.
+        #[cfg_attr(feature = "serde", serde(flatten))]
+        norm: Norm,
+    },
+    /// Each channel normalised by running statistics that stay as they are, as in PyTorch's evaluation, then scaled and
+    /// shifted. Those of the batch itself would let samples see one another, which predictive coding can not have.
+    BatchNorm2d(Norm),
     /// Any shape to one axis.
     Flatten,
     /// One axis to an image, in the order of [`Flatten`](Op::Flatten).
@@ -269,6 +284,33 @@ setters!(ConvTranspose2d {
     with_groups(groups: usize),
     with_bias(bias: bool),
 });
+
+/// Arguments of a normalisation.
+///
+/// ```
+/// use predictive_coding::{Norm, Op};
+///
+/// let groups = Op::GroupNorm { num_groups: 2, norm: Norm::default().with_affine(false) };
+/// assert_eq!(groups.output_shape(&[4, 8, 8])?, [4, 8, 8]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Norm {
+    /// What is added to the variance, above 0; default 1e-5.
+    pub eps: f64,
+    /// Whether the result is scaled and shifted by parameters; default true.
+    pub affine: bool,
+}
+
+impl Default for Norm {
+    fn default() -> Self {
+        Norm { eps: 1e-5, affine: true }
+    }
+}
+
+setters!(Norm { with_eps(eps: f64), with_affine(affine: bool) });
 
 /// The zeros around the image of a [`Conv2d`].
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -500,6 +542,10 @@ impl Op {
             Op::MaxPool2d(_) => "max_pool2d",
             Op::AvgPool2d(_) => "avg_pool2d",
             Op::AdaptiveAvgPool2d { .. } => "adaptive_avg_pool2d",
+            Op::LayerNorm(_) => "layer_norm",
+            Op::RmsNorm(_) => "rms_norm",
+            Op::GroupNorm { .. } => "group_norm",
+            Op::BatchNorm2d(_) => "batch_norm2d",
             Op::Flatten => "flatten",
             Op::Unflatten { .. } => "unflatten",
             Op::Relu => "relu",
@@ -539,7 +585,8 @@ impl Op {
     pub(crate) fn has_slope(&self) -> bool {
         match self {
             Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_) => false,
-            Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => false,
+            Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } | Op::BatchNorm2d(_) => false,
+            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::GroupNorm { .. } => true,
             Op::Flatten | Op::Unflatten { .. } | Op::Identity => false,
             Op::MaxPool2d(_) | Op::Relu | Op::LeakyRelu { .. } | Op::Hardtanh { .. } => true,
             Op::Elu { .. } | Op::Selu | Op::Tanh | Op::Sigmoid => true,
@@ -663,6 +710,21 @@ impl Op {
                 let [height, width] = adaptive_size(*output_size, input);
                 Ok(vec![channels, height, width])
             }
+            Op::LayerNorm(norm) | Op::RmsNorm(norm) => self.normalised(norm, input),
+            Op::GroupNorm { num_groups, norm } => {
+                self.positive("num_groups", &[*num_groups])?;
+                match input[0].is_multiple_of(*num_groups) {
+                    true => self.normalised(norm, input),
+                    false => Err(Error::Network(format!(
+                        "group_norm has num_groups {num_groups}, expected a divisor of the channels, {}",
+                        input[0]
+                    ))),
+                }
+            }
+            Op::BatchNorm2d(norm) => {
+                self.image(input)?;
+                self.normalised(norm, input)
+            }
             Op::Flatten => Ok(vec![input.iter().product()]),
             Op::Unflatten { size } => match input {
                 [features] if size.iter().try_fold(1usize, |n, &side| n.checked_mul(side)) == Some(*features) => {
@@ -710,6 +772,17 @@ impl Op {
         <[usize; 3]>::try_from(input).map_err(|_| {
             Error::Network(format!("{} takes an input of [channels, height, width], found {input:?}", self.name()))
         })
+    }
+
+    fn normalised(&self, norm: &Norm, input: &[usize]) -> Result<Vec<usize>> {
+        match is_factor(norm.eps) {
+            true => Ok(input.to_vec()),
+            false => Err(Error::Network(format!(
+                "{} has eps {}, expected a number above 0, from 1e-37 to 1e37",
+                self.name(),
+                norm.eps
+            ))),
+        }
     }
 
     fn finite(&self, argument: &str, value: f32) -> Result<()> {
@@ -845,13 +918,17 @@ impl FromStr for Op {
 
     /// The operation of that name with PyTorch's defaults, for those that need no arguments.
     fn from_str(name: &str) -> Result<Self> {
-        const NAMES: [&str; 18] = [
+        const NAMES: [&str; 23] = [
             "conv2d",
             "conv_transpose2d",
             "linear",
             "max_pool2d",
             "avg_pool2d",
             "adaptive_avg_pool2d",
+            "layer_norm",
+            "rms_norm",
+            "group_norm",
+            "batch_norm2d",
             "flatten",
             "unflatten",
             "relu",
@@ -867,6 +944,9 @@ impl FromStr for Op {
             "identity",
         ];
         match name {
+            "layer_norm" => Ok(Op::LayerNorm(Norm::default())),
+            "rms_norm" => Ok(Op::RmsNorm(Norm::default())),
+            "batch_norm2d" => Ok(Op::BatchNorm2d(Norm::default())),
             "flatten" => Ok(Op::Flatten),
             "relu" => Ok(Op::Relu),
             "leaky_relu" => Ok(Op::LEAKY_RELU),

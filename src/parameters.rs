@@ -23,9 +23,22 @@ pub enum Role {
     Weight,
     /// `[out]`.
     Bias,
+    /// `[channels]` of a batch normalisation. It is not trained.
+    RunningMean,
+    /// `[channels]` of a batch normalisation. It is not trained.
+    RunningVar,
 }
 
-names!(Role, "role", { Weight => "weight", Bias => "bias" });
+names!(Role, "role", {
+    Weight => "weight", Bias => "bias", RunningMean => "running_mean", RunningVar => "running_var",
+});
+
+impl Role {
+    /// Whether optimisers change it.
+    pub fn is_trained(self) -> bool {
+        matches!(self, Role::Weight | Role::Bias)
+    }
+}
 
 /// Name, shape and place of one parameter tensor. See [`Parameters`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +56,8 @@ pub struct ParameterSpec {
     pub role: Role,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// Inputs that one output of the operation sums over.
+    /// Inputs that one output of the operation sums over; 0 for a normalisation, which begins with scales of 1 and shifts
+    /// of 0.
     pub fan_in: usize,
     /// Place in the flat buffer.
     pub range: Range<usize>,
@@ -61,6 +75,11 @@ impl OpKey {
 }
 
 impl ParameterSpec {
+    /// Those that are not trained come behind all others.
+    pub(crate) fn order(&self) -> (bool, OpKey) {
+        (!self.role.is_trained(), self.key())
+    }
+
     pub(crate) fn key(&self) -> OpKey {
         OpKey::new(self.layer, self.branch, self.op)
     }
@@ -97,6 +116,11 @@ impl Parameters {
         let mut parameters = Parameters::zeros(specs);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for spec in parameters.specs.iter() {
+            if spec.fan_in == 0 {
+                let value = if matches!(spec.role, Role::Weight | Role::RunningVar) { 1.0 } else { 0.0 };
+                parameters.values[spec.range.clone()].fill(value);
+                continue;
+            }
             let bound = 1.0 / (spec.fan_in as f64).sqrt();
             for value in &mut parameters.values[spec.range.clone()] {
                 *value = rng.random_range(-bound..bound) as f32;
@@ -118,6 +142,22 @@ impl Parameters {
     /// Every value, tensor after tensor.
     pub fn values_mut(&mut self) -> &mut [f32] {
         &mut self.values
+    }
+
+    /// The values that optimisers change: all but the running statistics of batch normalisations.
+    pub fn trained(&self) -> &[f32] {
+        &self.values[..self.trained_len()]
+    }
+
+    /// The values that optimisers change.
+    pub fn trained_mut(&mut self) -> &mut [f32] {
+        let len = self.trained_len();
+        &mut self.values[..len]
+    }
+
+    fn trained_len(&self) -> usize {
+        let end = self.specs.partition_point(|spec| spec.role.is_trained());
+        self.specs[..end].last().map_or(0, |spec| spec.range.end)
     }
 
     /// Refuses values that are not all finite, as they are after a training run that has diverged.

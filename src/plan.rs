@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use predictive_coding_kernels::{Activation, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
+use crate::affine::{Affine, Scaling};
 use crate::network::{self, Layer, Network, elements};
 use crate::op::{Approximation, Op, adaptive_size};
 use crate::parameters::{OpKey, ParameterSpec, Role};
@@ -177,6 +178,7 @@ impl LayerPlan {
 #[derive(Debug)]
 pub(crate) enum Step {
     Product(Box<Product>),
+    Affine(Affine),
     Local(Box<Local>),
 }
 
@@ -243,12 +245,25 @@ fn place(end: &mut usize, len: usize) -> Range<usize> {
     *end - len..*end
 }
 
-fn is_product(step: &Step) -> bool {
-    matches!(step, Step::Product(_))
+/// Why a tensor is there.
+const HAS_PARAMETERS: &str = "a network has the parameters of all of its operations";
+
+/// The next `len` elements of packed weights, which begin on a cache line.
+fn on_a_line(end: &mut usize, len: usize) -> Range<usize> {
+    let start = *end;
+    *end += len.next_multiple_of(LINE);
+    start..start + len
 }
 
-fn is_any_product(steps: &[Step]) -> bool {
-    steps.iter().any(is_product)
+impl Step {
+    /// Whether there are gradients of what it computes with.
+    pub(crate) fn has_parameters(&self) -> bool {
+        match self {
+            Step::Product(_) => true,
+            Step::Affine(affine) => affine.is_trained(),
+            Step::Local(_) => false,
+        }
+    }
 }
 
 /// The operations of a chain.
@@ -280,6 +295,8 @@ struct Placed<'a> {
 /// A step before it is planned: a product by its operation, or what stands between two.
 enum Draft {
     Product(OpKey, ProductShape),
+    /// Of the images that are given, by the running statistics with this eps if that is given.
+    Affine(OpKey, [usize; 3], Option<f64>),
     Local(Local),
 }
 
@@ -408,16 +425,17 @@ impl<'a> Builder<'a> {
         let output = place(&mut self.output, len);
         let clamped = matches!(inlet, Inlet::Belief(link) if self.is_clamped(link));
         let tail = self.chain(l, drafts, start, Place::Output(output.clone()), difference, clamped, fused);
-        let products_below = is_any_product(&self.steps[first..tail.start]);
-        let lowest_product = tail.clone().find(|&b| is_product(&self.steps[b]));
+        let products_below = self.steps[first..tail.start].iter().any(Step::has_parameters);
+        let lowest_product = tail.clone().find(|&b| self.steps[b].has_parameters());
         let needs_input = |&b: &usize| match (&self.steps[b], lowest_product) {
             (Step::Product(_), _) => true,
+            (Step::Affine(affine), _) => affine.is_trained(),
             (Step::Local(local), _) if products_below => !local.is_linear(),
             (Step::Local(local), Some(lowest)) => b > lowest && !local.is_linear(),
             (Step::Local(_), None) => false,
         };
         let renewed = tail.clone().rev().find(needs_input).or(products_below.then_some(tail.start));
-        let local_end = !is_product(&self.steps[tail.end - 1]);
+        let local_end = matches!(self.steps[tail.end - 1], Step::Local(_));
         let len = if local_end { self.inputs[tail.end - 1].len() } else { 0 };
         self.images.push(self.image);
         self.layers.push(LayerPlan {
@@ -454,7 +472,7 @@ impl<'a> Builder<'a> {
                 self.image = [channels * height * width, 1, 1];
             }
             let (link, start) = self.source(branch.from());
-            let local_end = matches!(drafts.last(), Some(Draft::Local(_)));
+            let local_end = matches!(drafts.last(), Some(Draft::Local(_) | Draft::Affine(..)));
             let end = Place::Inside(0..0);
             let steps = self.chain(l, drafts, start, end, None, self.is_clamped(link), false);
             let len = if local_end { self.image_len() } else { 0 };
@@ -504,6 +522,12 @@ impl<'a> Builder<'a> {
                     self.sizes.product_input = self.sizes.product_input.max(len);
                     (Step::Product(Box::new(product)), len)
                 }
+                Draft::Affine(key, image, eps) => {
+                    let affine = self.affine(key, image, eps);
+                    let len = affine.len();
+                    self.sizes.product_input = self.sizes.product_input.max(len);
+                    (Step::Affine(affine), len)
+                }
                 Draft::Local(local) => {
                     let len = local.input_len();
                     (Step::Local(Box::new(local)), len)
@@ -519,14 +543,14 @@ impl<'a> Builder<'a> {
             self.inputs.push(input);
             // The input of a local operation at the start is kept, as the belief moves on.
             let kept = match index {
-                0 => difference.is_none() && !clamped && !is_product(&step),
+                0 => difference.is_none() && !clamped && matches!(step, Step::Local(_)),
                 _ => !(fused && index + 1 == count),
             };
             self.differences.push(match &difference {
                 Some(difference) if index == 0 => difference.clone(),
                 _ => place(&mut self.sizes.differences, if kept { len } else { 0 }),
             });
-            if index > 0 || !is_product(&step) {
+            if index > 0 || !matches!(step, Step::Product(_)) {
                 self.sizes.gradient = self.sizes.gradient.max(len);
             }
             self.steps.push(step);
@@ -535,6 +559,46 @@ impl<'a> Builder<'a> {
             self.outputs.push(end);
         }
         first..self.steps.len()
+    }
+
+    /// A normalisation, and the scales and shifts behind it.
+    fn norm(&self, key: OpKey, op: &Op, drafts: &mut Vec<Draft>) {
+        let [channels, pixels] = self.channels_and_pixels();
+        let local = |groups: usize, centred: bool, eps: f64| {
+            Draft::Local(Local::norm(self.level, self.layout, [channels, pixels], groups, centred, eps))
+        };
+        let (first, norm) = match op {
+            Op::LayerNorm(norm) => (local(1, true, norm.eps), norm),
+            Op::RmsNorm(norm) => (local(1, false, norm.eps), norm),
+            Op::GroupNorm { num_groups, norm } => (local(*num_groups, true, norm.eps), norm),
+            Op::BatchNorm2d(norm) => (Draft::Affine(key, self.image, Some(norm.eps)), norm),
+            other => unreachable!("{} does not normalise", other.name()),
+        };
+        drafts.push(first);
+        drafts.extend(norm.affine.then_some(Draft::Affine(key, self.image, None)));
+    }
+
+    /// The scales and shifts of a normalisation, or those of running statistics with this eps.
+    fn affine(&mut self, key: OpKey, [channels, height, width]: [usize; 3], running: Option<f64>) -> Affine {
+        let tensor = |role: Role| self.tensor(key, role);
+        let scaling = match running {
+            None => Scaling::Trained { weight: tensor(Role::Weight).expect(HAS_PARAMETERS), bias: tensor(Role::Bias) },
+            Some(eps) => {
+                let [mean, variance] =
+                    [Role::RunningMean, Role::RunningVar].map(|role| tensor(role).expect(HAS_PARAMETERS));
+                Scaling::Running { mean, variance, eps }
+            }
+        };
+        let Sizes { packed, partial, .. } = &mut self.sizes;
+        let (image, packed) = ([channels, height * width], |len: usize| on_a_line(packed, len));
+        Affine::new(self.level, self.layout, image, scaling, packed, |len: usize| place(partial, len))
+    }
+
+    /// The place of a parameter of an operation.
+    fn tensor(&self, key: OpKey, role: Role) -> Option<Range<usize>> {
+        let own = self.specs.partition_point(|spec| spec.order() < (!role.is_trained(), key))..;
+        let mut own = self.specs[own].iter().take_while(|spec| spec.key() == key);
+        own.find(|spec| spec.role == role).map(|spec| spec.range.clone())
     }
 
     /// An activation by itself.
@@ -578,6 +642,11 @@ impl<'a> Builder<'a> {
                         drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
                     }
                     Draft::Product(key, product())
+                }
+                Op::LayerNorm(_) | Op::RmsNorm(_) | Op::GroupNorm { .. } | Op::BatchNorm2d(_) => {
+                    drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
+                    self.norm(key, op, &mut drafts);
+                    continue;
                 }
                 Op::MaxPool2d(pool) => {
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
@@ -640,20 +709,10 @@ impl<'a> Builder<'a> {
         hidden: bool,
         is_pulled_through: bool,
     ) -> Product {
-        let own = self.specs.partition_point(|spec| spec.key() < key)..;
-        let tensor = |role: Role| {
-            let mut own = self.specs[own.clone()].iter().take_while(|spec| spec.key() == key);
-            own.find(|spec| spec.role == role).map(|spec| spec.range.clone())
-        };
-        let parameters = [Role::Weight, Role::Bias].map(tensor);
+        let (weight, bias) = (self.tensor(key, Role::Weight).expect(HAS_PARAMETERS), self.tensor(key, Role::Bias));
         let (level, layout, sizes) = (self.level, self.layout, &mut self.sizes);
-        // Packed weights begin on a cache line.
-        let packed = |len: usize| {
-            let start = sizes.packed;
-            sizes.packed += len.next_multiple_of(LINE);
-            start..start + len
-        };
-        let mut product = Product::new(level, layout, shape, options, parameters, is_pulled_through, packed);
+        let packed = |len: usize| on_a_line(&mut sizes.packed, len);
+        let mut product = Product::new(level, layout, shape, options, (weight, bias), is_pulled_through, packed);
         sizes.product_scratch = sizes.product_scratch.max(product.scratch_len());
         sizes.gemm_scratch = sizes.gemm_scratch.max(product.dense_len());
         if hidden {

@@ -93,7 +93,7 @@ impl Product {
         layout: Layout,
         shape: &ProductShape,
         options: ConvOptions,
-        [weight, bias]: [Option<Range<usize>>; 2],
+        (weight, bias): (Range<usize>, Option<Range<usize>>),
         is_pulled_through: bool,
         mut packed: impl FnMut(usize) -> Range<usize>,
     ) -> Self {
@@ -109,7 +109,7 @@ impl Product {
             transposed: shape.transposed,
             blocks,
             groups,
-            weight: weight.expect("a network has a weight for every product"),
+            weight,
             partial_bias: None,
             gradient: WeightGradient::Partial(0..0),
             forward: packed(blocks * forward),

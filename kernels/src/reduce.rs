@@ -1,8 +1,9 @@
 //! Sums, and a search that is one.
 
+use crate::layout::Layout;
 use crate::level::Level;
 use crate::parallel::find_first;
-use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, lanes};
 
 /// Vectors that are summed in f32 before the sum goes on in f64.
 const BLOCK: usize = 64;
@@ -37,12 +38,40 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
     dispatch(level, Sum(values)) as f32
 }
 
+/// Adds the sums of each channel of a tile, over its pixels and images, to `sums`, which has one for each channel.
+///
+/// ```
+/// use predictive_coding_kernels::{Layout, Level, reduce};
+///
+/// let (level, layout) = (Level::detect(), Layout::Channels);
+/// let mut tile = vec![0.0; layout.len(level, [2, 3])];
+/// layout.load(level, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3], &mut tile);
+/// let mut sums = [0.0; 2];
+/// reduce::add_channels(level, layout, &tile, &mut sums);
+/// assert_eq!(sums, [6.0, 15.0]);
+/// ```
+///
+/// # Panics
+/// If the tile does not have as many channels.
+pub fn add_channels(level: Level, layout: Layout, tile: &[f32], sums: &mut [f32]) {
+    let lanes = lanes(level);
+    let planes = if layout == Layout::Channels { sums.len().div_ceil(lanes) } else { sums.len() };
+    assert!(planes > 0 && tile.len().is_multiple_of(planes * lanes), "{} elements in {planes} planes", tile.len());
+    let planes = tile.chunks_exact(tile.len() / planes);
+    match layout {
+        Layout::Images | Layout::Batch(_) => {
+            sums.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(level, plane));
+        }
+        Layout::Channels => sums.chunks_mut(lanes).zip(planes).for_each(|(to, plane)| add_plane(level, plane, to)),
+    }
+}
+
 /// Adds the sums of the lanes of the vectors of a plane to as many of them as `to` has elements. Blocks are summed in
 /// f32 and added up in f64.
 ///
 /// # Panics
 /// If there are more of those than lanes.
-pub(crate) fn add_plane(level: Level, plane: &[f32], to: &mut [f32]) {
+fn add_plane(level: Level, plane: &[f32], to: &mut [f32]) {
     struct Plane<'a>(&'a [f32]);
     impl Kernel<[f64; MAX_LANES]> for Plane<'_> {
         #[inline(always)]

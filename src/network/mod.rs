@@ -149,7 +149,7 @@ impl Network {
             )));
         }
         let Chains { specs, tables } = chains;
-        let network = Network { input: input.to_vec(), loss, layers: built, parameters: specs.specs.into(), tables };
+        let network = Network { input: input.to_vec(), loss, layers: built, parameters: specs.finish(), tables };
         let precisions = (1..).zip(precisions).filter(|(_, precision)| *precision != 1.0);
         precisions.into_iter().try_fold(network, |network, (l, precision)| network.with_precision(l, precision))
     }
@@ -499,43 +499,69 @@ fn check_size(what: &str, shape: &[usize], limit: usize) -> Result<()> {
 #[derive(Default)]
 struct SpecBuilder {
     specs: Vec<ParameterSpec>,
-    end: usize,
+    elements: usize,
 }
 
 impl SpecBuilder {
     fn add(&mut self, layer: usize, branch: Option<usize>, index: usize, op: &Op, input: &[usize]) -> Result<()> {
-        let (weight, bias) = match op {
+        let product = |weight: Vec<usize>, bias: bool, outputs: usize| {
+            let bias = bias.then(|| (Role::Bias, vec![outputs]));
+            std::iter::once((Role::Weight, weight)).chain(bias).collect::<Vec<_>>()
+        };
+        let scaled = |affine: bool, shape: &[usize], roles: &[Role]| -> Vec<_> {
+            roles.iter().filter(|_| affine).map(|&role| (role, shape.to_vec())).collect()
+        };
+        let both = &[Role::Weight, Role::Bias];
+        let tensors = match op {
             Op::Conv2d(c) => {
                 let weight = vec![c.out_channels, input[0] / c.groups, c.kernel_size[0], c.kernel_size[1]];
-                (weight, c.bias.then_some(c.out_channels))
+                product(weight, c.bias, c.out_channels)
             }
             Op::ConvTranspose2d(c) => {
                 let weight = vec![input[0], c.out_channels / c.groups, c.kernel_size[0], c.kernel_size[1]];
-                (weight, c.bias.then_some(c.out_channels))
+                product(weight, c.bias, c.out_channels)
             }
-            Op::Linear(linear) => (vec![linear.out_features, input[0]], linear.bias.then_some(linear.out_features)),
+            Op::Linear(linear) => product(vec![linear.out_features, input[0]], linear.bias, linear.out_features),
+            Op::LayerNorm(norm) => scaled(norm.affine, input, both),
+            Op::RmsNorm(norm) => scaled(norm.affine, input, &[Role::Weight]),
+            Op::GroupNorm { norm, .. } => scaled(norm.affine, &input[..1], both),
+            Op::BatchNorm2d(norm) => {
+                let running = [Role::RunningMean, Role::RunningVar].map(|role| (role, vec![input[0]]));
+                scaled(norm.affine, &input[..1], both).into_iter().chain(running).collect()
+            }
             _ => return Ok(()),
         };
-        check_size("the weight", &weight, MAX_PARAMETERS)?;
-        let fan_in = elements(&weight[1..]);
-        let mut push = |role: Role, shape: Vec<usize>| {
-            let start = self.end;
-            self.end += elements(&shape);
+        for (role, shape) in tensors {
+            check_size("the weight", &shape, MAX_PARAMETERS)?;
+            self.elements += elements(&shape);
+            if self.elements > MAX_PARAMETERS {
+                return Err(Error::Network(format!("{} parameters, expected at most {MAX_PARAMETERS}", self.elements)));
+            }
             let name = match branch {
                 None => format!("{layer}.{index}.{role}"),
                 Some(branch) => format!("{layer}.branches.{branch}.{index}.{role}"),
             };
-            let range = start..self.end;
-            self.specs.push(ParameterSpec { name, layer, branch, op: index, role, shape, fan_in, range });
-        };
-        push(Role::Weight, weight);
-        if let Some(outputs) = bias {
-            push(Role::Bias, vec![outputs]);
+            // That of the weights, for their bias too.
+            let fan_in = match (op.is_product(), role) {
+                (false, _) => 0,
+                (true, Role::Weight) => elements(&shape[1..]),
+                (true, _) => self.specs.last().map_or(0, |weight| weight.fan_in),
+            };
+            self.specs.push(ParameterSpec { name, layer, branch, op: index, role, shape, fan_in, range: 0..0 });
         }
-        match self.end <= MAX_PARAMETERS {
-            true => Ok(()),
-            false => Err(Error::Network(format!("{} parameters, expected at most {MAX_PARAMETERS}", self.end))),
+        Ok(())
+    }
+
+    /// The tensors with their places, those that are not trained behind all others.
+    fn finish(self) -> Arc<[ParameterSpec]> {
+        let mut specs = self.specs;
+        specs.sort_by_key(|spec| !spec.role.is_trained());
+        let mut end = 0;
+        for spec in &mut specs {
+            spec.range = end..end + elements(&spec.shape);
+            end = spec.range.end;
         }
+        specs.into()
     }
 }
 

@@ -154,7 +154,7 @@ impl State {
             }
         };
         let (theta, g, m, s) =
-            (parameters.values_mut(), gradients.values(), self.mean.values_mut(), self.square.values_mut());
+            (parameters.trained_mut(), gradients.trained(), self.mean.trained_mut(), self.square.trained_mut());
         match theta.len() > BLOCK {
             true => {
                 (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK), m.par_chunks_mut(BLOCK), s.par_chunks_mut(BLOCK))

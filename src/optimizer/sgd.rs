@@ -117,13 +117,13 @@ impl Optimizer for Sgd {
                 *theta -= lr * if nesterov { g + keep * *m } else { *m };
             }
         };
-        let (theta, g) = (parameters.values_mut(), gradients.values());
+        let (theta, g) = (parameters.trained_mut(), gradients.trained());
         match (&mut self.momentum, theta.len() > BLOCK) {
             (None, false) => plain((theta, g)),
             (None, true) => (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK)).into_par_iter().for_each(plain),
-            (Some(momentum), false) => by_momentum((theta, g, momentum.values_mut())),
+            (Some(momentum), false) => by_momentum((theta, g, momentum.trained_mut())),
             (Some(momentum), true) => {
-                let m = momentum.values_mut().par_chunks_mut(BLOCK);
+                let m = momentum.trained_mut().par_chunks_mut(BLOCK);
                 (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK), m).into_par_iter().for_each(by_momentum);
             }
         }

@@ -22,7 +22,7 @@ use super::strict::weighted;
 use super::{Relaxation, clear_clamped};
 use crate::layer::{Input, Layers, Towards};
 use crate::output::Output;
-use crate::plan::{Inlet, LayerPlan, Link, Plan, Step};
+use crate::plan::{Inlet, LayerPlan, Link, Place, Plan, Step};
 use crate::state::{Extras, Krylov, Moving, Scratch, Tile, Values, values_between};
 use crate::wave::Front;
 
@@ -63,11 +63,19 @@ impl Open {
                 {
                     scratch.values[sum.value.clone()].fill(1.0);
                 }
+                if matches!(&plan.steps[b], Step::Local(local) if local.is_norm()) {
+                    // An input of spread 1.
+                    let z = match plan.inputs[b].clone() {
+                        Place::Inside(place) => &mut scratch.values[place],
+                        Place::Output(place) => &mut tile.activations[place],
+                    };
+                    (0..).zip(z).for_each(|(i, z)| *z = (i / plan.images % 2 * 2) as f32);
+                }
                 let (inside, activations) = (&mut scratch.values, &mut tile.activations);
                 let (z, out) = values_between(&plan.inputs[b], &plan.outputs[b], inside, activations);
                 match &plan.steps[b] {
-                    Step::Product(_) => out.fill(1.0),
-                    Step::Local(local) => local.forward(z, out, 0..local.output_rows(), false),
+                    Step::Local(local) if !local.is_norm() => local.forward(z, out, 0..local.output_rows(), false),
+                    _ => out.fill(1.0),
                 }
             }
         }

@@ -36,8 +36,10 @@ impl Changing {
 
     fn pack(&mut self, plan: &Plan) {
         for step in &plan.steps {
-            if let Step::Product(product) = step {
-                product.pack_forward((&self.change).into(), &mut self.packed);
+            match step {
+                Step::Product(product) => product.pack_forward((&self.change).into(), &mut self.packed),
+                Step::Affine(affine) => affine.pack((&self.change).into(), &mut self.packed),
+                Step::Local(_) => {}
             }
         }
     }

@@ -296,7 +296,7 @@ impl Session {
             layers.flat_map(|(l, layer)| self.plan.steps[layer.steps.clone()].iter().map(move |step| (l, step)));
         steps.filter_map(|(l, step)| match step {
             Step::Product(product) => Some((l, product.choices()?)),
-            Step::Local(_) => None,
+            Step::Affine(_) | Step::Local(_) => None,
         })
     }
 

@@ -28,7 +28,14 @@ impl Session {
         for (l, layer) in self.plan.layers.iter().enumerate() {
             let multiple = self.multiples.as_ref().map_or(unnudged, |multiples| multiples.weighted[l] as f32);
             for step in &self.plan.steps[layer.steps.clone()] {
-                let Step::Product(product) = step else { continue };
+                let product = match step {
+                    Step::Product(product) => product,
+                    Step::Affine(affine) => {
+                        affine.unpack_gradient(sums, multiple, values);
+                        continue;
+                    }
+                    Step::Local(_) => continue,
+                };
                 let out = &mut values[product.weight.clone()];
                 match &product.gradient {
                     WeightGradient::Partial(partial) => {

@@ -16,8 +16,10 @@ impl Session {
     /// Brings the weights into the layouts that the kernels want, once for all iterations.
     pub(super) fn pack(&mut self, parameters: ParametersView<'_>) {
         for step in &self.plan.steps {
-            if let Step::Product(product) = step {
-                product.pack(parameters, &mut self.packed);
+            match step {
+                Step::Product(product) => product.pack(parameters, &mut self.packed),
+                Step::Affine(affine) => affine.pack(parameters, &mut self.packed),
+                Step::Local(_) => {}
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::conv::product::TapProduct;
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::parallel::for_each_chunk;
-use crate::reduce::{add_plane, sum};
+use crate::reduce::add_channels;
 use crate::simd::lanes;
 
 pub use nchw::NchwConv;
@@ -348,7 +348,7 @@ impl Conv {
     pub fn backward_bias(&self, output_gradient: &[f32], gradient: &mut [f32]) {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("bias gradient", gradient.len(), self.shape.out_channels);
-        self.add_planes(output_gradient, self.forward.plane(), gradient);
+        add_channels(self.level, self.layout, output_gradient, gradient);
     }
 
     /// The same of each input channel: the gradient of a bias of the transposed convolution.
@@ -358,20 +358,7 @@ impl Conv {
     pub fn transposed_bias(&self, input_gradient: &[f32], gradient: &mut [f32]) {
         check_len("input gradient", input_gradient.len(), self.input_len());
         check_len("bias gradient", gradient.len(), self.shape.in_channels);
-        self.add_planes(input_gradient, self.backward.plane(), gradient);
-    }
-
-    fn add_planes(&self, tensor: &[f32], plane: usize, gradient: &mut [f32]) {
-        let planes = tensor.chunks_exact(plane);
-        match self.layout {
-            Layout::Images | Layout::Batch(_) => {
-                gradient.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(self.level, plane))
-            }
-            Layout::Channels => {
-                let vectors = gradient.chunks_mut(lanes(self.level));
-                vectors.zip(planes).for_each(|(to, plane)| add_plane(self.level, plane, to));
-            }
-        }
+        add_channels(self.level, self.layout, input_gradient, gradient);
     }
 
     /// Whether it is a matrix product of a whole image: of one window, which is all of the input.

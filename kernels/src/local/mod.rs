@@ -18,6 +18,7 @@
 //! g) while its rows are still in a near cache.
 
 mod map;
+mod norm;
 mod pool;
 mod windows;
 
@@ -28,6 +29,7 @@ use crate::conv::{Axis, ConvShape, check_tensor};
 use crate::layout::Layout;
 use crate::level::Level;
 use crate::local::map::{Forward, Pull, Push, Relax};
+use crate::local::norm::{Norm, NormPass, Task};
 use crate::local::pool::{Asked, Means, PoolPass};
 use crate::local::windows::{AxisWindows, Mark, Windows, adaptive_axes, adaptive_size, axes, table_bytes};
 use crate::parallel::{for_each_chunk, for_each_chunk_pair};
@@ -62,6 +64,7 @@ pub struct Local {
 enum Kind {
     Map(Activation),
     Pool(Pool, Windows),
+    Norm(Norm),
     /// Channels and pixels of an image whose channels lie across the lanes.
     Flatten([usize; 2]),
     Unflatten([usize; 2]),
@@ -206,6 +209,20 @@ impl Local {
         Local { level, planes: 1, input: output, output: input, kind }
     }
 
+    /// Each of `groups` groups of the channels of an image, normalised: (x - mean) / sqrt(variance + eps), or if it is not
+    /// `centred` x / sqrt(mean of squares + eps). Sums are in f64.
+    ///
+    /// # Panics
+    /// If a tensor of LANES images has 2^32 elements or more, or the groups do not divide the channels.
+    pub fn norm(level: Level, layout: Layout, image: [usize; 2], groups: usize, centred: bool, eps: f64) -> Self {
+        check_tensor(lanes(level), image[0], [image[1], 1]);
+        assert!(groups > 0 && image[0].is_multiple_of(groups), "{groups} groups of {} channels", image[0]);
+        let plane = Plane { row: layout.len(level, image), rows: 1 };
+        let width = if layout == Layout::Channels { lanes(level) } else { layout.images(level) };
+        let norm = Norm { layout, image, groups, centred, eps, width };
+        Local { level, planes: 1, input: plane, output: plane, kind: Kind::Norm(norm) }
+    }
+
     /// At most so many bytes does a plan keep of the windows of a max or average pooling: a table for each way in which
     /// those of a row and of a column meet the border. Saturates.
     ///
@@ -256,6 +273,11 @@ impl Local {
         )
     }
 
+    /// Whether it normalises, so that its slope is that of the spread of its input.
+    pub fn is_norm(&self) -> bool {
+        matches!(self.kind, Kind::Norm(_))
+    }
+
     /// Rows of a channel of the result.
     pub fn output_rows(&self) -> usize {
         self.output.rows
@@ -266,7 +288,7 @@ impl Local {
         match &self.kind {
             Kind::Map(_) => Some(1),
             Kind::Pool(_, windows) => windows.row_step(),
-            Kind::Flatten(_) | Kind::Unflatten(_) => None,
+            Kind::Norm(_) | Kind::Flatten(_) | Kind::Unflatten(_) => None,
         }
     }
 
@@ -305,6 +327,7 @@ impl Local {
                 let z = &z[c * input.len()..][..input.len()];
                 self.pool_plane(*pool, windows, &rows, z, Asked::Forward { value });
             }),
+            Kind::Norm(norm) => self.normalise(*norm, z, Task::Forward { value }),
             Kind::Flatten(image) => self.flat(*image, z, value),
             Kind::Unflatten(image) => self.unflat(*image, z, value),
         }
@@ -333,6 +356,7 @@ impl Local {
                     self.pool_plane(*pool, windows, &rows, z, Asked::Push { value, d, difference });
                 });
             }
+            Kind::Norm(norm) => self.normalise(*norm, z, Task::Push { d, difference }),
             Kind::Flatten(image) => self.flat(*image, d, difference),
             Kind::Unflatten(image) => self.unflat(*image, d, difference),
         }
@@ -378,6 +402,7 @@ impl Local {
                 let [value, gradient] = [value, gradient].map(|from| &from[c * output.len()..][..output.len()]);
                 self.pool_plane(*pool, windows, &rows, z, Asked::Pull { value, d, gradient, out });
             }),
+            Kind::Norm(norm) => self.normalise(*norm, z, Task::Pull { d, gradient, out }),
             Kind::Flatten(image) => self.unflat(*image, gradient, out),
             Kind::Unflatten(image) => self.flat(*image, gradient, out),
         }
@@ -420,6 +445,11 @@ impl Local {
                     self.pool_plane(*pool, windows, &rows, z, Asked::Relax { value, d, u, error, pulled });
                 });
             }
+            Kind::Norm(norm) => {
+                self.normalise(*norm, z, Task::Push { d, difference: error });
+                error.iter_mut().zip(u).for_each(|(error, u)| *error -= u);
+                self.normalise(*norm, z, Task::Pull { d: Some(d), gradient: error, out: pulled });
+            }
             Kind::Flatten(image) => {
                 self.flat(*image, d, error);
                 error.iter_mut().zip(u).for_each(|(error, u)| *error -= u);
@@ -431,6 +461,10 @@ impl Local {
                 self.flat(*image, error, pulled);
             }
         }
+    }
+
+    fn normalise(&self, norm: Norm, z: &[f32], task: Task<'_>) {
+        dispatch(self.level, NormPass { norm, z, task });
     }
 
     fn flat(&self, [channels, pixels]: [usize; 2], image: &[f32], flat: &mut [f32]) {

@@ -1,0 +1,139 @@
+//! Scales and shifts behind a normalisation: y = w x + b, element by element or channel by channel.
+//!
+//! They are packed as they lie in a tile, once for all iterations. Gradients are summed as they lie there too.
+
+use std::ops::Range;
+
+use predictive_coding_kernels::{Layout, Level, reduce};
+
+use crate::parameters::ParametersView;
+
+/// What scales and shifts are made of, at these places in the parameters.
+#[derive(Clone, Debug)]
+pub(crate) enum Scaling {
+    /// The parameters w and, if there is one, b.
+    Trained { weight: Range<usize>, bias: Option<Range<usize>> },
+    /// w = 1 / sqrt(variance + eps) and b = -w mean, of batches that have gone by.
+    Running { mean: Range<usize>, variance: Range<usize>, eps: f64 },
+}
+
+/// y = w x + b on a tile.
+#[derive(Debug)]
+pub(crate) struct Affine {
+    level: Level,
+    layout: Layout,
+    /// Channels and pixels.
+    image: [usize; 2],
+    pub(crate) scaling: Scaling,
+    /// Place of w and then b among the packed weights.
+    packed: Range<usize>,
+    /// Places of the gradients among the partial gradients.
+    partial: Range<usize>,
+}
+
+impl Affine {
+    /// `packed` and `partial` reserve places among the packed weights and the partial gradients.
+    pub(crate) fn new(
+        level: Level,
+        layout: Layout,
+        image: [usize; 2],
+        scaling: Scaling,
+        packed: impl FnOnce(usize) -> Range<usize>,
+        partial: impl FnOnce(usize) -> Range<usize>,
+    ) -> Self {
+        let len = layout.len(level, image);
+        let gradients = match &scaling {
+            Scaling::Trained { bias, .. } => 1 + usize::from(bias.is_some()),
+            Scaling::Running { .. } => 0,
+        };
+        Affine { level, layout, image, scaling, packed: packed(2 * len), partial: partial(gradients * len) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.packed.len() / 2
+    }
+
+    pub(crate) fn is_trained(&self) -> bool {
+        matches!(self.scaling, Scaling::Trained { .. })
+    }
+
+    fn is_by_channel(&self, tensor: &Range<usize>) -> bool {
+        tensor.len() == self.image[0]
+    }
+
+    /// Packs w and b.
+    pub(crate) fn pack(&self, parameters: ParametersView<'_>, packed: &mut [f32]) {
+        let (w, b) = packed[self.packed.clone()].split_at_mut(self.len());
+        match &self.scaling {
+            Scaling::Trained { weight, bias } => {
+                let values = parameters.at(weight);
+                self.fill(w, self.is_by_channel(weight), |i| values[i]);
+                if let Some(bias) = bias {
+                    let values = parameters.at(bias);
+                    self.fill(b, self.is_by_channel(bias), |i| values[i]);
+                }
+            }
+            Scaling::Running { mean, variance, eps } => {
+                let (mean, variance) = (parameters.at(mean), parameters.at(variance));
+                let scale = |i: usize| 1.0 / (f64::from(variance[i]) + eps).sqrt();
+                self.fill(w, true, |i| scale(i) as f32);
+                self.fill(b, true, |i| (-f64::from(mean[i]) * scale(i)) as f32);
+            }
+        }
+    }
+
+    fn fill(&self, tile: &mut [f32], by_channel: bool, value: impl Fn(usize) -> f32) {
+        let pixels = self.image[1];
+        for sample in 0..self.layout.images(self.level) {
+            for (i, place) in self.layout.places(self.level, self.image, sample).enumerate() {
+                tile[place] = value(if by_channel { i / pixels } else { i });
+            }
+        }
+    }
+
+    /// w and b of packed weights.
+    fn unpacked<'a>(&self, packed: &'a [f32]) -> (&'a [f32], &'a [f32]) {
+        packed[self.packed.clone()].split_at(self.len())
+    }
+
+    /// `out` = w x + b.
+    pub(crate) fn forward(&self, packed: &[f32], x: &[f32], out: &mut [f32]) {
+        let (w, b) = self.unpacked(packed);
+        out.iter_mut().zip(x).zip(w.iter().zip(b)).for_each(|((out, x), (w, b))| *out = w * x + b);
+    }
+
+    /// `out` = w x.
+    pub(crate) fn scale(&self, packed: &[f32], x: &[f32], out: &mut [f32]) {
+        let (w, _) = self.unpacked(packed);
+        out.iter_mut().zip(x).zip(w).for_each(|((out, x), w)| *out = w * x);
+    }
+
+    /// `out` += w x + b.
+    pub(crate) fn add(&self, packed: &[f32], x: &[f32], out: &mut [f32]) {
+        let (w, b) = self.unpacked(packed);
+        out.iter_mut().zip(x).zip(w.iter().zip(b)).for_each(|((out, x), (w, b))| *out += w * x + b);
+    }
+
+    /// Adds the gradients of w and b to the partial gradients.
+    pub(crate) fn add_gradient(&self, gradient: &[f32], x: &[f32], partial: &mut [f32]) {
+        let partial = &mut partial[self.partial.clone()];
+        let (weight, bias) = partial.split_at_mut(self.len().min(partial.len()));
+        weight.iter_mut().zip(gradient.iter().zip(x)).for_each(|(sum, (g, x))| *sum += g * x);
+        bias.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+    }
+
+    /// Puts `factor` times the partial gradients where the parameters' gradients lie.
+    pub(crate) fn unpack_gradient(&self, partial: &[f32], factor: f32, gradients: &mut [f32]) {
+        let Scaling::Trained { weight, bias } = &self.scaling else { return };
+        let sums = partial[self.partial.clone()].chunks_exact(self.len());
+        for (place, sums) in [Some(weight), bias.as_ref()].into_iter().flatten().zip(sums) {
+            let out = &mut gradients[place.clone()];
+            out.fill(0.0);
+            match (self.layout, self.is_by_channel(place)) {
+                (Layout::Channels, false) => self.layout.store(self.level, sums, self.image, out, 1, place.len()),
+                _ => reduce::add_channels(self.level, self.layout, sums, out),
+            }
+            out.iter_mut().for_each(|gradient| *gradient *= factor);
+        }
+    }
+}
