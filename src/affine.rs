@@ -10,7 +10,7 @@ use crate::parameters::ParametersView;
 
 /// What scales and shifts are made of, at these places in the parameters.
 #[derive(Clone, Debug)]
-pub(crate) enum Scaling {
+pub(crate) enum Scales {
     /// The parameters w and, if there is one, b.
     Trained { weight: Range<usize>, bias: Option<Range<usize>> },
     /// w = 1 / sqrt(variance + eps) and b = -w mean, of batches that have gone by.
@@ -24,7 +24,7 @@ pub(crate) struct Affine {
     layout: Layout,
     /// Channels and pixels.
     image: [usize; 2],
-    pub(crate) scaling: Scaling,
+    pub(crate) scales: Scales,
     /// Place of w and then b among the packed weights.
     packed: Range<usize>,
     /// Places of the gradients among the partial gradients.
@@ -37,16 +37,16 @@ impl Affine {
         level: Level,
         layout: Layout,
         image: [usize; 2],
-        scaling: Scaling,
+        scales: Scales,
         packed: impl FnOnce(usize) -> Range<usize>,
         partial: impl FnOnce(usize) -> Range<usize>,
     ) -> Self {
         let len = layout.len(level, image);
-        let gradients = match &scaling {
-            Scaling::Trained { bias, .. } => 1 + usize::from(bias.is_some()),
-            Scaling::Running { .. } => 0,
+        let gradients = match &scales {
+            Scales::Trained { bias, .. } => 1 + usize::from(bias.is_some()),
+            Scales::Running { .. } => 0,
         };
-        Affine { level, layout, image, scaling, packed: packed(2 * len), partial: partial(gradients * len) }
+        Affine { level, layout, image, scales, packed: packed(2 * len), partial: partial(gradients * len) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -54,7 +54,7 @@ impl Affine {
     }
 
     pub(crate) fn is_trained(&self) -> bool {
-        matches!(self.scaling, Scaling::Trained { .. })
+        matches!(self.scales, Scales::Trained { .. })
     }
 
     fn is_by_channel(&self, tensor: &Range<usize>) -> bool {
@@ -64,8 +64,8 @@ impl Affine {
     /// Packs w and b.
     pub(crate) fn pack(&self, parameters: ParametersView<'_>, packed: &mut [f32]) {
         let (w, b) = packed[self.packed.clone()].split_at_mut(self.len());
-        match &self.scaling {
-            Scaling::Trained { weight, bias } => {
+        match &self.scales {
+            Scales::Trained { weight, bias } => {
                 let values = parameters.at(weight);
                 self.fill(w, self.is_by_channel(weight), |i| values[i]);
                 if let Some(bias) = bias {
@@ -73,7 +73,7 @@ impl Affine {
                     self.fill(b, self.is_by_channel(bias), |i| values[i]);
                 }
             }
-            Scaling::Running { mean, variance, eps } => {
+            Scales::Running { mean, variance, eps } => {
                 let (mean, variance) = (parameters.at(mean), parameters.at(variance));
                 let scale = |i: usize| 1.0 / (f64::from(variance[i]) + eps).sqrt();
                 self.fill(w, true, |i| scale(i) as f32);
@@ -124,7 +124,7 @@ impl Affine {
 
     /// Puts `factor` times the partial gradients where the parameters' gradients lie.
     pub(crate) fn unpack_gradient(&self, partial: &[f32], factor: f32, gradients: &mut [f32]) {
-        let Scaling::Trained { weight, bias } = &self.scaling else { return };
+        let Scales::Trained { weight, bias } = &self.scales else { return };
         let sums = partial[self.partial.clone()].chunks_exact(self.len());
         for (place, sums) in [Some(weight), bias.as_ref()].into_iter().flatten().zip(sums) {
             let out = &mut gradients[place.clone()];

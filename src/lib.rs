@@ -39,6 +39,7 @@
 mod affine;
 mod error;
 mod finite;
+mod init;
 mod layout;
 mod group;
 mod layer;
@@ -81,6 +82,7 @@ mod weights;
 
 pub use error::{Cause, Divergence, Error, Result};
 pub use group::{Conditions, Start};
+pub use init::Init;
 pub use loss::{Loss, LossFunction, Reduction, Targets};
 pub use method::{
     ErrorBased, Eta, FixedPrediction, FreeInput, Incremental, Method, Nudge, OnDivergence, Solver, Strict,
@@ -88,7 +90,7 @@ pub use method::{
 #[cfg(not(feature = "files"))]
 #[doc(hidden)]
 pub use network::ModelFile;
-pub use network::{Branch, Layer, LayerSpec, Network};
+pub use network::{Branch, Layer, LayerSpec, Network, Scaling};
 pub use op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Norm, Op, Padding};
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use options::{LayoutChoice, Options, StopFlag};

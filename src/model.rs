@@ -24,8 +24,9 @@ use toml::{Spanned, Table, Value};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::init::Init;
 use crate::loss::{Loss, Reduction};
-use crate::network::{Branch, LayerSpec, Network};
+use crate::network::{Branch, LayerSpec, Network, Scaling};
 use crate::op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2d, Norm, Op, Padding};
 
 /// No description of a chain of layers needs more bytes than this.
@@ -36,6 +37,8 @@ const MAX_BYTES: u64 = 16 << 20;
 struct Model {
     input: Vec<usize>,
     loss: Spanned<LossTable>,
+    scaling: Option<Spanned<String>>,
+    init: Option<Spanned<String>>,
     layer: Vec<LayerTable>,
 }
 
@@ -106,9 +109,20 @@ impl Network {
             let line = line(model.loss.span().start);
             Error::Network(format!("line {line}: {message}"))
         })?;
+        let named = |name: &Spanned<String>, error: Error| {
+            let line = line(name.span().start);
+            Error::Network(format!("line {line}: {error}"))
+        };
+        let scaling =
+            model.scaling.map(|name| name.get_ref().parse().map_err(|error| named(&name, error))).transpose()?;
+        let init = match (model.init, scaling) {
+            (Some(name), _) => name.get_ref().parse().map_err(|error| named(&name, error))?,
+            (None, Some(Scaling::Mupc)) => Init::StandardNormal,
+            (None, None) => Init::default(),
+        };
         let read_ops = |chain: &str, ops: &[Spanned<Table>]| {
             let read = |(o, table): (usize, &Spanned<Table>)| {
-                read_op(table.get_ref()).map_err(|message| {
+                read_op(table.get_ref(), init).map_err(|message| {
                     let line = line(table.span().start);
                     Error::Network(format!("line {line}, operation {chain}.{o}: {message}"))
                 })
@@ -140,7 +154,11 @@ impl Network {
             let layer = LayerSpec::from(read_ops(&l.to_string(), &ops.unwrap_or_default())?);
             layers.push(layer.with_name(name).with_branches(read).with_precision(precision.unwrap_or(1.0)));
         }
-        Network::new(&model.input, loss, layers)
+        let network = Network::new(&model.input, loss, layers)?;
+        Ok(match scaling {
+            Some(scaling) => network.with_scaling(scaling),
+            None => network,
+        })
     }
 
     /// As [`from_toml`](Self::from_toml), from a file.
@@ -230,7 +248,8 @@ fn write_loss(loss: Loss) -> String {
     }
 }
 
-fn read_op(table: &Table) -> std::result::Result<Op, String> {
+/// `init`: how weights are drawn of which no more is said.
+fn read_op(table: &Table, init: Init) -> std::result::Result<Op, String> {
     let name = match table.get("type") {
         Some(Value::String(name)) => name.as_str(),
         Some(other) => return Err(format!("type is {other}, expected the name of an operation")),
@@ -247,6 +266,7 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             groups: arguments.optional_count("groups")?.unwrap_or(1),
             bias: arguments.flag_or("bias", true)?,
             scale: arguments.real_or("scale", 1.0)?,
+            init: arguments.name_or("init", init)?,
         }),
         "conv_transpose2d" => Op::ConvTranspose2d(ConvTranspose2d {
             out_channels: arguments.count("out_channels")?,
@@ -257,6 +277,7 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             dilation: arguments.size_or("dilation", [1, 1])?,
             groups: arguments.optional_count("groups")?.unwrap_or(1),
             bias: arguments.flag_or("bias", true)?,
+            init: arguments.name_or("init", init)?,
         }),
         "layer_norm" => Op::LayerNorm(arguments.norm()?),
         "rms_norm" => Op::RmsNorm(arguments.norm()?),
@@ -266,6 +287,7 @@ fn read_op(table: &Table) -> std::result::Result<Op, String> {
             out_features: arguments.count("out_features")?,
             bias: arguments.flag_or("bias", true)?,
             scale: arguments.real_or("scale", 1.0)?,
+            init: arguments.name_or("init", init)?,
         }),
         "max_pool2d" => {
             let kernel_size = arguments.size("kernel_size")?;
@@ -447,24 +469,35 @@ fn write_op(text: &mut String, op: &Op) {
             format!(", num_groups = {num_groups}, eps = {eps:?}, affine = {affine}")
         }
         Op::ConvTranspose2d(transpose) => {
-            let ConvTranspose2d { out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias } =
-                transpose;
+            let ConvTranspose2d {
+                out_channels,
+                kernel_size,
+                stride,
+                padding,
+                output_padding,
+                dilation,
+                groups,
+                bias,
+                init,
+            } = transpose;
             format!(
                 ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
                  padding = {padding:?}, output_padding = {output_padding:?}, dilation = {dilation:?}, \
-                 groups = {groups}, bias = {bias}"
+                 groups = {groups}, bias = {bias}, init = \"{init}\""
             )
         }
-        Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, groups, bias, scale }) => format!(
-            ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
-             padding = {}, dilation = {dilation:?}, groups = {groups}, bias = {bias}, scale = {scale:?}",
-            match padding {
-                Padding::Same => "\"same\"".into(),
-                Padding::Zeros(zeros) => format!("{zeros:?}"),
-            }
-        ),
-        Op::Linear(Linear { out_features, bias, scale }) => {
-            format!(", out_features = {out_features}, bias = {bias}, scale = {scale:?}")
+        Op::Conv2d(Conv2d { out_channels, kernel_size, stride, padding, dilation, groups, bias, scale, init }) => {
+            format!(
+                ", out_channels = {out_channels}, kernel_size = {kernel_size:?}, stride = {stride:?}, \
+             padding = {}, dilation = {dilation:?}, groups = {groups}, bias = {bias}, scale = {scale:?}, init = \"{init}\"",
+                match padding {
+                    Padding::Same => "\"same\"".into(),
+                    Padding::Zeros(zeros) => format!("{zeros:?}"),
+                }
+            )
+        }
+        Op::Linear(Linear { out_features, bias, scale, init }) => {
+            format!(", out_features = {out_features}, bias = {bias}, scale = {scale:?}, init = \"{init}\"")
         }
         Op::MaxPool2d(MaxPool2d { kernel_size, stride, padding, dilation, ceil_mode }) => format!(
             ", kernel_size = {kernel_size:?}, stride = {stride:?}, padding = {padding:?}, dilation = {dilation:?}, \
@@ -519,6 +552,7 @@ mod tests {
             groups: 1,
             bias: true,
             scale: 1.0,
+            init: Init::Pytorch,
         };
         assert_eq!(op("{ type = \"conv2d\", out_channels = 3, kernel_size = 2 }"), Op::Conv2d(conv));
         let pool =
@@ -560,9 +594,10 @@ mod tests {
             groups: 1,
             bias: false,
             scale: -0.3,
+            init: Init::Xavier,
         };
         let text = "{ type = \"conv2d\", out_channels = 3, kernel_size = [3, 2], stride = 2, padding = [1, 0], \
-                    dilation = [1, 2], bias = false, scale = -0.3 }";
+                    dilation = [1, 2], bias = false, scale = -0.3, init = \"xavier\" }";
         assert_eq!(op(text), Op::Conv2d(conv));
         assert_eq!(
             op("{ type = \"adaptive_avg_pool2d\", output_size = [3, 1] }"),
@@ -620,6 +655,31 @@ mod tests {
     }
 
     #[test]
+    fn scaling_and_init_are_of_all_operations_that_say_nothing_else() {
+        let file = |head: &str| {
+            let text = format!(
+                "input = [4]\nloss = \"mse\"\n{head}\n[[layer]]\nops = [\n{{ type = \"linear\", out_features = 9 }},\n\
+                 {{ type = \"linear\", out_features = 3, scale = 0.7, init = \"orthogonal\" }} ]\n\
+                 [[layer]]\nops = [ {{ type = \"linear\", out_features = 2 }} ]\n"
+            );
+            let network = Network::from_toml(&text).unwrap();
+            assert_eq!(Network::from_toml(&network.to_toml()).unwrap(), network);
+            let linear = |(op, _): (&Op, _)| match op {
+                Op::Linear(Linear { scale, init, .. }) => (*scale, init.name()),
+                op => panic!("{op}"),
+            };
+            network.layers().iter().flat_map(|layer| layer.all_ops().map(linear)).collect::<Vec<_>>()
+        };
+        assert_eq!(file(""), [(1.0, "pytorch"), (0.7, "orthogonal"), (1.0, "pytorch")]);
+        assert_eq!(file("init = \"xavier\""), [(1.0, "xavier"), (0.7, "orthogonal"), (1.0, "xavier")]);
+        let third = 1.0 / 3.0;
+        let normal = [(0.5, "standard_normal"), (0.7, "orthogonal"), (third, "standard_normal")];
+        assert_eq!(file("scaling = \"mupc\""), normal);
+        let named = file("scaling = \"mupc\"\ninit = \"pytorch\"");
+        assert_eq!(named, [(0.5, "pytorch"), (0.7, "orthogonal"), (third, "pytorch")]);
+    }
+
+    #[test]
     fn refusals_name_place_finding_and_expectation() {
         for (text, parts) in [
             (
@@ -633,7 +693,7 @@ mod tests {
                 "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, channels = 2 }",
                 &[
                     "conv2d has channels",
-                    "it takes out_channels, kernel_size, stride, padding, dilation, groups, bias, scale",
+                    "it takes out_channels, kernel_size, stride, padding, dilation, groups, bias, scale, init",
                 ],
             ),
             (
@@ -665,6 +725,10 @@ mod tests {
                 "{ type = \"flatten\" }, { type = \"unflatten\", size = [2, 9, 7] }",
                 &["0.2", "size [2, 9, 7] for 144 features"],
             ),
+            (
+                "{ type = \"conv2d\", out_channels = 1, kernel_size = 1, init = \"normal\" }",
+                &["conv2d: unknown init \"normal\", expected pytorch, standard_normal, orthogonal or xavier"],
+            ),
             ("{ type = \"elu\", alpha = inf }", &["elu has alpha inf"]),
             ("{ type = \"hardtanh\", min_val = 1 }", &["min_val 1 and max_val 1", "the first below the second"]),
             ("{ type = \"softplus\", beta = 0 }", &["softplus has beta 0", "above 0"]),
@@ -691,6 +755,11 @@ mod tests {
             ("", "missing field `input`"),
             ("input = [3]\nloss = \"nll\"\nlayer = []", "line 2: unknown loss \"nll\", expected cross_entropy or mse"),
             ("input = [3]\nloss = \"mse\"\nlayer = []", "no layer"),
+            (
+                "input = [3]\nloss = \"mse\"\nscaling = \"mup\"\nlayer = []",
+                "line 3: unknown scaling \"mup\", expected mupc",
+            ),
+            ("input = [3]\nloss = \"mse\"\ninit = \"he\"\nlayer = []", "line 3: unknown init \"he\", expected pytorch"),
             ("input = [-3]\nloss = \"mse\"\nlayer = []", "line 1: "),
             ("input = [3]\nloss = \"mse\"\nepochs = 3\nlayer = []", "line 3: unknown field `epochs`"),
             ("input = [3]\nloss = \"mse\"\n[[layer]]\nops = []\nlabel = 1", "line 5: unknown field `label`"),

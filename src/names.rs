@@ -53,7 +53,8 @@ impl Error {
     /// For a name that is none of those of its kind.
     pub(crate) fn unknown(what: &str, found: &str, expected: &[&str]) -> Self {
         let (last, others) = expected.split_last().expect("a kind has names");
-        Error::Argument(format!("unknown {what} {found:?}, expected {} or {last}", others.join(", ")))
+        let or = if others.is_empty() { "" } else { " or " };
+        Error::Argument(format!("unknown {what} {found:?}, expected {}{or}{last}", others.join(", ")))
     }
 }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use predictive_coding_kernels::{Conv, ConvShape, Divisor, Local};
 
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::loss::is_factor;
 use crate::names::names;
 use crate::product::ProductShape;
@@ -155,6 +156,9 @@ pub struct Conv2d {
     /// Factor of the product, but not of the bias, default 1.
     #[cfg_attr(feature = "serde", serde(default = "one"))]
     pub scale: f64,
+    /// How its weights are drawn, default as PyTorch's.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub init: Init,
 }
 
 impl Conv2d {
@@ -169,6 +173,7 @@ impl Conv2d {
             groups: 1,
             bias: true,
             scale: 1.0,
+            init: Init::Pytorch,
         }
     }
 
@@ -234,6 +239,9 @@ pub struct ConvTranspose2d {
     pub groups: usize,
     /// Whether a bias is added, default true.
     pub bias: bool,
+    /// How its weights are drawn, default as PyTorch's.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub init: Init,
 }
 
 impl ConvTranspose2d {
@@ -248,6 +256,7 @@ impl ConvTranspose2d {
             dilation: [1, 1],
             groups: 1,
             bias: true,
+            init: Init::Pytorch,
         }
     }
 
@@ -283,6 +292,7 @@ setters!(ConvTranspose2d {
     with_dilation(dilation: [usize; 2]),
     with_groups(groups: usize),
     with_bias(bias: bool),
+    with_init(init: Init),
 });
 
 /// Arguments of a normalisation.
@@ -351,12 +361,15 @@ pub struct Linear {
     /// Factor of the product, but not of the bias, default 1.
     #[cfg_attr(feature = "serde", serde(default = "one"))]
     pub scale: f64,
+    /// How its weights are drawn, default as PyTorch's.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub init: Init,
 }
 
 impl Linear {
     /// An affine map with PyTorch's defaults.
     pub fn new(out_features: usize) -> Self {
-        Linear { out_features, bias: true, scale: 1.0 }
+        Linear { out_features, bias: true, scale: 1.0, init: Init::Pytorch }
     }
 }
 
@@ -505,8 +518,9 @@ setters!(Conv2d {
     with_dilation(dilation: [usize; 2]),
     with_bias(bias: bool),
     with_scale(scale: f64),
+    with_init(init: Init),
 });
-setters!(Linear { with_bias(bias: bool), with_scale(scale: f64) });
+setters!(Linear { with_bias(bias: bool), with_scale(scale: f64), with_init(init: Init) });
 setters!(MaxPool2d {
     with_stride(stride: [usize; 2]),
     with_padding(padding: [usize; 2]),
@@ -562,6 +576,16 @@ impl Op {
         }
     }
 
+    /// How its parameters are drawn.
+    pub(crate) fn init(&self) -> Init {
+        match self {
+            Op::Conv2d(Conv2d { init, .. })
+            | Op::ConvTranspose2d(ConvTranspose2d { init, .. })
+            | Op::Linear(Linear { init, .. }) => *init,
+            _ => Init::default(),
+        }
+    }
+
     /// Whether it multiplies by weights.
     pub(crate) fn is_product(&self) -> bool {
         matches!(self, Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_))
@@ -579,6 +603,25 @@ impl Op {
             _ => return None,
         };
         Some(ProductShape { conv, transposed, groups, scale })
+    }
+
+    /// The scale of a product.
+    pub(crate) fn scale_mut(&mut self) -> Option<&mut f64> {
+        match self {
+            Op::Conv2d(conv) => Some(&mut conv.scale),
+            Op::Linear(linear) => Some(&mut linear.scale),
+            _ => None,
+        }
+    }
+
+    /// How the weights of a product are drawn.
+    pub(crate) fn init_mut(&mut self) -> Option<&mut Init> {
+        match self {
+            Op::Conv2d(conv) => Some(&mut conv.init),
+            Op::ConvTranspose2d(transpose) => Some(&mut transpose.init),
+            Op::Linear(linear) => Some(&mut linear.init),
+            _ => None,
+        }
     }
 
     /// Whether the Jacobian depends on where it is taken.

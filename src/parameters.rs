@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use predictive_coding_kernels::Level;
 use predictive_coding_kernels::reduce::first_not_finite;
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::{Error, Result};
 use crate::finite::not_finite;
+use crate::init::Init;
 use crate::names::names;
 use crate::network::Network;
 
@@ -59,6 +59,8 @@ pub struct ParameterSpec {
     /// Inputs that one output of the operation sums over; 0 for a normalisation, which begins with scales of 1 and shifts
     /// of 0.
     pub fan_in: usize,
+    /// How it is drawn before training.
+    pub init: Init,
     /// Place in the flat buffer.
     pub range: Range<usize>,
 }
@@ -121,10 +123,7 @@ impl Parameters {
                 parameters.values[spec.range.clone()].fill(value);
                 continue;
             }
-            let bound = 1.0 / (spec.fan_in as f64).sqrt();
-            for value in &mut parameters.values[spec.range.clone()] {
-                *value = rng.random_range(-bound..bound) as f32;
-            }
+            spec.init.draw(spec, &mut parameters.values[spec.range.clone()], &mut rng);
         }
         parameters
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use predictive_coding_kernels::{Activation, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
-use crate::affine::{Affine, Scaling};
+use crate::affine::{Affine, Scales};
 use crate::network::{self, Layer, Network, elements};
 use crate::op::{Approximation, Op, adaptive_size};
 use crate::parameters::{OpKey, ParameterSpec, Role};
@@ -581,17 +581,17 @@ impl<'a> Builder<'a> {
     /// The scales and shifts of a normalisation, or those of running statistics with this eps.
     fn affine(&mut self, key: OpKey, [channels, height, width]: [usize; 3], running: Option<f64>) -> Affine {
         let tensor = |role: Role| self.tensor(key, role);
-        let scaling = match running {
-            None => Scaling::Trained { weight: tensor(Role::Weight).expect(HAS_PARAMETERS), bias: tensor(Role::Bias) },
+        let scales = match running {
+            None => Scales::Trained { weight: tensor(Role::Weight).expect(HAS_PARAMETERS), bias: tensor(Role::Bias) },
             Some(eps) => {
                 let [mean, variance] =
                     [Role::RunningMean, Role::RunningVar].map(|role| tensor(role).expect(HAS_PARAMETERS));
-                Scaling::Running { mean, variance, eps }
+                Scales::Running { mean, variance, eps }
             }
         };
         let Sizes { packed, partial, .. } = &mut self.sizes;
         let (image, packed) = ([channels, height * width], |len: usize| on_a_line(packed, len));
-        Affine::new(self.level, self.layout, image, scaling, packed, |len: usize| place(partial, len))
+        Affine::new(self.level, self.layout, image, scales, packed, |len: usize| place(partial, len))
     }
 
     /// The place of a parameter of an operation.

@@ -3,13 +3,18 @@
 #![cfg(all(feature = "serde", feature = "files"))]
 
 use predictive_coding::{
-    AdamOptions, Algorithm, AvgPool2d, Conv2d, Eta, FixedPrediction, LayoutChoice, LearningRate, Level, Linear, Loss,
-    MaxPool2d, Method, Network, OnDivergence, Op, Options, Padding, Reduction, Schedule, Solver, Strict,
+    AdamOptions, Algorithm, AvgPool2d, Conv2d, Eta, FixedPrediction, Init, LayoutChoice, LearningRate, Level, Linear,
+    Loss, MaxPool2d, Method, Network, OnDivergence, Op, Options, Padding, Reduction, Schedule, Solver, Strict,
 };
 use serde_json::{Value, from_value, json, to_value};
 
 fn network() -> Network {
-    let conv = Conv2d::new(4, [3, 2]).with_stride([2, 1]).with_padding([1, 0]).with_bias(false).with_scale(0.3);
+    let conv = Conv2d::new(4, [3, 2])
+        .with_stride([2, 1])
+        .with_padding([1, 0])
+        .with_bias(false)
+        .with_scale(0.3)
+        .with_init(Init::Xavier);
     let pools = [
         Op::MaxPool2d(MaxPool2d::new([2, 2]).with_stride([1, 1])),
         Op::AvgPool2d(AvgPool2d::new([2, 2]).with_stride([1, 1])),
@@ -52,7 +57,7 @@ fn a_network_is_described_as_in_a_model_file() {
     assert_eq!(from_value::<Network>(described.clone()).unwrap(), network);
     assert_eq!(
         described["layer"][1]["ops"][0],
-        json!({ "type": "linear", "out_features": 3, "bias": true, "scale": 1.0 })
+        json!({ "type": "linear", "out_features": 3, "bias": true, "scale": 1.0, "init": "pytorch" })
     );
     let file = toml::to_string(&network).unwrap();
     assert_eq!(Network::from_toml(&file).unwrap(), network, "{file}");

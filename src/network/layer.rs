@@ -84,6 +84,10 @@ impl Branch {
         &self.ops
     }
 
+    pub(super) fn ops_mut(&mut self) -> &mut [Op] {
+        &mut self.ops
+    }
+
     /// The shapes of a sample: before the first operation, then after each. Empty before the branch is part of a network.
     pub fn shapes(&self) -> &[Vec<usize>] {
         &self.shapes

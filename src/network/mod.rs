@@ -1,12 +1,15 @@
 //! A network: layers that predict one another's beliefs, each by chains of operations.
 
 mod layer;
+mod scaling;
 
 use std::sync::Arc;
 
 #[cfg(feature = "serde")]
 use crate::description::Description;
 use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::init::Init;
 use crate::loss::{Loss, LossFunction, is_factor};
 use crate::method::{ErrorBased, FixedPrediction, Incremental, Method, Solver, Strict};
 use crate::op::{MAX_COUNTED, MAX_TABLES, Op};
@@ -15,6 +18,7 @@ use crate::shares::{iterations_for, shares};
 use crate::wave::Wave;
 
 pub use layer::{Branch, Layer, LayerSpec};
+pub use scaling::Scaling;
 
 /// The largest tensor of one sample, so that the tensor of a vector's worth of samples can be
 /// addressed by 32 bits.
@@ -217,8 +221,8 @@ impl Network {
         self.tables
     }
 
-    /// Parameters drawn from PyTorch's default distributions: weights and biases uniform in
-    /// +-1/sqrt(fan in). The same seed gives the same parameters on every machine.
+    /// Parameters drawn as their operations say ([`Init`]): by default from PyTorch's distributions, weights and biases
+    /// uniform in +-1/sqrt(fan in). The same seed gives the same parameters on every machine.
     pub fn initialize(&self, seed: u64) -> Parameters {
         Parameters::random(self.parameters.clone(), seed)
     }
@@ -531,6 +535,7 @@ impl SpecBuilder {
             }
             _ => return Ok(()),
         };
+        let init = op.init();
         for (role, shape) in tensors {
             check_size("the weight", &shape, MAX_PARAMETERS)?;
             self.elements += elements(&shape);
@@ -547,7 +552,7 @@ impl SpecBuilder {
                 (true, Role::Weight) => elements(&shape[1..]),
                 (true, _) => self.specs.last().map_or(0, |weight| weight.fan_in),
             };
-            self.specs.push(ParameterSpec { name, layer, branch, op: index, role, shape, fan_in, range: 0..0 });
+            self.specs.push(ParameterSpec { name, layer, branch, op: index, role, shape, fan_in, init, range: 0..0 });
         }
         Ok(())
     }
