@@ -57,8 +57,9 @@ impl Affine {
         matches!(self.scales, Scales::Trained { .. })
     }
 
-    fn is_by_channel(&self, tensor: &Range<usize>) -> bool {
-        tensor.len() == self.image[0]
+    /// Elements of a sample that share a value of a parameter.
+    fn shared(&self, tensor: &Range<usize>) -> usize {
+        self.image[0] * self.image[1] / tensor.len()
     }
 
     /// Packs w and b.
@@ -67,26 +68,26 @@ impl Affine {
         match &self.scales {
             Scales::Trained { weight, bias } => {
                 let values = parameters.at(weight);
-                self.fill(w, self.is_by_channel(weight), |i| values[i]);
+                self.fill(w, self.shared(weight), |i| values[i]);
                 if let Some(bias) = bias {
                     let values = parameters.at(bias);
-                    self.fill(b, self.is_by_channel(bias), |i| values[i]);
+                    self.fill(b, self.shared(bias), |i| values[i]);
                 }
             }
             Scales::Running { mean, variance, eps } => {
+                let shared = self.shared(mean);
                 let (mean, variance) = (parameters.at(mean), parameters.at(variance));
                 let scale = |i: usize| 1.0 / (f64::from(variance[i]) + eps).sqrt();
-                self.fill(w, true, |i| scale(i) as f32);
-                self.fill(b, true, |i| (-f64::from(mean[i]) * scale(i)) as f32);
+                self.fill(w, shared, |i| scale(i) as f32);
+                self.fill(b, shared, |i| (-f64::from(mean[i]) * scale(i)) as f32);
             }
         }
     }
 
-    fn fill(&self, tile: &mut [f32], by_channel: bool, value: impl Fn(usize) -> f32) {
-        let pixels = self.image[1];
+    fn fill(&self, tile: &mut [f32], shared: usize, value: impl Fn(usize) -> f32) {
         for sample in 0..self.layout.images(self.level) {
             for (i, place) in self.layout.places(self.level, self.image, sample).enumerate() {
-                tile[place] = value(if by_channel { i / pixels } else { i });
+                tile[place] = value(i / shared);
             }
         }
     }
@@ -129,9 +130,12 @@ impl Affine {
         for (place, sums) in [Some(weight), bias.as_ref()].into_iter().flatten().zip(sums) {
             let out = &mut gradients[place.clone()];
             out.fill(0.0);
-            match (self.layout, self.is_by_channel(place)) {
-                (Layout::Channels, false) => self.layout.store(self.level, sums, self.image, out, 1, place.len()),
-                _ => reduce::add_channels(self.level, self.layout, sums, out),
+            match self.layout == Layout::Channels && place.len() != self.image[0] {
+                true => {
+                    let places = self.layout.places(self.level, self.image, 0);
+                    places.enumerate().for_each(|(i, at)| out[i / self.shared(place)] += sums[at]);
+                }
+                false => reduce::add_channels(self.level, self.layout, sums, out),
             }
             out.iter_mut().for_each(|gradient| *gradient *= factor);
         }

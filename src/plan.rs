@@ -645,6 +645,13 @@ impl<'a> Builder<'a> {
                 }
                 Op::LayerNorm(_) | Op::RmsNorm(_) | Op::GroupNorm { .. } | Op::BatchNorm2d(_) => {
                     drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
+                    if let ([features], [channels, height, width], Op::GroupNorm { .. }) = (input, before, op)
+                        && height * width > 1
+                    {
+                        // A group of features need not be one of channels.
+                        drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
+                        self.image = [*features, 1, 1];
+                    }
                     self.norm(key, op, &mut drafts);
                     continue;
                 }

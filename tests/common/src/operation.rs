@@ -33,6 +33,8 @@ pub struct Operation<T> {
     kernel_elements: usize,
     weight: Vec<T>,
     bias: Vec<T>,
+    /// Mean and variance of a batch normalisation.
+    running: [Vec<T>; 2],
     /// What products are multiplied by.
     scale: T,
     /// Places of weight and bias in the network's flat buffer of parameters.
@@ -95,6 +97,7 @@ impl<T: Real> Operation<T> {
             kernel_elements,
             weight: parameters[range(Role::Weight)].to_vec(),
             bias: parameters[range(Role::Bias)].to_vec(),
+            running: [Role::RunningMean, Role::RunningVar].map(|role| parameters[range(role)].to_vec()),
             scale: T::of(match op {
                 Op::Conv2d(conv) => conv.scale,
                 Op::Linear(linear) => linear.scale,
@@ -106,9 +109,10 @@ impl<T: Real> Operation<T> {
         }
     }
 
-    /// Gives each sum of products an error of its own, as a multiple of the sum of their sizes.
+    /// Gives each sum of products an error of its own, as a multiple of the sum of their sizes, and each element that is
+    /// normalised one as a multiple of its size.
     pub fn round(&mut self, mut error: impl FnMut() -> T) {
-        if !self.weight.is_empty() {
+        if self.kernel_elements > 0 || is_norm(&self.op) {
             self.rounding = (0..self.outputs).map(|_| error()).collect();
         }
     }
@@ -132,6 +136,12 @@ impl<T: Real> Operation<T> {
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| y[o] += share * x[i]),
             Op::MaxPool2d(_) => y = self.winners(x).into_iter().map(|i| x[i]).collect(),
             Op::Flatten | Op::Unflatten { .. } | Op::Identity => y.copy_from_slice(x),
+            op if is_norm(op) => {
+                y = self.normalised(x);
+                for (i, y) in y.iter_mut().enumerate() {
+                    *y = *y * self.gain(i) + self.shift(i);
+                }
+            }
             op => y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(activation(op, x.f64()))),
         }
         y
@@ -147,6 +157,21 @@ impl<T: Real> Operation<T> {
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| pulled[i] += share * d[o]),
             Op::MaxPool2d(_) => self.winners(x).into_iter().zip(d).for_each(|(i, &d)| pulled[i] += d),
             Op::Flatten | Op::Unflatten { .. } | Op::Identity => pulled.copy_from_slice(d),
+            Op::BatchNorm2d(_) => {
+                (0..x.len()).for_each(|i| pulled[i] = d[i] * self.gain(i) * self.statistics(x)[self.group(i)][1]);
+            }
+            op if is_norm(op) => {
+                let hat = self.normalised(x);
+                let g: Vec<T> = (0..x.len()).map(|i| d[i] * self.gain(i)).collect();
+                let along: Vec<T> = g.iter().zip(&hat).map(|(&g, &hat)| g * hat).collect();
+                let [mean, along] = [&g, &along].map(|values| self.means(values));
+                let statistics = self.statistics(x);
+                for i in 0..x.len() {
+                    let (group, centred) = (self.group(i), !matches!(op, Op::RmsNorm(_)));
+                    let mean = if centred { mean[group] } else { T::default() };
+                    pulled[i] = (g[i] - mean - hat[i] * along[group]) * statistics[group][1];
+                }
+            }
             op => (0..x.len()).for_each(|i| pulled[i] = T::of(slope(op, x[i].f64())) * d[i]),
         }
         pulled
@@ -157,12 +182,86 @@ impl<T: Real> Operation<T> {
         if self.weight.is_empty() {
             return;
         }
+        if is_norm(&self.op) {
+            let hat = self.normalised(x);
+            for i in 0..x.len() {
+                gradients[self.weight_range.start + i * self.weight.len() / x.len()] += d[i] * hat[i];
+                if !self.bias.is_empty() {
+                    gradients[self.bias_range.start + i * self.bias.len() / x.len()] += d[i];
+                }
+            }
+            return;
+        }
         let weight = &mut gradients[self.weight_range.clone()];
         self.products(|o, w, i| weight[w] += self.scale * d[o] * x[i]);
         let bias = &mut gradients[self.bias_range.clone()];
         for (bias, plane) in bias.iter_mut().zip(d.chunks(self.outputs / self.channels[1])) {
             plane.iter().for_each(|&d| *bias += d);
         }
+    }
+
+    /// What element i of a normalised sample is multiplied by.
+    fn gain(&self, i: usize) -> T {
+        if self.weight.is_empty() { T::of(1.0) } else { self.weight[i * self.weight.len() / self.inputs] }
+    }
+
+    fn shift(&self, i: usize) -> T {
+        if self.bias.is_empty() { T::default() } else { self.bias[i * self.bias.len() / self.inputs] }
+    }
+
+    /// Those that are normalised together.
+    fn groups(&self) -> usize {
+        match self.op {
+            Op::GroupNorm { num_groups, .. } => num_groups,
+            Op::BatchNorm2d(_) => self.channels[0],
+            _ => 1,
+        }
+    }
+
+    fn group(&self, i: usize) -> usize {
+        i * self.groups() / self.inputs
+    }
+
+    /// The mean of each group.
+    fn means(&self, x: &[T]) -> Vec<T> {
+        let size = self.inputs / self.groups();
+        let mean = |x: &[T]| x.iter().fold(T::default(), |sum, &x| sum + x) / T::of(size as f64);
+        x.chunks(size).map(mean).collect()
+    }
+
+    /// Of each group, what is subtracted, and one over what the rest is divided by.
+    fn statistics(&self, x: &[T]) -> Vec<[T; 2]> {
+        let (Op::LayerNorm(norm) | Op::RmsNorm(norm) | Op::GroupNorm { norm, .. } | Op::BatchNorm2d(norm)) = &self.op
+        else {
+            unreachable!("{} does not normalise", self.op.name())
+        };
+        let scale = |variance: T| T::of(1.0 / (variance.f64() + norm.eps).sqrt());
+        let [running_mean, running_var] = &self.running;
+        if !running_mean.is_empty() {
+            return running_mean.iter().zip(running_var).map(|(&mean, &variance)| [mean, scale(variance)]).collect();
+        }
+        let mut means = self.means(x);
+        if matches!(self.op, Op::RmsNorm(_)) {
+            means.fill(T::default());
+        }
+        let squares: Vec<T> =
+            x.iter().enumerate().map(|(i, &x)| (x - means[self.group(i)]) * (x - means[self.group(i)])).collect();
+        means.iter().zip(self.means(&squares)).map(|(&mean, variance)| [mean, scale(variance)]).collect()
+    }
+
+    /// An element with its error.
+    fn rounded(&self, i: usize, x: T) -> T {
+        self.rounding.get(i).map_or(x, |&error| x + error * x)
+    }
+
+    fn normalised(&self, x: &[T]) -> Vec<T> {
+        let x: Vec<T> = x.iter().enumerate().map(|(i, &x)| self.rounded(i, x)).collect();
+        let statistics = self.statistics(&x);
+        let normal = |(i, &x): (usize, &T)| {
+            let [mean, scale] = statistics[self.group(i)];
+            (x - mean) * scale
+        };
+        x.iter().enumerate().map(normal).collect()
     }
 
     /// Every (output, weight, input) of a linear map or convolution.
@@ -267,6 +366,10 @@ fn adaptive_windows(input: &[usize], output: &[usize]) -> Vec<Tap> {
         }
     }
     taps
+}
+
+fn is_norm(op: &Op) -> bool {
+    matches!(op, Op::LayerNorm(_) | Op::RmsNorm(_) | Op::GroupNorm { .. } | Op::BatchNorm2d(_))
 }
 
 fn grid(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {

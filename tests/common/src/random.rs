@@ -2,7 +2,8 @@
 
 use predictive_coding::{
     Approximation, AvgPool2d, Branch, Conv2d, ConvTranspose2d, ErrorBased, FreeInput, LayerSpec, Linear, Loss,
-    LossFunction, MaxPool2d, Method, Network, Nudge, Op, Padding, Parameters, Reduction, Solver, Strict, Targets,
+    LossFunction, MaxPool2d, Method, Network, Norm, Nudge, Op, Padding, Parameters, Reduction, Role, Solver, Strict,
+    Targets,
 };
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -90,7 +91,12 @@ pub fn method(rng: &mut ChaCha8Rng) -> Method {
 pub fn parameters(rng: &mut ChaCha8Rng, network: &Network) -> Parameters {
     let mut parameters = network.initialize(rng.random());
     let gain = rng.random_range(1.0..2.2);
-    parameters.values_mut().iter_mut().for_each(|p| *p *= gain);
+    parameters.trained_mut().iter_mut().for_each(|p| *p *= gain);
+    // Those of normalisations are all the same at first.
+    for spec in network.parameters().iter().filter(|spec| spec.fan_in == 0) {
+        let least = if matches!(spec.role, Role::Weight | Role::RunningVar) { 0.5 } else { -0.5 };
+        parameters.values_mut()[spec.range.clone()].fill_with(|| rng.random_range(least..least + 1.0));
+    }
     parameters
 }
 
@@ -180,7 +186,8 @@ pub fn operation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
             (3, 10) => Op::AdaptiveAvgPool2d { output_size: pair(rng, 0..7) },
             (1, 11) => unflatten(rng, shape[0]),
             (_, 11) => Op::Flatten,
-            (_, 12..20) => elementwise(rng),
+            (_, 12) => normalisation(rng, shape),
+            (_, 13..20) => elementwise(rng),
             _ => continue,
         };
         let fits = op.output_shape(shape).is_ok_and(|shape| shape.iter().product::<usize>() <= MAX_ELEMENTS);
@@ -246,6 +253,18 @@ fn convolution(rng: &mut ChaCha8Rng, channels: usize) -> Conv2d {
         (conv.padding, conv.dilation) = (Padding::Same, pair(rng, 1..4));
     }
     conv
+}
+
+/// One of more than one element, with an eps that keeps slopes moderate.
+fn normalisation(rng: &mut ChaCha8Rng, shape: &[usize]) -> Op {
+    let norm = Norm::default().with_eps(0.1).with_affine(rng.random_bool(0.7));
+    let (num_groups, _) = groups(rng, shape[0]);
+    match (shape.len(), rng.random_range(0..4)) {
+        (_, 0) => Op::LayerNorm(norm),
+        (_, 1) => Op::RmsNorm(norm),
+        (3, 2) => Op::BatchNorm2d(norm),
+        _ => Op::GroupNorm { num_groups, norm },
+    }
 }
 
 fn max_pool(rng: &mut ChaCha8Rng) -> MaxPool2d {
