@@ -281,13 +281,22 @@ class _Torch:
             nn.AvgPool2d: _avg_pool2d,
             nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
             nn.Flatten: _flatten,
+            nn.Unflatten: _unflatten,
             nn.ReLU: lambda refusal, module: ("relu",),
             nn.LeakyReLU: lambda refusal, module: ("leaky_relu", ("negative_slope", float(module.negative_slope))),
+            nn.Hardtanh: _hardtanh,
+            nn.ReLU6: _hardtanh,
+            nn.ELU: lambda refusal, module: ("elu", ("alpha", float(module.alpha))),
+            nn.SELU: lambda refusal, module: ("selu",),
             nn.Tanh: lambda refusal, module: ("tanh",),
             nn.Sigmoid: lambda refusal, module: ("sigmoid",),
-            nn.GELU: _gelu,
+            nn.GELU: lambda refusal, module: ("gelu", ("approximate", module.approximate)),
             nn.SiLU: lambda refusal, module: ("silu",),
-            nn.Softplus: _softplus,
+            nn.Softplus: lambda refusal, module: (
+                "softplus",
+                ("beta", float(module.beta)),
+                ("threshold", float(module.threshold)),
+            ),
             nn.Identity: lambda refusal, module: ("identity",),
         }
         hooks = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
@@ -327,19 +336,12 @@ def _pair(value):
 def _conv2d(refusal, module):
     refusal.unless(module.groups == 1, f"groups is {module.groups}", "1")
     refusal.unless(module.padding_mode == "zeros", f"padding_mode is {module.padding_mode!r}", "'zeros'")
-    padding = module.padding
-    if padding == "valid":
-        padding = (0, 0)
-    elif padding == "same":
-        spread = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size)]
-        refusal.unless(not any(s % 2 for s in spread), "padding is 'same' of an even kernel", "the same on both sides")
-        padding = tuple(s // 2 for s in spread)
     return (
         "conv2d",
         ("out_channels", module.out_channels),
         ("kernel_size", module.kernel_size),
         ("stride", module.stride),
-        ("padding", padding),
+        ("padding", module.padding),
         ("dilation", module.dilation),
         ("bias", module._parameters["bias"] is not None),
     )
@@ -350,7 +352,6 @@ def _linear(refusal, module):
 
 
 def _max_pool2d(refusal, module):
-    refusal.unless(not module.ceil_mode, "ceil_mode is True", "False")
     refusal.unless(not module.return_indices, "return_indices is True", "False")
     return (
         "max_pool2d",
@@ -358,26 +359,27 @@ def _max_pool2d(refusal, module):
         ("stride", _pair(module.stride)),
         ("padding", _pair(module.padding)),
         ("dilation", _pair(module.dilation)),
+        ("ceil_mode", bool(module.ceil_mode)),
     )
 
 
 def _avg_pool2d(refusal, module):
-    refusal.unless(not module.ceil_mode, "ceil_mode is True", "False")
-    padding = _pair(module.padding)
-    refusal.unless(module.count_include_pad or padding == (0, 0), "count_include_pad is False", "True")
-    refusal.unless(module.divisor_override is None, f"divisor_override is {module.divisor_override}", "None")
+    divisor = module.divisor_override
     return (
         "avg_pool2d",
         ("kernel_size", _pair(module.kernel_size)),
         ("stride", _pair(module.stride)),
-        ("padding", padding),
+        ("padding", _pair(module.padding)),
+        ("ceil_mode", bool(module.ceil_mode)),
+        ("count_include_pad", bool(module.count_include_pad)),
+        *(() if divisor is None else (("divisor_override", divisor),)),
     )
 
 
 def _adaptive_avg_pool2d(refusal, module):
     size = _pair(module.output_size)
-    refusal.unless(None not in size, f"output_size is {module.output_size}", "numbers")
-    return "adaptive_avg_pool2d", ("output_size", size)
+    refusal.unless(0 not in size, f"output_size is {module.output_size}", "numbers above 0, or None to keep a size")
+    return "adaptive_avg_pool2d", ("output_size", tuple(side or 0 for side in size))
 
 
 def _flatten(refusal, module):
@@ -386,15 +388,15 @@ def _flatten(refusal, module):
     return ("flatten",)
 
 
-def _gelu(refusal, module):
-    refusal.unless(module.approximate == "none", f"approximate is {module.approximate!r}", "'none'")
-    return ("gelu",)
+def _unflatten(refusal, module):
+    size = module.unflattened_size
+    image = len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)
+    refusal.unless(module.dim == 1 and image, f"it unflattens axis {module.dim} to {tuple(size)}", "1 to three sizes")
+    return "unflatten", ("size", tuple(size))
 
 
-def _softplus(refusal, module):
-    usual = (module.beta, module.threshold) == (1, 20)
-    refusal.unless(usual, f"beta is {module.beta} and threshold {module.threshold}", "1 and 20")
-    return ("softplus",)
+def _hardtanh(refusal, module):
+    return "hardtanh", ("min_val", float(module.min_val)), ("max_val", float(module.max_val))
 
 
 def _loss(loss):

@@ -68,8 +68,16 @@ ACTIVATIONS = [
     nn.Tanh,
     nn.Sigmoid,
     nn.GELU,
+    lambda: nn.GELU("tanh"),
     nn.SiLU,
     nn.Softplus,
+    lambda: nn.Softplus(2.5, 30),
+    nn.ELU,
+    lambda: nn.ELU(0.4),
+    nn.SELU,
+    nn.Hardtanh,
+    lambda: nn.Hardtanh(-0.3, 1.7),
+    nn.ReLU6,
     nn.Identity,
     lambda: nn.ReLU(inplace=True),
 ]
@@ -92,13 +100,15 @@ def random_model(rng):
             stride = int(rng.integers(1, 3))
             module = nn.Conv2d(channels, int(rng.integers(1, 6)), kernel, stride, padding, bias=bool(rng.random() < 0.8))
         elif kind == 3:
-            module = nn.MaxPool2d(2)
+            module = nn.MaxPool2d(2, int(rng.integers(1, 4)), ceil_mode=bool(rng.random() < 0.5))
         elif kind == 4:
-            module = nn.AvgPool2d((2, 1), stride=1)
+            divisor = 3 if rng.random() < 0.3 else None
+            flags = [bool(rng.random() < 0.5) for _ in range(2)]
+            module = nn.AvgPool2d((2, 3), int(rng.integers(1, 4)), 1, *flags, divisor_override=divisor)
         else:
-            module = nn.AdaptiveAvgPool2d((min(height, 3), 2))
+            module = nn.AdaptiveAvgPool2d((min(height, 3), 2) if rng.random() < 0.5 else (None, 2))
         if min(height, width) < 4:
-            module = nn.Conv2d(channels, 3, 1, padding="same")
+            module = nn.Conv2d(channels, 3, (int(rng.integers(1, 5)), 2), padding="same", dilation=(1, 2))
         with torch.no_grad():
             size = list(module(torch.zeros(1, *size)).shape[1:])
         return module
@@ -116,6 +126,9 @@ def random_model(rng):
             elif not flat:
                 ops.append(nn.Flatten())
                 size, flat = [int(numpy.prod(size))], True
+            elif kind > 0.95 and size[0] % 4 == 0:
+                size, flat = [size[0] // 4, 2, 2], False
+                ops.append(nn.Unflatten(1, tuple(size)))
             else:
                 features = int(rng.integers(2, 12))
                 ops.append(nn.Linear(size[0], features, bias=bool(rng.random() < 0.8)))
@@ -300,9 +313,9 @@ class MyLinear(nn.Linear):
         (mnist_model().to("meta"), TypeError, "module 0.0 .Conv2d.: weight is torch.float32 on meta"),
         (replaced(0, nn.Conv2d(1, 10, 3, padding_mode="reflect")), ValueError, "module 0 .Conv2d.: padding_mode"),
         (replaced(1, nn.Conv2d(10, 10, 3, groups=2)), ValueError, "module 1 .Conv2d.: groups is 2, expected 1"),
-        (replaced(0, nn.MaxPool2d(2, ceil_mode=True)), ValueError, "module 0 .MaxPool2d.: ceil_mode"),
-        (replaced(3, nn.GELU("tanh")), ValueError, "module 3 .GELU.: approximate is 'tanh'"),
-        (replaced(3, nn.Softplus(2)), ValueError, "module 3 .Softplus.: beta is 2"),
+        (replaced(0, nn.MaxPool2d(2, return_indices=True)), ValueError, "module 0 .MaxPool2d.: return_indices is True"),
+        (replaced(3, nn.Softplus(0)), ValueError, "module 3 .Softplus.: softplus has beta 0"),
+        (replaced(2, nn.Unflatten(1, (5, 10))), ValueError, r"module 2 .Unflatten.: it unflattens axis 1 to \(5, 10\)"),
         (replaced(1, nn.Flatten(0)), ValueError, "module 1 .Flatten.: it flattens axes 0 to -1"),
         (replaced(1, nn.Linear(13, 2)), ValueError, r"module 1 .Linear.: linear takes a flat input, found \[10, 13, 13\]"),
         (replaced(2, nn.Linear(600, 50)), ValueError, r"module 2 .Linear.: weight has shape \(50, 600\)"),
