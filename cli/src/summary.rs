@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use predictive_coding::{Choice, Layer, Network, ParameterSpec, Reduction, Session};
+use predictive_coding::{Choice, Layer, Network, Op, ParameterSpec, Reduction, Session};
 
 use crate::console::{Failure, print};
+use crate::figure::{self, Graph, Node};
 use crate::machine::{check_memory, check_session};
 use crate::options::{DatasetName, MethodName};
 use crate::relaxing::{Relaxing, TRAINING_PRODUCTS, title, warn_of_unreached};
@@ -26,6 +27,9 @@ pub struct Summary {
     method: Option<MethodName>,
     #[command(flatten)]
     relaxing: Relaxing,
+    /// Draw the layers and what they read to FILE.svg and FILE.png
+    #[arg(long, help_heading = "Output", value_name = "FILE")]
+    graph: Option<PathBuf>,
     /// Number of samples per step [default: mnist 300, cifar10 256, others 64]
     #[arg(long, help_heading = "Network", value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
@@ -58,7 +62,14 @@ impl Summary {
             }
             costs.push(vec![title(&method), network.flops(&method, batch).to_string(), session.bytes().to_string()]);
         }
+        if let Some(path) = &self.graph {
+            figure::write(path, &graph(&network).scene())?;
+        }
         let parameters = network.parameters().last().map_or(0, |spec| spec.range.end);
+        let mut columns = vec!["layer", "reads", "operation", "output", "parameters", "flops per sample"];
+        if is_chain(&network) {
+            columns.remove(1);
+        }
         print(&format!(
             "input {}, loss {}{}\n{}\n{} parameters, {} flops in the forward pass of one sample\n\nOne step with a batch of {batch}\n{}{}{shares}",
             shape(network.input_shape()),
@@ -70,7 +81,7 @@ impl Summary {
                 ),
                 _ => String::new(),
             },
-            table(&["layer", "operation", "output", "parameters", "flops per sample"], &operations(&network)),
+            table(&columns, &operations(&network)),
             parameters,
             network.layers().iter().map(Layer::flops).sum::<u64>(),
             table(&["method", "flops", "memory of a session (bytes)"], &costs),
@@ -96,26 +107,81 @@ fn told(choice: Choice) -> String {
     }
 }
 
-/// A row for each operation; a layer's number and flops stand in its first.
+/// Whether each layer reads the one before, and nothing else.
+fn is_chain(network: &Network) -> bool {
+    let mut layers = network.layers().iter().enumerate();
+    layers.all(|(l, layer)| matches!(layer.branches(), [only] if only.from() == l && only.ops().is_empty()))
+}
+
+/// The name of what a branch reads: a layer (from 1), or 0 for the input.
+fn source(network: &Network, from: usize) -> String {
+    match from.checked_sub(1).map(|l| &network.layers()[l]) {
+        None => "input".into(),
+        Some(layer) => layer.name().map_or(format!("layer {from}"), str::to_string),
+    }
+}
+
+/// A row for each operation; a layer's number and flops stand in its first, and what is read in the first of each branch.
 fn operations(network: &Network) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
+    let mut rows: Vec<Vec<String>> = Vec::new();
     for (l, layer) in network.layers().iter().enumerate() {
-        if layer.ops().is_empty() {
-            rows.push(vec![(l + 1).to_string(), "-".into(), shape(layer.output_shape()), "0".into(), "0".into()]);
+        let first = rows.len();
+        let mut add = |reads: String, branch: Option<usize>, ops: &[Op], shapes: &[Vec<usize>]| {
+            let parameters = |o: usize| {
+                let own = |spec: &&ParameterSpec| (spec.layer, spec.branch, spec.op) == (l, branch, o);
+                network.parameters().iter().filter(own).map(|spec| spec.range.len()).sum::<usize>().to_string()
+            };
+            let row = |reads: String, name: &str, output: &[usize], parameters: String| {
+                vec![String::new(), reads, name.into(), shape(output), parameters, String::new()]
+            };
+            if ops.is_empty() {
+                rows.push(row(reads.clone(), "-", &shapes[0], "0".into()));
+            }
+            for (o, op) in ops.iter().enumerate() {
+                let reads = if o == 0 { reads.clone() } else { String::new() };
+                rows.push(row(reads, op.name(), &shapes[o + 1], parameters(o)));
+            }
+        };
+        let merged = layer.branches().len() == 1;
+        for (index, branch) in layer.branches().iter().enumerate() {
+            if !merged || !branch.ops().is_empty() {
+                add(source(network, branch.from()), Some(index), branch.ops(), branch.shapes());
+            }
         }
-        for (o, op) in layer.ops().iter().enumerate() {
-            let of_op = |spec: &&ParameterSpec| spec.layer == l && spec.op == o;
-            let parameters: usize = network.parameters().iter().filter(of_op).map(|spec| spec.range.len()).sum();
-            rows.push(vec![
-                if o == 0 { (l + 1).to_string() } else { String::new() },
-                op.name().to_string(),
-                shape(&layer.shapes()[o + 1]),
-                parameters.to_string(),
-                if o == 0 { layer.flops().to_string() } else { String::new() },
-            ]);
+        if !layer.ops().is_empty() || (merged && layer.branches()[0].ops().is_empty()) {
+            let reads = match layer.branches() {
+                [only] if only.ops().is_empty() => source(network, only.from()),
+                [_] => String::new(),
+                _ => "their sum".into(),
+            };
+            add(reads, None, layer.ops(), layer.shapes());
         }
+        rows[first][0] = layer.name().map_or(format!("{}", l + 1), |name| format!("{} ({name})", l + 1));
+        rows[first][5] = layer.flops().to_string();
+    }
+    if is_chain(network) {
+        rows.iter_mut().for_each(|row| drop(row.remove(1)));
     }
     rows
+}
+
+/// The network as a graph.
+fn graph(network: &Network) -> Graph {
+    let names = |ops: &[Op]| ops.iter().map(Op::name).collect::<Vec<_>>().join(", ");
+    let input = Node { title: format!("input: {}", shape(network.input_shape())), reads: vec![], then: String::new() };
+    let node = |(l, layer): (usize, &Layer)| {
+        let name = layer.name().map_or(String::new(), |name| format!(" ({name})"));
+        let reads = layer.branches().iter().map(|branch| (branch.from(), names(branch.ops())));
+        Node {
+            title: format!("layer {l}{name}: {}", shape(layer.output_shape())),
+            reads: reads.collect(),
+            then: names(layer.ops()),
+        }
+    };
+    let layers = (1..).zip(network.layers()).map(node);
+    let last = network.layers().len();
+    let title = format!("{last} layers, {} loss", network.loss());
+    Graph { title, nodes: std::iter::once(input).chain(layers).collect() }
 }
 
 /// A shape as in `10 x 26 x 26`.
