@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use predictive_coding::{Choice, Layer, Network, Op, ParameterSpec, Reduction, Session};
+use predictive_coding::{Branch, Choice, Layer, Network, Op, ParameterSpec, Reduction, Session};
 
 use crate::console::{Failure, print};
 use crate::figure::{self, Graph, Node};
@@ -171,7 +171,13 @@ fn graph(network: &Network) -> Graph {
     let input = Node { title: format!("input: {}", shape(network.input_shape())), reads: vec![], then: String::new() };
     let node = |(l, layer): (usize, &Layer)| {
         let name = layer.name().map_or(String::new(), |name| format!(" ({name})"));
-        let reads = layer.branches().iter().map(|branch| (branch.from(), names(branch.ops())));
+        let several = layer.branches().len() > 1;
+        let label = |branch: &Branch| match (several, branch.ops().is_empty()) {
+            (false, _) => names(branch.ops()),
+            (true, true) => format!("+ {}", source(network, branch.from())),
+            (true, false) => format!("+ {} of {}", names(branch.ops()), source(network, branch.from())),
+        };
+        let reads = layer.branches().iter().map(|branch| (branch.from(), label(branch)));
         Node {
             title: format!("layer {l}{name}: {}", shape(layer.output_shape())),
             reads: reads.collect(),

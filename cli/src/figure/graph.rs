@@ -4,7 +4,7 @@ use super::colour::{BLACK, GREY, WHITE, of, pale};
 use super::scene::{Anchor, Pen, Scene};
 use super::text;
 
-/// A box of a graph. `reads` are indices of boxes above, each with what is done with its belief.
+/// A box of a graph. `reads` are indices of boxes above, each with what is told of the way from there.
 pub struct Node {
     pub title: String,
     pub reads: Vec<(usize, String)>,
@@ -26,21 +26,16 @@ const TRACK: f32 = 12.0;
 const HEAD: f32 = 4.0;
 
 impl Node {
-    fn lines(&self) -> Vec<String> {
-        let plain = matches!(&self.reads[..], [] | [_]);
-        let branches = self.reads.iter().filter(|(_, ops)| !plain || !ops.is_empty()).map(|(_, ops)| match &ops[..] {
-            "" => "+ as it is".to_string(),
-            ops if plain => ops.to_string(),
-            ops => format!("+ {ops}"),
-        });
-        branches.chain((!self.then.is_empty()).then(|| self.then.clone())).collect()
+    fn lines(&self) -> impl Iterator<Item = &String> {
+        let labels = self.reads.iter().map(|(_, label)| label);
+        labels.chain([&self.then]).filter(|line| !line.is_empty())
     }
 }
 
 impl Graph {
     pub fn scene(&self) -> Scene {
-        let lines: Vec<Vec<String>> = self.nodes.iter().map(Node::lines).collect();
-        let texts = self.nodes.iter().map(|node| &node.title).chain(lines.iter().flatten());
+        let lines: Vec<Vec<&String>> = self.nodes.iter().map(|node| node.lines().collect()).collect();
+        let texts = self.nodes.iter().map(|node| &node.title).chain(lines.iter().flatten().copied());
         let width = texts.map(|line| text::width(line, SIZE)).fold(120.0, f32::max) + 2.0 * MARGIN;
         // Those that do not read the box above go past the boxes between, each on a track of its own.
         let past: Vec<(usize, usize)> = (0..self.nodes.len())
@@ -48,7 +43,9 @@ impl Graph {
             .filter(|(from, to)| from + 1 < *to)
             .collect();
         let left = MARGIN + TRACK * (past.len() as f32 + 1.0);
-        let mut scene = Scene { title: self.title.clone(), width: left + width + MARGIN, ..Scene::default() };
+        let title = text::width(&self.title, SIZE + 2.0) + MARGIN;
+        let all = MARGIN + title.max(left + width);
+        let mut scene = Scene { title: self.title.clone(), width: all, ..Scene::default() };
         let mut tops = Vec::with_capacity(self.nodes.len());
         let mut y = MARGIN + 2.0 * LINE;
         for lines in &lines {

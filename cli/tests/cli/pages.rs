@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::common::{Folder, run, tensors};
 
 const METHODS: &str = include_str!("../../../docs/methods.md");
+const MODELS: &str = include_str!("../../../docs/models.md");
 const PYTORCH: &str = include_str!("../../../docs/pytorch.md");
 
 /// Runs the function of the page on the problem that it is given, and prints what it returns as flat lists.
@@ -46,6 +47,18 @@ fn blocks(page: &str) -> impl Iterator<Item = (&str, &str)> {
 fn rows(values: &[f32], columns: usize) -> Value {
     let row = |row: &[f32]| row.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
     values.chunks(columns).map(row).collect()
+}
+
+/// Every model file of the page is one, with a loss that its outputs take.
+#[test]
+fn the_model_files_of_the_models_page_are_read() {
+    let mut read = 0;
+    for (_, text) in blocks(MODELS).filter(|(language, _)| *language == "toml") {
+        let network = Network::from_toml(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(network.to_toml(), Network::from_toml(&network.to_toml()).unwrap().to_toml());
+        read += 1;
+    }
+    assert!(read >= 3, "{read} model files");
 }
 
 /// The program against the page's function, in every tensor that `infer` writes.
