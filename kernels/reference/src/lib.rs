@@ -96,3 +96,36 @@ pub fn conv_backward_weights(shape: &ConvShape, samples: usize, output_gradient:
     for_each_product(shape, samples, |o, i, w| gradient[w] += f64::from(output_gradient[o]) * f64::from(input[i]));
     gradient
 }
+
+/// The spread of each group of `per_group` elements: its mean, or 0 if it is not `centred`, and
+/// sqrt(mean of squares of what is left + eps).
+fn spread(group: &[f64], centred: bool, eps: f64) -> [f64; 2] {
+    let mean = |terms: &mut dyn Iterator<Item = f64>| terms.sum::<f64>() / group.len() as f64;
+    let centre = if centred { mean(&mut group.iter().copied()) } else { 0.0 };
+    [centre, (mean(&mut group.iter().map(|x| (x - centre).powi(2))) + eps).sqrt()]
+}
+
+/// Each group of `per_group` elements, less its mean if it is `centred`, over its spread.
+pub fn normalised(x: &[f64], per_group: usize, centred: bool, eps: f64) -> Vec<f64> {
+    let group = |group: &[f64]| {
+        let [mean, sigma] = spread(group, centred, eps);
+        group.iter().map(|x| (x - mean) / sigma).collect::<Vec<_>>()
+    };
+    x.chunks(per_group).flat_map(group).collect()
+}
+
+/// The gradient of the input of [`normalised`] from that of its result: sums over i of g_i times
+/// dx-hat_i / dx_j = (delta_ij - 1/n - x-hat_i x-hat_j / n) / sigma, without 1/n if it is not `centred`.
+pub fn normalised_backward(x: &[f64], gradient: &[f64], per_group: usize, centred: bool, eps: f64) -> Vec<f64> {
+    let group = |(group, g): (&[f64], &[f64])| {
+        let [_, sigma] = spread(group, centred, eps);
+        let hat = normalised(group, per_group, centred, eps);
+        let n = per_group as f64;
+        let slope = |i: usize, j: usize| {
+            f64::from(i == j) - if centred { 1.0 / n } else { 0.0 } - hat[i] * hat[j] / n
+        };
+        let element = |j: usize| (0..per_group).map(|i| g[i] * slope(i, j)).sum::<f64>() / sigma;
+        (0..per_group).map(element).collect::<Vec<_>>()
+    };
+    x.chunks(per_group).zip(gradient.chunks(per_group)).flat_map(group).collect()
+}

@@ -27,6 +27,9 @@ mod naive;
 #[path = "../twins/nchw.rs"]
 mod nchw;
 
+#[path = "../twins/norm.rs"]
+mod norm;
+
 #[path = "../twins/passes.rs"]
 mod passes;
 

@@ -21,6 +21,7 @@ mod local;
 mod loss;
 mod naive;
 mod nchw;
+mod norm;
 mod passes;
 mod pool;
 mod refused;
