@@ -111,7 +111,7 @@ impl Call<'_> {
     /// The forward pass of the samples from `first` on, with its loss.
     fn start(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
         self.load(first, tile, scratch);
-        self.layers.forward(tile, scratch);
+        self.layers.forward(first, tile, scratch);
         if self.targets.is_some() {
             Relaxation { layers: self.layers, output: self.output, tile, scratch }.output_error();
         }

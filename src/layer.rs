@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use predictive_coding_kernels::{Combine, Relaxing, elementwise};
 
+use crate::dropout::{Draw, masked};
 use crate::parameters::ParametersView;
 use crate::plan::{Branch, Inlet, LayerPlan, Link, Place, Plan, Step, Sum};
 use crate::product::{Product, WeightGradient, Weights};
@@ -23,6 +24,8 @@ pub(crate) struct Layers<'a> {
     pub(crate) packed: &'a [f32],
     /// How the parameters have changed since the forward pass, if they have; packed for forward products.
     pub(crate) change: Option<Weights<'a>>,
+    /// What masks of dropout are drawn for, if they are.
+    pub(crate) draw: Option<Draw>,
     /// Whether a single product is shared among threads: if there are fewer tasks than those.
     pub(crate) parallel: bool,
 }
@@ -55,10 +58,16 @@ pub(crate) struct Towards<'b, 'c> {
 }
 
 impl Layers<'_> {
-    /// The forward pass, from the tile's input values.
-    pub(crate) fn forward(&self, tile: &mut Tile, scratch: &mut Scratch) {
+    /// The forward pass, from the tile's input values; `first` is the index of its first sample in the batch.
+    pub(crate) fn forward(&self, first: usize, tile: &mut Tile, scratch: &mut Scratch) {
         let Scratch { values, work } = scratch;
         let (inside, activations, products) = (&mut **values, &mut *tile.activations, &mut *work.products);
+        for step in &self.plan.steps {
+            if let Step::Dropout(dropout) = step {
+                let (tiling, samples) = ((self.plan.level, self.plan.layout), first..first + tile.samples);
+                dropout.fill(tiling, self.draw, samples, &mut inside[dropout.mask.clone()]);
+            }
+        }
         for layer in &self.plan.layers {
             if let Inlet::Sum(sum) = &layer.inlet {
                 self.sum_up(sum, inside, activations, products);
@@ -120,6 +129,13 @@ impl Layers<'_> {
                     let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
                     affine.forward(self.packed, z, out);
                 }
+                (Step::Dropout(dropout), _) => {
+                    let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
+                    out.copy_from_slice(z);
+                    let mask = Place::Inside(dropout.mask.clone());
+                    let (mask, out) = values_between(&mask, &outputs[b], inside, activations);
+                    out.iter_mut().zip(mask).for_each(|(out, mask)| *out *= mask);
+                }
                 (Step::Local(local), _) => {
                     let (z, out) = values_between(&inputs[b], &outputs[b], inside, activations);
                     local.forward(z, out, 0..local.output_rows(), self.parallel);
@@ -153,7 +169,7 @@ impl Layers<'_> {
                 let d = self.difference(tail.start, last, u, differences);
                 product.forward(None, self.weights(), d, combine, error, products, self.parallel);
             }
-            Step::Affine(_) => {
+            Step::Affine(_) | Step::Dropout(_) => {
                 self.push(layer, values, u, work, error);
                 let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
                 elementwise::combine(self.plan.level, own, minus, error);
@@ -313,7 +329,8 @@ impl Layers<'_> {
                     affine.add(change.packed, values.input(b), out);
                 }
             }
-            Step::Local(_) if d.is_empty() => out.fill(0.0),
+            Step::Dropout(_) | Step::Local(_) if d.is_empty() => out.fill(0.0),
+            Step::Dropout(dropout) => masked(values.inside(&dropout.mask), d, out),
             Step::Local(local) => local.push(values.input(b), values.output(b), d, out, self.parallel),
         }
     }
@@ -384,7 +401,7 @@ impl Layers<'_> {
         let Work { differences, pulled, gradients: [from, to], input, products, sum: total, .. } = work;
         let (steps, known) = match &self.plan.steps[tail.end - 1] {
             Step::Local(_) => (tail.start..tail.end - 1, &pulled[place.clone()]),
-            Step::Product(_) | Step::Affine(_) => (tail.clone(), error),
+            Step::Product(_) | Step::Affine(_) | Step::Dropout(_) => (tail.clone(), error),
         };
         let mut back = Back { layers: *self, values, at, differences, from, to, input, products };
         match inlet {
@@ -527,6 +544,9 @@ impl Back<'_> {
                         affine.add_gradient(gradient, x, gradients.partial);
                     }
                     affine.scale(layers.packed, gradient, &mut to[..inputs[b].len()]);
+                }
+                Step::Dropout(dropout) => {
+                    masked(values.inside(&dropout.mask), gradient, &mut to[..inputs[b].len()]);
                 }
                 Step::Local(local) => {
                     let (rows, to) = (0..local.output_rows(), &mut to[..inputs[b].len()]);

@@ -38,6 +38,7 @@
 
 mod affine;
 mod error;
+mod dropout;
 mod finite;
 mod init;
 mod layout;

@@ -312,6 +312,7 @@ fn read_op(table: &Table, init: Init) -> std::result::Result<Op, String> {
         }
         "adaptive_avg_pool2d" => Op::AdaptiveAvgPool2d { output_size: arguments.size("output_size")? },
         "unflatten" => Op::Unflatten { size: arguments.image("size")? },
+        "dropout" => Op::Dropout { p: arguments.real_or("p", 0.5)? },
         "leaky_relu" => Op::LeakyRelu { negative_slope: arguments.number_or("negative_slope", 0.01)? },
         "hardtanh" => Op::Hardtanh {
             min_val: arguments.number_or("min_val", -1.0)?,
@@ -513,6 +514,7 @@ fn write_op(text: &mut String, op: &Op) {
         }
         Op::AdaptiveAvgPool2d { output_size } => format!(", output_size = {output_size:?}"),
         Op::Unflatten { size } => format!(", size = {size:?}"),
+        Op::Dropout { p } => format!(", p = {p:?}"),
         Op::LeakyRelu { negative_slope } => format!(", negative_slope = {negative_slope:?}"),
         Op::Hardtanh { min_val, max_val } => format!(", min_val = {min_val:?}, max_val = {max_val:?}"),
         Op::Elu { alpha } => format!(", alpha = {alpha:?}"),

@@ -58,6 +58,13 @@ pub enum Op {
     /// Each channel normalised by running statistics that stay as they are, as in PyTorch's evaluation, then scaled and
     /// shifted. Those of the batch itself would let samples see one another, which predictive coding can not have.
     BatchNorm2d(Norm),
+    /// In a step of training, each element is 0 with probability `p`, and 1 / (1 - p) times as large otherwise; else x. See
+    /// [`Options::dropout_seed`](crate::Options::dropout_seed).
+    Dropout {
+        /// At least 0 and below 1, default 0.5.
+        #[cfg_attr(feature = "serde", serde(default = "half"))]
+        p: f64,
+    },
     /// Any shape to one axis.
     Flatten,
     /// One axis to an image, in the order of [`Flatten`](Op::Flatten).
@@ -537,6 +544,8 @@ setters!(AvgPool2d {
 
 impl Op {
     /// With PyTorch's defaults.
+    pub const DROPOUT: Op = Op::Dropout { p: 0.5 };
+    /// With PyTorch's defaults.
     pub const LEAKY_RELU: Op = Op::LeakyRelu { negative_slope: 0.01 };
     /// With PyTorch's defaults.
     pub const HARDTANH: Op = Op::Hardtanh { min_val: -1.0, max_val: 1.0 };
@@ -560,6 +569,7 @@ impl Op {
             Op::RmsNorm(_) => "rms_norm",
             Op::GroupNorm { .. } => "group_norm",
             Op::BatchNorm2d(_) => "batch_norm2d",
+            Op::Dropout { .. } => "dropout",
             Op::Flatten => "flatten",
             Op::Unflatten { .. } => "unflatten",
             Op::Relu => "relu",
@@ -628,7 +638,7 @@ impl Op {
     pub(crate) fn has_slope(&self) -> bool {
         match self {
             Op::Conv2d(_) | Op::ConvTranspose2d(_) | Op::Linear(_) => false,
-            Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } | Op::BatchNorm2d(_) => false,
+            Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } | Op::BatchNorm2d(_) | Op::Dropout { .. } => false,
             Op::LayerNorm(_) | Op::RmsNorm(_) | Op::GroupNorm { .. } => true,
             Op::Flatten | Op::Unflatten { .. } | Op::Identity => false,
             Op::MaxPool2d(_) | Op::Relu | Op::LeakyRelu { .. } | Op::Hardtanh { .. } => true,
@@ -768,6 +778,10 @@ impl Op {
                 self.image(input)?;
                 self.normalised(norm, input)
             }
+            Op::Dropout { p } => match (0.0..1.0).contains(p) {
+                true => Ok(input.to_vec()),
+                false => Err(Error::Network(format!("dropout has p {p}, expected a number of at least 0 and below 1"))),
+            },
             Op::Flatten => Ok(vec![input.iter().product()]),
             Op::Unflatten { size } => match input {
                 [features] if size.iter().try_fold(1usize, |n, &side| n.checked_mul(side)) == Some(*features) => {
@@ -935,6 +949,11 @@ fn one() -> f64 {
 }
 
 #[cfg(feature = "serde")]
+fn half() -> f64 {
+    0.5
+}
+
+#[cfg(feature = "serde")]
 fn usual_beta() -> f32 {
     1.0
 }
@@ -961,7 +980,7 @@ impl FromStr for Op {
 
     /// The operation of that name with PyTorch's defaults, for those that need no arguments.
     fn from_str(name: &str) -> Result<Self> {
-        const NAMES: [&str; 23] = [
+        const NAMES: [&str; 24] = [
             "conv2d",
             "conv_transpose2d",
             "linear",
@@ -972,6 +991,7 @@ impl FromStr for Op {
             "rms_norm",
             "group_norm",
             "batch_norm2d",
+            "dropout",
             "flatten",
             "unflatten",
             "relu",
@@ -990,6 +1010,7 @@ impl FromStr for Op {
             "layer_norm" => Ok(Op::LayerNorm(Norm::default())),
             "rms_norm" => Ok(Op::RmsNorm(Norm::default())),
             "batch_norm2d" => Ok(Op::BatchNorm2d(Norm::default())),
+            "dropout" => Ok(Op::DROPOUT),
             "flatten" => Ok(Op::Flatten),
             "relu" => Ok(Op::Relu),
             "leaky_relu" => Ok(Op::LEAKY_RELU),

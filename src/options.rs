@@ -28,6 +28,10 @@ pub struct Options {
     /// The algorithm of convolutions.
     #[cfg_attr(feature = "serde", serde(with = "crate::names::by_name"))]
     pub convolution: Algorithm,
+    /// The seed of the masks of [dropout](crate::Op::Dropout), each of which follows from the seed, the step, the operation,
+    /// the sample's place in the batch and the element alone. Every call of `infer` and `learn` is a step. By default there
+    /// are no masks, as in `predict` and `forward`.
+    pub dropout_seed: Option<u64>,
     /// A flag that stops a call between two iterations, with [`Error::Stopped`](crate::Error::Stopped).
     #[cfg_attr(feature = "serde", serde(skip))]
     pub stop: Option<StopFlag>,
@@ -37,6 +41,7 @@ setters!(Options {
     with_level(level: Option<Level>),
     with_layout(layout: LayoutChoice),
     with_convolution(convolution: Algorithm),
+    with_dropout_seed(dropout_seed: Option<u64>),
     with_stop(stop: Option<StopFlag>),
 });
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 use predictive_coding_kernels::{Activation, ConvOptions, ConvShape, GemmScratch, Layout, Level, Local};
 
 use crate::affine::{Affine, Scales};
+use crate::dropout::Dropout;
 use crate::network::{self, Layer, Network, elements};
 use crate::op::{Approximation, Op, adaptive_size};
 use crate::parameters::{OpKey, ParameterSpec, Role};
@@ -179,6 +180,7 @@ impl LayerPlan {
 pub(crate) enum Step {
     Product(Box<Product>),
     Affine(Affine),
+    Dropout(Dropout),
     Local(Box<Local>),
 }
 
@@ -261,7 +263,7 @@ impl Step {
         match self {
             Step::Product(_) => true,
             Step::Affine(affine) => affine.is_trained(),
-            Step::Local(_) => false,
+            Step::Dropout(_) | Step::Local(_) => false,
         }
     }
 }
@@ -297,6 +299,8 @@ enum Draft {
     Product(OpKey, ProductShape),
     /// Of the images that are given, by the running statistics with this eps if that is given.
     Affine(OpKey, [usize; 3], Option<f64>),
+    /// Of images of so many channels and pixels.
+    Dropout(f64, [usize; 2]),
     Local(Local),
 }
 
@@ -430,6 +434,7 @@ impl<'a> Builder<'a> {
         let needs_input = |&b: &usize| match (&self.steps[b], lowest_product) {
             (Step::Product(_), _) => true,
             (Step::Affine(affine), _) => affine.is_trained(),
+            (Step::Dropout(_), _) => false,
             (Step::Local(local), _) if products_below => !local.is_linear(),
             (Step::Local(local), Some(lowest)) => b > lowest && !local.is_linear(),
             (Step::Local(_), None) => false,
@@ -472,7 +477,7 @@ impl<'a> Builder<'a> {
                 self.image = [channels * height * width, 1, 1];
             }
             let (link, start) = self.source(branch.from());
-            let local_end = matches!(drafts.last(), Some(Draft::Local(_) | Draft::Affine(..)));
+            let local_end = matches!(drafts.last(), Some(Draft::Local(_) | Draft::Affine(..) | Draft::Dropout(..)));
             let end = Place::Inside(0..0);
             let steps = self.chain(l, drafts, start, end, None, self.is_clamped(link), false);
             let len = if local_end { self.image_len() } else { 0 };
@@ -527,6 +532,13 @@ impl<'a> Builder<'a> {
                     let len = affine.len();
                     self.sizes.product_input = self.sizes.product_input.max(len);
                     (Step::Affine(affine), len)
+                }
+                Draft::Dropout(p, image) => {
+                    let number = self.steps.iter().filter(|step| matches!(step, Step::Dropout(_))).count();
+                    let mask = place(&mut self.sizes.values, self.layout.len(self.level, image));
+                    let dropout = Dropout::new(p, number as u64, image, mask);
+                    let len = dropout.len();
+                    (Step::Dropout(dropout), len)
                 }
                 Draft::Local(local) => {
                     let len = local.input_len();
@@ -655,6 +667,7 @@ impl<'a> Builder<'a> {
                     self.norm(key, op, &mut drafts);
                     continue;
                 }
+                Op::Dropout { p } => Draft::Dropout(*p, self.channels_and_pixels()),
                 Op::MaxPool2d(pool) => {
                     let joined = waiting.take_if(|(activation, _)| activation.is_piecewise_linear());
                     let activation = joined.map_or(Activation::Identity, |(activation, _)| activation);

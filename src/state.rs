@@ -340,6 +340,11 @@ impl<'a> Values<'a> {
         self.at(&self.plan.outputs[b])
     }
 
+    /// What lies inside of layers at this place.
+    pub(crate) fn inside(self, place: &Range<usize>) -> &'a [f32] {
+        &self.inside[place.clone()]
+    }
+
     fn at(self, place: &Place) -> &'a [f32] {
         match place.clone() {
             Place::Inside(range) => &self.inside[range],

@@ -54,7 +54,8 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
         let mut training = setup.start(task.clone())?;
         told = report::told_settings(&task, &training.optimizer().description());
         description = report::describe(&task, &setup.dataset, &training.optimizer().description(), training.session());
-        let exact = Session::new(task.network, task.batch, Method::Exact, Options::default())?;
+        let options = Options::default().with_dropout_seed(task.options.dropout_seed);
+        let exact = Session::new(task.network, task.batch, Method::Exact, options)?;
         let mut comparison = Comparison { bar, exact, sums: Vec::new(), from: task.steps() - compared };
         let flow = training.run(&mut comparison);
         bar = comparison.bar;

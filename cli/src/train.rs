@@ -75,7 +75,7 @@ pub struct Train {
     batch: Option<u64>,
     #[command(flatten)]
     optimizing: Optimizing,
-    /// Seed for the initial weights and the order of the samples
+    /// Seed for the initial weights, the order of the samples and the masks of dropout
     #[arg(long, default_value_t = 0, help_heading = "Optimisation")]
     seed: u64,
     /// Directory for the results; created if missing [default: out, with --method a new directory in it]
@@ -133,7 +133,7 @@ impl Setup {
             Method::Strict(strict) => strict.with_on_divergence(self.on_divergence).into(),
             other => other,
         };
-        let options = self.relaxing.options().with_stop(Some(interrupt::flag()));
+        let options = self.relaxing.options().with_dropout_seed(Some(self.seed)).with_stop(Some(interrupt::flag()));
         let per_epoch = self.train.len().div_ceil(self.batch) as u64;
         Ok(Task {
             rate: Some(self.optimizing.rate(&self.name, self.epochs, per_epoch)?),

@@ -207,6 +207,7 @@ impl<'a> Training<'a> {
             self.optimizer.set_lr(lr).map_err(failed)?;
         }
         self.before.values_mut().copy_from_slice(self.parameters.values());
+        self.session.set_dropout_step(self.progress.step);
         let incremental = matches!(self.task.method, Method::Incremental(_));
         let started = Instant::now();
         let outcome = match incremental {

@@ -71,6 +71,9 @@ impl Open {
                     };
                     (0..).zip(z).for_each(|(i, z)| *z = (i / plan.images % 2 * 2) as f32);
                 }
+                if let Step::Dropout(dropout) = &plan.steps[b] {
+                    scratch.values[dropout.mask.clone()].fill(1.0);
+                }
                 let (inside, activations) = (&mut scratch.values, &mut tile.activations);
                 let (z, out) = values_between(&plan.inputs[b], &plan.outputs[b], inside, activations);
                 match &plan.steps[b] {

@@ -39,7 +39,7 @@ impl Changing {
             match step {
                 Step::Product(product) => product.pack_forward((&self.change).into(), &mut self.packed),
                 Step::Affine(affine) => affine.pack((&self.change).into(), &mut self.packed),
-                Step::Local(_) => {}
+                Step::Dropout(_) | Step::Local(_) => {}
             }
         }
     }
@@ -96,6 +96,7 @@ impl Session {
             )));
         }
         let (method, samples) = (method.clone(), self.check((&*parameters).into(), x, Some(targets))?);
+        self.draw_masks();
         let mut changing = self.changing.take().expect("a session of incremental has what changes");
         changing.change.values_mut().fill(0.0);
         changing.add_change(parameters);

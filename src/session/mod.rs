@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use predictive_coding_kernels::{Buffer, Choice, Layout, Level};
 
+use crate::dropout::Draw;
 use crate::error::{Error, Result};
 use crate::finite::check_samples;
 use crate::group::{Conditions, Group, Start};
@@ -75,6 +76,9 @@ pub struct Session {
     open: Option<Box<Open>>,
     /// What a method's quantities are backpropagation's errors times of, for each layer, if they are.
     multiples: Option<Multiples>,
+    /// The step whose masks of dropout are drawn next, and what those of the current call are drawn for.
+    dropout_step: u64,
+    draw: Option<Draw>,
     /// The parameters of incremental.
     changing: Option<Box<Changing>>,
     gradients: Parameters,
@@ -117,6 +121,8 @@ impl Session {
             plan: Arc::new(plan),
             method,
             options,
+            dropout_step: 0,
+            draw: None,
             network: network.clone(),
             batch,
             gradients: Parameters::zeros(network.parameters().clone()),
@@ -212,10 +218,11 @@ impl Session {
         let samples = self.check(parameters, x, Some(targets))?;
         self.check_start(conditions.start, samples)?;
         self.check_masks(conditions, samples)?;
+        self.draw_masks();
         self.pack(parameters);
         let mut open = self.open.take();
         let (plan, packed) = (&*self.plan, &*self.packed);
-        let layers = Layers { plan, parameters, packed, change: None, parallel: true };
+        let layers = Layers { plan, parameters, packed, change: None, draw: None, parallel: true };
         let vector = open.as_mut().map(|open| match self.solver() {
             Some(Solver::Automatic { .. }) => open.follow(layers, self.output(samples)),
             _ => open.vector(),
@@ -254,6 +261,7 @@ impl Session {
     ) -> Result<f32> {
         let (parameters, targets) = (parameters.into(), y.into());
         let samples = self.check(parameters, x, Some(targets))?;
+        self.draw = None;
         self.pack(parameters);
         self.run(parameters, None, x, Some(targets), Conditions::default(), samples, Group::forward);
         self.inferred = false;
@@ -268,10 +276,24 @@ impl Session {
     pub fn predict<'a>(&mut self, parameters: impl Into<ParametersView<'a>>, x: &[f32]) -> Result<Vec<f32>> {
         let parameters = parameters.into();
         let samples = self.check(parameters, x, None)?;
+        self.draw = None;
         self.pack(parameters);
         self.run(parameters, None, x, None, Conditions::default(), samples, Group::forward);
         self.inferred = false;
         self.get(Quantity::Activation, self.plan.layers.len())
+    }
+
+    /// The step that the masks of the next call of [`infer`](Self::infer) or [`learn`](Self::learn) are drawn for, if there is
+    /// an [`Options::dropout_seed`]: 0 at first, and one more after each call. With the step of a checkpoint, a run goes on
+    /// with the masks that it would have had.
+    pub fn set_dropout_step(&mut self, step: u64) {
+        self.dropout_step = step;
+    }
+
+    /// Gives the call that follows masks of its own.
+    fn draw_masks(&mut self) {
+        self.draw = self.options.dropout_seed.map(|seed| [seed, self.dropout_step]);
+        self.dropout_step = self.dropout_step.wrapping_add(1);
     }
 
     /// Bytes of all buffers, plus an upper bound for the address tables. Nothing is allocated after planning.
@@ -296,7 +318,7 @@ impl Session {
             layers.flat_map(|(l, layer)| self.plan.steps[layer.steps.clone()].iter().map(move |step| (l, step)));
         steps.filter_map(|(l, step)| match step {
             Step::Product(product) => Some((l, product.choices()?)),
-            Step::Affine(_) | Step::Local(_) => None,
+            Step::Affine(_) | Step::Dropout(_) | Step::Local(_) => None,
         })
     }
 

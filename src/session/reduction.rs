@@ -34,7 +34,7 @@ impl Session {
                         affine.unpack_gradient(sums, multiple, values);
                         continue;
                     }
-                    Step::Local(_) => continue,
+                    Step::Dropout(_) | Step::Local(_) => continue,
                 };
                 let out = &mut values[product.weight.clone()];
                 match &product.gradient {

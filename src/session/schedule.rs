@@ -19,7 +19,7 @@ impl Session {
             match step {
                 Step::Product(product) => product.pack(parameters, &mut self.packed),
                 Step::Affine(affine) => affine.pack(parameters, &mut self.packed),
-                Step::Local(_) => {}
+                Step::Dropout(_) | Step::Local(_) => {}
             }
         }
     }
@@ -45,8 +45,8 @@ impl Session {
         let per_task = if pool_threads() > threads { used.div_ceil(threads) } else { 1 };
         // A thread that waits for a part of a product may take another group, which then needs scratch too.
         let parallel = used < threads && self.scratch.len() >= used;
-        let (plan, packed) = (&*self.plan, &*self.packed);
-        let layers = Layers { plan, parameters, packed, change, parallel };
+        let (plan, packed, draw) = (&*self.plan, &*self.packed, self.draw);
+        let layers = Layers { plan, parameters, packed, change, draw, parallel };
         let call = Call { layers, output, x, targets, conditions, samples };
         let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
         let scratch = &self.scratch;

@@ -135,7 +135,7 @@ impl<T: Real> Operation<T> {
             }
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| y[o] += share * x[i]),
             Op::MaxPool2d(_) => y = self.winners(x).into_iter().map(|i| x[i]).collect(),
-            Op::Flatten | Op::Unflatten { .. } | Op::Identity => y.copy_from_slice(x),
+            Op::Flatten | Op::Unflatten { .. } | Op::Dropout { .. } | Op::Identity => y.copy_from_slice(x),
             op if is_norm(op) => {
                 y = self.normalised(x);
                 for (i, y) in y.iter_mut().enumerate() {
@@ -156,7 +156,7 @@ impl<T: Real> Operation<T> {
             }
             Op::AvgPool2d(_) | Op::AdaptiveAvgPool2d { .. } => self.shares(|o, share, i| pulled[i] += share * d[o]),
             Op::MaxPool2d(_) => self.winners(x).into_iter().zip(d).for_each(|(i, &d)| pulled[i] += d),
-            Op::Flatten | Op::Unflatten { .. } | Op::Identity => pulled.copy_from_slice(d),
+            Op::Flatten | Op::Unflatten { .. } | Op::Dropout { .. } | Op::Identity => pulled.copy_from_slice(d),
             Op::BatchNorm2d(_) => {
                 (0..x.len()).for_each(|i| pulled[i] = d[i] * self.gain(i) * self.statistics(x)[self.group(i)][1]);
             }

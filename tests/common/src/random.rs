@@ -317,6 +317,8 @@ fn elementwise(rng: &mut ChaCha8Rng) -> Op {
         Op::SOFTPLUS,
         softplus,
         Op::Identity,
+        // The identity without a seed.
+        Op::Dropout { p: 0.3 },
     ]
     .choose(rng)
     .expect("some")
