@@ -55,7 +55,9 @@ fn for_each_product(shape: &ConvShape, samples: usize, mut f: impl FnMut(usize, 
     let [kernel_height, kernel_width] = shape.kernel;
     for sample in 0..samples {
         for o in 0..shape.out_channels {
-            for c in 0..shape.in_channels {
+            let group = o / (shape.out_channels / shape.groups);
+            let of_group = shape.in_channels / shape.groups;
+            for c in group * of_group..(group + 1) * of_group {
                 for y in 0..out_height {
                     for x in 0..out_width {
                         for ky in 0..kernel_height {
@@ -64,7 +66,7 @@ fn for_each_product(shape: &ConvShape, samples: usize, mut f: impl FnMut(usize, 
                                 f(
                                     ((sample * shape.out_channels + o) * out_height + y) * out_width + x,
                                     ((sample * shape.in_channels + c) * in_height + in_y) * in_width + in_x,
-                                    ((o * shape.in_channels + c) * kernel_height + ky) * kernel_width + kx,
+                                    ((o * of_group + c % of_group) * kernel_height + ky) * kernel_width + kx,
                                 );
                             }
                         }
@@ -75,7 +77,7 @@ fn for_each_product(shape: &ConvShape, samples: usize, mut f: impl FnMut(usize, 
     }
 }
 
-/// The convolution of `input` with `weight` `[out_channels][in_channels][height][width]`.
+/// The convolution of `input` with `weight` `[out_channels][in_channels / groups][height][width]`.
 pub fn conv_forward(shape: &ConvShape, samples: usize, input: &[f32], weight: &[f32]) -> Vec<f64> {
     let [height, width] = output_size(shape);
     let mut output = vec![0.0; samples * shape.out_channels * height * width];
@@ -92,7 +94,7 @@ pub fn conv_backward_data(shape: &ConvShape, samples: usize, output_gradient: &[
 
 /// The gradient of the weights of a convolution from that of its output.
 pub fn conv_backward_weights(shape: &ConvShape, samples: usize, output_gradient: &[f32], input: &[f32]) -> Vec<f64> {
-    let mut gradient = vec![0.0; shape.out_channels * shape.in_channels * shape.kernel[0] * shape.kernel[1]];
+    let mut gradient = vec![0.0; shape.out_channels * shape.in_channels / shape.groups * shape.kernel[0] * shape.kernel[1]];
     for_each_product(shape, samples, |o, i, w| gradient[w] += f64::from(output_gradient[o]) * f64::from(input[i]));
     gradient
 }

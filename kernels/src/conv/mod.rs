@@ -1,5 +1,6 @@
 //! 2-D convolution: forward, and backward to data and weights.
 
+mod depthwise;
 mod gradient;
 mod matrix;
 mod nchw;
@@ -54,7 +55,7 @@ impl Conv {
     ///
     /// # Panics
     /// If a window does not fit its padded input, or a number of channels, a size, a kernel, stride or dilation is 0; in
-    /// [`Layout::Batch`], if it is not a matrix product;
+    /// [`Layout::Batch`], if it is not a matrix product; if there are groups, but not one for each channel;
     /// if a tensor of LANES images has 2^32 elements or more, the weights of a channel of either side 2^28, or a padded
     /// tensor 2^38.
     pub fn new(level: Level, layout: Layout, shape: ConvShape, algorithm: Algorithm) -> Self {
@@ -107,8 +108,8 @@ impl Conv {
             [Some(down), Some(along)] => TapProduct::table_bytes([down, along], channels, rows),
             _ => usize::MAX,
         };
-        let forward = bytes(Axis::forward_size, shape.in_channels, output[0]);
-        forward.saturating_add(bytes(Axis::transposed_size, shape.out_channels, shape.input[0]))
+        let forward = bytes(Axis::forward_size, shape.in_channels / shape.groups, output[0]);
+        forward.saturating_add(bytes(Axis::transposed_size, shape.out_channels / shape.groups, shape.input[0]))
     }
 
     /// The sizes it was planned for, with steps between windows and taps no longer than makes a difference.
@@ -149,7 +150,7 @@ impl Conv {
         if self.reads_weights() { 0 } else { self.backward.packed_len() }
     }
 
-    /// Packs weights `[out_channels, in_channels, height, width]` for [`forward`](Self::forward).
+    /// Packs weights `[out_channels, in_channels / groups, height, width]` for [`forward`](Self::forward).
     ///
     /// # Panics
     /// If a length is not the planned one.
@@ -160,7 +161,7 @@ impl Conv {
         }
     }
 
-    /// Packs weights `[out_channels, in_channels, height, width]` for
+    /// Packs weights `[out_channels, in_channels / groups, height, width]` for
     /// [`backward_data`](Self::backward_data).
     ///
     /// # Panics
@@ -313,15 +314,14 @@ impl Conv {
         self.gradient.add(output_gradient, input, gradient, scratch, parallel);
     }
 
-    /// `to = factor scale gradient`, `[out_channels, in_channels, height, width]`, with the
+    /// `to = factor scale gradient`, `[out_channels, in_channels / groups, height, width]`, with the
     /// [factor of the weights](Self::scale).
     ///
     /// # Panics
     /// If a length is not the planned one.
     pub fn unpack_gradient(&self, gradient: &[f32], factor: f32, to: &mut [f32]) {
-        let ConvShape { in_channels, out_channels, .. } = self.shape;
         check_len("weight gradient", gradient.len(), self.gradient_len());
-        check_len("unpacked weight gradient", to.len(), out_channels * in_channels * self.shape.taps());
+        check_len("unpacked weight gradient", to.len(), self.shape.weights());
         self.gradient.unpack(gradient, factor * self.scale, to);
     }
 

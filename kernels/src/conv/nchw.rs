@@ -102,14 +102,14 @@ impl NchwConv {
             batch.checked_mul(largest).is_some_and(|elements| elements <= isize::MAX as usize),
             "a batch of {batch} images of up to {largest} elements is too large"
         );
-        let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && !shape.is_padded();
+        let matrix = shape.kernel == [1, 1] && shape.stride == [1, 1] && !shape.is_padded() && !shape.is_depthwise();
         let parts = concurrency().min(MAX_PARTS);
         let way = |direction: Direction| {
             let [(source_channels, source), (channels, size)] = direction.sides(&shape);
             if matrix {
                 return Way::Matrix;
             }
-            if images_pay(level, &shape, batch, [source_channels, channels]) {
+            if !shape.is_depthwise() && images_pay(level, &shape, batch, [source_channels, channels]) {
                 return Way::Images;
             }
             let row = channels.next_multiple_of(lanes(level)) * size[1];
@@ -117,7 +117,7 @@ impl NchwConv {
             let rows = (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1);
             let options = ConvOptions { algorithm, rows_per_band: rows.next_multiple_of(4), images: batch, scale: 1.0 };
             // The taps of a pixel's channels are one behind the other, or those of a row of the kernel.
-            let convert = source_channels > shape.kernel[1];
+            let convert = source_channels > shape.kernel[1] || shape.is_depthwise();
             let pixels = if convert { Pixels::of(Layout::Channels, lanes(level)) } else { Pixels::PLAIN };
             let [source, result] = [[source_channels, source[0] * source[1]], [channels, size[0] * size[1]]];
             let images = PIXELS.div_ceil(result[1]).min(batch.div_ceil(parts));
@@ -132,7 +132,7 @@ impl NchwConv {
         };
         let forward = way(Direction::Forward);
         let backward = way(Direction::Backward);
-        let few = batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
+        let few = shape.is_depthwise() || batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
         let by_tiles = !few && tiles_cost(&shape, lanes(level), batch) < outer_cost(&shape, lanes(level));
         let gradient = match &forward {
             Way::Matrix => Way::Matrix,
@@ -494,7 +494,7 @@ impl NchwConv {
         match &self.gradient {
             Way::Channels(plan) => match &**plan {
                 GradientPass::Direct(plan) => Some(plan),
-                GradientPass::Winograd(_) => None,
+                GradientPass::Depthwise(_) | GradientPass::Winograd(_) => None,
             },
             _ => None,
         }
@@ -519,7 +519,7 @@ impl NchwConv {
     }
 
     fn weights(&self) -> usize {
-        self.shape.out_channels * self.shape.in_channels * self.shape.taps()
+        self.shape.weights()
     }
 
     /// The scratch from a cache line on.

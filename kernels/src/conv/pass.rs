@@ -8,6 +8,7 @@ use std::str::FromStr;
 use crate::buffer::collide;
 use crate::combine::Combine;
 use crate::conv::check_len;
+use crate::conv::depthwise::Depthwise;
 use crate::conv::gradient::Gradient;
 use crate::conv::product::TapProduct;
 use crate::conv::shape::ConvShape;
@@ -242,6 +243,7 @@ pub(crate) struct Pass {
 #[derive(Clone, Debug)]
 enum Method {
     Direct(TapProduct),
+    Depthwise(Depthwise),
     Winograd(Winograd),
 }
 
@@ -263,6 +265,7 @@ impl Pass {
         let choice = Choice::new(options.algorithm, share);
         let method = match winograd {
             Some(winograd) if choice.algorithm == Algorithm::Winograd => Method::Winograd(winograd),
+            _ if shape.is_depthwise() => Method::Depthwise(Depthwise::new(level, layout, shape, direction)),
             _ => {
                 let packs = !options.reads_weights(level, layout, shape);
                 Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band, packs))
@@ -276,8 +279,8 @@ impl Pass {
             rows: size[0],
             rows_per_band,
             source_len: source_channels.div_ceil(pixels.channels) * source[0] * source[1] * pixels.elements,
-            weights: shape.in_channels * shape.out_channels * shape.taps(),
-            depth: source_channels * shape.taps(),
+            weights: shape.weights(),
+            depth: source_channels / shape.groups * shape.taps(),
             choice,
             method,
         }
@@ -309,6 +312,7 @@ impl Pass {
     pub(crate) fn packed_len(&self) -> usize {
         match &self.method {
             Method::Direct(product) => product.packed_len(),
+            Method::Depthwise(product) => product.packed_len(),
             Method::Winograd(winograd) => winograd.packed_len(),
         }
     }
@@ -319,6 +323,7 @@ impl Pass {
         check_len("packed weight", packed.len(), self.packed_len());
         match &self.method {
             Method::Direct(product) => product.pack(weight, packed, parallel),
+            Method::Depthwise(product) => product.pack(weight, packed),
             Method::Winograd(winograd) => winograd.pack(weight, packed, parallel),
         }
     }
@@ -326,7 +331,7 @@ impl Pass {
     /// Elements of scratch.
     pub(crate) fn scratch_len(&self) -> usize {
         match &self.method {
-            Method::Direct(_) => 0,
+            Method::Direct(_) | Method::Depthwise(_) => 0,
             Method::Winograd(winograd) => winograd.scratch_len(),
         }
     }
@@ -406,6 +411,7 @@ impl Pass {
         let threads = if parallel { threads_for(work) } else { 1 };
         match &self.method {
             Method::Direct(product) => product.run(band, call, threads),
+            Method::Depthwise(product) => product.run(self.band_rows(band), call, threads),
             Method::Winograd(winograd) => winograd.run(self.band_rows(band), call, scratch, threads),
         }
     }
@@ -415,6 +421,7 @@ impl Pass {
 #[derive(Clone, Debug)]
 pub(crate) enum GradientPass {
     Direct(Gradient),
+    Depthwise(Depthwise),
     Winograd(WinogradGradient),
 }
 
@@ -431,6 +438,9 @@ impl GradientPass {
         let choice = Choice::new(algorithm, winograd.as_ref().map(WinogradGradient::share));
         let pass = match winograd {
             Some(winograd) if choice.algorithm == Algorithm::Winograd => GradientPass::Winograd(winograd),
+            _ if shape.is_depthwise() => {
+                GradientPass::Depthwise(Depthwise::new(level, layout, shape, Direction::Forward))
+            }
             _ => GradientPass::Direct(direct()),
         };
         (choice, pass)
@@ -440,6 +450,7 @@ impl GradientPass {
     pub(crate) fn len(&self) -> usize {
         match self {
             GradientPass::Direct(gradient) => gradient.len(),
+            GradientPass::Depthwise(gradient) => gradient.gradient_len(),
             GradientPass::Winograd(gradient) => gradient.len(),
         }
     }
@@ -447,6 +458,7 @@ impl GradientPass {
     pub(crate) fn scratch_len(&self) -> usize {
         match self {
             GradientPass::Direct(gradient) => gradient.scratch_len(),
+            GradientPass::Depthwise(_) => 0,
             GradientPass::Winograd(gradient) => gradient.scratch_len(),
         }
     }
@@ -455,6 +467,7 @@ impl GradientPass {
     pub(crate) fn add(&self, errors: &[f32], input: &[f32], sums: &mut [f32], scratch: &mut [f32], parallel: bool) {
         match self {
             GradientPass::Direct(gradient) => gradient.add(errors, input, sums, scratch, parallel),
+            GradientPass::Depthwise(gradient) => gradient.add(errors, input, sums, parallel),
             GradientPass::Winograd(gradient) => gradient.add(errors, input, sums, scratch, parallel),
         }
     }
@@ -463,6 +476,7 @@ impl GradientPass {
     pub(crate) fn unpack(&self, sums: &[f32], factor: f32, to: &mut [f32]) {
         match self {
             GradientPass::Direct(gradient) => gradient.unpack(sums, factor, to),
+            GradientPass::Depthwise(gradient) => gradient.unpack(sums, factor, to),
             GradientPass::Winograd(gradient) => gradient.unpack(sums, factor, to),
         }
     }

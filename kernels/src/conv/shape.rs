@@ -30,6 +30,8 @@ pub struct ConvShape {
     pub extra: [usize; 2],
     /// Step between taps.
     pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other: 1, or as many as there are input and output channels.
+    pub groups: usize,
 }
 
 impl ConvShape {
@@ -44,12 +46,23 @@ impl ConvShape {
             padding: [0, 0],
             extra: [0, 0],
             dilation: [1, 1],
+            groups: 1,
         }
+    }
+
+    /// Whether every channel is convolved by itself.
+    pub(crate) fn is_depthwise(&self) -> bool {
+        self.groups > 1
+    }
+
+    /// Elements of the weights, `[out_channels, in_channels / groups, height, width]`.
+    pub fn weights(&self) -> usize {
+        self.out_channels * (self.in_channels / self.groups) * self.taps()
     }
 
     /// Whether it is a matrix product of a whole image: of one window, which is all of the input.
     pub(crate) fn is_matrix(&self) -> bool {
-        self.input == self.kernel && !self.is_padded() && self.dilation == [1, 1]
+        self.input == self.kernel && !self.is_padded() && self.dilation == [1, 1] && !self.is_depthwise()
     }
 
     pub(crate) fn is_padded(&self) -> bool {
@@ -95,6 +108,9 @@ impl ConvShape {
         let output = self.windows()?;
         if self.input.contains(&0) {
             return Err(format!("no pixels in {self:?}, expected at least 1"));
+        }
+        if self.groups != 1 && [self.in_channels, self.out_channels] != [self.groups; 2] {
+            return Err(format!("{} groups in {self:?}, expected 1 or one for each channel", self.groups));
         }
         for (channels, size) in [(self.in_channels, self.input), (self.out_channels, output)] {
             if channels == 0 {
@@ -154,7 +170,7 @@ impl ConvShape {
     /// As [`output`](Self::output).
     pub fn flops(&self) -> u64 {
         let [height, width] = self.output();
-        let factors = [self.in_channels, self.kernel[0], self.kernel[1], self.out_channels, height, width];
+        let factors = [self.in_channels / self.groups, self.kernel[0], self.kernel[1], self.out_channels, height, width];
         factors.into_iter().fold(2, |flops: u64, factor| flops.saturating_mul(factor as u64))
     }
 }

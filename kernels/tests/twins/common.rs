@@ -261,6 +261,11 @@ pub fn plain([in_channels, out_channels]: [usize; 2], input: [usize; 2], kernel:
     ConvShape { input, kernel, ..ConvShape::linear(in_channels, out_channels) }
 }
 
+/// The same windows, of every input channel by itself.
+pub fn depthwise(shape: ConvShape) -> ConvShape {
+    ConvShape { out_channels: shape.in_channels, groups: shape.in_channels, ..shape }
+}
+
 /// Elements of an input of `samples` images, and of an output.
 pub fn sizes(shape: &ConvShape, samples: usize) -> [usize; 2] {
     let output = reference::output_size(shape);

@@ -41,7 +41,7 @@ impl Case {
             shape,
             algorithm: options.algorithm,
             conv,
-            weight: values(rng, shape.in_channels * shape.out_channels * shape.taps()),
+            weight: values(rng, shape.weights()),
             input: values(rng, input),
             output_gradient: values(rng, output),
         }
@@ -76,7 +76,7 @@ impl Case {
         let (shape, samples) = (self.shape, self.tiling.images());
         let sums = self.scaled(reference::conv_forward(&shape, samples, &self.input, &self.weight));
         let size = reference::conv_forward(&shape, samples, &absolute(&self.input), &absolute(&self.weight));
-        let depth = shape.in_channels * shape.taps();
+        let depth = shape.in_channels / shape.groups * shape.taps();
         let (packed, input) = (packed_forward(&self.conv, &self.weight), self.input_tile());
         let [mut whole, mut alone] = [0; 2].map(|_| vec![GAP; self.conv.output_len()]);
         self.conv.forward(&packed, &input, Combine::default(), &mut whole, &mut self.scratch(), false);
@@ -92,7 +92,7 @@ impl Case {
         let (errors, weight) = (&self.output_gradient, &self.weight);
         let sums = self.scaled(reference::conv_backward_data(&shape, samples, errors, weight));
         let size = reference::conv_backward_data(&shape, samples, &absolute(errors), &absolute(weight));
-        let depth = shape.out_channels * shape.taps();
+        let depth = shape.out_channels / shape.groups * shape.taps();
         let (packed, errors) = (self.packed_backward(), self.gradient_tile());
         self.check_combinations(rng, shape.in_channels, depth, sums, size, |combine, out| {
             self.conv.backward_data(&packed, &errors, combine, out, &mut self.scratch(), false);
@@ -226,6 +226,7 @@ fn every_window() {
     for tiling in tilings() {
         for shape in square_windows(2, 3) {
             check(&mut rng, tiling, shape);
+            check(&mut rng, tiling, depthwise(ConvShape { in_channels: tiling.several(2), ..shape }));
         }
     }
 }
@@ -236,6 +237,7 @@ fn windows_beyond_the_image() {
     for tiling in tilings() {
         for shape in far_windows() {
             check(&mut rng, tiling, shape);
+            check(&mut rng, tiling, depthwise(shape));
         }
     }
 }
@@ -377,6 +379,29 @@ fn windows_as_large_as_the_image() {
     }
 }
 
+/// Planes by themselves, on lines of every length, in both directions.
+#[test]
+fn channels_by_themselves() {
+    let mut rng = generator(32);
+    for tiling in tilings() {
+        for (i, [height, width]) in (1..=21).flat_map(|y| [[y, 3], [4, y], [y, 2 * y]]).enumerate() {
+            let shape = ConvShape {
+                padding: [1, i % 3],
+                stride: [1 + i % 2, 1 + i / 2 % 3],
+                ..plain([tiling.several(1 + i % 3), 1], [height, width], [1 + i % 4, 3 - i % 2])
+            };
+            if height + 2 >= 1 + i % 4 && width + 2 * (i % 3) >= 3 {
+                check(&mut rng, tiling, depthwise(shape));
+            }
+        }
+        // More taps than are summed together, and more pixels.
+        for (size, kernel) in [([6, 9], [5, 5]), ([3, 300], [2, 7]), ([300, 2], [3, 1]), ([40, 33], [3, 3])] {
+            let padding = kernel.map(|kernel| kernel / 2);
+            check(&mut rng, tiling, depthwise(ConvShape { padding, ..plain([tiling.several(3), 1], size, kernel) }));
+        }
+    }
+}
+
 /// More weights than the cache that they pass through holds.
 #[test]
 fn weights_that_are_cut() {
@@ -395,6 +420,7 @@ fn lanes_beyond_the_last_channel_become_zero() {
     for tiling in tilings().into_iter().filter(|tiling| tiling.layout == Layout::Channels) {
         for _ in 0..60 {
             let shape = random_shape(&mut rng, 40, 6);
+            let shape = if rng.random_bool(0.3) { depthwise(shape) } else { shape };
             let case = Case::random(&mut rng, tiling, shape);
             let (mut output, mut gradient) = (vec![GAP; case.conv.output_len()], vec![GAP; case.conv.input_len()]);
             let bias = values(&mut rng, shape.out_channels);
@@ -420,6 +446,7 @@ fn random_shapes() {
         for _ in 0..600 {
             let shape = random_shape(&mut rng, tiling.several(13), 14);
             check(&mut rng, tiling, shape);
+            check(&mut rng, tiling, depthwise(shape));
         }
     }
 }
@@ -443,6 +470,7 @@ fn nan_travels_from_where_it_is() {
     for tiling in tilings() {
         for _ in 0..200 {
             let shape = random_shape(&mut rng, tiling.several(4), 7);
+            let shape = if rng.random_bool(0.3) { depthwise(shape) } else { shape };
             let mut case = Case::random(&mut rng, tiling, shape);
             let place = rng.random_range(0..case.weight.len());
             case.weight[place] = [f32::NAN, f32::INFINITY][rng.random_range(0..2)];
@@ -466,6 +494,7 @@ fn threads_do_not_change_a_bit() {
         plain([40, 64], [1, 1], [1, 1]),
         plain([700, 300], [1, 1], [1, 1]),
         plain([1, 129], [28, 28], [3, 3]),
+        depthwise(plain([40, 40], [70, 50], [3, 3])),
     ];
     // So much that threads share one image.
     let larger = [

@@ -21,6 +21,22 @@ fn every_pass_of_random_shapes_and_batches() {
 }
 
 #[test]
+fn channels_by_themselves() {
+    let mut rng = generator(81);
+    for level in levels() {
+        for batch in [1, 2, 3, 17] {
+            for _ in 0..40 {
+                let shape = depthwise(random_shape(&mut rng, 40, 20));
+                check_tensors(Algorithm::Auto, &mut rng, level, batch, shape);
+                let [inputs, outputs] = sizes(&shape, batch);
+                let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
+                check_weights(Algorithm::Auto, level, shape, batch, &errors, &input);
+            }
+        }
+    }
+}
+
+#[test]
 fn few_images_of_any_window_and_number_of_channels() {
     let mut rng = generator(72);
     for level in levels() {
@@ -134,7 +150,7 @@ fn few_channels_of_large_images() {
 fn check_tensors(algorithm: Algorithm, rng: &mut impl Rng, level: Level, batch: usize, shape: ConvShape) {
     let conv = NchwConv::new(level, shape, batch, algorithm);
     let [inputs, outputs] = sizes(&shape, batch);
-    let weight = values(rng, shape.out_channels * shape.in_channels * shape.taps());
+    let weight = values(rng, shape.weights());
     let bias = values(rng, shape.out_channels);
     let (input, errors) = (values(rng, inputs), values(rng, outputs));
     let (weights, inputs_size, errors_size) = (absolute(&weight), absolute(&input), absolute(&errors));
@@ -149,7 +165,7 @@ fn check_tensors(algorithm: Algorithm, rng: &mut impl Rng, level: Level, batch: 
     let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + channel(i)).collect();
     let size = reference::conv_forward(&shape, batch, &inputs_size, &weights);
     let size: Vec<f64> = size.iter().enumerate().map(|(i, size)| size + channel(i).abs()).collect();
-    let depth = shape.in_channels * shape.taps() + 1;
+    let depth = shape.in_channels / shape.groups * shape.taps() + 1;
     assert_within(&output, &sums, of_pass(algorithm, depth, &size), &case);
 
     let mut gradient = vec![f32::NAN; inputs];
@@ -157,14 +173,14 @@ fn check_tensors(algorithm: Algorithm, rng: &mut impl Rng, level: Level, batch: 
     conv.backward_data(&weight, &errors, &mut gradient, &mut scratch);
     let sums = reference::conv_backward_data(&shape, batch, &errors, &weight);
     let size = reference::conv_backward_data(&shape, batch, &errors_size, &weights);
-    assert_within(&gradient, &sums, of_pass(algorithm, shape.out_channels * shape.taps(), &size), &case);
+    assert_within(&gradient, &sums, of_pass(algorithm, shape.out_channels / shape.groups * shape.taps(), &size), &case);
 }
 
 /// Checks the gradient of the weights, with NaN in the scratch and in what is overwritten.
 fn check_weights(algorithm: Algorithm, level: Level, shape: ConvShape, batch: usize, errors: &[f32], input: &[f32]) {
     let conv = NchwConv::new(level, shape, batch, algorithm);
     let mut scratch = vec![f32::NAN; conv.scratch_len()];
-    let mut gradient = vec![f32::NAN; shape.out_channels * shape.in_channels * shape.taps()];
+    let mut gradient = vec![f32::NAN; shape.weights()];
     conv.backward_weights(errors, input, &mut gradient, &mut scratch);
     let sums = reference::conv_backward_weights(&shape, batch, errors, input);
     let size = reference::conv_backward_weights(&shape, batch, &absolute(errors), &absolute(input));
@@ -251,7 +267,7 @@ fn threads_do_not_change_a_bit_of_a_tensor() {
                 ..ConvShape::linear(channels[0], channels[1])
             };
             let [inputs, outputs] = sizes(&shape, batch);
-            let weight = values(&mut rng, shape.out_channels * shape.in_channels * shape.taps());
+            let weight = values(&mut rng, shape.weights());
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
             let tensors = |threads| {
                 on_threads(threads, || {
@@ -284,7 +300,7 @@ fn threads_do_not_change_a_bit() {
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
             let gradient = |threads| {
                 on_threads(threads, || {
-                    let mut gradient = vec![0.0; shape.out_channels * shape.in_channels * shape.taps()];
+                    let mut gradient = vec![0.0; shape.weights()];
                     conv.backward_weights(&errors, &input, &mut gradient, &mut vec![0.0; conv.scratch_len()]);
                     gradient
                 })

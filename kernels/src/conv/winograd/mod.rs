@@ -58,7 +58,7 @@ fn at_both_signs<S: Simd>(s: S, factor: f32, point: f32, [a, b, c, d]: [S::V; 4]
 
 /// Whether a convolution is of the kind that is computed this way.
 fn fits(shape: &ConvShape) -> bool {
-    [shape.kernel, shape.stride, shape.dilation] == [[3, 3], [1, 1], [1, 1]]
+    [shape.kernel, shape.stride, shape.dilation] == [[3, 3], [1, 1], [1, 1]] && !shape.is_depthwise()
 }
 
 /// Tiles down and along a result.
