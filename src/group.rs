@@ -141,7 +141,7 @@ impl Call<'_> {
 #[derive(Clone)]
 pub(crate) struct Group {
     /// Index of the first tile.
-    first: usize,
+    pub(crate) first: usize,
     pub(crate) tiles: Vec<Tile>,
     pub(crate) descent: Descent,
     /// The gradients of convolutions and biases.

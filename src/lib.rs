@@ -55,6 +55,7 @@ mod output;
 mod parameters;
 mod plan;
 mod product;
+mod ranks;
 mod relaxation;
 mod session;
 mod setters;
@@ -97,6 +98,7 @@ pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule,
 pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};
 pub use predictive_coding_kernels::{Algorithm, Choice, Layout, Level};
+pub use ranks::Ranks;
 pub use session::{Quantity, Session};
 pub use state::Descending;
 

@@ -34,6 +34,8 @@ pub(super) struct Draft {
     pub(super) multiples: Option<Multiples>,
     pub(super) tiles: usize,
     pub(super) tiles_per_group: usize,
+    /// Groups of this process, if the batch is shared by several the most that it may have.
+    pub(super) groups: usize,
     /// Tasks that run at the same time, and threads that share one.
     pub(super) tasks: usize,
     pub(super) threads: usize,
@@ -45,7 +47,14 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(network: &Network, batch: usize, method: &Method, options: &Options) -> Result<Self> {
+    /// Of one of `shares` processes that share the batch.
+    pub(super) fn new(
+        network: &Network,
+        batch: usize,
+        method: &Method,
+        options: &Options,
+        shares: usize,
+    ) -> Result<Self> {
         method.validate()?;
         let level = match options.level {
             Some(level) => level,
@@ -111,7 +120,7 @@ impl Draft {
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
         let most = if layout == Layout::Channels { most.min(MOST_GROUPS) } else { most };
         let tiles_per_group = tiles.div_ceil(most);
-        let groups = tiles.div_ceil(tiles_per_group);
+        let groups = tiles.div_ceil(tiles_per_group).div_ceil(shares);
         let threads = pool_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);
         let products = strict.map_or(0, Strict::products);
@@ -126,10 +135,11 @@ impl Draft {
         let fixed = open_len + changing + plan.sizes.packed + parameters + threads * plan.sizes.gemm_scratch;
         let group_len = plan.sizes.partial + Descent::len(layers, plan.images);
         let total = tiles
+            .min(groups * tiles_per_group)
             .checked_mul(Tile::len(&plan, incremental))
             .and_then(|len| len.checked_add(rows_len?)?.checked_add(groups.checked_mul(group_len)?))
             .and_then(|len| len.checked_add(tasks.checked_mul(scratch_len)?)?.checked_add(fixed));
-        Ok(Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total })
+        Ok(Draft { plan, multiples, tiles, tiles_per_group, groups, tasks, threads, extras, estimates, total })
     }
 }
 

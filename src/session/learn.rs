@@ -102,7 +102,7 @@ impl Session {
         changing.add_change(parameters);
         self.inferred = true;
         for iteration in 1..=method.iterations {
-            if self.options.stopped() {
+            if self.any_stopped() {
                 self.inferred = false;
                 break;
             }

@@ -6,6 +6,7 @@ mod pool;
 mod quantities;
 mod reduction;
 mod schedule;
+mod sharing;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::options::Options;
 use crate::output::Output;
 use crate::parameters::{Parameters, ParametersView};
 use crate::plan::{Plan, Step};
+use crate::ranks::Ranks;
 use crate::relaxation::Open;
 use draft::{Draft, Multiples, check_memory};
 use learn::Changing;
@@ -82,7 +84,14 @@ pub struct Session {
     /// The parameters of incremental.
     changing: Option<Box<Changing>>,
     gradients: Parameters,
+    /// The processes that share its batches, if it is shared.
+    ranks: Option<Arc<dyn Ranks>>,
+    tiles_per_group: usize,
+    /// Of the last call: the groups with samples, those samples and the first of them, and the samples of all ranks.
+    used: usize,
     samples: usize,
+    first: usize,
+    batch_samples: usize,
     /// Whether the last call had a mask of its targets.
     masked: bool,
     loss: f32,
@@ -100,18 +109,30 @@ impl Session {
     /// number of layers or, as a fixed-prediction with a large eta, diverges in this network beyond all numbers, the
     /// level does not exist here, or there is not enough memory.
     pub fn new(network: &Network, batch: usize, method: impl Into<Method>, options: Options) -> Result<Self> {
-        let method = method.into();
-        let Draft { plan, multiples, tiles, tiles_per_group, tasks, threads, extras, estimates, total } =
-            Draft::new(network, batch, &method, &options)?;
+        Session::planned(network, batch, method.into(), options, None)
+    }
+
+    fn planned(
+        network: &Network,
+        batch: usize,
+        method: Method,
+        options: Options,
+        ranks: Option<Arc<dyn Ranks>>,
+    ) -> Result<Self> {
+        let shares = ranks.as_ref().map_or(1, |ranks| ranks.size());
+        let Draft { plan, multiples, tiles, tiles_per_group, groups, tasks, threads, extras, estimates, total } =
+            Draft::new(network, batch, &method, &options, shares)?;
         check_memory(batch, total)?;
         let incremental = matches!(method, Method::Incremental(_));
-        let group = |first: usize| {
-            let tiles = first..(first + tiles_per_group).min(tiles);
-            Group::new(&plan, tiles, multiples.is_none(), incremental)
+        let group = |index: usize| {
+            let first = index * tiles_per_group;
+            // In another batch, the group of another rank may be here.
+            let end = if shares == 1 { tiles.min(first + tiles_per_group) } else { first + tiles_per_group };
+            Group::new(&plan, first..end, multiples.is_none(), incremental)
         };
         Ok(Session {
             packed: Buffer::zeros(plan.sizes.packed),
-            groups: (0..tiles).step_by(tiles_per_group).map(group).collect(),
+            groups: (0..groups).map(group).collect(),
             scratch: Pool::new(&plan, extras, tasks),
             rows: Buffer::zeros(tiles * plan.images * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
@@ -126,7 +147,12 @@ impl Session {
             network: network.clone(),
             batch,
             gradients: Parameters::zeros(network.parameters().clone()),
+            ranks,
+            tiles_per_group,
+            used: 0,
             samples: 0,
+            first: 0,
+            batch_samples: 0,
             masked: false,
             loss: 0.0,
             inferred: false,
@@ -145,7 +171,7 @@ impl Session {
         method: &Method,
         options: &Options,
     ) -> Result<Option<usize>> {
-        let total = Draft::new(network, batch, method, options)?.total;
+        let total = Draft::new(network, batch, method, options, 1)?.total;
         Ok(total.and_then(|total| total.checked_mul(size_of::<f32>())?.checked_add(network.table_bytes())))
     }
 
@@ -232,7 +258,7 @@ impl Session {
             group.step(call, &method, &options, vector, scratch, rows);
         });
         self.open = open;
-        self.inferred = !self.options.stopped();
+        self.inferred = !self.any_stopped();
         if !self.inferred {
             return Err(Error::Stopped);
         }
@@ -242,8 +268,8 @@ impl Session {
 
     /// The loss of the last call, or its earliest divergence.
     fn outcome(&self) -> Result<f32> {
-        let used = self.samples.div_ceil(self.plan.images).div_ceil(self.groups[0].tiles.len());
-        match self.groups[..used].iter().filter_map(|group| group.divergence).min_by_key(|d| (d.iteration, d.sample)) {
+        let found = self.groups[..self.used].iter().filter_map(|group| group.divergence);
+        match self.earliest(found.min_by_key(|d| (d.iteration, d.sample))) {
             Some(divergence) => Err(Error::Diverged(divergence)),
             None => Ok(self.loss),
         }

@@ -39,8 +39,10 @@ impl Session {
         let output = self.output(samples).masked(conditions.mask.is_some());
         let tiles = samples.div_ceil(self.plan.images);
         let threads = concurrency();
-        let tiles_per_group = self.groups[0].tiles.len();
-        let used = tiles.div_ceil(tiles_per_group);
+        let tiles_per_group = self.tiles_per_group;
+        let share = self.share_of(tiles.div_ceil(tiles_per_group));
+        let used = share.len();
+        self.groups.iter_mut().zip(share.clone()).for_each(|(group, index)| group.first = index * tiles_per_group);
         // Where more threads would come than can run, a task takes several groups.
         let per_task = if pool_threads() > threads { used.div_ceil(threads) } else { 1 };
         // A thread that waits for a part of a product may take another group, which then needs scratch too.
@@ -49,27 +51,30 @@ impl Session {
         let layers = Layers { plan, parameters, packed, change, draw, parallel };
         let call = Call { layers, output, x, targets, conditions, samples };
         let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
+        let first_row = (share.start * rows_len).min(self.rows.len());
+        let rows = &mut self.rows[first_row..];
         let scratch = &self.scratch;
         let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
             work(call, group, &mut scratch.free(index), rows);
         };
         if threads > 1 && used > 1 && self.plan.sizes.row > 0 {
-            let groups = self.groups[..used].par_iter_mut().zip(self.rows.par_chunks_mut(rows_len));
+            let groups = self.groups[..used].par_iter_mut().zip(rows.par_chunks_mut(rows_len));
             let groups = groups.enumerate().with_min_len(per_task).with_max_len(per_task);
             groups.for_each(|(index, (group, rows))| task(index, group, rows));
         } else if threads > 1 && used > 1 {
             let groups = self.groups[..used].par_iter_mut().enumerate();
             groups.with_min_len(per_task).with_max_len(per_task).for_each(|(index, group)| task(index, group, &mut []));
         } else {
-            let mut rows = self.rows.chunks_mut(rows_len);
+            let mut rows = rows.chunks_mut(rows_len);
             for (index, group) in self.groups[..used].iter_mut().enumerate() {
                 task(index, group, rows.next().unwrap_or_default());
             }
         }
-        self.samples = samples;
+        self.used = used;
+        self.first = share.start * tiles_per_group * self.plan.images;
+        self.samples = (share.end * tiles_per_group * self.plan.images).min(samples) - self.first.min(samples);
+        self.batch_samples = samples;
         self.masked = conditions.mask.is_some();
-        let tiles = self.groups.iter().flat_map(|group| &group.tiles).take(tiles);
-        let losses = tiles.flat_map(|tile| &tile.losses[..tile.samples]);
-        self.loss = targets.map_or(f32::NAN, |_| (losses.sum::<f64>() * output.scale) as f32);
+        self.loss = targets.map_or(f32::NAN, |_| (self.sum_of_losses() * output.scale) as f32);
     }
 }
