@@ -12,7 +12,7 @@ use crate::relaxing::{settings, step, title, warn_of_unreached};
 use crate::table::{percent, table};
 use crate::train::{Setup, told_of_divergence};
 use crate::training::{Flow, Score, Task, Training, Watcher};
-use crate::{interrupt, report};
+use crate::{interrupt, ranks, report};
 
 const METHODS: [MethodName; 3] = [MethodName::Exact, MethodName::FixedPrediction, MethodName::Strict];
 
@@ -82,7 +82,9 @@ pub fn run(setup: &Setup) -> Result<(), Failure> {
         }
     }
     bar.finish();
-    write(setup, &outcomes, &failures, description, told)?;
+    if ranks::leads() {
+        write(setup, &outcomes, &failures, description, told)?;
+    }
     if !outcomes.is_empty() {
         print(&text(setup, &outcomes, compared))?;
     }
@@ -120,7 +122,7 @@ impl Watcher for Comparison {
 
     fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
         self.bar.step(training, training.task().work());
-        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
+        Ok(if ranks::any(interrupt::asked()) { Flow::Stop } else { Flow::Continue })
     }
 }
 

@@ -3,8 +3,11 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::error::{ContextKind, ContextValue};
+
+use crate::ranks;
 
 /// The end of every help.
 pub const EXIT_STATUS: &str = "\
@@ -23,12 +26,16 @@ pub enum Failure {
     Run(String),
     /// The user stopped the run. Exit status 130, as for a program that Ctrl-C ends.
     Interrupted(String),
+    /// Another rank has failed with this exit status, and tells why.
+    Elsewhere(u8),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::Usage(message) | Failure::Run(message) | Failure::Interrupted(message)) = self;
-        f.write_str(message)
+        match self {
+            Failure::Usage(message) | Failure::Run(message) | Failure::Interrupted(message) => f.write_str(message),
+            Failure::Elsewhere(_) => f.write_str("another rank failed"),
+        }
     }
 }
 
@@ -43,15 +50,35 @@ impl Failure {
         Failure::Run(message.to_string())
     }
 
+    /// The same failure, with the rank where it happened.
+    pub fn on_rank(self, rank: usize) -> Self {
+        let told = |message| format!("rank {rank}: {message}");
+        match self {
+            Failure::Usage(message) => Failure::Usage(told(message)),
+            Failure::Run(message) => Failure::Run(told(message)),
+            Failure::Interrupted(message) => Failure::Interrupted(told(message)),
+            Failure::Elsewhere(status) => Failure::Elsewhere(status),
+        }
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> u8 {
+        match self {
+            Failure::Run(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::Interrupted(_) => 130,
+            Failure::Elsewhere(status) => *status,
+        }
+    }
+
     /// Tells the failure in one line; returns the exit status.
     pub fn report(&self) -> u8 {
-        let (label, message, status) = match self {
-            Failure::Usage(message) => ("error", message, 2),
-            Failure::Run(message) => ("error", message, 1),
-            Failure::Interrupted(message) => ("stopped", message, 130),
-        };
-        note(&format!("{label}: {message}"));
-        status
+        match self {
+            Failure::Interrupted(message) => write_line(&format!("stopped: {message}")),
+            Failure::Usage(message) | Failure::Run(message) => write_line(&format!("error: {message}")),
+            Failure::Elsewhere(_) => (),
+        }
+        self.status()
     }
 }
 
@@ -62,8 +89,23 @@ impl From<predictive_coding::Error> for Failure {
     }
 }
 
-/// Writes a result to standard output. A reader that has gone away is no failure.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on, nothing is told but the failures of this process.
+pub fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+/// Whether this process tells how it goes on.
+pub fn speaks() -> bool {
+    ranks::leads() && !SILENT.load(Ordering::Relaxed)
+}
+
+/// Writes a result to standard output, on the rank that leads. A reader that has gone away is no failure.
 pub fn print(text: &str) -> Result<(), Failure> {
+    if !speaks() {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -73,8 +115,14 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Writes one line to standard error.
+/// Writes one line to standard error, on the rank that leads.
 pub fn note(text: &str) {
+    if speaks() {
+        write_line(text);
+    }
+}
+
+fn write_line(text: &str) {
     // There is nowhere left to tell that standard error is closed.
     let _ = writeln!(io::stderr(), "{}", single_line(text));
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use predictive_coding::{Descending, Method, Session};
 use serde_json::{Value, json};
 
+use crate::ranks;
 use crate::relaxing::is_automatic;
 
 /// What is told of a strict relaxation; ranges are the smallest and the largest of the samples.
@@ -24,9 +25,39 @@ pub struct Descents {
 }
 
 impl Descents {
-    /// Of the last call of a session by this method, if it was a strict relaxation.
+    /// Of the last call of a session by this method, on all ranks, if it was a strict relaxation.
     pub fn of(session: &Session, method: &Method) -> Option<Self> {
-        Self::summarize(session.descents(), is_automatic(method))
+        let own = Self::summarize(session.descents(), is_automatic(method));
+        if session.is_shared() { Self::join(ranks::gather(Self::told(own))) } else { own }
+    }
+
+    /// As numbers; a range that is not there is one of NaN.
+    fn told(own: Option<Self>) -> [f64; 8] {
+        let Some(Descents { samples, iterations, diverged, shrunk, lambda_max, eta }) = own else { return [0.0; 8] };
+        let [low, high] = lambda_max.unwrap_or([f64::NAN; 2]);
+        let [least, most] = eta.unwrap_or([f64::NAN; 2]);
+        [samples as f64, iterations as f64, diverged as f64, shrunk as f64, low, high, least, most]
+    }
+
+    /// Those of several ranks as one.
+    fn join(all: Vec<[f64; 8]>) -> Option<Self> {
+        let all = all.into_iter().filter(|told| told[0] > 0.0);
+        all.map(|[samples, iterations, diverged, shrunk, low, high, least, most]| Descents {
+            samples: samples as usize,
+            iterations: iterations as usize,
+            diverged: diverged as usize,
+            shrunk: shrunk as usize,
+            lambda_max: widen(widen(None, Some(low)), Some(high)),
+            eta: widen(widen(None, Some(least)), Some(most)),
+        })
+        .reduce(|a, b| Descents {
+            samples: a.samples + b.samples,
+            iterations: a.iterations.max(b.iterations),
+            diverged: a.diverged + b.diverged,
+            shrunk: a.shrunk + b.shrunk,
+            lambda_max: b.lambda_max.into_iter().flatten().fold(a.lambda_max, |range, end| widen(range, Some(end))),
+            eta: b.eta.into_iter().flatten().fold(a.eta, |range, end| widen(range, Some(end))),
+        })
     }
 
     fn summarize<'a>(descents: impl Iterator<Item = &'a Descending>, automatic: bool) -> Option<Self> {

@@ -18,6 +18,7 @@ mod optimizing;
 mod options;
 mod predict;
 mod progress;
+mod ranks;
 mod relaxing;
 mod report;
 mod reproduce;
@@ -31,10 +32,10 @@ mod training;
 mod writable;
 
 use std::ffi::OsString;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use predictive_coding::Level;
+use predictive_coding::{Level, Ranks};
 
 use crate::console::{EXIT_STATUS, Failure, flatten_usage_error, print};
 use crate::relaxing::{INFERENCE_PRODUCTS, TRAINING_PRODUCTS};
@@ -110,6 +111,24 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         Some(Command::Bench(bench)) => bench.run(),
         Some(Command::Completions(completions)) => completions.run(&mut command()),
     }
+}
+
+/// Runs the program with these arguments, the first of which is its name, without a word.
+///
+/// # Errors
+/// The exit status, and why it failed in one line.
+pub fn run_quietly(arguments: impl IntoIterator<Item = OsString>) -> Result<(), (u8, String)> {
+    console::silence();
+    run(arguments).map_err(|failure| (failure.status(), failure.to_string()))
+}
+
+/// Runs the program on one of several ranks, which share the batches of `train`. Returns the exit status, and whether the run
+/// failed under way, so that other ranks may wait for this one.
+pub fn main_on_ranks(arguments: impl IntoIterator<Item = OsString>, ranks: Arc<dyn Ranks>) -> (u8, bool) {
+    ranks::share(ranks);
+    let Err(failure) = run(arguments) else { return (0, false) };
+    let status = if ranks::leads() { failure.report() } else { failure.status() };
+    (status, matches!(failure, Failure::Run(_)))
 }
 
 /// Runs the program with these arguments, the first of which is its name; returns the exit status.

@@ -2,10 +2,10 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::console::{Failure, note};
-use crate::interrupt;
+use crate::console::{Failure, note, speaks};
 use crate::relaxing::adapts;
 use crate::training::{Flow, Training, Watcher};
+use crate::{interrupt, ranks};
 
 /// Lines that a run leaves where a bar cannot be drawn.
 const LINES: u64 = 10;
@@ -24,7 +24,8 @@ impl Progress {
     pub fn new(work: u64) -> Self {
         let style = ProgressStyle::with_template("{prefix}{bar:10} {percent:>3}%  {eta:>3} left  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Progress { bar: ProgressBar::new(work).with_style(style), prefix: String::new(), test: String::new() }
+        let bar = if speaks() { ProgressBar::new(work) } else { ProgressBar::hidden() };
+        Progress { bar: bar.with_style(style), prefix: String::new(), test: String::new() }
     }
 
     /// What is under way, in front of everything.
@@ -80,6 +81,6 @@ fn accuracy(name: &str, accuracy: f64) -> String {
 impl Watcher for Progress {
     fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
         self.step(training, training.task().work());
-        Ok(if interrupt::asked() { Flow::Stop } else { Flow::Continue })
+        Ok(if ranks::any(interrupt::asked()) { Flow::Stop } else { Flow::Continue })
     }
 }

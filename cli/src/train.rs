@@ -21,7 +21,7 @@ use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, str
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
-use crate::{figure, interrupt, report, writable};
+use crate::{figure, interrupt, ranks, report, writable};
 
 /// What a run by one method writes.
 const RESULTS: [&str; 5] = ["weights.safetensors", "history.csv", "curves.png", "curves.svg", "run.json"];
@@ -175,7 +175,12 @@ impl Train {
         interrupt::listen()?;
         let threads = self.threads.count();
         on_threads(threads, || {
-            let setup = self.setup()?;
+            let setup = ranks::agree(self.setup())?;
+            ranks::check_same(
+                "data set",
+                [setup.train.checksum(), setup.test.checksum()],
+                "copy the data, or name it by --data",
+            )?;
             let outcome = match self.method {
                 Some(method) => self.train_one(method, &setup),
                 None => compare::run(&setup),
@@ -201,7 +206,7 @@ impl Train {
         check_fit(&network, &test)?;
         let batch = self.batch.map_or(name.default_batch(), |batch| usize::try_from(batch).unwrap_or(usize::MAX));
         let batch = batch.min(train.len());
-        check_memory(&network, batch)?;
+        check_memory(&network, batch.div_ceil(ranks::size()))?;
         let (out, out_is_new) = self.directory()?;
         Ok(Setup {
             network,
@@ -242,8 +247,10 @@ impl Train {
                 out.display()
             )));
         }
-        let is_new = !out.exists();
-        writable::directory(&out)?;
+        let is_new = !out.exists() && ranks::leads();
+        if ranks::leads() {
+            writable::directory(&out)?;
+        }
         Ok((out, is_new))
     }
 
@@ -277,35 +284,53 @@ impl Train {
         writable::file(path)
     }
 
+    /// The run from its first step or from the checkpoint, and the settings that differ from the latter's.
+    fn begin<'a>(
+        &self,
+        task: &Task<'a>,
+        setup: &Setup,
+        settings: &Settings,
+    ) -> Result<(Training<'a>, Vec<String>), Failure> {
+        if ranks::leads() {
+            self.check_checkpoint(setup)?;
+        }
+        let Some(path) = self.checkpoint.as_ref().filter(|_| self.resume) else {
+            return Ok((setup.start(task.clone())?, Vec::new()));
+        };
+        let mut optimizer = setup.optimizing.build(&setup.initial, &setup.name)?;
+        let (network, optimiser) = (&setup.network, &mut *optimizer);
+        let (parameters, progress, overridden) = match self.overrides {
+            true => {
+                let found = load_checkpoint_overriding(path, network, settings, optimiser)?;
+                if found.2.iter().any(|told| COUNTED_BY.iter().any(|setting| told.starts_with(setting))) {
+                    return Err(Failure::usage(format!(
+                        "{}: is a checkpoint of a run with {}; these settings cannot be overridden, because they determine the steps of an epoch",
+                        path.display(),
+                        found.2.join("; ")
+                    )));
+                }
+                found
+            }
+            false => {
+                let (parameters, progress) = load_checkpoint(path, network, settings, optimiser)?;
+                (parameters, progress, Vec::new())
+            }
+        };
+        Ok((Training::new(task.clone(), parameters, optimizer, progress)?, overridden))
+    }
+
     fn train_one(&self, method: MethodName, setup: &Setup) -> Result<(), Failure> {
         let task = setup.task(method)?;
         warn_of_unreached(&task.method, &setup.network);
         let settings = self.checkpoint.as_ref().map_or(Settings::new(), |_| checkpoint_settings(setup, &task));
-        self.check_checkpoint(setup)?;
-        let mut overridden = Vec::new();
-        let mut training = match &self.checkpoint {
-            Some(path) if self.resume => {
-                let mut optimizer = setup.optimizing.build(&setup.initial, &setup.name)?;
-                let (network, optimiser) = (&setup.network, &mut *optimizer);
-                let (parameters, progress) = match self.overrides {
-                    true => {
-                        let found = load_checkpoint_overriding(path, network, &settings, optimiser)?;
-                        if found.2.iter().any(|told| COUNTED_BY.iter().any(|setting| told.starts_with(setting))) {
-                            return Err(Failure::usage(format!(
-                                "{}: is a checkpoint of a run with {}; these settings cannot be overridden, because they determine the steps of an epoch",
-                                path.display(),
-                                found.2.join("; ")
-                            )));
-                        }
-                        overridden = found.2;
-                        (found.0, found.1)
-                    }
-                    false => load_checkpoint(path, network, &settings, optimiser)?,
-                };
-                Training::new(task.clone(), parameters, optimizer, progress)?
-            }
-            _ => setup.start(task.clone())?,
-        };
+        let (mut training, overridden) = ranks::agree(self.begin(&task, setup, &settings))?;
+        let progress = training.progress();
+        let state = (format!("{settings:?} {progress:?}"), training.parameters().values().iter().map(|v| v.to_bits()));
+        ranks::check_same(
+            "state",
+            (state.0, state.1.collect::<Vec<_>>()),
+            "give all ranks the same options and files",
+        )?;
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
         bar.advance(training.progress().step.saturating_mul(task.work()));
         bar.set_prefix(task.method.name());
@@ -345,6 +370,7 @@ impl Train {
         let written = match training.progress().step {
             // Nothing has come of it.
             0 => Ok(()),
+            _ if !ranks::leads() => Ok(()),
             _ => write_results(setup, &training, &run),
         };
         let flow = outcome?;
@@ -447,7 +473,7 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     /// Writes the checkpoint, if one is kept.
     fn keep(&self, training: &Training) -> Result<(), Failure> {
-        let Some(path) = self.path else { return Ok(()) };
+        let Some(path) = self.path.filter(|_| ranks::leads()) else { return Ok(()) };
         let network = training.task().network;
         let (parameters, optimizer) = (training.parameters(), training.optimizer());
         save_checkpoint(path, network, &self.settings, parameters, optimizer, training.progress()).map_err(Failure::run)
@@ -462,13 +488,13 @@ impl Watcher for Keeper<'_> {
     fn after_step(&mut self, training: &Training) -> Result<Flow, Failure> {
         self.bar.step(training, training.task().work());
         let progress = training.progress();
-        let asked = interrupt::asked();
+        let asked = ranks::any(interrupt::asked());
         let due =
             training.evaluation().is_some() || self.every.is_some_and(|every| progress.step.is_multiple_of(every));
         if asked || due {
             self.keep(training)?;
         }
-        if self.drawn.elapsed() > DRAW_EVERY {
+        if ranks::leads() && self.drawn.elapsed() > DRAW_EVERY {
             if let Err(failure) = write_curves(&self.setup.out, &self.setup.dataset, training) {
                 note(&format!("warning: {failure}"));
             }

@@ -11,6 +11,7 @@ use predictive_coding::{
 use crate::console::Failure;
 use crate::descents::Descents;
 use crate::machine::check_session;
+use crate::ranks;
 
 /// What to train, on what, by which method.
 #[derive(Clone)]
@@ -109,8 +110,8 @@ impl<'a> Training<'a> {
         optimizer: Box<dyn Optimizer>,
         progress: Progress,
     ) -> Result<Self, Failure> {
-        check_session(task.network, task.batch, &task.method, &task.options)?;
-        let session = Session::new(task.network, task.batch, &task.method, task.options)?;
+        check_session(task.network, task.batch.div_ceil(ranks::size()), &task.method, &task.options)?;
+        let session = ranks::session(task.network, task.batch, &task.method, task.options)?;
         let outputs = output_buffer(task.network, task.batch);
         let before = parameters.clone();
         Ok(Training { task, session, parameters, before, optimizer, progress, outputs, descents: None, seconds: 0.0 })
@@ -292,7 +293,7 @@ pub fn evaluate(
     let (mut losses, mut correct) = (Vec::new(), Some(0));
     for (x, y) in dataset.chunks(batch) {
         let loss = session.forward(parameters, x, y).map_err(Failure::run)?;
-        losses.push((session.samples(), f64::from(loss)));
+        losses.push((x.len() / network.input_shape().iter().product::<usize>(), f64::from(loss)));
         correct = correct.zip(count_correct(session, network, y, &mut outputs)?).map(|(all, more)| all + more);
     }
     let loss = network.loss().of_batches(losses.into_iter());
@@ -304,7 +305,8 @@ fn output_buffer(network: &Network, batch: usize) -> Vec<f32> {
     vec![0.0; batch * network.output_shape().iter().product::<usize>()]
 }
 
-/// How many samples of the session's last call have their largest output at their label; none if they have no labels.
+/// How many samples of the session's last call, on all ranks, have their largest output at their label; none if they have
+/// no labels.
 fn count_correct(
     session: &Session,
     network: &Network,
@@ -313,10 +315,14 @@ fn count_correct(
 ) -> Result<Option<usize>, Failure> {
     let Targets::Labels(labels) = targets else { return Ok(None) };
     let classes = network.output_shape().iter().product::<usize>();
+    let labels = &labels[session.own_samples()];
     let outputs = &mut outputs[..labels.len() * classes];
     session.read(Quantity::Activation, network.layers().len(), outputs).map_err(Failure::run)?;
     let pairs = outputs.chunks(classes).zip(labels);
-    Ok(Some(pairs.filter(|(outputs, label)| largest(outputs) as i64 == **label).count()))
+    let own = pairs.filter(|(outputs, label)| largest(outputs) as i64 == **label).count();
+    let all =
+        if session.is_shared() { ranks::gather([own as f64]).iter().map(|[count]| *count as usize).sum() } else { own };
+    Ok(Some(all))
 }
 
 /// The index of the largest value, the first on a tie.
