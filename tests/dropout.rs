@@ -1,8 +1,8 @@
 //! Dropout: masks that follow from seed, step, sample and element alone, and stay for a whole step.
 
 use predictive_coding::{
-    Adam, Branch, ErrorBased, FixedPrediction, Incremental, LayerSpec, LayoutChoice, Linear, Loss, Method,
-    Network, Nudge, Op, Options, Parameters, Quantity, Session, Sgd, Strict,
+    Adam, Branch, ErrorBased, FixedPrediction, Incremental, LayerSpec, LayoutChoice, Linear, Loss, Method, Network,
+    Nudge, Op, Options, Parameters, Quantity, Session, Sgd, Strict,
 };
 use predictive_coding_reference::random::{self, generator};
 use rayon::ThreadPoolBuilder;
@@ -143,9 +143,13 @@ fn a_dropout_is_a_matrix_that_stays_for_a_step() {
                     all.push(session.get(Quantity::Error, l).unwrap());
                 }
                 (1..3).for_each(|l| all.push(session.get(Quantity::Deviation, l).unwrap()));
-                all.extend(session.gradients().iter().filter(|(spec, _)| parameters_of(spec, &with_masks)).map(
-                    |(_, values)| values.to_vec(),
-                ));
+                all.extend(
+                    session
+                        .gradients()
+                        .iter()
+                        .filter(|(spec, _)| parameters_of(spec, &with_masks))
+                        .map(|(_, values)| values.to_vec()),
+                );
                 all
             };
             let [masked, multiplied] = [run(&with_masks, &parameters), run(&with_matrices, &matrices)];
@@ -154,7 +158,8 @@ fn a_dropout_is_a_matrix_that_stays_for_a_step() {
                 let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
                 let off = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)));
                 let size = norm(&mut b.iter().map(|&b| f64::from(b)));
-                let bound = if matches!(method, Method::Strict(s) if s.solver.name() == "automatic") { 0.2 } else { 5e-6 };
+                let bound =
+                    if matches!(method, Method::Strict(s) if s.solver.name() == "automatic") { 0.2 } else { 5e-6 };
                 assert!(off <= bound * size, "tensor {i} by {method:?}, {options:?}: off by {off:e} of {size:e}");
             }
         }
@@ -198,7 +203,8 @@ fn incremental_keeps_its_masks_through_all_iterations() {
 
 #[test]
 fn a_run_goes_on_with_its_masks() {
-    let network = Network::new(&[8], Loss::MSE, vec![vec![linear(30), dropout(0.5), Op::Relu], vec![linear(2)]]).unwrap();
+    let network =
+        Network::new(&[8], Loss::MSE, vec![vec![linear(30), dropout(0.5), Op::Relu], vec![linear(2)]]).unwrap();
     let mut rng = generator(62);
     let (x, y) = (random::values(&mut rng, 3 * 8), random::values(&mut rng, 6));
     let [options, _] = layouts();

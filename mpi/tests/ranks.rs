@@ -144,7 +144,11 @@ fn ranks_with_other_data_are_found_before_the_first_step() {
     options(&second);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(matches!(&told(&output)[..], [line] if line.contains("rank 1 has another data set")), "{:?}", told(&output));
+    assert!(
+        matches!(&told(&output)[..], [line] if line.contains("rank 1 has another data set")),
+        "{:?}",
+        told(&output)
+    );
 }
 
 /// The next program of the same job: another rank.
@@ -253,7 +257,10 @@ fn what_is_wrong_with_a_sweep_is_told_once() {
         ("[vary]\nlr = [1.0]\n", "names no method"),
         ("[train]\nmethod = \"exact\"\nout = \"x\"\n", "sets out"),
         ("[train]\nmethod = \"exact\"\n[vary]\nlr = 3\n", "lr varies by 3, expected a list"),
-        ("runs = 2\n[train]\nmethod = \"exact\"\n[vary]\nlr = { min = 0, max = 1, log = true }\n", "expected a list, or"),
+        (
+            "runs = 2\n[train]\nmethod = \"exact\"\n[vary]\nlr = { min = 0, max = 1, log = true }\n",
+            "expected a list, or",
+        ),
         ("trian = 1\n", "has a key trian"),
     ] {
         std::fs::write(&file, text).unwrap();

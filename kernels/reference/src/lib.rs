@@ -94,7 +94,8 @@ pub fn conv_backward_data(shape: &ConvShape, samples: usize, output_gradient: &[
 
 /// The gradient of the weights of a convolution from that of its output.
 pub fn conv_backward_weights(shape: &ConvShape, samples: usize, output_gradient: &[f32], input: &[f32]) -> Vec<f64> {
-    let mut gradient = vec![0.0; shape.out_channels * shape.in_channels / shape.groups * shape.kernel[0] * shape.kernel[1]];
+    let mut gradient =
+        vec![0.0; shape.out_channels * shape.in_channels / shape.groups * shape.kernel[0] * shape.kernel[1]];
     for_each_product(shape, samples, |o, i, w| gradient[w] += f64::from(output_gradient[o]) * f64::from(input[i]));
     gradient
 }
@@ -123,9 +124,7 @@ pub fn normalised_backward(x: &[f64], gradient: &[f64], per_group: usize, centre
         let [_, sigma] = spread(group, centred, eps);
         let hat = normalised(group, per_group, centred, eps);
         let n = per_group as f64;
-        let slope = |i: usize, j: usize| {
-            f64::from(i == j) - if centred { 1.0 / n } else { 0.0 } - hat[i] * hat[j] / n
-        };
+        let slope = |i: usize, j: usize| f64::from(i == j) - if centred { 1.0 / n } else { 0.0 } - hat[i] * hat[j] / n;
         let element = |j: usize| (0..per_group).map(|i| g[i] * slope(i, j)).sum::<f64>() / sigma;
         (0..per_group).map(element).collect::<Vec<_>>()
     };

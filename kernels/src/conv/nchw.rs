@@ -132,7 +132,8 @@ impl NchwConv {
         };
         let forward = way(Direction::Forward);
         let backward = way(Direction::Backward);
-        let few = shape.is_depthwise() || batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
+        let few =
+            shape.is_depthwise() || batch < lanes(level) || largest * lanes(level) * size_of::<f32>() > TILE_BYTES;
         let by_tiles = !few && tiles_cost(&shape, lanes(level), batch) < outer_cost(&shape, lanes(level));
         let gradient = match &forward {
             Way::Matrix => Way::Matrix,

@@ -170,7 +170,8 @@ impl ConvShape {
     /// As [`output`](Self::output).
     pub fn flops(&self) -> u64 {
         let [height, width] = self.output();
-        let factors = [self.in_channels / self.groups, self.kernel[0], self.kernel[1], self.out_channels, height, width];
+        let factors =
+            [self.in_channels / self.groups, self.kernel[0], self.kernel[1], self.out_channels, height, width];
         factors.into_iter().fold(2, |flops: u64, factor| flops.saturating_mul(factor as u64))
     }
 }

@@ -57,7 +57,8 @@ fn norms_are_their_twins() {
                 let z: Vec<f32> = values(&mut rng, len).iter().map(|x| x + offset).collect();
                 let gradient = values(&mut rng, len);
                 let value = forward(&norm, &to_tile(&z));
-                let what = format!("{tiling:?}, {channels} x {pixels} in {groups} groups, centred: {centred}, {offset}");
+                let what =
+                    format!("{tiling:?}, {channels} x {pixels} in {groups} groups, centred: {centred}, {offset}");
                 let z64 = widen(&z);
                 let hat = |x: &[f64]| reference::normalised(x, per_group, centred, EPS);
                 let want = hat(&z64);
@@ -74,7 +75,8 @@ fn norms_are_their_twins() {
                     let d: Vec<f32> = values(&mut rng, len).iter().map(|d| d * scale).collect();
                     let moved: Vec<f64> = z64.iter().zip(&d).map(|(z, d)| z + f64::from(*d)).collect();
                     let difference = push(&norm, &to_tile(&z), &value, &to_tile(&d));
-                    let want: Vec<f64> = hat(&moved).iter().zip(hat(&z64)).map(|(after, before)| after - before).collect();
+                    let want: Vec<f64> =
+                        hat(&moved).iter().zip(hat(&z64)).map(|(after, before)| after - before).collect();
                     let size = f64::from(scale) * size * spread;
                     assert_near(&of_tile(&difference), &want, size, 1e-6, &format!("difference of {scale}, {what}"));
                     let u = values(&mut rng, len);
