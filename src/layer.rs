@@ -405,12 +405,12 @@ impl Layers<'_> {
         };
         let mut back = Back { layers: *self, values, at, differences, from, to, input, products };
         match inlet {
-            Inlet::Belief(link) => back.to_belief(link, steps, known, gradients, towards.as_mut()),
+            Inlet::Belief(link) => back.reach_belief(link, steps, known, gradients, towards.as_mut()),
             Inlet::Sum(Sum { branches, value, .. }) => {
                 let total = &mut total[..value.len()];
                 back.carry(steps, &[], known, gradients.as_deref_mut(), Some((Combine::default(), total)));
                 for Branch { link, steps, .. } in branches {
-                    back.to_belief(link, steps.clone(), total, gradients.as_deref_mut(), towards.as_mut());
+                    back.reach_belief(link, steps.clone(), total, gradients.as_deref_mut(), towards.as_mut());
                 }
             }
         }
@@ -472,7 +472,7 @@ struct Back<'a> {
 
 impl Back<'_> {
     /// Through the steps of a chain to the belief that it reads, if that may move.
-    fn to_belief(
+    fn reach_belief(
         &mut self,
         link: &Link,
         steps: Range<usize>,

@@ -189,7 +189,7 @@ impl Network {
             if !layer.is_plain(l) {
                 text.push_str("branches = [\n");
                 for branch in layer.branches() {
-                    let from = names[branch.from()].as_deref().expect("what a branch reads has a name");
+                    let from = names[branch.from()].as_deref().unwrap_or_default();
                     let _ = writeln!(text, "  {{ from = {}, ops = [", quoted(from));
                     branch.ops().iter().for_each(|op| write_op(&mut text, op));
                     text.push_str("  ] },\n");

@@ -475,7 +475,7 @@ impl Function for Gelu {
 struct GeluTanh;
 
 impl GeluTanh {
-    const TWICE_ROOT: f32 = 1.595_769_1;
+    const TWICE_ROOT: f32 = 1.595_769;
     const CUBIC: f32 = 0.044_715;
 
     /// As far as sigmoid(q) is neither 0 nor 1, so that no power of it is infinite.
