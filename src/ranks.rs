@@ -107,9 +107,9 @@ mod tests {
                 assert_eq!(found.iter().cloned().flatten().collect::<Vec<_>>(), (0..leaves).collect::<Vec<_>>());
             }
         }
-        assert_eq!(parts(8, &(0..4)), [0..4]);
+        assert!(parts(8, &(0..4)).into_iter().eq(std::iter::once(0..4)));
         assert_eq!(parts(8, &(3..8)), [3..4, 4..8]);
-        assert_eq!(parts(6, &(0..6)), [0..6]);
+        assert!(parts(6, &(0..6)).into_iter().eq(std::iter::once(0..6)));
         assert_eq!(parts(6, &(2..2)), []);
     }
 

@@ -170,7 +170,7 @@ fn bits_do_not_depend_on_the_number_of_ranks() {
                     assert_eq!(outcome.losses, alone.losses);
                 }
                 if size == 1 {
-                    assert_eq!(all, [alone.clone()]);
+                    assert_eq!(all, std::slice::from_ref(&alone));
                 }
             }
         }

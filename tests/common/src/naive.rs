@@ -266,13 +266,12 @@ impl<T: Real> Naive<T> {
     fn error_based(&self, x: &[T], y: &[T], eta: &Eta, iterations: usize) -> Step<T> {
         let hat = self.forward(x);
         let (loss, mut eps) = self.top(&hat, y);
-        for l in 1..self.depth() {
-            eps[l] = vec![T::default(); hat[l].len()];
-        }
+        let hidden = 1..self.depth();
+        eps[hidden.clone()].iter_mut().zip(&hat[hidden]).for_each(|(eps, hat)| *eps = vec![T::default(); hat.len()]);
         let beliefs = |eps: &[Vec<T>]| {
             let mut v = vec![x.to_vec()];
-            for l in 1..self.depth() {
-                v.push(minus(&self.predict(l, &v), &eps[l]));
+            for (l, eps) in eps.iter().enumerate().take(self.depth()).skip(1) {
+                v.push(minus(&self.predict(l, &v), eps));
             }
             v.push(self.predict(self.depth(), &v));
             v
@@ -287,9 +286,9 @@ impl<T: Real> Naive<T> {
                 let own = delta[l].clone();
                 self.backward(l, &v, &own, |from, pulled| add(&mut delta[from], pulled), |_, _, _| {});
             }
-            for l in 1..self.depth() {
+            for (l, (eps, delta)) in eps.iter_mut().zip(&delta).enumerate().take(self.depth()).skip(1) {
                 let (eta, p) = (T::of(eta.of_layer(l)), self.precisions[l]);
-                eps[l].iter_mut().zip(&delta[l]).for_each(|(eps, &delta)| *eps += eta * (delta - p * *eps));
+                eps.iter_mut().zip(delta).for_each(|(eps, &delta)| *eps += eta * (delta - p * *eps));
             }
         }
         let v = beliefs(&eps);
@@ -379,8 +378,8 @@ impl<T: Real> Naive<T> {
     /// For every l, the sum of J^T eps_c over the layers c that read v_l.
     pub fn pulls(&self, v: &[Vec<T>], eps: &[Vec<T>]) -> Vec<Vec<T>> {
         let mut pulls: Vec<Vec<T>> = v.iter().map(|v| vec![T::default(); v.len()]).collect();
-        for l in 1..=self.depth() {
-            self.backward(l, v, &eps[l], |from, pulled| add(&mut pulls[from], pulled), |_, _, _| {});
+        for (l, eps) in eps.iter().enumerate().skip(1) {
+            self.backward(l, v, eps, |from, pulled| add(&mut pulls[from], pulled), |_, _, _| {});
         }
         pulls
     }
@@ -388,8 +387,8 @@ impl<T: Real> Naive<T> {
     /// Sum over the batch of eps_l . df_l/dtheta_l at v, for all l.
     fn gradients(&self, v: &[Vec<T>], eps: &[Vec<T>]) -> Vec<T> {
         let mut gradients = vec![T::default(); self.parameters];
-        for l in 1..=self.depth() {
-            self.backward(l, v, &eps[l], |_, _| {}, |op, x, d| op.add_gradient(x, d, &mut gradients));
+        for (l, eps) in eps.iter().enumerate().skip(1) {
+            self.backward(l, v, eps, |_, _| {}, |op, x, d| op.add_gradient(x, d, &mut gradients));
         }
         gradients
     }
