@@ -32,6 +32,11 @@ pub struct Options {
     /// the sample's place in the batch and the element alone. Every call of `infer` and `learn` is a step. By default there
     /// are no masks, as in `predict` and `forward`.
     pub dropout_seed: Option<u64>,
+    /// The fewest groups that a batch is cut into, as far as it has tiles, where [ranks](crate::Session::shared) would else be
+    /// left without one. Each group has partial gradients of its own, so that more of them take more memory; the last bits
+    /// of gradients depend on their number.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub groups: Option<usize>,
     /// A flag that stops a call between two iterations, with [`Error::Stopped`](crate::Error::Stopped).
     #[cfg_attr(feature = "serde", serde(skip))]
     pub stop: Option<StopFlag>,
@@ -42,6 +47,7 @@ setters!(Options {
     with_layout(layout: LayoutChoice),
     with_convolution(convolution: Algorithm),
     with_dropout_seed(dropout_seed: Option<u64>),
+    with_groups(groups: Option<usize>),
     with_stop(stop: Option<StopFlag>),
 });
 

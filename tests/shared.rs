@@ -156,8 +156,11 @@ fn bits_do_not_depend_on_the_number_of_ranks() {
         Incremental::new(0.1, 3).into(),
     ];
     for method in methods {
-        for (layout, batch) in [(LayoutChoice::Images, 70), (LayoutChoice::Channels, 11)] {
-            let (network, options) = (network(Loss::CROSS_ENTROPY), Options::default().with_layout(layout));
+        for (layout, batch, groups) in [(LayoutChoice::Images, 70, None), (LayoutChoice::Channels, 40, Some(37))] {
+            let options = Options::default().with_layout(layout).with_groups(groups);
+            let network = network(Loss::CROSS_ENTROPY);
+            let session = Session::new(&network, batch, &method, options).unwrap();
+            assert!(groups.is_none_or(|groups| session.batch_groups() >= groups), "{}", session.batch_groups());
             let alone = learn(Session::new(&network, batch, &method, options).unwrap(), batch);
             assert!(alone.losses.iter().all(Result::is_ok), "{:?}", alone.losses);
             for size in [1, 2, 3, 4, 7] {

@@ -73,6 +73,9 @@ pub struct Train {
     /// Number of samples per step [default: mnist 300, cifar10 256, others 64]
     #[arg(long, help_heading = "Optimisation", value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
+    /// Fewest groups that a batch is cut into, to be shared by several processes
+    #[arg(long, value_name = "N", help_heading = "Optimisation", value_parser = clap::value_parser!(u16).range(1..))]
+    groups: Option<u16>,
     #[command(flatten)]
     optimizing: Optimizing,
     /// Seed for the initial weights, the order of the samples and the masks of dropout
@@ -117,6 +120,7 @@ pub struct Setup {
     pub relaxing: Relaxing,
     pub on_divergence: OnDivergence,
     pub batch: usize,
+    pub groups: Option<usize>,
     pub epochs: u64,
     pub seed: u64,
     pub optimizing: Optimizing,
@@ -133,7 +137,8 @@ impl Setup {
             Method::Strict(strict) => strict.with_on_divergence(self.on_divergence).into(),
             other => other,
         };
-        let options = self.relaxing.options().with_dropout_seed(Some(self.seed)).with_stop(Some(interrupt::flag()));
+        let options = self.relaxing.options().with_dropout_seed(Some(self.seed)).with_groups(self.groups);
+        let options = options.with_stop(Some(interrupt::flag()));
         let per_epoch = self.train.len().div_ceil(self.batch) as u64;
         Ok(Task {
             rate: Some(self.optimizing.rate(&self.name, self.epochs, per_epoch)?),
@@ -217,6 +222,7 @@ impl Train {
             relaxing: self.relaxing.clone(),
             on_divergence: self.on_divergence.choice(),
             batch,
+            groups: self.groups.map(usize::from),
             epochs: self.epochs.unwrap_or(name.default_epochs()),
             seed: self.seed,
             optimizing: self.optimizing,
@@ -331,6 +337,14 @@ impl Train {
             (state.0, state.1.collect::<Vec<_>>()),
             "give all ranks the same options and files",
         )?;
+        let groups = training.session().batch_groups();
+        if groups < ranks::size() {
+            note(&format!(
+                "warning: {} of {} ranks have nothing to do, because the batch is cut into {groups} groups; try --groups {1}",
+                ranks::size() - groups,
+                ranks::size()
+            ));
+        }
         let mut bar = Progress::new(task.steps().saturating_mul(task.work()));
         bar.advance(training.progress().step.saturating_mul(task.work()));
         bar.set_prefix(task.method.name());
@@ -440,6 +454,7 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         ("seed".to_string(), setup.seed.to_string()),
         ("learning rate".to_string(), task.rate.map_or(String::new(), |rate| rate.to_string())),
         ("layout".to_string(), task.options.layout.to_string()),
+        ("groups".to_string(), task.options.groups.map_or("auto".into(), |groups| groups.to_string())),
         ("clip".to_string(), task.clip.map_or("none".into(), |clip| clip.to_string())),
     ])
 }

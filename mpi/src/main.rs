@@ -16,18 +16,19 @@ use predictive_coding::Ranks;
 
 use crate::transport::World;
 
-/// Sums by MPI's own order, if it is among the arguments.
+/// Options besides those of train.
 const ANY_ORDER: &str = "--any-order";
+const TRAFFIC: &str = "--traffic";
 
 const HELP: &str = "\
 Train predictive coding networks on many machines, under mpirun
 
-Usage: mpirun -n RANKS predictive-coding-mpi train [--any-order] [OPTIONS OF train]
+Usage: mpirun -n RANKS predictive-coding-mpi train [--any-order] [--traffic] [OPTIONS OF train]
        mpirun -n RANKS predictive-coding-mpi sweep SWEEP.toml
 
 train: the ranks share every batch. The results are those of `predictive-coding train`, to the last bit, whatever the
 number of ranks. With --any-order, gradients are summed by MPI_Allreduce instead: the last bits then depend on the
-number of ranks.
+number of ranks. --traffic tells what rank 0 has received, and how long it waited for it.
 sweep: each rank trains one run after the other. docs/scaling.md describes SWEEP.toml.
 
 `predictive-coding train --help` lists the options of train.";
@@ -41,9 +42,11 @@ fn main() -> ExitCode {
         return failed("this MPI takes calls from its first thread only; use one built with MPI_THREAD_SERIALIZED");
     }
     let world = mpi::topology::SimpleCommunicator::world();
-    let any_order = arguments.iter().position(|argument| argument == ANY_ORDER);
-    any_order.map(|place| arguments.remove(place));
-    let ranks = Arc::new(World::new(any_order.is_some()));
+    let [any_order, traffic] = [ANY_ORDER, TRAFFIC].map(|option| {
+        let place = arguments.iter().position(|argument| argument == option);
+        place.map(|place| arguments.remove(place)).is_some()
+    });
+    let ranks = Arc::new(World::new(any_order));
     let command = arguments.get(1).and_then(|command| command.to_str()).map(str::to_string);
     let (status, under_way) = match command.as_deref() {
         Some("train") => predictive_coding_cli::main_on_ranks(arguments, ranks.clone()),
@@ -63,6 +66,9 @@ fn main() -> ExitCode {
             (2, false)
         }
     };
+    if traffic && ranks.rank() == 0 {
+        eprintln!("{}", ranks.traffic());
+    }
     if under_way {
         // Other ranks may wait for a message from this one, or are about to tell why they end.
         if ranks.rank() > 0 {

@@ -1,6 +1,7 @@
 //! Ranks of MPI.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use mpi::Count;
 use mpi::collective::SystemOperation;
@@ -12,30 +13,43 @@ use predictive_coding::Ranks;
 /// The processes that `mpirun` has started.
 pub struct World {
     any_order: bool,
-    link: Option<Link>,
+    traffic: Mutex<[Traffic; PARTS.len()]>,
 }
 
-/// A slower link than there is, to try what one would cost.
-#[derive(Clone, Copy)]
-struct Link {
+/// What a step says to other ranks.
+const PARTS: [&str; 4] = ["partial gradients", "gathered values", "gathered numbers", "sums in any order"];
+
+/// What has gone through the network for one of them.
+#[derive(Clone, Copy, Default)]
+struct Traffic {
+    calls: u64,
+    /// Received.
+    bytes: usize,
     seconds: f64,
-    bytes_per_second: f64,
 }
 
 impl World {
     /// `any_order`: whether MPI chooses in which order it sums.
     pub fn new(any_order: bool) -> Self {
-        World { any_order, link: Link::from_environment() }
+        World { any_order, traffic: Mutex::default() }
     }
-}
 
-impl Link {
-    /// `PREDICTIVE_CODING_LINK=MICROSECONDS,GBITS`: the latency of a message, and what a link carries in a second.
-    fn from_environment() -> Option<Self> {
-        let told = std::env::var("PREDICTIVE_CODING_LINK").ok()?;
-        let (latency, gbits) = told.split_once(',')?;
-        let [latency, gbits]: [f64; 2] = [latency.parse().ok()?, gbits.parse().ok()?];
-        Some(Link { seconds: latency * 1e-6, bytes_per_second: gbits * 1e9 / 8.0 })
+    /// The messages of this rank so far, and its waiting for them: a line for each part.
+    pub fn traffic(&self) -> String {
+        let traffic = *self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = PARTS.iter().zip(traffic).filter(|(_, traffic)| traffic.calls > 0).map(|(part, traffic)| {
+            let Traffic { calls, bytes, seconds } = traffic;
+            format!("{part}: {calls} calls, {bytes} bytes received, {seconds:.6} seconds")
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Counts a call that began at `started`.
+    fn count(&self, part: usize, started: Instant, bytes: usize) {
+        let traffic = &mut self.traffic.lock().unwrap_or_else(PoisonError::into_inner)[part];
+        traffic.calls += 1;
+        traffic.bytes += bytes;
+        traffic.seconds += started.elapsed().as_secs_f64();
     }
 }
 
@@ -43,30 +57,31 @@ fn world() -> SimpleCommunicator {
     SimpleCommunicator::world()
 }
 
+/// Counts and places of the parts of a message, as MPI takes them.
 fn counts(counts: &[usize]) -> (Vec<Count>, Vec<Count>) {
-    let counts = counts.iter().map(|&count| Count::try_from(count).expect("MPI counts to 2^31"));
-    let counts: Vec<Count> = counts.collect();
+    let all: usize = counts.iter().sum();
+    if Count::try_from(all).is_err() {
+        eprintln!(
+            "error: {all} values in one message, expected at most {}, to which MPI counts; use a smaller batch or --any-order",
+            Count::MAX
+        );
+        world().abort(1);
+    }
+    let counts: Vec<Count> = counts.iter().map(|&count| count as Count).collect();
     let places = counts.iter().scan(0, |place, count| Some(std::mem::replace(place, *place + count)));
     (counts.clone(), places.collect())
 }
 
-/// Waits as long as a slower link would take for what a rank receives and sends, whichever is more.
-fn linger(link: Option<Link>, messages: usize, values: usize, bytes: usize) {
-    if let Some(Link { seconds, bytes_per_second }) = link {
-        let seconds = messages as f64 * seconds + (values * bytes) as f64 / bytes_per_second;
-        std::thread::sleep(Duration::from_secs_f64(seconds));
-    }
-}
-
 impl World {
-    fn gather<T: Equivalence + Clone>(&self, values: &mut [T], parts: &[usize]) {
+    fn gather<T: Equivalence + Clone>(&self, part: usize, values: &mut [T], parts: &[usize]) {
+        let started = Instant::now();
         let own = self.rank();
         let first = parts[..own].iter().sum::<usize>();
         let sent = values[first..first + parts[own]].to_vec();
         let received = values.len() - sent.len();
         let (counts, places) = counts(parts);
         world().all_gather_varcount_into(&sent[..], &mut PartitionMut::new(values, counts, places));
-        linger(self.link, self.size() - 1, received, size_of::<T>());
+        self.count(part, started, received * size_of::<T>());
     }
 }
 
@@ -84,6 +99,7 @@ impl Ranks for World {
     }
 
     fn all_to_all(&self, send: &[f32], parts: &[usize], received: &mut [f32], received_parts: &[usize]) {
+        let started = Instant::now();
         let own = self.rank();
         let moved = (send.len() - parts[own]).max(received.len() - received_parts[own]);
         let [(sizes, places), (received_sizes, received_places)] = [counts(parts), counts(received_parts)];
@@ -91,22 +107,23 @@ impl Ranks for World {
             &Partition::new(send, sizes, places),
             &mut PartitionMut::new(received, received_sizes, received_places),
         );
-        linger(self.link, self.size() - 1, moved, size_of::<f32>());
+        self.count(0, started, moved * size_of::<f32>());
     }
 
     fn all_gather(&self, values: &mut [f32], counts: &[usize]) {
-        self.gather(values, counts);
+        self.gather(1, values, counts);
     }
 
     fn all_gather_f64(&self, values: &mut [f64], counts: &[usize]) {
-        self.gather(values, counts);
+        self.gather(2, values, counts);
     }
 
     fn all_reduce(&self, values: &mut [f32]) {
+        let started = Instant::now();
         let sent = values.to_vec();
         world().all_reduce_into(&sent[..], values, SystemOperation::sum());
         let ranks = self.size();
         // As in a ring.
-        linger(self.link, 2 * (ranks - 1), 2 * values.len() * (ranks - 1) / ranks, size_of::<f32>());
+        self.count(3, started, 2 * values.len() * (ranks - 1) / ranks * size_of::<f32>());
     }
 }

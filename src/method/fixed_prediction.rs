@@ -25,7 +25,7 @@ pub struct FixedPrediction {
     /// Number of iterations n, at least 1.
     pub iterations: usize,
     /// Whether to run every iteration. By default the same errors, up to rounding, are computed from those of
-    /// backpropagation ([`Method::shares`](crate::Method::shares)).
+    /// backpropagation ([`Network::shares`](crate::Network::shares)).
     pub literal: bool,
 }
 

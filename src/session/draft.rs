@@ -119,7 +119,8 @@ impl Draft {
         let tiles = batch.div_ceil(plan.images);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
         let most = if layout == Layout::Channels { most.min(MOST_GROUPS) } else { most };
-        let tiles_per_group = tiles.div_ceil(most);
+        let fewest = options.groups.unwrap_or(1).clamp(1, tiles);
+        let tiles_per_group = tiles.div_ceil(most).min(tiles / fewest);
         let groups = tiles.div_ceil(tiles_per_group).div_ceil(shares);
         let threads = pool_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);

@@ -43,6 +43,11 @@ impl Session {
         self.ranks.is_some()
     }
 
+    /// The groups that a full batch is cut into, which ranks share: more ranks than those have nothing to do.
+    pub fn batch_groups(&self) -> usize {
+        self.batch.div_ceil(self.plan.images).div_ceil(self.tiles_per_group)
+    }
+
     /// This process's share of so many groups.
     pub(super) fn share_of(&self, groups: usize) -> Range<usize> {
         self.ranks.as_ref().map_or(0..groups, |ranks| share(groups, ranks.rank(), ranks.size()))

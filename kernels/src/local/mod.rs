@@ -77,7 +77,7 @@ enum Pool {
     Mean,
 }
 
-/// What the sum of a window is divided by in an average pooling.
+/// What the sum of a window is divided by in an average pooling. See [`Local`] for an example of its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Divisor {

@@ -1,0 +1,89 @@
+"""The speed of training on many nodes by a model of computing, latency and bandwidth; draws docs/scaling.svg and .png.
+
+Usage: scaling.py [--table]. The constants are measured; docs/scaling.md explains the terms.
+"""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NODES = [2**n for n in range(11)]
+LATENCY = 20e-6
+GBITS = [10, 100]
+BYTES = 4
+# Small messages of numbers in a step: losses, stops, divergences, correct answers, descents, wishes to end.
+NUMBERS = 6
+
+# Per network: values of convolutions' gradients (with biases), of matrices' gradients, of a sample's row of operands,
+# the number of matrices, samples of a node, seconds of a step of one node by each method.
+NETWORKS = {
+    "CIFAR-10, 256 samples a node": dict(
+        partial=371_338, matrices=4_262_400, row=17_418, products=3, batch=256, seconds=dict(exact=0.26, strict=2.89)
+    ),
+    # By the operations of a sample, at the speed of the CIFAR-10 network: 118 and 0.94 GFLOP for exact.
+    "VGG-19, 32 samples a node": dict(
+        partial=20_024_384 + 5_504 + 9_192, matrices=123_633_664, row=42_472, products=3, batch=32,
+        seconds=dict(exact=0.26 / 256 * 118 / 0.942 * 32, strict=2.89 / 256 * 118 / 0.942 * 32),
+    ),
+}
+
+
+def messages(network, ranks, batch, any_order):
+    """Bytes that a rank receives in a step of `batch` samples in all, and messages one after the other."""
+    partial, matrices, row, products = (network[key] for key in ("partial", "matrices", "row", "products"))
+    others = (ranks - 1) / ranks
+    if any_order:
+        values, calls = 2 * (partial + matrices), 2
+    else:
+        values, calls = 2 * partial + matrices + batch * row, 3 + products
+    return BYTES * values * others, (calls + NUMBERS) * (ranks - 1)
+
+
+def seconds(network, method, ranks, gbits, any_order):
+    received, told = messages(network, ranks, ranks * network["batch"], any_order)
+    return network["seconds"][method] + told * LATENCY + received / (gbits * 1e9 / 8)
+
+
+def table():
+    print("| network | method | Gbit/s | sums | " + " | ".join(str(n) for n in NODES[1::3]) + " |")
+    print("| --- | --- | ---: | --- |" + " ---: |" * len(NODES[1::3]))
+    for name, network in NETWORKS.items():
+        for method in ("exact", "strict"):
+            for gbits in GBITS:
+                for any_order in (False, True):
+                    shares = [network["seconds"][method] / seconds(network, method, n, gbits, any_order) for n in NODES[1::3]]
+                    told = " | ".join(f"{100 * share:.0f}%" for share in shares)
+                    print(f"| {name} | {method} | {gbits} | {'any order' if any_order else 'fixed order'} | {told} |")
+
+
+def draw():
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "scaling", "svg.fonttype": "path", "font.size": 9})
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
+    for row, (name, network) in zip(axes, NETWORKS.items()):
+        for axis, method in zip(row, ("exact", "strict")):
+            for gbits, colour in zip(GBITS, ("#d55e00", "#0072b2")):
+                for any_order, line in ((False, "-"), (True, "--")):
+                    ys = [network["seconds"][method] / seconds(network, method, n, gbits, any_order) for n in NODES]
+                    label = f"{gbits} Gbit/s, {'any order' if any_order else 'fixed order'}"
+                    axis.plot(NODES, ys, line, color=colour, label=label)
+            axis.set_xscale("log", base=2)
+            axis.set_title(f"{method}, {name}", fontsize=9)
+            axis.set_ylim(0, 1.05)
+            axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("speed of a node, alone = 1")
+    for axis in axes[1]:
+        axis.set_xlabel("nodes")
+    axes[0, 0].legend(fontsize=8)
+    for suffix in ("svg", "png"):
+        metadata = {"Date": None} if suffix == "svg" else None
+        figure.savefig(ROOT / "docs" / f"scaling.{suffix}", dpi=110, metadata=metadata)
+
+
+if __name__ == "__main__":
+    table() if "--table" in sys.argv[1:] else draw()
