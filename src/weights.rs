@@ -115,26 +115,28 @@ fn common_prefix(found: &[String], specs: &[ParameterSpec]) -> String {
     if known || found.iter().any(|name| prefix(name) != first) { String::new() } else { first }
 }
 
-/// The names of a file with nothing but `<number>.weight` and `<number>.bias` behind the prefix, in the order of
+/// The names of a file with nothing but `<number>.weight` and the like behind the prefix, in the order of
 /// parameters.
 fn flat_names(found: &[String], prefix: &str) -> Option<Vec<String>> {
-    let mut ordered: BTreeMap<(usize, bool), &String> = BTreeMap::new();
-    for name in found {
+    let mut ordered: BTreeMap<(bool, usize, usize), &String> = BTreeMap::new();
+    for name in found.iter().filter(|name| !counts_batches(name)) {
         let (number, role) = name.strip_prefix(prefix)?.split_once('.')?;
-        let bias = match role {
-            _ if role == Role::Weight.to_string() => false,
-            _ if role == Role::Bias.to_string() => true,
-            _ => return None,
-        };
-        ordered.insert((number.parse().ok()?, bias), name);
+        let role: Role = role.parse().ok()?;
+        ordered.insert((!role.is_trained(), number.parse().ok()?, role as usize), name);
     }
     Some(ordered.into_values().cloned().collect())
+}
+
+/// Whether a tensor is PyTorch's count of the batches that a batch normalisation has seen, which nothing depends on.
+fn counts_batches(name: &str) -> bool {
+    name.ends_with(".num_batches_tracked")
 }
 
 /// Refuses a tensor that is no parameter.
 fn check_no_other(file: &TensorFile, names: &[String]) -> Result<()> {
     let known: HashSet<&String> = names.iter().collect();
-    let others: BTreeSet<String> = file.names().into_iter().filter(|found| !known.contains(found)).collect();
+    let others: BTreeSet<String> =
+        file.names().into_iter().filter(|found| !known.contains(found) && !counts_batches(found)).collect();
     // What is missing says more than what is there instead.
     if names.iter().any(|name| !file.has(name)) {
         return Ok(());
@@ -151,7 +153,7 @@ fn check_no_other(file: &TensorFile, names: &[String]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Conv2d, Linear, Loss, Op, write_tensors};
+    use crate::{Conv2d, Linear, Loss, Norm, Op, write_tensors};
 
     fn network(outputs: usize) -> Network {
         let conv = Op::Conv2d(Conv2d::new(2, [3, 2]));
@@ -200,6 +202,36 @@ mod tests {
         assert!(parameters == want && notes.len() == 2, "{notes:?}");
         let error = saved(|name| name.replace("0.1.", "3.").replace("1.1.", "2.")).unwrap_err();
         assert!(error.contains("2.weight [1, 12], 3.weight [2, 1, 3, 2]") && error.contains("0.1.weight [2, 1, 3, 2]"));
+    }
+
+    #[test]
+    fn statistics_of_batches_are_read_and_their_counts_are_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("w.safetensors");
+        let norm = || Op::BatchNorm2d(Norm::default());
+        let network = Network::new(&[2, 1, 1], Loss::MSE, vec![vec![norm()], vec![norm()]]).unwrap();
+        let initial = network.initialize(1);
+        assert_eq!(initial.get("1.0.running_mean").unwrap(), [0.0, 0.0]);
+        assert_eq!(initial.get("1.0.running_var").unwrap(), [1.0, 1.0]);
+        // In the order of a state dict.
+        let roles = ["weight", "bias", "running_mean", "running_var"];
+        for names in [["0.0", "1.0"], ["0", "1"]] {
+            let mut tensors = vec![];
+            for (module, name) in names.into_iter().enumerate() {
+                for (role, kind) in roles.into_iter().enumerate() {
+                    tensors.push((format!("{name}.{kind}"), vec![2], vec![module as f32 + 0.1 * role as f32; 2]));
+                }
+                tensors.push((format!("{name}.num_batches_tracked"), vec![], vec![3.0]));
+            }
+            write_tensors(&path, &tensors).unwrap();
+            let parameters = Parameters::load(&network, &path).unwrap();
+            for (module, name) in ["0.0", "1.0"].into_iter().enumerate() {
+                for (role, kind) in roles.into_iter().enumerate() {
+                    let found = parameters.get(&format!("{name}.{kind}")).unwrap();
+                    assert_eq!(found, [module as f32 + 0.1 * role as f32; 2], "{name}.{kind}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl Watcher for Comparison {
         if training.progress().step < self.from {
             return Ok(());
         }
+        self.exact.set_dropout_step(training.progress().step);
         self.exact.infer(training.parameters(), &batch.x, &batch.y).map_err(Failure::run)?;
         let found = deviations(training.session().gradients(), self.exact.gradients());
         if self.sums.is_empty() {

@@ -352,7 +352,8 @@ fn tensors(network: &Network, session: &Session, prefix: &str, parameters: &Para
             }
         }
     }
-    let parameters = parameters.iter();
+    // Running statistics have no gradients.
+    let parameters = parameters.iter().filter(|(spec, _)| prefix != "grad" || spec.role.is_trained());
     tensors.extend(
         parameters.map(|(spec, values)| (format!("{prefix}.{}", spec.name), spec.shape.clone(), values.to_vec())),
     );

@@ -98,6 +98,28 @@ fn more_epochs_from_a_checkpoint_end_as_if_never_stopped() {
     assert!(results(&folder, "whole") == results(&folder, "parts"));
 }
 
+/// The masks of dropout follow from the seed and the step.
+#[test]
+fn dropout_goes_on_with_its_masks() {
+    let folder = Folder::new();
+    let model = folder.name("model.toml");
+    let text = "input = [1, 8, 8]\nloss = \"mse\"\n[[layer]]\nops = [{ type = \"flatten\" }, { type = \"linear\", out_features \
+                = 20 }, { type = \"dropout\" }, { type = \"tanh\" }]\n[[layer]]\nops = [{ type = \"linear\", out_features = 10 }]";
+    std::fs::write(&model, text).unwrap();
+    let [whole, parts, other, a, b, c] = ["whole", "parts", "other", "a", "b", "c"].map(|name| folder.name(name));
+    let train = |out: &str, state: &str, more: &[&str]| {
+        run(&strict(out, state, &[&["--model", &model], more].concat())).succeeded();
+    };
+    train(&whole, &a, &["--epochs", "2", "--threads", "2"]);
+    train(&parts, &b, &["--epochs", "1", "--threads", "1"]);
+    train(&parts, &b, &["--epochs", "2", "--resume"]);
+    assert!(results(&folder, "whole") == results(&folder, "parts"));
+    // Without it the run is another.
+    std::fs::write(&model, text.replace("{ type = \"dropout\" }, ", "")).unwrap();
+    train(&other, &c, &["--epochs", "2"]);
+    assert!(results(&folder, "whole") != results(&folder, "other"));
+}
+
 /// Every setting of the optimiser, stopped in the middle of an epoch's schedule.
 #[test]
 fn schedules_momentum_and_clipping_go_on_to_the_same_bits() {
