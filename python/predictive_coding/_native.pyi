@@ -117,6 +117,7 @@ class Session:
         level: Optional[str] = None,
         layout: str = "auto",
         convolution: str = "auto",
+        dropout_seed: Optional[int] = None,
         threads: Optional[int] = None,
     ) -> None:
         """Plans a session for up to `batch` samples.
@@ -131,6 +132,9 @@ class Session:
             What lies across the lanes of vectors: "auto", "images" or "channels".
         convolution : str
             How convolutions are computed: "auto", "direct" or "winograd".
+        dropout_seed : int, optional
+            The seed of the masks of dropout, which are others in every call of `infer` and `learn`. Without it there are
+            none.
         threads : int, optional
             Without it all cores, or as many as the variable RAYON_NUM_THREADS says. Results do not depend on it.
         """
@@ -185,6 +189,8 @@ class Session:
         """dLoss/dv-hat_L of the last call, `[samples, *output_shape]`."""
     def clip_gradients(self, most: float) -> float:
         """Scales the gradients down to a norm of `most`, if theirs is larger; returns the norm that they had."""
+    def set_dropout_step(self, step: int) -> None:
+        """The step that the masks of the next call are drawn for: 0 at first, and one more after each call."""
     def record_energies(self, record: bool) -> None:
         """Whether the next strict relaxations record their energies."""
     @property

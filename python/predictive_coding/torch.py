@@ -99,8 +99,13 @@ def _kept_session(read, loss, shape, method, passes_on=False):
     threads = _torch().module.get_num_threads()
     key = (read.layers, loss, shape, method, threads, passes_on)
     session = _sessions.pop(key, None)
+    drops = any(operation[0] == "dropout" for layer in read.layers for operation in layer)
     if session is None:
-        session = Session(read.network(loss, shape[1:], passes_on), shape[0], method, threads=threads)
+        network, seed = read.network(loss, shape[1:], passes_on), 0 if drops else None
+        session = Session(network, shape[0], method, dropout_seed=seed, threads=threads)
+    if drops:
+        # Masks follow torch.manual_seed, as those of PyTorch do.
+        session.set_dropout_step(int(_torch().module.randint(2**63 - 1, ())))
     try:
         yield session
     finally:
@@ -187,24 +192,31 @@ class _Model:
         _refuse_hooks(model, "the model")
         self.parameters = []
         self.owners = []
+        running = []
         self.places = []
         layers = []
         for index, module in enumerate(model):
             self.places.append([])
-            layers.append(tuple(self._operations(torch, module, str(index))))
+            layers.append(tuple(self._operations(torch, module, str(index), running)))
         self.layers = tuple(layers)
+        # What is not trained comes behind all that is.
+        self.owners += running
+        self.parameters += [module._buffers[name] for _, module, name in running]
         if len(set(map(id, self.parameters))) < len(self.parameters):
             raise ValueError("the model has the same parameter in two places, expected each to be used once")
 
-    def _operations(self, torch, module, place):
-        """The operations of a layer; each is a tuple of its name, and names and values of its arguments."""
+    def _operations(self, torch, module, place, running):
+        """The operations of a layer; each is a tuple of its name, and names and values of its arguments.
+
+        The owners of running statistics are added to `running`.
+        """
         _refuse_hooks(module, place)
         if type(module) is torch.nn.Sequential:
             operations = []
             for index, inner in enumerate(module):
-                operations += self._operations(torch, inner, f"{place}.{index}")
+                operations += self._operations(torch, inner, f"{place}.{index}", running)
             return operations
-        read = torch.readers.get(type(module))
+        read = None if _hint(torch, module) else torch.readers.get(type(module))
         if read is None:
             raise TypeError(
                 f"module {place} is of class {_class(module)}{_hint(torch, module)}, expected Sequential, "
@@ -215,6 +227,8 @@ class _Model:
             if parameter is not None:
                 self.parameters.append(parameter)
                 self.owners.append((place, module, name))
+        if type(module) is torch.nn.BatchNorm2d:
+            running += [(place, module, name) for name in ("running_mean", "running_var")]
         return [read(_Refusal(place, module), module)]
 
     def network(self, loss, input_shape, passes_on=False):
@@ -238,7 +252,23 @@ class _Model:
                     f"module {place} ({_class(module)}): {name} has shape {tuple(parameter.shape)}, but its input asks for "
                     f"{shape}"
                 )
+        for layer, operations in enumerate(self.layers):
+            for index, (place, module) in enumerate(self.places[layer]):
+                # Weights would have told.
+                if operations[index] and isinstance(module, (_torch().nn.LayerNorm, _torch().nn.RMSNorm)):
+                    self._check_whole(text, layer + passes_on, index, place, module)
         return made
+
+    def _check_whole(self, text, layer, index, place, module):
+        """Refuses a normalisation of a part of a sample."""
+        starts = [number for number, line in enumerate(text) if line == "[[layer]]"]
+        before = text[: starts[layer] + 2 + index] + ["]"]
+        whole = Network.from_toml("\n".join(before).replace('"cross_entropy"', '"mse"') + "\n").output_shape
+        if tuple(module.normalized_shape) != whole:
+            raise ValueError(
+                f"module {place} ({_class(module)}): normalized_shape is {tuple(module.normalized_shape)}, expected that of "
+                f"a whole sample, {whole}"
+            )
 
     def _in_words_of_modules(self, error, passes_on):
         """The error with a module's place and class instead of an operation's numbers."""
@@ -276,10 +306,16 @@ class _Torch:
         nn = torch.nn
         self.readers = {
             nn.Conv2d: _conv2d,
+            nn.ConvTranspose2d: _conv_transpose2d,
             nn.Linear: _linear,
             nn.MaxPool2d: _max_pool2d,
             nn.AvgPool2d: _avg_pool2d,
             nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
+            nn.LayerNorm: _layer_norm,
+            nn.RMSNorm: _rms_norm,
+            nn.GroupNorm: _group_norm,
+            nn.BatchNorm2d: _batch_norm2d,
+            nn.Dropout: lambda refusal, module: ("dropout", ("p", float(module.p))) if module.training else ("identity",),
             nn.Flatten: _flatten,
             nn.Unflatten: _unflatten,
             nn.ReLU: lambda refusal, module: ("relu",),
@@ -334,7 +370,6 @@ def _pair(value):
 
 
 def _conv2d(refusal, module):
-    refusal.unless(module.groups == 1, f"groups is {module.groups}", "1")
     refusal.unless(module.padding_mode == "zeros", f"padding_mode is {module.padding_mode!r}", "'zeros'")
     return (
         "conv2d",
@@ -343,6 +378,21 @@ def _conv2d(refusal, module):
         ("stride", module.stride),
         ("padding", module.padding),
         ("dilation", module.dilation),
+        ("groups", module.groups),
+        ("bias", module._parameters["bias"] is not None),
+    )
+
+
+def _conv_transpose2d(refusal, module):
+    return (
+        "conv_transpose2d",
+        ("out_channels", module.out_channels),
+        ("kernel_size", module.kernel_size),
+        ("stride", module.stride),
+        ("padding", module.padding),
+        ("output_padding", module.output_padding),
+        ("dilation", module.dilation),
+        ("groups", module.groups),
         ("bias", module._parameters["bias"] is not None),
     )
 
@@ -393,6 +443,27 @@ def _unflatten(refusal, module):
     image = len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)
     refusal.unless(module.dim == 1 and image, f"it unflattens axis {module.dim} to {tuple(size)}", "1 to three sizes")
     return "unflatten", ("size", tuple(size))
+
+
+def _layer_norm(refusal, module):
+    affine = module.elementwise_affine
+    refusal.unless(not affine or module._parameters["bias"] is not None, "bias is False", "True, or no elementwise_affine")
+    return "layer_norm", ("eps", float(module.eps)), ("affine", affine)
+
+
+def _rms_norm(refusal, module):
+    eps = _torch().module.finfo(_torch().float32).eps if module.eps is None else module.eps
+    return "rms_norm", ("eps", float(eps)), ("affine", module.elementwise_affine)
+
+
+def _group_norm(refusal, module):
+    arguments = ("num_groups", module.num_groups), ("eps", float(module.eps)), ("affine", module.affine)
+    return "group_norm", *arguments
+
+
+def _batch_norm2d(refusal, module):
+    refusal.unless(module._buffers["running_mean"] is not None, "track_running_stats is False", "True")
+    return "batch_norm2d", ("eps", float(module.eps)), ("affine", module.affine)
 
 
 def _hardtanh(refusal, module):

@@ -42,7 +42,7 @@ def train(
     rate : LearningRate, optional
         The learning rate of each step; without one the optimiser's own.
     epochs, batch, seed : int
-        Passes over the data set, samples of a step, and the seed of the order of the samples.
+        Passes over the data set, samples of a step, and the seed of the order of the samples and the masks of dropout.
     test : Dataset, optional
         What is evaluated after every epoch.
     clip : float, optional
@@ -68,7 +68,7 @@ def train(
     """
     parameters = network.initialize(seed) if parameters is None else parameters
     optimizer = Adam(parameters, lr=1e-3) if optimizer is None else optimizer
-    session = Session(network, min(batch, len(dataset)), method, threads=threads)
+    session = Session(network, min(batch, len(dataset)), method, dropout_seed=seed, threads=threads)
     history = []
     for epoch in range(1, epochs + 1):
         batches = dataset.batches(batch, seed=seed, epoch=epoch)

@@ -68,7 +68,9 @@ impl Session {
 #[pymethods]
 impl Session {
     #[new]
-    #[pyo3(signature = (network, batch, method=None, *, level=None, layout="auto", convolution="auto", threads=None))]
+    #[pyo3(signature = (
+        network, batch, method=None, *, level=None, layout="auto", convolution="auto", dropout_seed=None, threads=None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
@@ -78,6 +80,7 @@ impl Session {
         level: Option<&str>,
         layout: &str,
         convolution: &str,
+        dropout_seed: Option<u64>,
         threads: Option<usize>,
     ) -> PyResult<Self> {
         let method = match method {
@@ -87,7 +90,8 @@ impl Session {
         let options = Options::default()
             .with_level(level.map(parse).transpose()?)
             .with_layout(parse(layout)?)
-            .with_convolution(parse(convolution)?);
+            .with_convolution(parse(convolution)?)
+            .with_dropout_seed(dropout_seed);
         if threads == Some(0) {
             return Err(PyValueError::new_err("threads is 0, expected at least 1"));
         }
@@ -220,6 +224,12 @@ impl Session {
     /// Scales the gradients down to a norm, if theirs is larger; returns the norm that they had.
     fn clip_gradients(&self, most: f64) -> PyResult<f64> {
         Ok(self.lock()?.clip_gradients(most))
+    }
+
+    /// The step that the masks of the next call are drawn for.
+    fn set_dropout_step(&self, step: u64) -> PyResult<()> {
+        self.lock()?.set_dropout_step(step);
+        Ok(())
     }
 
     /// Whether the next strict relaxations record their energies.

@@ -292,10 +292,65 @@ def test_n_and_types_of_errors(problem):
         PCInfer(model, loss_fun, X, Y, "Strict", n=0)
 
 
+def normalising_model():
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(2, 8, 3, groups=2), nn.GroupNorm(4, 8), nn.SiLU()),
+        nn.Sequential(nn.BatchNorm2d(8, eps=1e-3), nn.Conv2d(8, 4, 3), nn.LayerNorm([4, 4, 4]), nn.Tanh()),
+        nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2, output_padding=1), nn.RMSNorm([3, 9, 9]), nn.Flatten()),
+        nn.Sequential(nn.Linear(243, 9), nn.LayerNorm(9, elementwise_affine=False), nn.Dropout()),
+        nn.Linear(9, 5),
+    )
+
+
+@pytest.mark.parametrize("ErrType", ["Strict", "FixedPred", "Exact"])
+def test_normalisations_are_pytorchs(ErrType):
+    torch.manual_seed(3)
+    model = normalising_model().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    norm = model[1][0]
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    X, Y, loss = torch.randn(3, 2, 8, 8), torch.randn(3, 5), nn.MSELoss()
+    double = normalising_model().double().eval()
+    double.load_state_dict(model.state_dict())
+    *_, epsilon, gradients = torch2pc(double, loss, X.double(), Y.double(), ErrType)
+    running = [norm.running_mean.clone(), norm.running_var.clone()]
+    found = PCInfer(model, loss, X, Y, ErrType)
+    for got, want in zip(found[-1][1:], epsilon[1:]):
+        assert relative_error(got.numpy(), want.numpy()) < 1e-5
+    for parameter, want in zip(model.parameters(), gradients):
+        assert relative_error(parameter.grad.numpy(), want.numpy()) < 1e-5
+    assert torch.equal(norm.running_mean, running[0]) and torch.equal(norm.running_var, running[1])
+    assert norm.running_mean.grad is None
+
+
+def test_dropout_follows_the_seed_and_is_off_in_eval():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Dropout(0.25), nn.Linear(400, 2))
+    X, Y, loss = torch.ones(2, 400), torch.zeros(2, 2), nn.MSELoss()
+
+    def mask(seed=None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return PCInfer(model, loss, X, Y, "Exact")[0][1]
+
+    first = mask(1)
+    assert set(first.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first, mask())
+    assert torch.equal(first, mask(1))
+    model.eval()
+    assert torch.equal(mask(), X)
+
+
 def replaced(index, module):
     model = mnist_model()
     model[index] = module
     return model
+
+
+def behind(module):
+    return replaced(1, nn.Sequential(module, nn.Conv2d(10, 5, 3), nn.Flatten()))
 
 
 class MyLinear(nn.Linear):
@@ -307,12 +362,20 @@ class MyLinear(nn.Linear):
     [
         (nn.Linear(3, 3), TypeError, "the model is of class Linear"),
         (replaced(1, nn.BatchNorm2d(10)), TypeError, "module 1 is of class BatchNorm2d in training mode"),
-        (replaced(3, nn.Sequential(nn.Dropout())), TypeError, "module 3.0 is of class Dropout, expected"),
+        (replaced(1, nn.BatchNorm1d(10).eval()), TypeError, "module 1 is of class BatchNorm1d, expected"),
+        (
+            replaced(1, nn.BatchNorm2d(10, track_running_stats=False).eval()),
+            ValueError,
+            "module 1 .BatchNorm2d.: track_running_stats is False, expected True",
+        ),
+        (behind(nn.LayerNorm(13)), ValueError, r"module 1.0 .LayerNorm.: weight has shape \(13,\)"),
+        (behind(nn.RMSNorm(13, elementwise_affine=False)), ValueError, r"1.0 .RMSNorm.: normalized_shape is \(13,\)"),
+        (replaced(1, nn.LayerNorm([10, 13, 13], bias=False)), ValueError, "module 1 .LayerNorm.: bias is False"),
+        (replaced(3, nn.Dropout(1.0)), ValueError, "module 3 .Dropout.: dropout has p 1"),
         (replaced(3, MyLinear(50, 30)), TypeError, "module 3 is of class MyLinear"),
         (mnist_model().double(), TypeError, "module 0.0 .Conv2d.: weight is torch.float64 on cpu"),
         (mnist_model().to("meta"), TypeError, "module 0.0 .Conv2d.: weight is torch.float32 on meta"),
         (replaced(0, nn.Conv2d(1, 10, 3, padding_mode="reflect")), ValueError, "module 0 .Conv2d.: padding_mode"),
-        (replaced(1, nn.Conv2d(10, 10, 3, groups=2)), ValueError, "module 1 .Conv2d.: groups is 2, expected 1"),
         (replaced(0, nn.MaxPool2d(2, return_indices=True)), ValueError, "module 0 .MaxPool2d.: return_indices is True"),
         (replaced(3, nn.Softplus(0)), ValueError, "module 3 .Softplus.: softplus has beta 0"),
         (replaced(2, nn.Unflatten(1, (5, 10))), ValueError, r"module 2 .Unflatten.: it unflattens axis 1 to \(5, 10\)"),
