@@ -96,7 +96,7 @@ fn network(loss: Loss) -> Network {
     let layers = vec![
         vec![convolution(5), Op::Tanh],
         vec![convolution(4), Op::Relu, Op::Flatten],
-        vec![linear(23), Op::Tanh],
+        vec![linear(23), Op::Tanh, Op::Dropout { p: 0.3 }],
         vec![linear(3)],
     ];
     Network::new(&[2, 5, 4], loss, layers).unwrap()
@@ -157,7 +157,7 @@ fn bits_do_not_depend_on_the_number_of_ranks() {
     ];
     for method in methods {
         for (layout, batch, groups) in [(LayoutChoice::Images, 70, None), (LayoutChoice::Channels, 40, Some(37))] {
-            let options = Options::default().with_layout(layout).with_groups(groups);
+            let options = Options::default().with_layout(layout).with_groups(groups).with_dropout_seed(Some(5));
             let network = network(Loss::CROSS_ENTROPY);
             let session = Session::new(&network, batch, &method, options).unwrap();
             assert!(groups.is_none_or(|groups| session.batch_groups() >= groups), "{}", session.batch_groups());
