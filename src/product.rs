@@ -1,7 +1,8 @@
 //! Products with weights: a convolution, its transpose, or several of either side by side.
 //!
 //! Channels that do not see each other are cut into *blocks*, and a block is a convolution of its own: one group of channels
-//! or, where a group does not fill vectors of channels, several, whose weights for one another are 0.
+//! or, where a group does not fill vectors of channels, several, whose weights for one another are 0. Channels each by
+//! itself are one block, for which there are kernels.
 
 use std::ops::Range;
 
@@ -41,6 +42,9 @@ impl ProductShape {
 
     /// The convolution of a block, and how many blocks there are.
     pub(crate) fn block(&self, level: Level, layout: Layout) -> (ConvShape, usize) {
+        if [self.conv.in_channels, self.conv.out_channels] == [self.groups; 2] {
+            return (ConvShape { groups: self.groups, ..self.conv }, 1);
+        }
         let blocks = self.groups / self.groups_per_block(level, layout);
         let ConvShape { in_channels, out_channels, .. } = self.conv;
         let [in_channels, out_channels] = [in_channels, out_channels].map(|channels| channels / blocks);
@@ -103,8 +107,8 @@ impl Product {
         if shape.transposed {
             std::mem::swap(&mut forward, &mut backward);
         }
-        let groups = shape.groups / blocks;
-        let dense = block.in_channels * block.taps() * block.out_channels;
+        let groups = shape.groups / (blocks * block.groups);
+        let dense = block.weights();
         Product {
             transposed: shape.transposed,
             blocks,

@@ -148,7 +148,7 @@ fn gemm(text: &str) -> Result<Gemm, String> {
     Ok(gemm)
 }
 
-/// `forward/b300_c1_28x28_o10_k3_s1_p0`, with `_d2` behind.
+/// `forward/b300_c1_28x28_o10_k3_s1_p0`, with `_d2` behind, or `_d1_g10` for 10 channels each by itself.
 fn conv(layout: Layout, text: &str) -> Result<Conv, String> {
     let (pass, shape) = text.split_once('/').unwrap_or((text, ""));
     let names = Pass::ALL.map(Pass::name).join(", ");
@@ -166,8 +166,12 @@ fn conv(layout: Layout, text: &str) -> Result<Conv, String> {
     let stride = fields.pair("s", 1)?;
     let padding = fields.pair("p", 0)?;
     let dilation = if fields.0.peek().is_some() { fields.pair("d", 1)? } else { [1, 1] };
+    let groups = if fields.0.peek().is_some() { fields.single("g")? } else { 1 };
     if let Some(rest) = fields.0.next() {
         return Err(format!("found {rest:?} after the end of the shape"));
+    }
+    if groups != 1 && [in_channels, out_channels] != [groups; 2] {
+        return Err(format!("{groups} groups of {in_channels} to {out_channels} channels, expected 1 or one for each"));
     }
     for axis in [0, 1] {
         let window = (kernel[axis] - 1) * dilation[axis] + 1;
@@ -176,7 +180,8 @@ fn conv(layout: Layout, text: &str) -> Result<Conv, String> {
             return Err(format!("a window of {window} is larger than the padded input of {padded}"));
         }
     }
-    let shape = ConvShape { input, kernel, stride, padding, dilation, ..ConvShape::linear(in_channels, out_channels) };
+    let linear = ConvShape::linear(in_channels, out_channels);
+    let shape = ConvShape { input, kernel, stride, padding, dilation, groups, ..linear };
     Ok(Conv { layout, pass, batch, shape })
 }
 

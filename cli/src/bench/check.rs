@@ -70,27 +70,30 @@ pub fn conv(conv: &Conv, operands: [&[f32]; 2], result: &[f32]) -> Result<(), St
     let Conv { pass, batch, shape, .. } = conv;
     let [input, output] = [shape.input, shape.output()].map(|[height, width]| height * width);
     let (c, o) = (shape.in_channels, shape.out_channels);
-    let (of_batch, of_c, of_o) = (factors(11, *batch), factors(12, c), factors(13, o));
+    let of_batch = factors(11, *batch);
+    // Channels that see each other are summed up.
+    let [of_c, of_o] = if shape.groups == 1 { [factors(12, c), factors(13, o)] } else { [vec![1.0], vec![1.0]] };
+    let (left_c, left_o) = (c / of_c.len(), o / of_o.len());
     let [first, second] = operands;
     match pass {
         Pass::Forward => {
-            let shape = ConvShape { out_channels: 1, ..*shape };
+            let shape = ConvShape { out_channels: left_o, ..*shape };
             let x = rounded(contract(first, &of_batch, c * input));
-            let weight = rounded(contract(second, &of_o, c * shape.taps()));
-            let found = contract(&contract(result, &of_o, output), &of_batch, output);
+            let weight = rounded(contract(second, &of_o, left_o * (c / shape.groups) * shape.taps()));
+            let found = contract(&contract(result, &of_o, output), &of_batch, left_o * output);
             let expected = reference::conv_forward(&shape, 1, &x, &weight);
             compare(&found, &expected, c * shape.taps(), batch * o)
         }
         Pass::BackwardData => {
-            let shape = ConvShape { in_channels: 1, ..*shape };
+            let shape = ConvShape { in_channels: left_c, ..*shape };
             let e = rounded(contract(first, &of_batch, o * output));
             let weight = rounded(contract(second, &of_c, shape.taps()));
-            let found = contract(&contract(result, &of_c, input), &of_batch, input);
+            let found = contract(&contract(result, &of_c, input), &of_batch, left_c * input);
             let expected = reference::conv_backward_data(&shape, 1, &e, &weight);
             compare(&found, &expected, o * shape.taps(), batch * c)
         }
         Pass::BackwardWeights => {
-            let shape = ConvShape { in_channels: 1, out_channels: 1, ..*shape };
+            let shape = ConvShape { in_channels: left_c, out_channels: left_o, ..*shape };
             let e = rounded(contract(first, &of_o, output));
             let x = rounded(contract(second, &of_c, input));
             let found = contract(&contract(result, &of_c, shape.taps()), &of_o, shape.taps());

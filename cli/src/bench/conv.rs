@@ -66,7 +66,7 @@ impl Conv {
         [
             product(&[in_channels, input[0], input[1]]),
             product(&[out_channels, output[0], output[1]]),
-            product(&[out_channels, in_channels, kernel[0], kernel[1]]),
+            product(&[out_channels, in_channels / self.shape.groups, kernel[0], kernel[1]]),
         ]
     }
 
@@ -201,7 +201,7 @@ impl Conv {
         let (e, x) = (tiles.tiled(operands[0], output), tiles.tiled(operands[1], input));
         let parts = tiles.count().min(rayon::current_num_threads());
         let sums = conv.gradient_len();
-        let mut weights = poisoned(self.shape.out_channels * self.shape.in_channels * self.shape.taps());
+        let mut weights = poisoned(self.shape.weights());
         let scratch_len = conv.scratch_len();
         // One element at least, for there are chunks only of something.
         let mut scratch = poisoned(parts * scratch_len.max(1));
