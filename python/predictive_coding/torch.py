@@ -384,17 +384,8 @@ def _conv2d(refusal, module):
 
 
 def _conv_transpose2d(refusal, module):
-    return (
-        "conv_transpose2d",
-        ("out_channels", module.out_channels),
-        ("kernel_size", module.kernel_size),
-        ("stride", module.stride),
-        ("padding", module.padding),
-        ("output_padding", module.output_padding),
-        ("dilation", module.dilation),
-        ("groups", module.groups),
-        ("bias", module._parameters["bias"] is not None),
-    )
+    name, *arguments = _conv2d(refusal, module)
+    return "conv_transpose2d", ("output_padding", module.output_padding), *arguments
 
 
 def _linear(refusal, module):

@@ -95,10 +95,15 @@ def random_model(rng):
         nonlocal size
         channels, height, width = size
         kind = rng.integers(6)
-        if kind < 3:
+        if kind == 0:
+            groups = channels if rng.random() < 0.5 else 1
+            module = nn.ConvTranspose2d(channels, 2 * groups, 3, 2, 1, 1, groups)
+        elif kind < 3:
             kernel, padding = int(rng.integers(1, 4)), int(rng.integers(0, 2))
             stride = int(rng.integers(1, 3))
-            module = nn.Conv2d(channels, int(rng.integers(1, 6)), kernel, stride, padding, bias=bool(rng.random() < 0.8))
+            groups = channels if rng.random() < 0.3 else 1
+            outputs, bias = groups * int(rng.integers(1, 4)), bool(rng.random() < 0.8)
+            module = nn.Conv2d(channels, outputs, kernel, stride, padding, groups=groups, bias=bias)
         elif kind == 3:
             module = nn.MaxPool2d(2, int(rng.integers(1, 4)), ceil_mode=bool(rng.random() < 0.5))
         elif kind == 4:
@@ -119,7 +124,7 @@ def random_model(rng):
             kind = rng.random()
             if kind < 0.45:
                 activation = ACTIVATIONS[rng.integers(len(ACTIVATIONS))]
-                behind_product = ops and isinstance(ops[-1], (nn.Conv2d, nn.Linear))
+                behind_product = ops and isinstance(ops[-1], (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
                 ops.append(nn.ReLU() if activation is IN_PLACE and not behind_product else activation())
             elif not flat and kind < 0.9:
                 ops.append(image())

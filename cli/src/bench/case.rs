@@ -263,7 +263,12 @@ mod tests {
         let dilated = ConvShape { dilation: [2, 2], ..conv.shape };
         assert_eq!(
             parsed("conv/backward-data/b300_c1_28x30_o10_k3_s1_p0_d2"),
-            Work::Conv(Conv { pass: Pass::BackwardData, shape: dilated, ..conv })
+            Work::Conv(Conv { pass: Pass::BackwardData, shape: dilated, ..conv.clone() })
+        );
+        let depthwise = ConvShape { in_channels: 10, groups: 10, ..conv.shape };
+        assert_eq!(
+            parsed("conv/forward/b300_c10_28x30_o10_k3_s1_p0_d1_g10"),
+            Work::Conv(Conv { shape: depthwise, ..conv })
         );
     }
 

@@ -30,8 +30,8 @@ pub struct Bench {
     /// gemm/MxKxN is a matrix product. /ta or /tb at the end means that A or B is stored transposed, /packed that A is packed
     /// beforehand. conv/PASS/SHAPE is a convolution with one image per lane, conv-channels/PASS/SHAPE with one channel per
     /// lane, conv-nchw/PASS/SHAPE on plain NCHW tensors. PASS is forward, backward-data or backward-weights. SHAPE has the
-    /// batch, channels, input, outputs, kernel, stride and padding; _d2 at the end is a dilation. k, s, p and d can be pairs,
-    /// as in k3x1.
+    /// batch, channels, input, outputs, kernel, stride and padding; _d2 at the end is a dilation, _d1_g10 that each of 10
+    /// channels is convolved by itself. k, s, p and d can be pairs, as in k3x1.
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<Case>,
     /// A set of cases [default: all, if there is no --case]
