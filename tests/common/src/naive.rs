@@ -20,6 +20,8 @@ pub struct Naive<T> {
     /// p_l, for l = 1..=L; 1 for the input and the output.
     precisions: Vec<T>,
     parameters: usize,
+    /// What the elements of a sample of eps_l are off by, as shares of them; none, if empty.
+    rounding: Vec<Vec<T>>,
 }
 
 /// f_l: operations on a sum of branches.
@@ -119,12 +121,14 @@ impl<T: Real> Naive<T> {
             sizes: shapes.map(|shape| shape.iter().product()).collect(),
             precisions: iter::once(1.0).chain(network.precisions()).map(T::of).collect(),
             parameters: values.len(),
+            rounding: vec![],
         }
     }
 
-    /// Gives each sum of products an error of its own, the same for every sample, as a multiple of the sum of their
-    /// sizes.
+    /// Gives each sum of products, and each error that is pulled back or makes gradients, an error of its own, the same for
+    /// every sample: of a sum as a multiple of the sum of the sizes of its terms.
     pub fn round(&mut self, mut error: impl FnMut() -> T) {
+        self.rounding = self.sizes.iter().map(|&size| (0..size).map(|_| error()).collect()).collect();
         for NaiveLayer { branches, ops } in &mut self.layers {
             let branches = branches.iter_mut().flat_map(|(_, ops)| ops);
             branches.chain(ops).for_each(|op| op.round(&mut error));
@@ -406,6 +410,8 @@ impl<T: Real> Naive<T> {
         let NaiveLayer { branches, ops } = &self.layers[l - 1];
         let mut pulled = vec![vec![]; branches.len()];
         for (sample, eps) in eps.chunks(self.sizes[l]).enumerate() {
+            let off = |i: usize| self.rounding.get(l).map_or(T::default(), |errors| errors[i]);
+            let eps: Vec<T> = eps.iter().enumerate().map(|(i, &eps)| eps + off(i) * eps).collect();
             let (traces, trace) = self.trace(l, v, sample);
             let mut back = |ops: &[Operation<T>], trace: &[Vec<T>], mut d: Vec<T>| {
                 for (op, x) in ops.iter().zip(trace).rev() {
@@ -414,7 +420,7 @@ impl<T: Real> Naive<T> {
                 }
                 d
             };
-            let d = back(ops, &trace, eps.to_vec());
+            let d = back(ops, &trace, eps);
             for ((pulled, (_, ops)), trace) in pulled.iter_mut().zip(branches).zip(&traces) {
                 pulled.extend(back(ops, trace, d.clone()));
             }

@@ -124,6 +124,15 @@ pub fn network(rng: &mut ChaCha8Rng) -> Network {
             ops.push(op);
             // Of values that hardly differ, what a normalisation leaves is their rounding.
             if is_spread && rng.random_bool(0.15) {
+                // It takes biases away, but for the rounding of their gradients.
+                if let Some(
+                    Op::Conv2d(Conv2d { bias, .. })
+                    | Op::ConvTranspose2d(ConvTranspose2d { bias, .. })
+                    | Op::Linear(Linear { bias, .. }),
+                ) = ops.last_mut()
+                {
+                    *bias = false;
+                }
                 ops.push(normalisation(rng, &shape));
             }
         }
