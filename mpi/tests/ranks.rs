@@ -1,6 +1,6 @@
 //! `predictive-coding-mpi` under mpirun. `PREDICTIVE_CODING_RANKS` names the numbers of ranks, as in `1,2,3`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -170,7 +170,7 @@ fn kept(command: Command, directory: &Path, epochs: &str) -> Command {
 }
 
 /// Waits until a file is there.
-fn wait_for(path: &PathBuf, child: &mut Child) {
+fn wait_for(path: &Path, child: &mut Child) {
     let started = Instant::now();
     while !path.exists() {
         assert!(child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(60), "no checkpoint");
