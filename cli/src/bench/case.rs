@@ -314,7 +314,7 @@ mod tests {
             ("conv/forward/b1_c1_3x3_o1_k3_s0_p0", "found \"s0\""),
             ("conv/forward/b1_c1_3x3_o1_k3_s1", "found \"\", expected pN"),
             ("conv/forward/b1_c1_3x3_o1_k3_s1_p0_d0", "found \"d0\""),
-            ("conv/forward/b1_c1_3x3_o1_k3_s1_p0_d1_g1", "found \"g1\""),
+            ("conv/forward/b1_c1_3x3_o1_k3_s1_p0_d1_h1", "found \"h1\""),
             ("conv/forward/b1_c1_9x3_o1_k3_s1_p0_d2", "a window of 5 is larger than the padded input of 3"),
         ] {
             let error = name.parse::<Case>().unwrap_err();
