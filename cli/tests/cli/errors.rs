@@ -125,8 +125,8 @@ fn model_files() {
     let folder = Folder::with_model(2);
     folder.write("model.toml", MODEL.replace("tanh", "tanhh"));
     folder.infer("exact", &[]).refused(&["model.toml", "operation 0.1", "unknown operation \"tanhh\"", "conv2d, "]);
-    folder.write("model.toml", MODEL.replace("kernel_size = 3", "kernel_size = 3, groups = 1"));
-    folder.infer("exact", &[]).refused(&["operation 0.0", "groups"]);
+    folder.write("model.toml", MODEL.replace("kernel_size = 3", "kernel_size = 3, group = 1"));
+    folder.infer("exact", &[]).refused(&["operation 0.0", "group"]);
     folder.write("model.toml", MODEL.replace("kernel_size = 3", "kernel_size = 5"));
     folder.infer("exact", &[]).refused(&["operation 0.0", "window of 5"]);
     folder.write("model.toml", MODEL.replace("loss = \"mse\"", "loss = \n\"mse\""));

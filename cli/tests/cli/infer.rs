@@ -137,6 +137,7 @@ fn json_is_one_line_with_every_field() {
                 "fresh_errors",
                 "nudge",
                 "centred",
+                "free_input",
                 "on_divergence",
                 "batch",
                 "threads",
