@@ -31,6 +31,7 @@ pub struct Options {
     /// The seed of the masks of [dropout](crate::Op::Dropout), each of which follows from the seed, the step, the operation,
     /// the sample's place in the batch and the element alone. Every call of `infer` and `learn` is a step. By default there
     /// are no masks, as in `predict` and `forward`.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub dropout_seed: Option<u64>,
     /// The fewest groups that a batch is cut into, as far as it has tiles, where [ranks](crate::Session::shared) would else be
     /// left without one. Each group has partial gradients of its own, so that more of them take more memory; the last bits
