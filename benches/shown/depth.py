@@ -4,7 +4,6 @@ Residual networks of 128 ReLU units on MNIST, one epoch of batches of 64, Adam a
 many iterations as there are layers. Needs matplotlib. The program is `--binary`.
 """
 import argparse
-import csv
 import json
 import subprocess
 import tempfile
@@ -46,8 +45,7 @@ def run(args, depth, mupc):
         seconds = time.perf_counter() - begin
         if done.returncode:
             return None, seconds, done.stderr.strip().splitlines()[-1:]
-        rows = list(csv.DictReader(open(Path(folder) / "run" / "history.csv")))
-        return float(rows[-1]["test_accuracy"]), seconds, None
+        return json.loads((Path(folder) / "run" / "run.json").read_text())["test"]["accuracy"], seconds, None
 
 
 def main():

@@ -1,16 +1,18 @@
-//! `predict`: the outputs of trained weights for inputs without targets.
+//! `predict`: the outputs of trained weights for inputs without targets, or for inputs that relax to given targets.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use image::imageops::FilterType;
-use predictive_coding::{Network, write_atomically};
+use predictive_coding::{
+    BatchFile, FreeInput, Network, Options, Parameters, Quantity, Session, Strict, write_atomically,
+};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::arrays;
 use crate::console::{Failure, print};
-use crate::machine::{check_memory, forward_session, on_threads};
+use crate::machine::{check_memory, check_session, forward_session, on_threads};
 use crate::options::{Threads, load_weights};
 use crate::training::largest;
 use crate::writable;
@@ -24,6 +26,8 @@ enum What {
     Probabilities,
     /// The outputs themselves
     Logits,
+    /// The inputs as they are at the end; needs --free-input
+    Inputs,
 }
 
 impl What {
@@ -32,6 +36,7 @@ impl What {
             What::Labels => "labels",
             What::Probabilities => "probabilities",
             What::Logits => "logits",
+            What::Inputs => "inputs",
         }
     }
 }
@@ -39,7 +44,10 @@ impl What {
 /// Predict labels, probabilities or outputs for inputs.
 ///
 /// Prints one line per sample, with commas between numbers. With --output, writes a safetensors file instead, which
-/// holds labels (i64 [samples]), or probabilities or logits (f32 [samples, outputs]).
+/// holds labels (i64 [samples]), probabilities or logits (f32 [samples, outputs]), or inputs (f32 [samples, inputs]).
+///
+/// With --free-input, the inputs first relax to given targets: the latent of an image, what is missing in an input, an
+/// input for a label. The predictions are then the outputs of the forward pass from these inputs.
 #[derive(Args, Clone, Debug)]
 pub struct Predict {
     /// Model file
@@ -61,8 +69,23 @@ pub struct Predict {
     #[arg(long, value_name = "O")]
     output: Option<PathBuf>,
     /// Number of samples per forward pass
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 64, conflicts_with = "free_input", value_parser = clap::value_parser!(u64).range(1..))]
     batch: u64,
+    /// Relax the inputs by strict; the file of --input is then one batch of infer
+    ///
+    /// It is a .safetensors file with x, where the inputs start, the targets y, and, if parts of them are known,
+    /// input_mask and mask (1 clamped, 0 free).
+    #[arg(long, requires_all = ["eta", "iterations"])]
+    free_input: bool,
+    /// Step size of the relaxation
+    #[arg(long, requires = "free_input", allow_hyphen_values = true)]
+    eta: Option<f64>,
+    /// Number of iterations of the relaxation
+    #[arg(long, value_name = "N", requires = "free_input")]
+    iterations: Option<usize>,
+    /// Precision that ties a free input to x [default: 0]
+    #[arg(long, value_name = "P", requires = "free_input", allow_hyphen_values = true)]
+    input_precision: Option<f64>,
     #[command(flatten)]
     threads: Threads,
 }
@@ -74,16 +97,22 @@ impl Predict {
     }
 
     fn predict(&self) -> Result<(), Failure> {
+        if self.what == What::Inputs && !self.free_input {
+            return Err(Failure::usage("--as inputs was given, but inputs only change with --free-input; add it"));
+        }
         let network = Network::from_file(&self.model)?;
         check_memory(&network, 1)?;
         let parameters = load_weights(&network, &self.weights)?;
-        let x = self.inputs(&network)?;
         if let Some(output) = &self.output {
             let inputs = self.input.iter().map(|path| ("--input", path.as_path()));
             let others = [("--model", self.model.as_path()), ("--weights", self.weights.as_path())];
             writable::apart(output, inputs.chain(others))?;
             writable::file(output)?;
         }
+        let x = match (self.eta, self.iterations) {
+            (Some(eta), Some(iterations)) => self.relaxed(&network, &parameters, eta, iterations)?,
+            _ => self.inputs(&network)?,
+        };
         let elements = network.input_shape().iter().product::<usize>();
         let samples = x.len() / elements;
         let batch = usize::try_from(self.batch).unwrap_or(usize::MAX).min(samples);
@@ -104,19 +133,49 @@ impl Predict {
                     self.write(path, Dtype::I64, vec![samples], &bytes)
                 }
                 What::Probabilities | What::Logits => {
-                    let bytes: Vec<u8> = outputs.iter().flat_map(|output| output.to_le_bytes()).collect();
-                    self.write(path, Dtype::F32, [&[samples], network.output_shape()].concat(), &bytes)
+                    self.write_numbers(path, samples, network.output_shape(), &outputs)
                 }
+                What::Inputs => self.write_numbers(path, samples, network.input_shape(), &x),
             };
         }
+        let rows = |values: &[f32], length: usize| -> Vec<String> {
+            let row = |row: &[f32]| row.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
+            values.chunks(length).map(row).collect()
+        };
         let lines: Vec<String> = match self.what {
             What::Labels => labels.iter().map(usize::to_string).collect(),
-            What::Probabilities | What::Logits => {
-                let row = |row: &[f32]| row.iter().map(f32::to_string).collect::<Vec<_>>().join(",");
-                outputs.chunks(classes).map(row).collect()
-            }
+            What::Probabilities | What::Logits => rows(&outputs, classes),
+            What::Inputs => rows(&x, elements),
         };
         print(&lines.join("\n"))
+    }
+
+    /// The inputs of a batch after they have relaxed to its targets.
+    fn relaxed(
+        &self,
+        network: &Network,
+        parameters: &Parameters,
+        eta: f64,
+        iterations: usize,
+    ) -> Result<Vec<f32>, Failure> {
+        let [path] = &self.input[..] else {
+            return Err(Failure::usage(format!(
+                "--free-input was given with {} files of --input; expected one file with x and y",
+                self.input.len()
+            )));
+        };
+        let batch = BatchFile::read(network, path)?;
+        let free_input = FreeInput::default().with_precision(self.input_precision.unwrap_or(0.0));
+        let method = Strict::new(eta, iterations).with_free_input(Some(free_input)).into();
+        check_session(network, batch.samples, &method, &Options::default())?;
+        let mut session = Session::new(network, batch.samples, method, Options::default())?;
+        session.infer_with(parameters, &batch.x, &batch.y, batch.conditions(true)).map_err(Failure::run)?;
+        Ok(session.get(Quantity::Belief, 0)?)
+    }
+
+    fn write_numbers(&self, path: &Path, samples: usize, shape: &[usize], values: &[f32]) -> Result<(), Failure> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.write(path, Dtype::F32, [&[samples], shape].concat(), &bytes)
     }
 
     fn write(&self, path: &Path, dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<(), Failure> {

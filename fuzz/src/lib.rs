@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use predictive_coding::{
-    Adam, BatchFile, Conv2d, Dataset, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer, Options,
-    Parameters, Progress, Session, Settings, StartFile, Strict, load_checkpoint, save_checkpoint,
+    Adam, BatchFile, Conv2d, Dataset, Error, FreeInput, Linear, Loss, MaxPool2d, Method, Network, Op, Optimizer,
+    Options, Parameters, Progress, Session, Settings, StartFile, Strict, load_checkpoint, save_checkpoint,
 };
 use predictive_coding_reference::memory::Counting;
 
@@ -125,9 +125,17 @@ pub fn batch(allocator: &Counting, bytes: &[u8]) {
     let network = network();
     let batch = bounded(allocator, 100 * bytes.len(), || told(BatchFile::read(&network, file.path())));
     let Some(batch) = batch.filter(|batch| batch.samples <= 100) else { return };
+    let parameters = network.initialize(1);
     let mut session = Session::new(&network, batch.samples, Method::Exact, Options::default())
         .expect("a small network can be planned");
-    session.infer(&network.initialize(1), &batch.x, &batch.y).expect("what was read fits");
+    session.infer(&parameters, &batch.x, &batch.y).expect("what was read fits");
+    let strict = Strict::new(0.1, 2).with_free_input(Some(FreeInput::default()));
+    let mut session = Session::new(&network, batch.samples, strict, Options::default()).expect("as the other");
+    match session.infer_with(&parameters, &batch.x, &batch.y, batch.conditions(true)) {
+        // A mask may hold numbers that mask nothing.
+        Ok(_) | Err(Error::Diverged(_) | Error::Input(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// Initial beliefs as safetensors, which a relaxation starts at if they are read.

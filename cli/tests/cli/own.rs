@@ -242,3 +242,50 @@ fn outputs_without_targets() {
     run(&["predict", "--model", model, "--weights", &weights, "--input", &none])
         .refused(&["no.png: cannot be decoded"]);
 }
+
+#[test]
+fn a_free_input_relaxes_to_its_targets() {
+    let folder = Folder::new();
+    let model = folder.write(
+        "line.toml",
+        "input = [2]\nloss = { type = \"mse\", reduction = \"sum\", weight = 0.5 }\n[[layer]]\nops = [{ type = \"linear\", \
+         out_features = 3, bias = false }]\n",
+    );
+    // Columns (1, 1, 0) and (0, 1, 1): the first and the third target tell both inputs.
+    let weights = bytes(&[1.0f32, 0.0, 1.0, 1.0, 0.0, 1.0], f32::to_le_bytes);
+    let weights = safetensors(&folder, "weights.safetensors", &[("0.0.weight", Dtype::F32, &[3, 2], weights)]);
+    let floats = |values: &[f32]| bytes(values, f32::to_le_bytes);
+    let batch = |name: &str, input_mask: [f32; 2]| {
+        let arrays: [(&str, Dtype, &[usize], Vec<u8>); 4] = [
+            ("x", Dtype::F32, &[1, 2], floats(&[0.0, 7.0])),
+            ("y", Dtype::F32, &[1, 3], floats(&[2.0, 99.0, -3.0])),
+            ("mask", Dtype::F32, &[1, 3], floats(&[1.0, 0.0, 1.0])),
+            ("input_mask", Dtype::F32, &[1, 2], floats(&input_mask)),
+        ];
+        safetensors(&folder, name, &arrays)
+    };
+    let predict = |batch: &str, what: &str, more: &[&str]| {
+        let arguments = ["predict", "--model", &model, "--weights", &weights, "--input", batch, "--as", what];
+        let text = run(&[&arguments[..], more].concat()).succeeded().stdout;
+        text.trim().split(',').map(|value| value.parse::<f64>().unwrap()).collect::<Vec<_>>()
+    };
+    let near = |found: Vec<f64>, expected: &[f64]| {
+        assert_eq!(found.len(), expected.len());
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {expected:?}");
+    };
+    let relax = ["--free-input", "--eta", "0.5", "--iterations", "100"];
+    let free = batch("free.safetensors", [0.0, 0.0]);
+    near(predict(&free, "inputs", &relax), &[2.0, -3.0]);
+    near(predict(&free, "logits", &relax), &[2.0, -1.0, -3.0]);
+    // A precision of 1 draws each half of the way back to x.
+    near(predict(&free, "inputs", &[&relax[..], &["--input-precision", "1"]].concat()), &[1.0, 2.0]);
+    let clamped = batch("clamped.safetensors", [0.0, 1.0]);
+    near(predict(&clamped, "inputs", &relax), &[2.0, 7.0]);
+
+    let arguments = ["predict", "--model", &model, "--weights", &weights, "--input", &free];
+    run(&[&arguments[..], &["--as", "inputs"]].concat()).refused(&["--as inputs", "--free-input; add it"]);
+    run(&[&arguments[..], &["--free-input"]].concat()).refused(&["--eta"]);
+    run(&[&arguments[..], &["--eta", "0.1"]].concat()).refused(&["--free-input"]);
+    let both = run(&[&arguments[..], &[&free], &relax].concat());
+    both.refused(&["2 files of --input", "expected one file with x and y"]);
+}

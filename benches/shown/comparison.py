@@ -1,0 +1,77 @@
+"""Accuracy and seconds of every rule on MNIST; each row is one command. python benches/shown/comparison.py --data DIR
+
+Prints a row of a Markdown table after each rule. `--part` chooses one of the three tables. The program is `--binary`.
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+MODELS = Path(__file__).resolve().parent / "models"
+USUAL = "--batch 128 --epochs 25 --optimizer adamw --lr 1e-3 --weight-decay 1e-4 --schedule cosine --warmup 469"
+SMALL = {
+    "exact": "exact",
+    "fixed-prediction": "fixed-prediction --eta 0.5 --iterations 8",
+    "strict, momentum": "strict --eta 0.1 --belief-momentum 0.5 --iterations 8",
+    "error-based": "error-based --eta 0.1 --iterations 8",
+    "nudged, 0.1": "strict --eta 0.2 --iterations 8 --nudge 0.1",
+    "nudged, -0.1": "strict --eta 0.2 --iterations 8 --nudge -0.1",
+    "nudged, centred": "strict --eta 0.2 --iterations 8 --nudge 0.1 --centred",
+    "incremental": "incremental --eta 0.1 --iterations 8",
+}
+PARTS = {
+    "small": (MODELS / "mlp.toml", USUAL, SMALL, [1, 2, 3]),
+    "sigmoid": (
+        MODELS / "mlp_sigmoid.toml", "--batch 250 --epochs 100",
+        {"strict": "strict --eta 0.1 --iterations 20", "exact": "exact"}, [1],
+    ),
+    "paper": (
+        None, "--epochs 10",
+        {
+            "exact": "exact",
+            "fixed-prediction": "fixed-prediction --eta 0.1 --iterations 20",
+            "strict": "strict --eta auto --iterations 20",
+            "error-based": "error-based --eta auto --iterations 5",
+        },
+        [1],
+    ),
+}
+
+
+def run(args, model, common, method, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [args.binary, "train", "--dataset", "mnist", "--data", args.data, "--seed", str(seed), "--out", str(out)]
+        command += [*(["--model", str(model)] if model else []), *common.split(), "--method", *method.split()]
+        done = subprocess.run([*args.prefix.split(), *command], capture_output=True, text=True)
+        if done.returncode:
+            return done.stderr.strip().splitlines()[-1]
+        result = json.loads((out / "run.json").read_text())
+        return 100 * result["test"]["accuracy"], result["seconds"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", default="target/release/predictive-coding")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--rule", nargs="+", help="only these rows")
+    parser.add_argument("--prefix", default="", help="a command that runs each run")
+    parser.add_argument("--more", default="", help="options that come last")
+    args = parser.parse_args()
+    for part in args.part:
+        model, common, rules, seeds = PARTS[part]
+        print(f"\n{part}: `train --dataset mnist {common}`\n\n| rule | options | test accuracy | seconds |\n|---|---|---|---|")
+        for name, method in rules.items():
+            if args.rule and name not in args.rule:
+                continue
+            found = [run(args, model, f"{common} {args.more}", method, seed) for seed in seeds]
+            wrong = [line for line in found if isinstance(line, str)]
+            accuracies = ", ".join(f"{accuracy:.2f}%" for accuracy, _ in found) if not wrong else wrong[0]
+            seconds = "" if wrong else f"{statistics.median(seconds for _, seconds in found):.0f}"
+            print(f"| {name} | `--method {method}` | {accuracies} | {seconds} |", flush=True)
+
+
+main()
