@@ -510,7 +510,8 @@ impl Back<'_> {
         let Plan { steps: all, inputs, level, .. } = layers.plan;
         let (mut from, mut to) = (&mut *self.from, &mut *self.to);
         let (start, end, parallel) = (steps.start, steps.end, layers.parallel);
-        let lowest = match (&out, steps.clone().find(|&b| all[b].has_parameters())) {
+        let trained = steps.clone().find(|&b| all[b].has_parameters()).filter(|_| gradients.is_some());
+        let lowest = match (&out, trained) {
             (Some(_), _) => start,
             (None, Some(lowest)) => lowest,
             (None, None) => return,

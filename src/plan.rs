@@ -218,6 +218,11 @@ impl Plan {
         })
     }
 
+    /// Whether a belief's prediction may leave v-hat, now or later. Else its epsilon is -u.
+    pub(crate) fn is_predicted(&self, source: Option<usize>, front: Front) -> bool {
+        source.is_some_and(|layer| self.layers[layer].wave.reads_beliefs || front == Front::Parameters)
+    }
+
     /// The beliefs on which not exactly one layer pulls: their own errors move them by themselves.
     pub(crate) fn pulled_apart(&self, front: Front) -> impl Iterator<Item = Option<usize>> {
         let idle = self.layers.iter().filter(move |layer| !layer.wave.is_wrong(front));

@@ -19,6 +19,7 @@ use crate::method::FixedPrediction;
 use crate::options::Options;
 use crate::plan::{LayerPlan, Link};
 use crate::state::{Tile, Values};
+use crate::wave::Wave;
 
 pub(crate) fn fixed_prediction(
     mut tile: Relaxation<'_>,
@@ -60,7 +61,12 @@ pub(crate) fn fixed_prediction(
                 errors[above].iter_mut().for_each(|error| *error *= kept);
             }
         }
-        (0..tile.len() - 1).for_each(|layer| tile.pull_to_product(layer));
+        for layer in 0..tile.len() - 1 {
+            let Wave { reached, reads_beliefs, .. } = plan.layers[layer].wave;
+            if reads_beliefs && reached <= iteration + 1 {
+                tile.pull_to_product(layer);
+            }
+        }
     }
     let Relaxation { layers, tile: Tile { activations, deviations, errors, .. }, scratch, .. } = &mut tile;
     let values = Values::new(plan, &scratch.values, activations);

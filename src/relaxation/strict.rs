@@ -328,25 +328,18 @@ pub(super) fn weighted(factor: f64) -> Combine<'static> {
 }
 
 impl Relaxation<'_> {
-    /// The errors of the layers that are wrong, pulled back to their products; the loss of each lane.
+    /// The errors of the layers that are wrong and read beliefs, pulled back to their products; the loss of each lane.
     fn predict(&mut self, front: Front, losses: &mut [f64]) {
         let plan = self.layers.plan;
         let Tile { samples, activations, deviations, errors, output_difference, targets, mask, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        let input = plan.input.output.clone();
-        elementwise::combine(
-            plan.level,
-            &deviations[input.clone()],
-            weighted(-plan.input.precision),
-            &mut errors[input],
-        );
         let (last, hidden) = plan.layers.split_last().expect("a network has layers");
         for (layer, LayerPlan { output, precision, wave, .. }) in hidden.iter().enumerate() {
             let error = &mut errors[output.clone()];
             if wave.is_predicted(front) {
                 self.layers.relax(layer, values, deviations, work, error);
-            } else if wave.is_wrong(front) {
+            } else if wave.is_wrong(front) && wave.reads_beliefs {
                 elementwise::combine(plan.level, &deviations[output.clone()], weighted(-precision), error);
                 self.layers.pull_to_product(layer, values, false, error, work);
             }

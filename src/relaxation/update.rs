@@ -11,7 +11,7 @@
 
 use predictive_coding_kernels::{Combine, elementwise};
 
-use super::{Relaxation, clear_clamped};
+use super::{Relaxation, clear_clamped, strict::weighted};
 use crate::layer::{Input, Towards};
 use crate::method::Solver;
 use crate::plan::{LayerPlan, Link};
@@ -36,14 +36,22 @@ impl Relaxation<'_> {
         };
         for source in plan.pulled_apart(front).filter(|&source| wrong(source)) {
             let place = plan.belief(source);
+            if !plan.is_predicted(source, front) {
+                let minus = weighted(-plan.pace(source).0);
+                elementwise::combine(plan.level, &deviations[place.clone()], minus, &mut errors[place.clone()]);
+            }
             elementwise::combine(plan.level, &errors[place.clone()], step(source, 1.0), &mut deviations[place]);
         }
-        let combine = |link: &Link| match link.alone && wrong(link.source) {
-            true => {
-                let step = step(link.source, -1.0);
-                Combine { gamma: -step.alpha, other: &errors[plan.belief(link.source)], ..step }
+        let combine = |link: &Link| {
+            let Link { source, alone, .. } = *link;
+            let (precision, rate) = plan.pace(source);
+            match alone && wrong(source) {
+                true if plan.is_predicted(source, front) => {
+                    Combine { gamma: rate as f32, other: &errors[plan.belief(source)], ..step(source, -1.0) }
+                }
+                true => Combine { beta: -(rate * precision) as f32, ..step(source, -1.0) },
+                false => step(source, -1.0),
             }
-            false => step(link.source, -1.0),
         };
         for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate() {
             if wave.is_wrong(front) {
@@ -66,16 +74,24 @@ impl Relaxation<'_> {
         let values = Values::new(plan, values, activations);
         let wrong = |source: Option<usize>| source.is_none_or(|layer| plan.layers[layer].wave.is_wrong(front));
         // Nothing pulls on beliefs that no error has reached, and they stay.
+        // Epsilon times the precision, as a factor of what holds it.
+        let own = |source: Option<usize>| match plan.is_predicted(source, front) {
+            true => (1.0, &errors[plan.belief(source)]),
+            false => (-plan.pace(source).0 as f32, &deviations[plan.belief(source)]),
+        };
         let pulled = |link: &Link| match link.alone {
             true if wrong(link.source) => {
-                Combine { alpha: -1.0, gamma: 1.0, other: &errors[plan.belief(link.source)], ..Combine::default() }
+                let (gamma, other) = own(link.source);
+                Combine { alpha: -1.0, gamma, other, ..Combine::default() }
             }
             true => Combine { alpha: -1.0, ..Combine::default() },
             false => Combine { alpha: -1.0, beta: 1.0, ..Combine::default() },
         };
         direction.fill(0.0);
         for source in plan.pulled_apart(front).filter(|&source| wrong(source)) {
-            direction[plan.belief(source)].copy_from_slice(&errors[plan.belief(source)]);
+            let (alpha, epsilon) = own(source);
+            let combine = Combine { alpha, ..Combine::default() };
+            elementwise::combine(level, epsilon, combine, &mut direction[plan.belief(source)]);
         }
         for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate() {
             if wave.is_wrong(front) {
