@@ -240,7 +240,7 @@ impl Group {
                         method.on_divergence
                     }
                     Method::ErrorBased(method) => {
-                        error_based(relaxation, method, options, descent, gradients);
+                        error_based(relaxation, method, options, open, descent, gradients);
                         method.on_divergence
                     }
                 };

@@ -87,7 +87,7 @@ pub use group::{Conditions, Start};
 pub use init::Init;
 pub use loss::{Loss, LossFunction, Reduction, Targets};
 pub use method::{
-    ErrorBased, Eta, FixedPrediction, FreeInput, Incremental, Method, Nudge, OnDivergence, Solver, Strict,
+    ErrorBased, Eta, FixedPrediction, FreeInput, Incremental, Method, Nudge, OnDivergence, Solver, StepSize, Strict,
 };
 #[cfg(not(feature = "files"))]
 #[doc(hidden)]

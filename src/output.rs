@@ -127,6 +127,16 @@ impl Output {
         }
     }
 
+    /// The largest curvature that the loss can have by an output, times a difference of the output.
+    pub(crate) fn steepest(&self, difference: &[f32], error: &mut [f32]) {
+        let largest = match self.function {
+            LossFunction::Mse => 2.0,
+            LossFunction::CrossEntropy => 0.5,
+        };
+        let scale = (largest * self.weight()) as f32;
+        error.iter_mut().zip(difference).for_each(|(error, d)| *error = scale * d);
+    }
+
     /// The loss's Hessian by the output, times a difference of the output.
     pub(crate) fn curvature(&self, probabilities: &[f32], difference: &[f32], mask: &[f32], error: &mut [f32]) {
         let scale = self.weight() as f32;

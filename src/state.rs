@@ -41,7 +41,7 @@ pub(crate) struct Steps {
     pub(crate) eta: Vec<f32>,
 }
 
-/// How the strict relaxation of one sample went, as [`Session::descents`](crate::Session::descents) tells it.
+/// How the relaxation of one sample went, as [`Session::descents`](crate::Session::descents) tells it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Descending {
     /// Its last step size.
@@ -54,6 +54,13 @@ pub struct Descending {
     pub diverged: bool,
     /// Whether it was relaxed again with its own largest stable step size, after it had diverged with the given one.
     pub shrunk: bool,
+}
+
+impl Descending {
+    /// Its last step size as a share of the limit of stability, eta lambda_max / 2: from 1 on, descent is unstable.
+    pub fn share_of_limit(&self) -> Option<f64> {
+        self.lambda_max.map(|lambda_max| 0.5 * self.eta * lambda_max)
+    }
 }
 
 impl Tile {

@@ -3,8 +3,9 @@
 #![cfg(all(feature = "serde", feature = "files"))]
 
 use predictive_coding::{
-    AdamOptions, Algorithm, AvgPool2d, Conv2d, Eta, FixedPrediction, Init, LayoutChoice, LearningRate, Level, Linear,
-    Loss, MaxPool2d, Method, Network, OnDivergence, Op, Options, Padding, Reduction, Schedule, Solver, Strict,
+    AdamOptions, Algorithm, AvgPool2d, Conv2d, ErrorBased, Eta, FixedPrediction, Init, LayoutChoice, LearningRate,
+    Level, Linear, Loss, MaxPool2d, Method, Network, OnDivergence, Op, Options, Padding, Reduction, Schedule, Solver,
+    Strict,
 };
 use serde_json::{Value, from_value, json, to_value};
 
@@ -75,7 +76,7 @@ fn a_network_that_can_not_be_built_is_refused() {
 #[test]
 fn methods_and_options_come_back() {
     let settled = Strict::sweeps(5).with_tolerance(Some(1e-3)).with_on_divergence(OnDivergence::Skip);
-    let methods: [(Method, Value); 6] = [
+    let methods: [(Method, Value); 8] = [
         (Method::Exact, json!({ "type": "exact" })),
         (
             FixedPrediction::new(0.5, 7).with_literal(true).into(),
@@ -86,6 +87,8 @@ fn methods_and_options_come_back() {
             Strict::new([0.5, 0.25], 3).into(),
             json!({ "type": "strict", "solver": { "steps": [0.5, 0.25] }, "iterations": 3 }),
         ),
+        (ErrorBased::new(0.5, 7).into(), json!({ "type": "error-based", "eta": 0.5, "iterations": 7 })),
+        (ErrorBased::automatic(2, 20).into(), json!({ "type": "error-based", "eta": { "products": 2 } })),
         (Strict::automatic(2, 20).into(), json!({ "type": "strict", "solver": { "automatic": { "products": 2 } } })),
         (
             settled.into(),

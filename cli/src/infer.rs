@@ -76,10 +76,11 @@ pub struct Infer {
     trace: Option<PathBuf>,
     /// Print settings, loss, times and rates as one line of JSON
     ///
-    /// eta is the given step size, a number or "auto". These are null for methods other than strict: iterations_used,
-    /// the largest number of iterations of a sample; diverged, the number of samples that diverged; lambda_max (with
-    /// auto) and eta_range, the smallest and the largest of all samples. flops counts the iterations that were run,
-    /// without the estimate of lambda_max.
+    /// eta is the given step size, a number or "auto". These are null for exact and fixed-prediction: iterations_used,
+    /// the largest number of iterations of a sample; diverged, the number of samples that diverged; eta_range,
+    /// lambda_max and share_of_limit (the latter two with auto), the smallest and the largest of all samples.
+    /// share_of_limit is eta lambda_max / 2: a relaxation is unstable from 1 on. flops counts the iterations that were
+    /// run and the products that estimate lambda_max.
     #[arg(long, help_heading = "Output")]
     json: bool,
     /// Exit with status 0 even if a strict relaxation diverged
@@ -242,6 +243,7 @@ impl Infer {
                 "iterations_used": descents.map(|descents| descents.iterations),
                 "diverged": descents.map(|descents| descents.diverged),
                 "lambda_max": descents.and_then(|descents| descents.lambda_max),
+                "share_of_limit": descents.and_then(|descents| descents.share_of_limit),
                 "eta_range": descents.and_then(|descents| descents.eta),
                 "median_seconds": median,
                 "min_seconds": seconds[0],

@@ -192,7 +192,7 @@ pub fn explain(command: Command, has_defaults: bool, products: usize) -> Command
         "Step size: a number, a number for each hidden layer (0.1,0.1,0.05), or auto; not for exact {eta_default}"
     );
     let automatic = format!(
-        "auto is for strict. Each sample then takes a step size of 1.8 / lambda_max, where lambda_max is the largest \
+        "auto is for strict and error-based. Each sample then takes a step size of 1.8 / lambda_max, where lambda_max is the largest \
          eigenvalue of the Hessian of its energy; 2 / lambda_max is the limit of stability. lambda_max is estimated by \
          {products} {} with the Hessian; one costs as much as one to two iterations.",
         if products == 1 { "product" } else { "products" }
@@ -255,11 +255,12 @@ impl Relaxing {
         }
         let Some(method) = method else { return Ok(()) };
         let (exact, strict) = (method == MethodName::Exact, method == MethodName::Strict);
+        let by_errors = method == MethodName::ErrorBased;
         let given = [
             ("--eta", exact && self.eta.is_some()),
             ("--iterations", exact && self.iterations.is_some()),
             ("--literal", method != MethodName::FixedPrediction && self.literal),
-            ("--eta auto", !strict && self.eta == Some(Step::Automatic)),
+            ("--eta auto", !(strict || by_errors) && self.eta == Some(Step::Automatic)),
             ("--tolerance", !strict && self.tolerance.is_some()),
             ("--belief-optimizer", !strict && self.belief_optimizer.is_some()),
             ("--belief-momentum", !strict && self.belief_momentum.is_some()),
@@ -278,7 +279,10 @@ impl Relaxing {
                 format!("--literal was given, but is only for --method fixed-prediction; leave it out for {name}")
             }
             "--eta auto" => {
-                format!("--eta auto was given, but is only for --method strict; give {name} a number such as 0.1")
+                format!(
+                    "--eta auto was given, but is only for --method strict and error-based; give {name} a number such as \
+                     0.1"
+                )
             }
             _ => format!("{option} was given, but is only for --method strict; leave it out for {name}"),
         }))
@@ -300,6 +304,7 @@ impl Relaxing {
             (MethodName::Strict, SolverName::Sweeps, _) => self.strict(Strict::sweeps(iterations)),
             (MethodName::Strict, _, Step::Automatic) => self.strict(Strict::automatic(products, iterations)),
             (MethodName::Strict, ..) => self.strict(Strict::by(self.solver(given()), iterations)),
+            (MethodName::ErrorBased, _, Step::Automatic) => ErrorBased::automatic(products, iterations).into(),
             (MethodName::ErrorBased, ..) => ErrorBased::new(given(), iterations).into(),
             (MethodName::Incremental, ..) => Incremental::new(given(), iterations).into(),
         };
@@ -342,20 +347,16 @@ pub fn strict(method: &Method) -> Option<&Strict> {
     if let Method::Strict(strict) = method { Some(strict) } else { None }
 }
 
-/// Whether steps are each sample's own largest stable ones.
-pub fn is_automatic(method: &Method) -> bool {
-    strict(method).is_some_and(|strict| matches!(strict.solver, Solver::Automatic { .. }))
-}
-
 /// Whether every sample finds its own step size or number of iterations.
 pub fn adapts(method: &Method) -> bool {
-    strict(method).is_some_and(|strict| strict.solver.eta().is_none() || strict.tolerance.is_some())
+    let settles = |strict: &Strict| strict.solver == Solver::Sweeps || strict.tolerance.is_some();
+    method.automatic_products().is_some() || strict(method).is_some_and(settles)
 }
 
 /// The step size of a method, if it takes steps: a number, one for each hidden layer, or `auto`.
 pub fn step(method: &Method) -> Option<String> {
     let given = method.eta().map(|eta| eta.to_string().replace(',', " | "));
-    given.or_else(|| is_automatic(method).then(|| "auto".into()))
+    given.or_else(|| method.automatic_products().map(|_| "auto".into()))
 }
 
 /// A method with all that it was given, as in `strict (0.1, 20, tolerance 0.001)` or `strict (sweeps, 5)`.
@@ -395,7 +396,7 @@ pub fn settings(method: &Method) -> Value {
     let eta = match method.eta() {
         Some(Eta::Uniform(eta)) => json!(eta),
         Some(etas) => json!(etas.values()),
-        None => json!(is_automatic(method).then_some("auto")),
+        None => json!(method.automatic_products().map(|_| "auto")),
     };
     json!({
         "method": method.name(),

@@ -34,7 +34,8 @@ class FixedPrediction:
 
 @dataclass(frozen=True)
 class Automatic:
-    """Steps of each sample's largest size with which descent is stable, by a margin: a solver of `Strict`."""
+    """Steps of each sample's largest size with which descent is stable, by a margin: a solver of `Strict`, or the step size
+    of `ErrorBased`."""
 
     products: int = 1
     """Products with the Hessian that it is estimated by, each as costly as an iteration: 1 while training, 16 for it to
@@ -89,8 +90,8 @@ class ErrorBased:
     epsilon_l += eta (J_{l+1}^T ... J_L^T epsilon_L - epsilon_l), with epsilon_L = dLoss/df_L(s_{L-1}).
     """
 
-    eta: Union[float, Sequence[float]] = 0.1
-    """Step size, finite and above 0; or one for each hidden layer, from the lowest on."""
+    eta: Union[float, Sequence[float], Automatic] = 0.1
+    """Step size, finite and above 0; or one for each hidden layer, from the lowest on; or of an `Automatic` size."""
     iterations: int = 20
     """Number of iterations, at least 1."""
     on_divergence: str = "stop"

@@ -1,6 +1,6 @@
 //! Methods, from the classes that Python has for them.
 
-use predictive_coding::{self as library, Eta, Method, Solver};
+use predictive_coding::{self as library, Eta, Method, Solver, StepSize};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -25,7 +25,7 @@ struct Strict {
 
 #[derive(FromPyObject)]
 struct ErrorBased {
-    eta: EtaGiven,
+    eta: StepGiven,
     iterations: usize,
     on_divergence: String,
 }
@@ -49,6 +49,12 @@ enum EtaGiven {
 }
 
 #[derive(FromPyObject)]
+enum StepGiven {
+    Given(EtaGiven),
+    Automatic { products: usize },
+}
+
+#[derive(FromPyObject)]
 enum SolverGiven {
     Name(String),
     Automatic { products: usize },
@@ -59,6 +65,15 @@ impl From<EtaGiven> for Eta {
         match given {
             EtaGiven::Uniform(eta) => eta.into(),
             EtaGiven::PerLayer(etas) => etas.into(),
+        }
+    }
+}
+
+impl From<StepGiven> for StepSize {
+    fn from(given: StepGiven) -> Self {
+        match given {
+            StepGiven::Given(eta) => StepSize::Given(eta.into()),
+            StepGiven::Automatic { products } => StepSize::Automatic { products },
         }
     }
 }
@@ -91,7 +106,7 @@ pub fn method(value: &Bound<'_, PyAny>) -> PyResult<Method> {
         }
         "ErrorBased" => {
             let ErrorBased { eta, iterations, on_divergence } = value.extract()?;
-            let error_based = library::ErrorBased::new(eta, iterations);
+            let error_based = library::ErrorBased::default().with_eta(eta.into()).with_iterations(iterations);
             Ok(error_based.with_on_divergence(parse(&on_divergence)?).into())
         }
         "Incremental" => {

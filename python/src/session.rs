@@ -242,7 +242,7 @@ impl Session {
         Ok(PyArray1::from_slice(py, self.lock()?.energies()))
     }
 
-    /// How each sample of the last strict relaxation descended.
+    /// How each sample of the last relaxation descended.
     #[getter]
     fn descents<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let session = self.lock()?;
@@ -251,6 +251,7 @@ impl Session {
         let flags = |of: fn(&library::Descending) -> bool| PyArray1::from_iter(py, session.descents().map(of));
         found.set_item("eta", floats(|descent| descent.eta))?;
         found.set_item("lambda_max", floats(|descent| descent.lambda_max.unwrap_or(f64::NAN)))?;
+        found.set_item("share_of_limit", floats(|descent| descent.share_of_limit().unwrap_or(f64::NAN)))?;
         found.set_item(
             "iterations",
             PyArray1::from_iter(py, session.descents().map(|descent| descent.iterations as i64)),

@@ -173,6 +173,8 @@ def test_methods_and_options_reach_the_library(network, batch):
     equilibrium = errors(pc.Strict(solver="sweeps", iterations=50))
     assert relative_error(errors(pc.Strict(solver=pc.Automatic(16), iterations=500)), equilibrium) < 1e-3
     assert relative_error(errors(pc.ErrorBased(eta=0.5, iterations=200)), equilibrium) < 1e-4
+    assert relative_error(errors(pc.ErrorBased(eta=pc.Automatic(16), iterations=200)), equilibrium) < 1e-4
+    assert relative_error(errors(pc.ErrorBased(eta=[0.5, 0.5], iterations=200)), equilibrium) < 1e-4
     assert relative_error(errors(pc.Strict(solver="momentum", momentum=0.0)), strict) < 1e-5
     for solver in ("momentum", "nesterov", "adam"):
         assert relative_error(errors(pc.Strict(solver=solver, iterations=5)), errors(pc.Strict(iterations=5))) > 1e-3
@@ -184,6 +186,11 @@ def test_methods_and_options_reach_the_library(network, batch):
     for level in pc.levels():
         assert relative_error(errors(pc.Strict(), level=level), strict) < 1e-5
         assert pc.Session(network, 5, level=level).level == level
+    session = pc.Session(network, 5, pc.ErrorBased(eta=pc.Automatic(16)))
+    session.infer(parameters, x, y)
+    descents = session.descents
+    assert descents["share_of_limit"] == pytest.approx(0.9)
+    assert descents["lambda_max"] * descents["eta"] == pytest.approx(1.8)
     session = pc.Session(network, 5, pc.Strict(tolerance=0.5))
     session.infer(parameters, x, y)
     assert (session.descents["iterations"] < 20).all()
@@ -195,6 +202,7 @@ def test_options_that_make_no_sense_are_refused(network):
         ("iterations is 0", pc.FixedPrediction(iterations=0)),
         ('unknown solver "newton", expected steps', pc.Strict(solver="newton")),
         ("estimated by 0 products", pc.Strict(solver=pc.Automatic(0))),
+        ("estimated by 0 products", pc.ErrorBased(eta=pc.Automatic(0))),
         ('unknown action on divergence "go"', pc.Strict(on_divergence="go")),
         ("1 step sizes, expected 2", pc.Strict(eta=[0.1])),
     ]:

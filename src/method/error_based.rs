@@ -1,6 +1,6 @@
 //! Error-based inference.
 
-use super::{Eta, OnDivergence, USUAL};
+use super::{Eta, OnDivergence, StepSize, USUAL};
 use crate::setters::setters;
 
 /// The errors are the variables (Goemaere et al., arXiv 2505.20137): with s_0 = x and s_l = f_l(s_{l-1}) - epsilon_l, from
@@ -13,8 +13,10 @@ use crate::setters::setters;
 ///
 /// let linear = |outputs| Op::Linear(Linear::new(outputs));
 /// let network = Network::new(&[4], Loss::MSE, vec![vec![linear(8), Op::Tanh], vec![linear(3)]])?;
-/// let mut session = Session::new(&network, 1, ErrorBased::new(0.1, 10), Options::default())?;
-/// session.infer(&network.initialize(1), &[0.1, -0.5, 0.3, 0.9], &[0.0f32, 1.0, 0.0])?;
+/// for method in [ErrorBased::new(0.1, 10), ErrorBased::automatic(16, 10)] {
+///     let mut session = Session::new(&network, 1, method, Options::default())?;
+///     session.infer(&network.initialize(1), &[0.1, -0.5, 0.3, 0.9], &[0.0f32, 1.0, 0.0])?;
+/// }
 /// # Ok::<(), predictive_coding::Error>(())
 /// ```
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
@@ -22,7 +24,7 @@ use crate::setters::setters;
 #[non_exhaustive]
 pub struct ErrorBased {
     /// Step size.
-    pub eta: Eta,
+    pub eta: StepSize,
     /// Number of iterations n, at least 1.
     pub iterations: usize,
     /// What to do with a sample that diverges; there is no [`Shrink`](OnDivergence::Shrink).
@@ -32,11 +34,21 @@ pub struct ErrorBased {
 impl ErrorBased {
     /// `iterations` iterations with a step size, or with one for each hidden layer.
     pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
-        ErrorBased { eta: eta.into(), iterations, on_divergence: OnDivergence::Stop }
+        ErrorBased { eta: StepSize::Given(eta.into()), iterations, on_divergence: OnDivergence::Stop }
+    }
+
+    /// `iterations` iterations with the [largest stable step size of each sample](StepSize::Automatic), estimated by
+    /// `products` products with the Hessian.
+    pub fn automatic(products: usize, iterations: usize) -> Self {
+        ErrorBased { eta: StepSize::Automatic { products }, ..ErrorBased::new(USUAL.0, iterations) }
     }
 }
 
-setters!(ErrorBased { with_iterations(iterations: usize), with_on_divergence(on_divergence: OnDivergence) });
+setters!(ErrorBased {
+    with_eta(eta: StepSize),
+    with_iterations(iterations: usize),
+    with_on_divergence(on_divergence: OnDivergence),
+});
 
 impl Default for ErrorBased {
     /// 20 iterations by 0.1.

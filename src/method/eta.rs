@@ -58,6 +58,31 @@ impl Eta {
     }
 }
 
+/// The step size of a method that can choose it by itself. See [`ErrorBased`](crate::ErrorBased) for an example.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(untagged))]
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum StepSize {
+    /// As it is given.
+    Given(Eta),
+    /// The largest stable one of each sample, with a margin: eta = 1.8 / lambda_max, where lambda_max is the largest
+    /// eigenvalue of the Gauss-Newton Hessian of its energy at v-hat (without second derivatives of activations). A sample
+    /// whose energy still rises takes smaller steps. The estimate starts from a vector that is updated from call to call,
+    /// so results depend on previous calls in the last digits of lambda_max.
+    Automatic {
+        /// Number of products with the Hessian to estimate lambda_max, each as costly as an iteration. 1 is enough for
+        /// training, and 16 give lambda_max to about a percent. At most 4096.
+        products: usize,
+    },
+}
+
+impl StepSize {
+    /// The step size, if it is given.
+    pub fn given(&self) -> Option<&Eta> {
+        if let StepSize::Given(eta) = self { Some(eta) } else { None }
+    }
+}
+
 impl fmt::Display for Eta {
     /// As in `0.1` or `0.1,0.05`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

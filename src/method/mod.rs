@@ -12,7 +12,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 
 pub use error_based::ErrorBased;
-pub use eta::Eta;
+pub use eta::{Eta, StepSize};
 pub use fixed_prediction::FixedPrediction;
 pub use incremental::Incremental;
 pub use strict::{FreeInput, Nudge, OnDivergence, Solver, Strict};
@@ -73,9 +73,10 @@ impl Method {
     pub fn eta(&self) -> Option<&Eta> {
         match self {
             Method::Exact => None,
-            Method::FixedPrediction(FixedPrediction { eta, .. })
-            | Method::ErrorBased(ErrorBased { eta, .. })
-            | Method::Incremental(Incremental { eta, .. }) => Some(eta),
+            Method::FixedPrediction(FixedPrediction { eta, .. }) | Method::Incremental(Incremental { eta, .. }) => {
+                Some(eta)
+            }
+            Method::ErrorBased(ErrorBased { eta, .. }) => eta.given(),
             Method::Strict(Strict { solver, .. }) => solver.eta(),
         }
     }
@@ -89,6 +90,20 @@ impl Method {
             | Method::ErrorBased(ErrorBased { iterations, .. })
             | Method::Incremental(Incremental { iterations, .. }) => Some(iterations),
         }
+    }
+
+    /// Whether each sample takes steps of its own largest stable size, and by how many products that is estimated.
+    pub fn automatic_products(&self) -> Option<usize> {
+        match *self {
+            Method::Strict(Strict { solver: Solver::Automatic { products }, .. })
+            | Method::ErrorBased(ErrorBased { eta: StepSize::Automatic { products }, .. }) => Some(products),
+            _ => None,
+        }
+    }
+
+    /// Products with the Hessian that a step size may be chosen by.
+    pub(crate) fn products(&self) -> usize {
+        if let Method::Strict(strict) = self { strict.products() } else { self.automatic_products().unwrap_or(0) }
     }
 
     /// Whether each sample goes down an energy, iteration by iteration.
@@ -115,6 +130,13 @@ impl Method {
         if let Method::ErrorBased(ErrorBased { on_divergence: OnDivergence::Shrink, .. }) = self {
             return Err(Error::Argument("error-based has no smaller step to shrink to, expected stop or skip".into()));
         }
+        if let Some(products) = self.automatic_products()
+            && !(1..=MOST_PRODUCTS).contains(&products)
+        {
+            return Err(Error::Argument(format!(
+                "the automatic step size is estimated by {products} products, expected 1 to {MOST_PRODUCTS}; 1 is enough for training"
+            )));
+        }
         let Method::Strict(Strict { solver, tolerance, nudge, free_input, .. }) = self else { return Ok(()) };
         if let Solver::Momentum { momentum, .. } = solver
             && !(0.0..1.0).contains(momentum)
@@ -140,13 +162,6 @@ impl Method {
         }
         if nudge.is_some() && matches!(solver, Solver::Published2022(_) | Solver::Sweeps) {
             return Err(Error::Argument(format!("a nudge was given to the solver {solver}, expected one of steps")));
-        }
-        if let Solver::Automatic { products } = solver
-            && !(1..=MOST_PRODUCTS).contains(products)
-        {
-            return Err(Error::Argument(format!(
-                "the automatic step size is estimated by {products} products, expected 1 to {MOST_PRODUCTS}; 1 is enough for training"
-            )));
         }
         match tolerance {
             Some(tolerance) if !(tolerance.is_finite() && *tolerance > 0.0) => Err(Error::Argument(format!(

@@ -387,7 +387,9 @@ impl Network {
                 over_iterations(*iterations, |wave| wave.reached)
             }
             Method::Exact | Method::FixedPrediction(_) => relaxed,
-            Method::ErrorBased(ErrorBased { iterations, .. }) => by_errors(*iterations).saturating_add(renewed),
+            Method::ErrorBased(ErrorBased { iterations, .. }) => {
+                by_errors(*iterations).saturating_add(both_ways(method.products())).saturating_add(renewed)
+            }
             &Method::Incremental(Incremental { iterations, .. }) => {
                 // Every iteration but the first pushes beliefs and changes through all layers, and has gradients.
                 let again = 2 * relaxed + forward + gradients;
@@ -609,6 +611,8 @@ mod tests {
         assert_eq!(flops(Strict::new(0.1, 3).with_fresh_errors(true)) - once, 10 * 2 * 18);
         let error_based = network.flops(&ErrorBased::new(0.1, 3).into(), 10);
         assert_eq!(error_based, flops(Strict::sweeps(3)));
+        let estimated = network.flops(&ErrorBased::automatic(2, 3).into(), 10) - error_based;
+        assert_eq!(estimated, flops(Strict::automatic(2, 3)) - flops(Strict::new(0.1, 3)));
         assert_eq!(flops(Strict::new(0.1, usize::MAX)), u64::MAX);
     }
 }

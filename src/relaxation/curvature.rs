@@ -1,4 +1,4 @@
-//! How steep the energy of a strict relaxation is: its largest curvature, sample by sample.
+//! How steep the energy of a relaxation is: its largest curvature, sample by sample.
 //!
 //! Strict relaxation is gradient descent on F = loss + sum of p_l |epsilon_l|^2 / 2 over the hidden layers,
 //! stable only while eta lambda_max < 2 for the largest eigenvalue of F's Hessian. Taken at v-hat, without
@@ -12,6 +12,14 @@
 //! the first, as one iteration of the relaxation. lambda_max is estimated by Lanczos' method from a start
 //! that is near: the top eigenvector of H with every activation open, which depends on the weights alone,
 //! and is kept from step to step.
+//!
+//! Where the errors are the variables, the same energy has another Hessian:
+//!
+//! ```text
+//! H = P + M^T C M    M q = J_L u_{L-1} with u_l = J_l u_{l-1} - q_l,  u_0 = 0
+//! ```
+//!
+//! A product with it is one push up through the layers and one pull down. lambda_max is never below the largest precision.
 
 use predictive_coding_kernels::{Buffer, Combine, elementwise, reduce};
 use rand::RngExt;
@@ -21,6 +29,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::strict::weighted;
 use super::{Relaxation, clear_clamped};
 use crate::layer::{Input, Layers, Towards};
+use crate::method::Method;
 use crate::output::Output;
 use crate::plan::{Inlet, LayerPlan, Link, Place, Plan, Step};
 use crate::state::{Extras, Krylov, Moving, Scratch, Tile, Values, values_between};
@@ -44,9 +53,23 @@ const BISECTIONS: usize = 40;
 /// The image of the vector is all that it needs besides.
 const EXTRAS: Extras = Extras { products: 1, settling: false, sweeping: false, moving: Moving::Straight };
 
+/// What an energy is a function of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variables {
+    Beliefs,
+    Errors,
+}
+
+impl Variables {
+    pub(crate) fn of(method: &Method) -> Self {
+        if matches!(method, Method::ErrorBased(_)) { Variables::Errors } else { Variables::Beliefs }
+    }
+}
+
 /// The top eigenvector of H with every activation open.
 #[derive(Clone)]
 pub(crate) struct Open {
+    variables: Variables,
     tile: Tile,
     scratch: Scratch,
     /// The same for every sample, of norm [`NORM`].
@@ -54,7 +77,7 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan, variables: Variables) -> Self {
         let (mut tile, mut scratch) = (Tile::new(plan, true, false), Scratch::new(plan, EXTRAS));
         for LayerPlan { steps, inlet, tail, .. } in &plan.layers {
             for b in steps.clone() {
@@ -92,7 +115,7 @@ impl Open {
         }
         let norm = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / plan.images as f64;
         vector.iter_mut().for_each(|v| *v *= (NORM / norm.sqrt()) as f32);
-        Open { tile, scratch, vector }
+        Open { variables, tile, scratch, vector }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -114,10 +137,18 @@ impl Open {
         let lanes = layers.plan.images;
         let mut image = std::mem::take(&mut self.scratch.work.krylov.image);
         let mut before = 0.0;
+        // Without what all directions have in common, the top one stands out.
+        let common = layers.plan.layers.iter().map(|layer| layer.precision).fold(f64::INFINITY, f64::min);
         for iteration in 1..=MOST {
             let (tile, scratch) = (&mut self.tile, &mut self.scratch);
-            Relaxation { layers, output, tile, scratch }
-                .hessian(&self.vector, &mut image, |_, _, error| error.fill(0.0));
+            let mut relaxation = Relaxation { layers, output, tile, scratch };
+            match self.variables {
+                Variables::Beliefs => relaxation.hessian(&self.vector, &mut image, |_, _, error| error.fill(0.0)),
+                Variables::Errors => {
+                    let curve = |difference: &[f32], _: &[f32], error: &mut [f32]| output.steepest(difference, error);
+                    relaxation.hessian_by_errors(&self.vector, common, &mut image, curve);
+                }
+            }
             let square: f64 = image.iter().step_by(lanes).map(|&v| f64::from(v).powi(2)).sum();
             let eigenvalue = square.sqrt() / NORM;
             if !(eigenvalue.is_normal()) {
@@ -175,11 +206,38 @@ impl Relaxation<'_> {
         clear_clamped(clamped, image);
     }
 
+    /// H by the errors less `shift` times the vector, for a vector of norm [`NORM`] per lane, at v-hat; else as
+    /// [`hessian`](Self::hessian). Beliefs and errors are lost.
+    fn hessian_by_errors(
+        &mut self,
+        vector: &[f32],
+        shift: f64,
+        image: &mut [f32],
+        curve: impl Fn(&[f32], &[f32], &mut [f32]),
+    ) {
+        let plan = self.layers.plan;
+        let (last, hidden) = plan.layers.split_last().expect("a network has layers");
+        for LayerPlan { output, precision, .. } in hidden {
+            let error = &mut self.tile.errors[output.clone()];
+            elementwise::combine(plan.level, &vector[output.clone()], weighted(*precision), error);
+        }
+        self.push_beliefs();
+        let Tile { errors, output_difference, mask, .. } = &mut *self.tile;
+        curve(output_difference, mask, &mut errors[last.output.clone()]);
+        self.pull_deltas(image);
+        for LayerPlan { output, precision, .. } in hidden {
+            let own = Combine { beta: -1.0, ..weighted(precision - shift) };
+            elementwise::combine(plan.level, &vector[output.clone()], own, &mut image[output.clone()]);
+        }
+    }
+
     /// Estimates lambda_max of each lane by so many steps of Lanczos' method from `start` as the tile's
-    /// Krylov space has room for, and chooses the lanes' eta by it. Errors are lost.
-    pub(super) fn choose_steps(&mut self, start: &[f32]) {
+    /// Krylov space has room for, and chooses the lanes' eta by it. Errors are lost, and by errors beliefs are too.
+    pub(super) fn choose_steps(&mut self, variables: Variables, start: &[f32]) {
         let (level, lanes) = (self.layers.plan.level, self.layers.plan.images);
         let output = self.output;
+        let hidden = &self.layers.plan.layers[..self.len() - 1];
+        let least = hidden.iter().map(|layer| layer.precision).fold(0.0, f64::max);
         let mut krylov = std::mem::take(&mut self.scratch.work.krylov);
         let Krylov { before, vector, image, diagonal, off_diagonal, sums, factors, probabilities } = &mut krylov;
         let error = &self.tile.errors[self.place(self.len() - 1)];
@@ -195,9 +253,13 @@ impl Relaxation<'_> {
         }
         let products = diagonal.len() / lanes;
         for product in 0..products {
-            self.hessian(vector, image, |difference, mask, error| {
+            let curve = |difference: &[f32], mask: &[f32], error: &mut [f32]| {
                 output.curvature(probabilities, difference, mask, error);
-            });
+            };
+            match variables {
+                Variables::Beliefs => self.hessian(vector, image, curve),
+                Variables::Errors => self.hessian_by_errors(vector, 0.0, image, curve),
+            }
             let now = product * lanes..(product + 1) * lanes;
             sums.fill(0.0);
             reduce::add_products(level, image, vector, sums);
@@ -231,6 +293,7 @@ impl Relaxation<'_> {
         for (lane, steps) in self.tile.steps.samples.iter_mut().enumerate().take(self.tile.samples) {
             let of_lane = |values: &[f64], i: usize| values[i * lanes + lane];
             let lambda = largest_eigenvalue(products, |i| of_lane(diagonal, i), |i| of_lane(off_diagonal, i));
+            let lambda = if variables == Variables::Errors && lambda < least { least } else { lambda };
             steps.lambda_max = Some(lambda);
             steps.eta = largest_step(lambda);
         }

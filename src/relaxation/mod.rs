@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use predictive_coding_kernels::Combine;
 
-pub(crate) use curvature::Open;
+pub(crate) use curvature::{Open, Variables};
 pub(crate) use error_based::error_based;
 pub(crate) use exact::backpropagate;
 pub(crate) use fixed_prediction::fixed_prediction;

@@ -19,7 +19,7 @@ use crate::method::{Eta, OnDivergence, Solver, Strict};
 use crate::options::Options;
 use crate::output::Output;
 use crate::plan::LayerPlan;
-use crate::relaxation::curvature::largest_step;
+use crate::relaxation::curvature::{Variables, largest_step};
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
 use crate::wave::Front;
 
@@ -51,7 +51,7 @@ pub(crate) struct Descent {
     /// Each sample's energy at the iteration before, and the iteration from which its step may be halved.
     before: Vec<(f64, usize)>,
     /// Whether each lane goes back to v-hat.
-    back: Vec<bool>,
+    pub(super) back: Vec<bool>,
     /// Whether energies may rise: where beliefs move up the loss, or each by about eta however steep the energy is.
     may_rise: bool,
     /// Whether energies are recorded: those of samples that relax a second time are not.
@@ -161,13 +161,14 @@ impl Descent {
     }
 
     /// Takes the terms in `now` as those at the end, without recording them: a sample that is back below its
-    /// start has not diverged.
+    /// start has not diverged. `back` tells whose is above.
     pub(super) fn end(&mut self, samples: usize) {
         for lane in 0..samples {
             let now = self.now.iter().skip(lane).step_by(self.lanes).sum();
             self.before[lane].0 = now;
             let (start, _) = self.energies_of(lane);
-            if now.is_finite() && now - start <= ROUNDING * start.abs() {
+            self.back[lane] = !(now.is_finite() && now - start <= ROUNDING * start.abs());
+            if !self.back[lane] {
                 self.diverged[lane] = None;
             }
         }
@@ -222,14 +223,14 @@ pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut D
     descent.begin(&tile.output, matches!(solver, Solver::Adam(_)));
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
     if let Some(open) = open.filter(|_| automatic) {
-        tile.choose_steps(open);
+        tile.choose_steps(Variables::Beliefs, open);
         tile.output_error();
     }
     tile.descend(given, automatic, descent);
     let shrinks = on_divergence == OnDivergence::Shrink && matches!(solver, Solver::Steps(_)) && !given.started;
     if let Some(open) = open.filter(|_| shrinks && descent.diverged().any(|diverged| diverged)) {
         // The other samples relax once more to what they were.
-        tile.choose_steps(open);
+        tile.choose_steps(Variables::Beliefs, open);
         for (sample, diverged) in tile.tile.steps.samples.iter_mut().zip(descent.diverged()) {
             *sample = match diverged {
                 true => Descending { eta: sample.eta.min(eta), shrunk: true, iterations, ..*sample },
@@ -275,7 +276,7 @@ impl Relaxation<'_> {
             let returning = !started && descent.back.contains(&true);
             if returning && iteration == iterations {
                 // There is no other iteration to begin anew with.
-                self.go_back(&descent.back);
+                clear_lanes(&descent.back, &mut self.tile.deviations);
                 self.predict(front, &mut descent.losses);
                 self.energy(front, descent);
                 descent.end(self.tile.samples);
@@ -297,7 +298,7 @@ impl Relaxation<'_> {
                 break;
             }
             if returning && iteration < iterations {
-                self.go_back(&descent.back);
+                clear_lanes(&descent.back, &mut self.tile.deviations);
             }
         }
         self.mark_diverged(descent);
@@ -318,6 +319,15 @@ impl Relaxation<'_> {
         for lane in (0..*samples).filter(|&lane| steps.samples[lane].diverged) {
             errors.iter_mut().skip(lane).step_by(lanes).for_each(|error| *error = 0.0);
             deviations.iter_mut().skip(lane).step_by(lanes).for_each(|u| *u = 0.0);
+        }
+    }
+}
+
+/// Zeros in the marked lanes: those samples begin anew.
+pub(super) fn clear_lanes(marked: &[bool], vector: &mut [f32]) {
+    if marked.contains(&true) {
+        for lanes in vector.chunks_exact_mut(marked.len()) {
+            lanes.iter_mut().zip(marked).filter(|(_, marked)| **marked).for_each(|(value, _)| *value = 0.0);
         }
     }
 }
@@ -451,12 +461,5 @@ impl Relaxation<'_> {
             all &= steps.eta[lane] == 0.0;
         }
         all
-    }
-
-    /// Takes the marked samples back to v-hat.
-    fn go_back(&mut self, back: &[bool]) {
-        for u in self.tile.deviations.chunks_exact_mut(back.len()) {
-            u.iter_mut().zip(back).filter(|(_, back)| **back).for_each(|(u, _)| *u = 0.0);
-        }
     }
 }

@@ -36,7 +36,8 @@ pub(crate) fn sweep(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut De
         if given.options.stopped() {
             break;
         }
-        tile.push_errors(iteration, descent);
+        tile.push_errors(descent);
+        descent.check(iteration, tile.tile.samples, None);
         tile.pull_errors(&mut sweeping.residuals);
         tile.choose_lengths(iteration, descent, &mut sweeping);
         if tile.settle_errors(iteration, tolerance, &mut sweeping) {
@@ -45,9 +46,11 @@ pub(crate) fn sweep(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut De
         tile.take_lengths(&mut sweeping);
     }
     // Where the last step climbed, it is taken back.
-    tile.push_errors(0, descent);
+    tile.push_errors(descent);
+    descent.end(tile.tile.samples);
     if tile.take_back(descent, &sweeping) {
-        tile.push_errors(0, descent);
+        tile.push_errors(descent);
+        descent.end(tile.tile.samples);
     }
     tile.scratch.work.sweeping = sweeping;
     tile.mark_diverged(descent);

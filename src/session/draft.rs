@@ -124,7 +124,7 @@ impl Draft {
         let groups = tiles.div_ceil(tiles_per_group).div_ceil(shares);
         let threads = pool_threads().max(std::thread::available_parallelism().map_or(1, usize::from));
         let tasks = threads.min(groups);
-        let products = strict.map_or(0, Strict::products);
+        let products = method.products();
         let settling = !sweeping && strict.is_some_and(|strict| strict.tolerance.is_some());
         let extras = Extras { products, settling, sweeping, moving: Moving::new(method) };
         let scratch_len = Scratch::len(&plan, extras);

@@ -26,7 +26,7 @@ use crate::output::Output;
 use crate::parameters::{Parameters, ParametersView};
 use crate::plan::{Plan, Step};
 use crate::ranks::Ranks;
-use crate::relaxation::Open;
+use crate::relaxation::{Open, Variables};
 use draft::{Draft, Multiples, check_memory};
 use learn::Changing;
 use pool::Pool;
@@ -136,7 +136,7 @@ impl Session {
             scratch: Pool::new(&plan, extras, tasks),
             rows: Buffer::zeros(tiles * plan.images * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
-            open: estimates.then(|| Box::new(Open::new(&plan))),
+            open: estimates.then(|| Box::new(Open::new(&plan, Variables::of(&method)))),
             multiples,
             changing: incremental.then(|| Box::new(Changing::new(&plan, network))),
             plan: Arc::new(plan),
@@ -249,9 +249,9 @@ impl Session {
         let mut open = self.open.take();
         let (plan, packed) = (&*self.plan, &*self.packed);
         let layers = Layers { plan, parameters, packed, change: None, draw: None, parallel: true };
-        let vector = open.as_mut().map(|open| match self.solver() {
-            Some(Solver::Automatic { .. }) => open.follow(layers, self.output(samples)),
-            _ => open.vector(),
+        let vector = open.as_mut().map(|open| match self.method.automatic_products() {
+            Some(_) => open.follow(layers, self.output(samples)),
+            None => open.vector(),
         });
         let (method, options) = (self.method.clone(), self.options);
         self.run(parameters, None, x, Some(targets), conditions, samples, |call, group, scratch, rows| {

@@ -88,7 +88,11 @@ fn automatic_steps_and_tolerances() {
     folder.infer("strict", &["--eta", "auto"]).refused(&["need both --eta and --iterations"]);
     for (method, option, part) in [
         ("exact", &["--eta", "auto"][..], "--method exact has no iterations"),
-        ("fixed-prediction", &["--eta", "auto"], "only for --method strict; give fixed-prediction a number"),
+        (
+            "fixed-prediction",
+            &["--eta", "auto"],
+            "only for --method strict and error-based; give fixed-prediction a number",
+        ),
         ("exact", &["--tolerance", "1e-3"], "only for --method strict; leave it out for exact"),
         ("fixed-prediction", &["--tolerance", "1e-3"], "only for --method strict; leave it out for fixed-prediction"),
     ] {

@@ -147,6 +147,7 @@ fn json_is_one_line_with_every_field() {
                 "iterations_used",
                 "diverged",
                 "lambda_max",
+                "share_of_limit",
                 "eta_range",
                 "median_seconds",
                 "min_seconds",
@@ -158,9 +159,10 @@ fn json_is_one_line_with_every_field() {
         assert_eq!((&json["method"], &json["batch"], &json["threads"]), (&method.into(), &5.into(), &1.into()));
         let (eta, iterations) = if method == "exact" { (None, None) } else { (Some(0.1), Some(10)) };
         assert_eq!((json["eta"].as_f64(), json["iterations"].as_u64()), (eta, iterations));
-        let [used, diverged, lambda, range] =
-            ["iterations_used", "diverged", "lambda_max", "eta_range"].map(|key| &json[key]);
-        assert_eq!((used.as_u64(), lambda, &json["tolerance"]), (iterations, &Value::Null, &Value::Null));
+        let [used, diverged, lambda, share, range] =
+            ["iterations_used", "diverged", "lambda_max", "share_of_limit", "eta_range"].map(|key| &json[key]);
+        assert_eq!(used.as_u64(), iterations);
+        assert_eq!([lambda, share, &json["tolerance"]], [&Value::Null; 3]);
         match method {
             "exact" => assert_eq!([diverged, range], [&Value::Null; 2]),
             _ => assert_eq!([diverged, range], [&json!(0), &json!([0.1, 0.1])]),
@@ -214,24 +216,31 @@ fn range(value: &Value) -> [f64; 2] {
 fn automatic_steps_are_stable_for_each_sample() {
     let folder = Folder::with_model(5);
     let automatic = ["--eta", "auto", "--iterations", "60"];
-    let json = told(&folder, "strict", &automatic);
-    assert_eq!((&json["eta"], &json["diverged"], &json["iterations_used"]), (&"auto".into(), &0.into(), &60.into()));
-    let ([low, high], [flat, steep]) = (range(&json["eta_range"]), range(&json["lambda_max"]));
-    assert!(low < high && flat < steep, "{json}");
-    for (eta, lambda_max) in [(low, steep), (high, flat)] {
-        assert!((eta * lambda_max - 1.8).abs() < 1e-9, "{json}");
-    }
-    assert_eq!(told(&folder, "strict", &["--eta", "30", "--iterations", "60"])["diverged"], 5);
-    // At the number that it chose for the steepest sample, all are stable; twice that is too much for it.
-    let given = |eta: f64| told(&folder, "strict", &["--eta", &eta.to_string(), "--iterations", "2000"]);
-    assert_eq!(given(low)["diverged"], 0);
-    assert!(given(2.0 * low)["diverged"].as_u64() > Some(0));
+    for method in ["strict", "error-based"] {
+        let json = told(&folder, method, &automatic);
+        let told_of = (&json["eta"], &json["diverged"], &json["iterations_used"]);
+        assert_eq!(told_of, (&"auto".into(), &0.into(), &60.into()));
+        let ([low, high], [flat, steep]) = (range(&json["eta_range"]), range(&json["lambda_max"]));
+        assert!(low < high && flat < steep, "{json}");
+        for (eta, lambda_max) in [(low, steep), (high, flat)] {
+            assert!((eta * lambda_max - 1.8).abs() < 1e-9, "{json}");
+        }
+        assert!(range(&json["share_of_limit"]).iter().all(|share| (share - 0.9).abs() < 1e-9), "{json}");
+        assert_eq!(told(&folder, method, &["--eta", "30", "--iterations", "60"])["diverged"], 5);
+        // At the number that it chose for the steepest sample, all are stable; twice that is too much for it.
+        let given = |eta: f64| told(&folder, method, &["--eta", &eta.to_string(), "--iterations", "2000"]);
+        assert_eq!(given(low)["diverged"], 0);
+        assert!(given(2.0 * low)["diverged"].as_u64() > Some(0));
 
-    let text = folder.infer("strict", &automatic).succeeded().stdout;
-    let lines: Vec<&str> = text.lines().collect();
-    assert!(lines.len() == 2 && lines[0].starts_with("loss "), "{text}");
-    assert!(lines[1].starts_with("eta ") && lines[1].contains(", lambda_max "), "{text}");
-    assert!(lines[1].ends_with(", 60 iterations, 0 of 5 samples diverged"), "{text}");
+        let text = folder.infer(method, &automatic).succeeded().stdout;
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 2 && lines[0].starts_with("loss "), "{text}");
+        assert!(lines[1].starts_with("eta ") && lines[1].contains(", lambda_max "), "{text}");
+        assert!(
+            lines[1].ends_with(", steps at most 0.9 of the limit, 60 iterations, 0 of 5 samples diverged"),
+            "{text}"
+        );
+    }
 }
 
 /// The energies of the layers in each iteration are those of the errors that a run of as many iterations ends with.

@@ -155,7 +155,10 @@ impl<T: Real> Naive<T> {
                 self.published_2022(x, y, eta, *iterations)
             }
             Method::Strict(strict) => self.strict(x, y, strict, begin),
-            Method::ErrorBased(ErrorBased { eta, iterations, .. }) => self.error_based(x, y, eta, *iterations),
+            Method::ErrorBased(ErrorBased { eta, iterations, .. }) => {
+                let eta = eta.given().unwrap_or_else(|| panic!("{method:?} is not written down here"));
+                self.error_based(x, y, eta, *iterations)
+            }
             other => panic!("{other:?} is not written down here"),
         }
     }
