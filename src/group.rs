@@ -206,6 +206,7 @@ impl Group {
     ) {
         self.gradients.fill(0.0);
         self.descent.energies.fill(0.0);
+        self.descent.trace.clear();
         self.divergence = None;
         let begin = self.first;
         let plan = call.layers.plan;
@@ -268,6 +269,7 @@ impl Group {
         self.gradients.fill(0.0);
         if iteration == 1 {
             self.descent.energies.fill(0.0);
+            self.descent.trace.clear();
             self.divergence = None;
         }
         let plan = call.layers.plan;

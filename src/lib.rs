@@ -99,7 +99,7 @@ pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};
 pub use predictive_coding_kernels::{Algorithm, Choice, Layout, Level};
 pub use ranks::Ranks;
-pub use session::{Quantity, Session};
+pub use session::{Quantity, Session, Traced};
 pub use state::Descending;
 
 #[cfg(feature = "files")]

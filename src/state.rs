@@ -126,6 +126,8 @@ pub(crate) struct Work {
     pub(crate) products: Buffer,
     /// u before an iteration, where samples may settle.
     pub(crate) previous: Buffer,
+    /// Minus the gradient of the energy, where relaxations are traced.
+    pub(crate) traced: Buffer,
     pub(crate) krylov: Krylov,
     pub(crate) sweeping: Sweeping,
     pub(crate) moments: Moments,
@@ -279,6 +281,7 @@ impl Scratch {
                 input: Buffer::zeros(plan.sizes.product_input),
                 products: Buffer::zeros(plan.sizes.product_scratch),
                 previous: Buffer::zeros(if extras.settling { plan.hidden_len() } else { 0 }),
+                traced: Buffer::default(),
                 krylov: Krylov::new(plan, extras.products),
                 sweeping: if extras.sweeping { Sweeping::new(plan) } else { Sweeping::default() },
                 moments: Moments::new(plan, extras.moving),
@@ -315,11 +318,12 @@ impl Scratch {
             input,
             products,
             previous,
+            traced,
             krylov,
             sweeping,
             moments,
         } = &self.work;
-        let buffers = [&self.values, differences, band, pulled, a, b, sum, input, products, previous];
+        let buffers = [&self.values, differences, band, pulled, a, b, sum, input, products, previous, traced];
         buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>() + krylov.bytes() + sweeping.bytes() + moments.bytes()
     }
 }

@@ -69,9 +69,11 @@ pub struct Infer {
     /// the channels; dark is 0. Layers have at most 2048 pixels per row or column.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     maps: Option<PathBuf>,
-    /// Directory for trace.csv and a picture of it; for strict with a given step size
+    /// Directory for trace.csv and a picture of it; for strict, error-based and incremental
     ///
-    /// The trace has the energy of each layer and the norm of the gradient of the energy, before each update.
+    /// The trace has the energy of each layer and the norm of the gradient of the energy, before each update: by all
+    /// beliefs that are not clamped, or by all errors where those are what moves. The loss is multiplied by the nudge; the
+    /// energy of a free input is with that of layer 1.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     trace: Option<PathBuf>,
     /// Print settings, loss, times and rates as one line of JSON
@@ -137,16 +139,10 @@ impl Infer {
             }
             writable::directory(directory)?;
         }
-        let steps = strict(&method).and_then(|strict| Some((strict.solver.eta()?, strict.iterations)));
         if let Some(directory) = &self.trace {
-            if steps.is_none() {
+            if matches!(method, Method::Exact | Method::FixedPrediction(_)) {
                 return Err(Failure::usage(
-                    "--trace was given, but is only for --method strict with a given step size; leave it out",
-                ));
-            }
-            if self.relaxing.free_input || batch.mask.is_some() {
-                return Err(Failure::usage(
-                    "--trace was given, but follows neither a free input nor a mask; leave it out",
+                    "--trace was given, but is only for --method strict, error-based and incremental; leave it out",
                 ));
             }
             writable::directory(directory)?;
@@ -158,24 +154,28 @@ impl Infer {
         }
 
         let mut seconds = Vec::new();
-        let mut loss = Ok(0.0);
         let mut stepped = parameters.clone();
+        let mut run = |session: &mut Session| -> Result<Result<f32, Error>, Failure> {
+            if let Method::Incremental(_) = &method {
+                stepped.values_mut().copy_from_slice(parameters.values());
+                let mut optimizer = self.incrementing.build(&parameters)?;
+                return Ok(session.learn(&mut stepped, &mut *optimizer, &batch.x, &batch.y));
+            }
+            let conditions = batch.conditions(self.relaxing.free_input).with_start(&starts);
+            Ok(session.infer_with(&parameters, &batch.x, &batch.y, conditions))
+        };
+        let mut loss = Ok(0.0);
         for _ in 0..self.repeat {
             let started = Instant::now();
-            loss = match &method {
-                Method::Incremental(_) => {
-                    stepped.values_mut().copy_from_slice(parameters.values());
-                    let mut optimizer = self.incrementing.build(&parameters)?;
-                    session.learn(&mut stepped, &mut *optimizer, &batch.x, &batch.y)
-                }
-                _ => {
-                    let conditions = batch.conditions(self.relaxing.free_input).with_start(&starts);
-                    session.infer_with(&parameters, &batch.x, &batch.y, conditions)
-                }
-            };
+            loss = run(&mut session)?;
             seconds.push(started.elapsed().as_secs_f64());
         }
         seconds.sort_by(f64::total_cmp);
+        if self.trace.is_some() {
+            // Not while the clock runs.
+            session.record_trace(true)?;
+            loss = run(&mut session)?;
+        }
 
         let descents = Descents::of(&session, &method);
         let divergence = match loss {
@@ -193,9 +193,8 @@ impl Infer {
             tensors.push(("loss".into(), vec![1], vec![loss]));
             write_tensors(path, &tensors).map_err(Failure::run)?;
         }
-        if let (Some(directory), Some((eta, iterations))) = (&self.trace, steps) {
-            let pair = (&batch.x[..], (&batch.y).into());
-            trace::write(directory, &network, &parameters, pair, (eta, iterations, options), &starts)?;
+        if let Some(directory) = &self.trace {
+            trace::write(directory, &network, &session)?;
         }
         if let Some(directory) = &self.maps {
             for (number, layer) in (1..).zip(network.layers()) {

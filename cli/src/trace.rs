@@ -2,69 +2,37 @@
 
 use std::path::Path;
 
-use predictive_coding::{Error, Eta, Network, Options, Parameters, Quantity, Session, Start, Strict, Targets};
+use predictive_coding::{Method, Network, Session, Solver, Strict, Traced};
 
 use crate::console::Failure;
 use crate::figure::{self, Curve, Figure, Look, Panel, Scale, colour};
-use crate::relaxing::title;
+use crate::relaxing::{strict, title};
 use crate::report::write_csv;
 
-/// What is known of the beliefs before an update.
+/// What is known before an update.
 struct Row {
     /// Of each layer, the loss last.
     energies: Vec<f64>,
-    /// |dF/dv|, over the whole batch.
+    /// The norm of the gradient, over the whole batch.
     gradient: f64,
 }
 
-/// Relaxes a batch by strict, one iteration at a time, from v-hat or `starts` on, and writes trace.csv, trace.png and
-/// trace.svg to a directory.
-pub fn write(
-    directory: &Path,
-    network: &Network,
-    parameters: &Parameters,
-    (x, y): (&[f32], Targets<'_>),
-    (eta, iterations, options): (&Eta, usize, Options),
-    starts: &[Start<'_>],
-) -> Result<(), Failure> {
-    let samples = x.len() / network.input_shape().iter().product::<usize>();
-    let mut session = Session::new(network, samples, Strict::new(eta.clone(), 1), options)?;
-    session.record_energies(true)?;
+/// Writes trace.csv, trace.png and trace.svg of a session's last call, which was traced, to a directory.
+pub fn write(directory: &Path, network: &Network, session: &Session) -> Result<(), Failure> {
+    let row = |traced: Traced<'_>| Row { energies: traced.energies.to_vec(), gradient: traced.gradient };
+    let rows: Vec<Row> = session.trace().map(row).collect();
     let hidden = network.layers().len() - 1;
-    let mut rows = Vec::new();
-    let mut beliefs: Vec<Vec<f32>> = Vec::new();
-    for iteration in 1..=iterations {
-        let own: Vec<Start> = beliefs.iter().map(|u| Start::Deviation(u)).collect();
-        match session.infer_from(parameters, x, y, if iteration == 1 { starts } else { &own }) {
-            Ok(_) | Err(Error::Diverged(_)) => {}
-            Err(error) => return Err(Failure::run(error)),
-        }
-        let mut energies = Vec::new();
-        for layer in 1..=hidden {
-            let squares = session.get(Quantity::Error, layer)?.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>();
-            energies.push(0.5 * network.layers()[layer - 1].precision() * squares);
-        }
-        energies.push(session.energies()[0] - energies.iter().sum::<f64>());
-        let moved = (1..=hidden).map(|layer| session.get(Quantity::Deviation, layer));
-        let moved = moved.collect::<Result<Vec<_>, _>>()?;
-        if beliefs.is_empty() {
-            beliefs = moved.iter().map(|u| vec![0.0; u.len()]).collect();
-        }
-        let mut square = 0.0;
-        for (layer, (new, old)) in (1..).zip(moved.iter().zip(&beliefs)) {
-            let eta = eta.of_layer(layer);
-            let moves = new.iter().zip(old).map(|(new, old)| (f64::from(*new) - f64::from(*old)) / eta);
-            square += moves.map(|g| g * g).sum::<f64>();
-        }
-        // Where the caller's beliefs lie is known after their first update.
-        let gradient = if iteration == 1 && !starts.is_empty() { f64::NAN } else { square.sqrt() };
-        rows.push(Row { energies, gradient });
-        beliefs = moved;
-    }
     write_csv(&directory.join("trace.csv"), &csv(&rows, hidden))?;
-    let title = format!("Relaxation by {}", title(&Strict::new(eta.clone(), iterations).into()));
-    let settings = format!("{} loss, batch {samples}", network.loss());
-    figure::write(&directory.join("trace"), &picture(&rows, hidden, title, settings).scene())
+    let variables = if by_errors(session.method()) { "errors" } else { "beliefs" };
+    let title = format!("Relaxation by {}", title(session.method()));
+    let settings = format!("{} loss, batch {}", network.loss(), session.samples());
+    figure::write(&directory.join("trace"), &picture(&rows, hidden, title, settings, variables).scene())
+}
+
+/// Whether the errors are what moves.
+fn by_errors(method: &Method) -> bool {
+    let sweeps = |strict: &Strict| strict.solver == Solver::Sweeps;
+    matches!(method, Method::ErrorBased(_)) || strict(method).is_some_and(sweeps)
 }
 
 fn csv(rows: &[Row], hidden: usize) -> Vec<Vec<String>> {
@@ -78,7 +46,7 @@ fn csv(rows: &[Row], hidden: usize) -> Vec<Vec<String>> {
     std::iter::once(header.collect()).chain((1..).zip(rows).map(row)).collect()
 }
 
-fn picture(rows: &[Row], hidden: usize, title: String, settings: String) -> Figure {
+fn picture(rows: &[Row], hidden: usize, title: String, settings: String, variables: &str) -> Figure {
     let curve = |name: String, index: usize, count: usize, value: &dyn Fn(&Row) -> f64| Curve {
         name,
         colour: colour(index, count),
@@ -107,7 +75,7 @@ fn picture(rows: &[Row], hidden: usize, title: String, settings: String) -> Figu
         panels: vec![
             // What may cover others lies behind.
             panel("Energy", "energy", std::iter::once(sum).chain(layers).collect()),
-            panel("Gradient of the energy by all beliefs", "2-norm", vec![gradient]),
+            panel(&format!("Gradient of the energy by all {variables}"), "2-norm", vec![gradient]),
         ],
         columns: 2,
     }

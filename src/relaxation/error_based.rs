@@ -48,6 +48,7 @@ pub(crate) fn error_based(
         tile.push_errors(descent);
         descent.check(iteration, samples, open.and(Some(&mut tile.tile.steps)));
         tile.pull_errors(&mut direction);
+        descent.record_gradient(plan.level, iteration, samples, &direction);
         let Tile { steps, errors, .. } = &mut *tile.tile;
         for LayerPlan { precision, rate, output, .. } in &plan.layers[..plan.layers.len() - 1] {
             let step = Combine { alpha: (rate * precision) as f32, step: Some(&steps.eta), ..Combine::default() };

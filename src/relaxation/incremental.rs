@@ -49,6 +49,7 @@ pub(crate) fn increment(
     tile.energy(front, descent);
     descent.check(iteration, tile.tile.samples, None);
     tile.gradients_where_pushed(front, gradients);
+    tile.trace(iteration, front, descent);
     tile.update(front);
     tile.mark_diverged(descent);
 }

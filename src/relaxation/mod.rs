@@ -23,7 +23,7 @@ pub(crate) use error_based::error_based;
 pub(crate) use exact::backpropagate;
 pub(crate) use fixed_prediction::fixed_prediction;
 pub(crate) use incremental::increment;
-pub(crate) use strict::{Descent, Given, strict};
+pub(crate) use strict::{Descent, Given, Trace, strict};
 pub(crate) use sweep::sweep;
 
 use crate::layer::{Gradients, Input, Layers};

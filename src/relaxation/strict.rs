@@ -10,7 +10,7 @@
 //! D_1 = 0, since v_0 is clamped. Unless the caller gave beliefs to start from, u is 0 at first and
 //! departs from it one layer per iteration, from the top: what is known to be 0 is not computed.
 
-use predictive_coding_kernels::{Combine, elementwise, reduce};
+use predictive_coding_kernels::{Combine, Level, elementwise, reduce};
 
 use super::Relaxation;
 use crate::error::Divergence;
@@ -61,6 +61,40 @@ pub(crate) struct Descent {
     reached: Vec<f64>,
     /// F_1 .. F_n summed over the tiles that were recorded, if that was asked for.
     pub(crate) energies: Vec<f64>,
+    /// What else was recorded of them, if that was asked for.
+    pub(crate) trace: Trace,
+    /// |dF/dv|^2 of the tile.
+    square: f64,
+}
+
+/// The terms of the energy, and its gradient, in each iteration.
+#[derive(Clone, Default)]
+pub(crate) struct Trace {
+    /// `[iterations][layers]`.
+    pub(crate) terms: Vec<f64>,
+    /// |dF/dv|^2, by errors |dF/depsilon|^2.
+    pub(crate) squares: Vec<f64>,
+}
+
+impl Trace {
+    /// For so many iterations and layers.
+    pub(crate) fn new(iterations: usize, layers: usize) -> Self {
+        Trace { terms: vec![0.0; iterations * layers], squares: vec![0.0; iterations] }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.terms.fill(0.0);
+        self.squares.fill(0.0);
+    }
+
+    pub(crate) fn add(&mut self, other: &Trace) {
+        let terms = self.terms.iter_mut().zip(&other.terms);
+        terms.chain(self.squares.iter_mut().zip(&other.squares)).for_each(|(sum, term)| *sum += term);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.terms.as_slice()) + size_of_val(self.squares.as_slice())
+    }
 }
 
 impl Descent {
@@ -78,6 +112,8 @@ impl Descent {
             moved: vec![0.0; lanes],
             reached: vec![0.0; lanes],
             energies: Vec::new(),
+            trace: Trace::default(),
+            square: 0.0,
         }
     }
 
@@ -100,6 +136,7 @@ impl Descent {
             + size_of_val(self.back.as_slice())
             + size_of_val(self.diverged.as_slice())
             + size_of_val(self.energies.as_slice())
+            + self.trace.bytes()
     }
 
     /// The earliest divergence of the tile's samples, which begin at `first` in the batch.
@@ -157,6 +194,41 @@ impl Descent {
         }
         if let Some(energy) = self.energies.get_mut(iteration - 1).filter(|_| self.recording) {
             *energy += total;
+        }
+        self.record_terms(iteration, samples);
+    }
+
+    fn record_terms(&mut self, iteration: usize, samples: usize) {
+        if self.is_traced() {
+            let terms = self.trace.terms.chunks_exact_mut(self.now.len() / self.lanes).nth(iteration - 1);
+            for (term, now) in terms.into_iter().flatten().zip(self.now.chunks(self.lanes)) {
+                *term += now[..samples].iter().sum::<f64>();
+            }
+        }
+    }
+
+    /// All samples have settled in this iteration: in those that are left out, their traces stay as they are.
+    pub(super) fn settled(&mut self, iteration: usize, samples: usize) {
+        for left_out in iteration + 1..=self.trace.squares.len() {
+            self.record_terms(left_out, samples);
+            if self.is_traced() {
+                self.trace.squares[left_out - 1] += self.square;
+            }
+        }
+    }
+
+    /// Whether the terms of energies and their gradients are recorded.
+    pub(super) fn is_traced(&self) -> bool {
+        self.recording && !self.trace.squares.is_empty()
+    }
+
+    /// Takes minus the gradient of the energies in an iteration (from 1), if they are traced.
+    pub(super) fn record_gradient(&mut self, level: Level, iteration: usize, samples: usize, gradient: &[f32]) {
+        if self.is_traced() {
+            self.moved.fill(0.0);
+            reduce::add_squares(level, gradient, &mut self.moved);
+            self.square = self.moved[..samples].iter().sum();
+            self.trace.squares[iteration - 1] += self.square;
         }
     }
 
@@ -287,6 +359,7 @@ impl Relaxation<'_> {
             if tolerance.is_some() {
                 self.scratch.work.previous.copy_from_slice(&self.tile.deviations);
             }
+            self.trace(iteration, front, descent);
             match self.scratch.work.moments.direction.is_empty() {
                 true => self.update(front),
                 false => self.update_by_moments(&given.method.solver, iteration, front),
@@ -295,6 +368,7 @@ impl Relaxation<'_> {
             if let Some(tolerance) = tolerance.filter(|_| iteration + 1 >= last_reached)
                 && self.settle(iteration, tolerance, descent)
             {
+                descent.settled(iteration, self.tile.samples);
                 break;
             }
             if returning && iteration < iterations {

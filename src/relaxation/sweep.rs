@@ -39,8 +39,10 @@ pub(crate) fn sweep(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut De
         tile.push_errors(descent);
         descent.check(iteration, tile.tile.samples, None);
         tile.pull_errors(&mut sweeping.residuals);
+        descent.record_gradient(tile.layers.plan.level, iteration, tile.tile.samples, &sweeping.residuals);
         tile.choose_lengths(iteration, descent, &mut sweeping);
         if tile.settle_errors(iteration, tolerance, &mut sweeping) {
+            descent.settled(iteration, tile.tile.samples);
             break;
         }
         tile.take_lengths(&mut sweeping);

@@ -11,7 +11,8 @@
 
 use predictive_coding_kernels::{Combine, elementwise};
 
-use super::{Relaxation, clear_clamped, strict::weighted};
+use super::strict::{Descent, weighted};
+use super::{Relaxation, clear_clamped};
 use crate::layer::{Input, Towards};
 use crate::method::Solver;
 use crate::plan::{LayerPlan, Link};
@@ -69,7 +70,34 @@ impl Relaxation<'_> {
         let level = plan.level;
         let mut moments = std::mem::take(&mut self.scratch.work.moments);
         let Moments { direction, mean, square } = &mut moments;
-        let Tile { activations, deviations, errors, steps, .. } = &mut *self.tile;
+        self.direct(front, direction);
+        let Tile { deviations, steps, .. } = &mut *self.tile;
+        let free_input = (!plan.input.output.is_empty()).then_some(None);
+        for source in free_input.into_iter().chain((0..plan.layers.len() - 1).map(Some)) {
+            let place = plan.belief(source);
+            let [d, m] = [&mut *direction, &mut *mean].map(|vector| &mut vector[place.clone()]);
+            let u = &mut deviations[place.clone()];
+            let step = Combine { alpha: plan.pace(source).1 as f32, step: Some(&steps.eta), ..Combine::default() };
+            if let Solver::Momentum { momentum, nesterov, .. } = *solver {
+                let keep = momentum as f32;
+                elementwise::combine(level, d, Combine { beta: keep, ..Combine::default() }, m);
+                match nesterov {
+                    true => elementwise::combine(level, d, Combine { gamma: step.alpha * keep, other: m, ..step }, u),
+                    false => elementwise::combine(level, m, step, u),
+                }
+            } else {
+                adam(iteration, d, m, &mut square[place]);
+                elementwise::combine(level, d, step, u);
+            }
+        }
+        self.scratch.work.moments = moments;
+        self.hold_clamped();
+    }
+
+    /// The direction d of all beliefs; what is clamped has one too, but is held.
+    fn direct(&mut self, front: Front, direction: &mut [f32]) {
+        let plan = self.layers.plan;
+        let Tile { activations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         let wrong = |source: Option<usize>| source.is_none_or(|layer| plan.layers[layer].wave.is_wrong(front));
@@ -100,26 +128,18 @@ impl Relaxation<'_> {
                 self.layers.backward(layer, values, at, error, work, None, Some(towards));
             }
         }
-        let free_input = (!plan.input.output.is_empty()).then_some(None);
-        for source in free_input.into_iter().chain((0..plan.layers.len() - 1).map(Some)) {
-            let place = plan.belief(source);
-            let [d, m] = [&mut *direction, &mut *mean].map(|vector| &mut vector[place.clone()]);
-            let u = &mut deviations[place.clone()];
-            let step = Combine { alpha: plan.pace(source).1 as f32, step: Some(&steps.eta), ..Combine::default() };
-            if let Solver::Momentum { momentum, nesterov, .. } = *solver {
-                let keep = momentum as f32;
-                elementwise::combine(level, d, Combine { beta: keep, ..Combine::default() }, m);
-                match nesterov {
-                    true => elementwise::combine(level, d, Combine { gamma: step.alpha * keep, other: m, ..step }, u),
-                    false => elementwise::combine(level, m, step, u),
-                }
-            } else {
-                adam(iteration, d, m, &mut square[place]);
-                elementwise::combine(level, d, step, u);
-            }
+    }
+
+    /// Records how steep the energy is by the beliefs, if the descent is traced.
+    pub(super) fn trace(&mut self, iteration: usize, front: Front, descent: &mut Descent) {
+        if !descent.is_traced() {
+            return;
         }
-        self.scratch.work.moments = moments;
-        self.hold_clamped();
+        let mut traced = std::mem::take(&mut self.scratch.work.traced);
+        self.direct(front, &mut traced);
+        clear_clamped(&self.tile.clamped, &mut traced);
+        descent.record_gradient(self.layers.plan.level, iteration, self.tile.samples, &traced);
+        self.scratch.work.traced = traced;
     }
 
     /// Takes the clamped elements of a free input back to what was given.

@@ -26,12 +26,12 @@ use crate::output::Output;
 use crate::parameters::{Parameters, ParametersView};
 use crate::plan::{Plan, Step};
 use crate::ranks::Ranks;
-use crate::relaxation::{Open, Variables};
+use crate::relaxation::{Open, Trace, Variables};
 use draft::{Draft, Multiples, check_memory};
 use learn::Changing;
 use pool::Pool;
 
-pub use quantities::Quantity;
+pub use quantities::{Quantity, Traced};
 
 /// Computes steps of one network by one method, for batches of up to a given size.
 ///
@@ -98,6 +98,7 @@ pub struct Session {
     /// Whether the last call relaxed, or only went forward.
     inferred: bool,
     energies: Vec<f64>,
+    trace: Trace,
 }
 
 impl Session {
@@ -157,6 +158,7 @@ impl Session {
             loss: 0.0,
             inferred: false,
             energies: Vec::new(),
+            trace: Trace::default(),
         })
     }
 
@@ -334,6 +336,7 @@ impl Session {
             + self.network.table_bytes()
             + size_of_val(self.gradients.values())
             + size_of_val(self.energies.as_slice())
+            + self.trace.bytes()
     }
 
     /// The algorithm of each convolution, with its layer (from 1): forward, gradient of the data, gradient of the weights.

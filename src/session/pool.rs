@@ -24,6 +24,11 @@ impl Pool {
         free.unwrap_or_else(|| lock(&self.0[index % self.0.len()]))
     }
 
+    /// All of them, while nobody computes.
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Scratch> {
+        self.0.iter_mut().map(|scratch| scratch.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

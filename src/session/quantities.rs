@@ -8,6 +8,7 @@ use crate::names::names;
 use crate::output::Output;
 use crate::parameters::Parameters;
 use crate::plan::Plan;
+use crate::relaxation::Trace;
 use crate::state::Descending;
 
 /// A quantity that a session holds for a layer, one value per element of the layer's output. See [`Session`] for an
@@ -28,6 +29,30 @@ pub enum Quantity {
 names!(Quantity, "quantity", {
     Activation => "activation", Deviation => "deviation", Belief => "belief", Error => "error",
 });
+
+/// A relaxation before the update of an iteration, summed over the batch.
+///
+/// ```
+/// use predictive_coding::{Linear, Loss, Network, Op, Options, Session, Strict};
+///
+/// let linear = |outputs| Op::Linear(Linear::new(outputs));
+/// let network = Network::new(&[2], Loss::MSE, vec![vec![linear(2), Op::Tanh], vec![linear(1)]])?;
+/// let mut session = Session::new(&network, 1, Strict::new(0.1, 10), Options::default())?;
+/// session.record_trace(true)?;
+/// session.infer(&network.initialize(1), &[0.5, -0.5], &[1.0f32])?;
+/// let gradients: Vec<f64> = session.trace().map(|traced| traced.gradient).collect();
+/// assert!(gradients[9] < gradients[0]);
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Traced<'a> {
+    /// The terms of the energy: p_l / 2 |epsilon_l|^2 for l = 1..L-1, that of a free input with the first, and the loss
+    /// times the nudge.
+    pub energies: &'a [f64],
+    /// The norm of the energy's gradient by all beliefs that are not clamped; for error-based and sweeps by all errors.
+    pub gradient: f64,
+}
 
 impl Session {
     /// A quantity of layer `layer` (from 1; 0 for a [free input](crate::FreeInput)) of the last call,
@@ -214,5 +239,33 @@ impl Session {
     /// iteration. Empty unless they were recorded.
     pub fn energies(&self) -> &[f64] {
         &self.energies
+    }
+
+    /// Whether the next relaxations by strict, error-based and incremental are traced. Steps of beliefs then pull every error
+    /// back a second time. Off by default.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is not enough memory for the numbers of all iterations (nothing was changed).
+    pub fn record_trace(&mut self, record: bool) -> Result<()> {
+        let iterations = if record && self.method.descends() { self.method.iterations() } else { None };
+        let (iterations, layers) = (iterations.unwrap_or(0), self.plan.layers.len());
+        let numbers = (layers + 1).checked_mul(self.groups.len() + 1).and_then(|rows| rows.checked_mul(iterations));
+        if !matches!(numbers.map(|numbers| Vec::<f64>::new().try_reserve_exact(numbers)), Some(Ok(()))) {
+            return Err(Error::Argument(format!(
+                "not enough memory for a trace of {iterations} iterations; use fewer iterations, or record no trace"
+            )));
+        }
+        self.trace = Trace::new(iterations, layers);
+        self.groups.iter_mut().for_each(|group| group.descent.trace = self.trace.clone());
+        let len = if iterations > 0 { self.plan.hidden_len() } else { 0 };
+        self.scratch.all_mut().for_each(|scratch| scratch.work.traced = Buffer::zeros(len));
+        Ok(())
+    }
+
+    /// What the last relaxation was like before the update of each iteration, if it was traced; see
+    /// [`Traced`] for an example.
+    pub fn trace(&self) -> impl Iterator<Item = Traced<'_>> {
+        let terms = self.trace.terms.chunks_exact(self.plan.layers.len());
+        terms.zip(&self.trace.squares).map(|(energies, square)| Traced { energies, gradient: square.sqrt() })
     }
 }

@@ -80,6 +80,8 @@ impl Session {
             ranks.all_reduce(values);
         }
         let groups = &self.groups[..self.used];
+        self.trace.clear();
+        groups.iter().for_each(|group| self.trace.add(&group.descent.trace));
         for (iteration, energy) in self.energies.iter_mut().enumerate() {
             *energy = groups.iter().map(|group| group.descent.energies[iteration]).sum();
         }

@@ -269,6 +269,90 @@ fn a_trace_is_the_energy_of_every_iteration() {
         assert!(folder.path("trace").join(file).metadata().unwrap().len() > 1000, "{file}");
     }
     folder.infer("exact", &["--trace", &trace]).refused(&["--trace", "strict"]);
+    let fixed = ["--eta", "0.1", "--iterations", "9", "--trace", &trace];
+    folder.infer("fixed-prediction", &fixed).refused(&["--trace", "strict, error-based and incremental"]);
+}
+
+/// Every rule that goes down an energy: the terms are those of the errors that a run of as many iterations ends with, and
+/// without a nudge the first loss is that of the forward pass.
+#[test]
+fn every_descent_is_traced() {
+    let folder = Folder::with_model(5);
+    let trace = folder.name("trace");
+    let rules: [(&str, &[&str]); 11] = [
+        ("strict", &["--eta", "0.2", "--belief-momentum", "0.5"]),
+        ("strict", &["--eta", "0.2", "--belief-optimizer", "nesterov"]),
+        ("strict", &["--eta", "0.02", "--belief-optimizer", "adam"]),
+        ("strict", &["--eta", "0.2", "--nudge", "0.5"]),
+        ("strict", &["--eta", "0.2", "--nudge", "-0.5", "--centred"]),
+        ("strict", &["--eta", "0.2", "--free-input", "--input-precision", "0.5"]),
+        ("strict", &["--eta", "auto"]),
+        ("strict", &["--eta", "0.2,0.1"]),
+        ("error-based", &["--eta", "0.2"]),
+        ("error-based", &["--eta", "auto"]),
+        ("incremental", &["--eta", "0.2", "--lr", "0.01", "--optimizer", "adam"]),
+    ];
+    for (method, options) in rules {
+        let what = format!("{method} {options:?}");
+        folder.infer(method, &[options, &["--iterations", "6", "--trace", &trace]].concat()).succeeded();
+        let rows = csv(&folder.path("trace/trace.csv"));
+        assert_eq!(rows.len(), 6, "{what}");
+        let number = |row: usize, key: &str| rows[row][key].parse::<f64>().unwrap();
+        // Error-based ends with the errors after its last step.
+        let shift = usize::from(method == "error-based");
+        for row in 1..6 {
+            let ran = infer(&folder, method, &[options, &["--iterations", &(row + 1 - shift).to_string()]].concat());
+            for layer in 1..=2 {
+                let squares = |name: &str| -> f64 { ran[name].1.iter().map(|&e| f64::from(e).powi(2)).sum() };
+                let mut energy = squares(&format!("error.{layer}")) / 2.0;
+                let found = number(row, &format!("energy.{layer}"));
+                if layer == 1 && options.contains(&"--free-input") {
+                    // Its deviation is one update younger.
+                    let before = infer(&folder, method, &[options, &["--iterations", &row.to_string()]].concat());
+                    energy += before["deviation.0"].1.iter().map(|&e| 0.25 * f64::from(e).powi(2)).sum::<f64>();
+                }
+                assert!((found - energy).abs() <= 2e-5 * energy, "{what}, {row}, {layer}: {found}, {energy}");
+            }
+        }
+        let forward = f64::from(infer(&folder, "exact", &[])["loss"].1[0]);
+        let nudge = options.iter().position(|&option| option == "--nudge");
+        let nudge = nudge.map_or(1.0, |at| options[at + 1].parse::<f64>().unwrap());
+        assert!((number(0, "loss") - nudge * forward).abs() <= 1e-6 * forward, "{what}");
+        for row in 0..6 {
+            let terms = number(row, "energy.1") + number(row, "energy.2") + number(row, "loss");
+            assert!((number(row, "energy") - terms).abs() <= 1e-12 * terms.abs(), "{what}");
+            assert!(number(row, "gradient") > 0.0, "{what}");
+        }
+        if ["0.2", "auto"].contains(&options[1]) && options.len() == 2 && method != "incremental" {
+            assert!(
+                number(5, "energy") < number(0, "energy") && number(5, "gradient") < number(0, "gradient"),
+                "{what}"
+            );
+        }
+    }
+    for file in ["trace.png", "trace.svg"] {
+        assert!(folder.path("trace").join(file).metadata().unwrap().len() > 1000, "{file}");
+    }
+}
+
+/// What a mask leaves out has no part in the loss of a trace.
+#[test]
+fn a_trace_follows_a_mask() {
+    let folder = Folder::with_model(2);
+    let trace = folder.name("trace");
+    let batch = folder.path("batch.safetensors");
+    let given = tensors(&batch);
+    let energies = |mask: [f32; 6]| -> Vec<[f64; 2]> {
+        let masked = [&given[..], &[("mask".to_string(), vec![2, 3], mask.to_vec())]].concat();
+        predictive_coding::write_tensors(&batch, &masked).unwrap();
+        folder.infer("strict", &["--eta", "0.2", "--iterations", "4", "--trace", &trace]).succeeded();
+        let rows = csv(&folder.path("trace/trace.csv"));
+        let number = |row: usize, key: &str| rows[row][key].parse::<f64>().unwrap();
+        (0..4).map(|row| [number(row, "loss"), number(row, "gradient")]).collect()
+    };
+    let [all, none, first] = [[1.0; 6], [0.0; 6], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]].map(energies);
+    assert_eq!(none, [[0.0; 2]; 4]);
+    assert!(first.iter().zip(&all).all(|(first, all)| 0.0 < first[0] && first[0] < all[0] && first[1] < all[1]));
 }
 
 #[test]
