@@ -1,10 +1,11 @@
 //! What the rules beyond the paper have to do with one another and with backpropagation.
 
 use predictive_coding::{
-    ErrorBased, Incremental, Linear, Loss, Method, Network, Nudge, Op, Options, Parameters, Quantity, Session, Sgd,
-    SgdOptions, Solver, Strict,
+    AdamOptions, AdamW, ErrorBased, Incremental, Linear, Loss, Method, Network, Nudge, Op, Optimizer, Options,
+    Parameters, Quantity, Session, Sgd, SgdOptions, Solver, Strict,
 };
 use predictive_coding_reference::compare::{relative_error, widen};
+use predictive_coding_reference::naive::{Begin, Naive};
 use predictive_coding_reference::random;
 
 const SAMPLES: usize = 5;
@@ -142,11 +143,59 @@ fn incremental_learns_and_infers_nothing_without_an_optimizer() {
     let (x, y) = ([0.5; 6], [0.5f32; 3]);
     let refused = session.infer(&parameters, &x, &y).unwrap_err().to_string();
     assert!(refused.contains("learn"), "{refused}");
-    let mut stepped = parameters.clone();
-    let options = SgdOptions::default().with_weight_decay(0.1);
-    let mut decaying = Sgd::with_options(&parameters, options).unwrap();
-    assert!(session.learn(&mut stepped, &mut decaying, &x, &y).is_err());
-    assert_eq!(stepped.values(), parameters.values());
+}
+
+/// In float64, one iteration of the reference after the other, by the parameters of that iteration.
+#[test]
+fn incremental_decays_the_weights_of_each_iteration() {
+    const LR: f64 = 0.01;
+    const DECAY: f64 = 0.3;
+    const ITERATIONS: usize = 7;
+    let (network, mut rng) = (network(), random::generator(SEED));
+    let first = random::parameters(&mut rng, &network);
+    let (x, y) = (random::values(&mut rng, SAMPLES * 6), random::values(&mut rng, SAMPLES * 3));
+    let (x64, y64) = (widen(&x), widen(&y));
+    let sgd: Box<dyn Optimizer> = {
+        let options = SgdOptions::default().with_lr(LR).with_weight_decay(DECAY);
+        Box::new(Sgd::with_options(&first, options).unwrap())
+    };
+    let adam = AdamOptions::default().with_lr(LR).with_weight_decay(DECAY).with_eps(1e-3);
+    let adamw: Box<dyn Optimizer> = Box::new(AdamW::with_options(&first, adam).unwrap());
+    for mut optimizer in [sgd, adamw] {
+        let mut theta = widen(first.values());
+        let start = theta.clone();
+        let (mut m, mut s) = (vec![0.0; theta.len()], vec![0.0; theta.len()]);
+        let mut beliefs: Vec<Begin<f64>> = Vec::new();
+        for t in 1..=ITERATIONS {
+            let mut now = first.clone();
+            now.values_mut().iter_mut().zip(&theta).for_each(|(now, theta)| *now = *theta as f32);
+            let naive = Naive::<f64>::new(&network, &now);
+            // Without a step of the beliefs, gradients are taken where the iteration finds them.
+            let [still, moved] = [0.0, 0.3].map(|eta| naive.step(&Strict::new(eta, 1).into(), &x64, &y64, &beliefs));
+            for (i, g) in still.gradients.iter().enumerate() {
+                if optimizer.name() == "sgd" {
+                    theta[i] -= LR * (g + DECAY * theta[i]);
+                } else {
+                    m[i] = 0.9 * m[i] + 0.1 * g;
+                    s[i] = 0.999 * s[i] + 0.001 * g * g;
+                    let [m, s] = [m[i] / (1.0 - 0.9f64.powi(t as i32)), s[i] / (1.0 - 0.999f64.powi(t as i32))];
+                    theta[i] -= LR * DECAY * theta[i] + LR * m / (s.sqrt() + 1e-3);
+                }
+            }
+            beliefs = moved.beliefs[1..moved.beliefs.len() - 1].iter().map(|v| Begin::Belief(v.clone())).collect();
+        }
+        let mut parameters = first.clone();
+        let mut session =
+            Session::new(&network, SAMPLES, Incremental::new(0.3, ITERATIONS), Options::default()).unwrap();
+        session.learn(&mut parameters, &mut *optimizer, &x, &y).unwrap();
+        let change = |values: &[f64]| values.iter().zip(&start).map(|(now, first)| now - first).collect::<Vec<_>>();
+        let error = relative_error(&change(&widen(parameters.values())), &change(&theta));
+        // The parameters themselves are rounded.
+        assert!(error < 1e-5, "{}: {error:.1e}", optimizer.description());
+        let Begin::Belief(belief) = &beliefs[1] else { panic!("no belief") };
+        let error = relative_error(&widen(&session.get(Quantity::Belief, 2).unwrap()), belief);
+        assert!(error < 1e-6, "{}: {error:.1e}", optimizer.description());
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Infer {
         }
         if self.incrementing.is_given() && self.method != MethodName::Incremental {
             return Err(Failure::usage(
-                "--optimizer or --lr was given, but is only for --method incremental; leave it out",
+                "--optimizer, --lr or --weight-decay was given, but is only for --method incremental; leave it out",
             ));
         }
         let (method, options) = (self.relaxing.method(self.method, INFERENCE_PRODUCTS)?, self.relaxing.options());

@@ -38,25 +38,42 @@ pub struct Incrementing {
     /// incremental: learning rate
     #[arg(long, allow_hyphen_values = true, help_heading = "Relaxation")]
     lr: Option<f64>,
+    /// incremental: weight decay, as in PyTorch [default: adamw 0.01, others 0]
+    #[arg(long, value_name = "W", allow_hyphen_values = true, help_heading = "Relaxation")]
+    weight_decay: Option<f64>,
 }
 
 impl Incrementing {
     pub fn is_given(&self) -> bool {
-        self.optimizer.is_some() || self.lr.is_some()
+        self.optimizer.is_some() || self.lr.is_some() || self.weight_decay.is_some()
     }
 
     pub fn build(&self, parameters: &Parameters) -> Result<Box<dyn Optimizer>, Failure> {
         let Some(lr) = self.lr else {
             return Err(Failure::usage("--method incremental needs --lr; 0.001 is a usual learning rate"));
         };
-        Ok(match self.optimizer.unwrap_or(OptimizerName::Sgd) {
-            OptimizerName::Sgd => Box::new(Sgd::with_options(parameters, SgdOptions::default().with_lr(lr))?),
-            OptimizerName::Adam => Box::new(Adam::with_options(parameters, AdamOptions::default().with_lr(lr))?),
-            OptimizerName::Adamw => {
-                return Err(Failure::usage(
-                    "--optimizer adamw decays the weights; expected sgd or adam for incremental",
-                ));
+        self.optimizer.unwrap_or(OptimizerName::Sgd).build(parameters, lr, 0.0, self.weight_decay)
+    }
+}
+
+impl OptimizerName {
+    fn build(
+        self,
+        parameters: &Parameters,
+        lr: f64,
+        momentum: f64,
+        weight_decay: Option<f64>,
+    ) -> Result<Box<dyn Optimizer>, Failure> {
+        let usual = if self == OptimizerName::Adamw { ADAMW_WEIGHT_DECAY } else { 0.0 };
+        let weight_decay = weight_decay.unwrap_or(usual);
+        let adam = AdamOptions::default().with_lr(lr).with_weight_decay(weight_decay);
+        Ok(match self {
+            OptimizerName::Sgd => {
+                let options = SgdOptions::default().with_lr(lr).with_momentum(momentum).with_weight_decay(weight_decay);
+                Box::new(Sgd::with_options(parameters, options)?)
             }
+            OptimizerName::Adam => Box::new(Adam::with_options(parameters, adam)?),
+            OptimizerName::Adamw => Box::new(AdamW::with_options(parameters, adam)?),
         })
     }
 }
@@ -115,20 +132,7 @@ impl Optimizing {
         if let Some(clip) = self.clip.filter(|clip| !(clip.is_finite() && *clip > 0.0)) {
             return Err(Failure::usage(format!("--clip {clip}: expected a finite number above 0")));
         }
-        let weight_decay = self.weight_decay.unwrap_or(match self.optimizer {
-            OptimizerName::Adamw => ADAMW_WEIGHT_DECAY,
-            OptimizerName::Sgd | OptimizerName::Adam => 0.0,
-        });
-        let adam = AdamOptions::default().with_lr(lr).with_weight_decay(weight_decay);
-        Ok(match self.optimizer {
-            OptimizerName::Sgd => {
-                let momentum = self.momentum.unwrap_or(0.0);
-                let options = SgdOptions::default().with_lr(lr).with_momentum(momentum).with_weight_decay(weight_decay);
-                Box::new(Sgd::with_options(parameters, options)?)
-            }
-            OptimizerName::Adam => Box::new(Adam::with_options(parameters, adam)?),
-            OptimizerName::Adamw => Box::new(AdamW::with_options(parameters, adam)?),
-        })
+        self.optimizer.build(parameters, lr, self.momentum.unwrap_or(0.0), self.weight_decay)
     }
 
     /// The learning rate of each step of a run of so many epochs of so many steps.

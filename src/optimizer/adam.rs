@@ -82,6 +82,11 @@ impl Adam {
     pub fn with_options(parameters: &Parameters, options: AdamOptions) -> Result<Self> {
         State::new(parameters, options).map(Adam)
     }
+
+    /// What the parameters shrink by in a step, and what of them is added to their gradients.
+    fn rates(&self) -> [f64; 2] {
+        [0.0, self.0.options.weight_decay]
+    }
 }
 
 impl AdamW {
@@ -104,7 +109,15 @@ impl AdamW {
     pub fn with_options(parameters: &Parameters, options: AdamOptions) -> Result<Self> {
         State::new(parameters, options).map(AdamW)
     }
+
+    /// What the parameters shrink by in a step, and what of them is added to their gradients.
+    fn rates(&self) -> [f64; 2] {
+        [self.0.lr * self.0.options.weight_decay, 0.0]
+    }
 }
+
+/// Parts of the parameters that a step changes, of what they add to, of gradients, and of the two averages.
+type Block<'a> = (&'a mut [f32], &'a [f32], &'a [f32], &'a mut [f32], &'a mut [f32]);
 
 #[derive(Clone, Debug)]
 struct State {
@@ -135,34 +148,46 @@ impl State {
         format!("{name} lr={lr} beta1={beta1} beta2={beta2} eps={eps} weight_decay={weight_decay}")
     }
 
-    /// One step; `shrink` multiplies the parameters beforehand, `decay` of them is added to g.
-    fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters, shrink: f64, decay: f64) {
-        check_sizes(self.mean.values().len(), parameters, gradients);
+    /// A step of `theta`, or if `CHANGE` one of `first` + `theta` that `theta` takes. The parameters shrink by `shrink` of
+    /// themselves beforehand; `decay` of them is added to g.
+    fn take<const CHANGE: bool>(
+        &mut self,
+        first: &Parameters,
+        theta: &mut Parameters,
+        gradients: &Parameters,
+        [shrink, decay]: [f64; 2],
+    ) {
+        check_sizes(self.mean.values().len(), theta, gradients);
         self.steps = self.steps.saturating_add(1);
         let (AdamOptions { betas: (beta1, beta2), eps, .. }, lr) = (self.options, self.lr);
         let t = self.steps as f64;
         let step_size = (lr / (1.0 - beta1.powf(t))) as f32;
         let inverse_root = (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32;
-        let (shrink, decay, eps) = (shrink as f32, decay as f32, eps as f32);
+        let (shrink, keep, decay, eps) = (shrink as f32, (1.0 - shrink) as f32, decay as f32, eps as f32);
         let (rate1, keep2, rate2) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32);
-        let step = |(theta, g, m, s): (&mut [f32], &[f32], &mut [f32], &mut [f32])| {
-            for ((theta, g), (m, s)) in theta.iter_mut().zip(g).zip(m.iter_mut().zip(s)) {
-                let g = g + decay * *theta;
+        let step = |(theta, first, g, m, s): Block<'_>| {
+            for (((theta, first), g), (m, s)) in theta.iter_mut().zip(first).zip(g).zip(m.iter_mut().zip(s)) {
+                let at = if CHANGE { first + *theta } else { *theta };
+                let g = g + decay * at;
                 *m += rate1 * (g - *m);
                 *s = keep2 * *s + rate2 * (g * g);
-                *theta = shrink * *theta - step_size * (*m / (s.sqrt() * inverse_root + eps));
+                let step = step_size * (*m / (s.sqrt() * inverse_root + eps));
+                *theta = if CHANGE { *theta - shrink * at - step } else { keep * at - step };
             }
         };
-        let (theta, g, m, s) =
-            (parameters.trained_mut(), gradients.trained(), self.mean.trained_mut(), self.square.trained_mut());
-        match theta.len() > BLOCK {
-            true => {
-                (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK), m.par_chunks_mut(BLOCK), s.par_chunks_mut(BLOCK))
-                    .into_par_iter()
-                    .for_each(step)
-            }
-            false => step((theta, g, m, s)),
+        let (theta, first, g) = (theta.trained_mut(), first.trained(), gradients.trained());
+        let (m, s) = (self.mean.trained_mut(), self.square.trained_mut());
+        if theta.len() <= BLOCK {
+            return step((theta, first, g, m, s));
         }
+        let operands = (
+            theta.par_chunks_mut(BLOCK),
+            first.par_chunks(BLOCK),
+            g.par_chunks(BLOCK),
+            m.par_chunks_mut(BLOCK),
+            s.par_chunks_mut(BLOCK),
+        );
+        operands.into_par_iter().for_each(step);
     }
 
     fn set_lr(&mut self, lr: f64) -> Result<()> {
@@ -192,8 +217,13 @@ impl Optimizer for Adam {
     }
 
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
-        let decay = self.0.options.weight_decay;
-        self.0.step(parameters, gradients, 1.0, decay);
+        let rates = self.rates();
+        self.0.take::<false>(gradients, parameters, gradients, rates);
+    }
+
+    fn step_change(&mut self, first: &Parameters, change: &mut Parameters, gradients: &Parameters) {
+        let rates = self.rates();
+        self.0.take::<true>(first, change, gradients, rates);
     }
 
     fn lr(&self) -> f64 {
@@ -202,10 +232,6 @@ impl Optimizer for Adam {
 
     fn set_lr(&mut self, lr: f64) -> Result<()> {
         self.0.set_lr(lr)
-    }
-
-    fn weight_decay(&self) -> f64 {
-        self.0.options.weight_decay
     }
 
     fn steps(&self) -> u64 {
@@ -231,8 +257,13 @@ impl Optimizer for AdamW {
     }
 
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
-        let shrink = 1.0 - self.0.lr * self.0.options.weight_decay;
-        self.0.step(parameters, gradients, shrink, 0.0);
+        let rates = self.rates();
+        self.0.take::<false>(gradients, parameters, gradients, rates);
+    }
+
+    fn step_change(&mut self, first: &Parameters, change: &mut Parameters, gradients: &Parameters) {
+        let rates = self.rates();
+        self.0.take::<true>(first, change, gradients, rates);
     }
 
     fn lr(&self) -> f64 {
@@ -241,10 +272,6 @@ impl Optimizer for AdamW {
 
     fn set_lr(&mut self, lr: f64) -> Result<()> {
         self.0.set_lr(lr)
-    }
-
-    fn weight_decay(&self) -> f64 {
-        self.0.options.weight_decay
     }
 
     fn steps(&self) -> u64 {

@@ -41,6 +41,13 @@ pub trait Optimizer: Send + Sync {
     /// optimiser was made for.
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters);
 
+    /// A step of the parameters `first` + `change` that `change` alone takes, so that the sum of many small steps loses no
+    /// digits. What weights decay by follows from the sum. [`Incremental`](crate::Incremental) takes such steps.
+    ///
+    /// # Panics
+    /// As [`step`](Self::step).
+    fn step_change(&mut self, first: &Parameters, change: &mut Parameters, gradients: &Parameters);
+
     /// The learning rate of the next step.
     fn lr(&self) -> f64;
 
@@ -49,9 +56,6 @@ pub trait Optimizer: Send + Sync {
     /// # Errors
     /// [`Error::Argument`] if it is not a finite number of at least 0.
     fn set_lr(&mut self, lr: f64) -> Result<()>;
-
-    /// The multiple of the parameters that a step adds to their gradients, or takes from them.
-    fn weight_decay(&self) -> f64;
 
     /// Steps taken so far.
     fn steps(&self) -> u64;

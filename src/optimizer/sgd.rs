@@ -90,6 +90,46 @@ impl Sgd {
     }
 }
 
+impl Sgd {
+    /// A step of `theta`, or if `CHANGE` one of `first` + `theta` that `theta` takes.
+    fn take<const CHANGE: bool>(&mut self, first: &Parameters, theta: &mut Parameters, gradients: &Parameters) {
+        check_sizes(self.len, theta, gradients);
+        self.steps = self.steps.saturating_add(1);
+        let lr = self.lr as f32;
+        let decay = self.options.weight_decay as f32;
+        let keep = self.options.momentum as f32;
+        let nesterov = self.options.nesterov;
+        let decayed = move |g: f32, first: f32, theta: f32| g + decay * if CHANGE { first + theta } else { theta };
+        let plain = |(theta, first, g): (&mut [f32], &[f32], &[f32])| {
+            for ((theta, first), g) in theta.iter_mut().zip(first).zip(g) {
+                *theta -= lr * decayed(*g, *first, *theta);
+            }
+        };
+        let by_momentum = |(theta, first, g, m): (&mut [f32], &[f32], &[f32], &mut [f32])| {
+            for (((theta, first), g), m) in theta.iter_mut().zip(first).zip(g).zip(m) {
+                let g = decayed(*g, *first, *theta);
+                *m = keep * *m + g;
+                *theta -= lr * if nesterov { g + keep * *m } else { *m };
+            }
+        };
+        let (theta, first, g) = (theta.trained_mut(), first.trained(), gradients.trained());
+        let blocks = theta.len() > BLOCK;
+        match &mut self.momentum {
+            None if blocks => {
+                let operands = (theta.par_chunks_mut(BLOCK), first.par_chunks(BLOCK), g.par_chunks(BLOCK));
+                operands.into_par_iter().for_each(plain);
+            }
+            None => plain((theta, first, g)),
+            Some(momentum) if blocks => {
+                let m = momentum.trained_mut().par_chunks_mut(BLOCK);
+                let operands = (theta.par_chunks_mut(BLOCK), first.par_chunks(BLOCK), g.par_chunks(BLOCK), m);
+                operands.into_par_iter().for_each(by_momentum);
+            }
+            Some(momentum) => by_momentum((theta, first, g, momentum.trained_mut())),
+        }
+    }
+}
+
 impl Optimizer for Sgd {
     fn name(&self) -> &'static str {
         "sgd"
@@ -101,32 +141,11 @@ impl Optimizer for Sgd {
     }
 
     fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
-        check_sizes(self.len, parameters, gradients);
-        self.steps = self.steps.saturating_add(1);
-        let lr = self.lr as f32;
-        let decay = self.options.weight_decay as f32;
-        let keep = self.options.momentum as f32;
-        let nesterov = self.options.nesterov;
-        let plain = |(theta, g): (&mut [f32], &[f32])| {
-            theta.iter_mut().zip(g).for_each(|(theta, g)| *theta -= lr * (g + decay * *theta));
-        };
-        let by_momentum = |(theta, g, m): (&mut [f32], &[f32], &mut [f32])| {
-            for ((theta, g), m) in theta.iter_mut().zip(g).zip(m) {
-                let g = g + decay * *theta;
-                *m = keep * *m + g;
-                *theta -= lr * if nesterov { g + keep * *m } else { *m };
-            }
-        };
-        let (theta, g) = (parameters.trained_mut(), gradients.trained());
-        match (&mut self.momentum, theta.len() > BLOCK) {
-            (None, false) => plain((theta, g)),
-            (None, true) => (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK)).into_par_iter().for_each(plain),
-            (Some(momentum), false) => by_momentum((theta, g, momentum.trained_mut())),
-            (Some(momentum), true) => {
-                let m = momentum.trained_mut().par_chunks_mut(BLOCK);
-                (theta.par_chunks_mut(BLOCK), g.par_chunks(BLOCK), m).into_par_iter().for_each(by_momentum);
-            }
-        }
+        self.take::<false>(gradients, parameters, gradients);
+    }
+
+    fn step_change(&mut self, first: &Parameters, change: &mut Parameters, gradients: &Parameters) {
+        self.take::<true>(first, change, gradients);
     }
 
     fn lr(&self) -> f64 {
@@ -137,10 +156,6 @@ impl Optimizer for Sgd {
         check_not_negative("lr", lr)?;
         self.lr = lr;
         Ok(())
-    }
-
-    fn weight_decay(&self) -> f64 {
-        self.options.weight_decay
     }
 
     fn steps(&self) -> u64 {

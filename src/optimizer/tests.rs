@@ -120,6 +120,49 @@ fn sgd_follows_its_recurrence() {
     }
 }
 
+/// In steps that are small beside the parameters, the change has the digits that their sum would have lost.
+#[test]
+fn a_change_takes_the_steps_of_the_parameters() {
+    const SMALL: f64 = 1e-6;
+    let first = parameters(&START);
+    let adam = AdamOptions { lr: SMALL, weight_decay: 0.1, ..AdamOptions::default() };
+    let [plain, decaying, nesterov] = [(0.0, false, 0.0), (0.0, false, 0.1), (0.9, true, 0.1)]
+        .map(|(momentum, nesterov, weight_decay)| SgdOptions { lr: SMALL, momentum, nesterov, weight_decay });
+    type Reference = Box<dyn FnMut(i32, f64, f64, &mut [f64; 2]) -> f64>;
+    let sgd = |SgdOptions { momentum, weight_decay, .. }: SgdOptions| -> Reference {
+        Box::new(move |t, theta, g, [buffer, _]| {
+            let g = g + weight_decay * theta;
+            *buffer = if t == 1 { g } else { momentum * *buffer + g };
+            theta - SMALL * if momentum > 0.0 { g + momentum * *buffer } else { g }
+        })
+    };
+    let cases: [(Box<dyn Optimizer>, Reference); 5] = [
+        (Box::new(Sgd::with_options(&first, plain).unwrap()), sgd(plain)),
+        (Box::new(Sgd::with_options(&first, decaying).unwrap()), sgd(decaying)),
+        (Box::new(Sgd::with_options(&first, nesterov).unwrap()), sgd(nesterov)),
+        (Box::new(Adam::with_options(&first, adam).unwrap()), Box::new(adam_reference(SMALL, 0.1, 0.0))),
+        (Box::new(AdamW::with_options(&first, adam).unwrap()), Box::new(adam_reference(SMALL, 0.0, 0.1))),
+    ];
+    for (mut optimizer, mut reference) in cases {
+        let mut change = parameters(&[0.0; 6]);
+        let start: Vec<f64> = first.values().iter().map(|&value| value.into()).collect();
+        let (mut expected, mut states) = (start.clone(), [[0.0; 2]; 6]);
+        for step in 1..=40 {
+            let g = parameters(&gradients(step));
+            optimizer.step_change(&first, &mut change, &g);
+            for (i, g) in g.values().iter().enumerate() {
+                expected[i] = reference(step as i32, expected[i], f64::from(*g), &mut states[i]);
+            }
+        }
+        for (i, got) in change.values().iter().enumerate() {
+            let want = expected[i] - start[i];
+            let what = optimizer.description();
+            assert!((f64::from(*got) - want).abs() <= 1e-5 * want.abs() + 1e-15, "{what}, {i}: {got} for {want}");
+        }
+        assert_eq!(optimizer.steps(), 40);
+    }
+}
+
 /// By hand: Adam's first step is lr g / (|g| + eps) whatever the gradient's size.
 #[test]
 fn the_first_step_of_adam_is_the_learning_rate() {

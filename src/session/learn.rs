@@ -71,8 +71,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`infer`](Self::infer); [`Error::Argument`] for incremental with an optimiser whose weights decay. The parameters
-    /// are then what they were. The optimiser of incremental may have stepped, and is best made anew.
+    /// As [`infer`](Self::infer). The parameters are then what they were. The optimiser of incremental may have stepped, and
+    /// is best made anew.
     ///
     /// # Panics
     /// If the optimiser was made for other parameters.
@@ -89,12 +89,6 @@ impl Session {
             optimizer.step(parameters, self.gradients());
             return Ok(loss);
         };
-        if optimizer.weight_decay() != 0.0 {
-            return Err(Error::Argument(format!(
-                "incremental with a weight decay of {}, expected an optimizer without",
-                optimizer.weight_decay()
-            )));
-        }
         let (method, samples) = (method.clone(), self.check((&*parameters).into(), x, Some(targets))?);
         self.draw_masks();
         let mut changing = self.changing.take().expect("a session of incremental has what changes");
@@ -124,7 +118,7 @@ impl Session {
                 },
             );
             self.reduce();
-            optimizer.step(&mut changing.change, &self.gradients);
+            optimizer.step_change(parameters, &mut changing.change, &self.gradients);
             changing.add_change(parameters);
         }
         let outcome = if self.inferred { self.outcome() } else { Err(Error::Stopped) };

@@ -53,8 +53,9 @@ fn rules_beyond_the_paper() {
     refused("error-based", &["--nudge", "0.1"], &["--nudge was given", "error-based"]);
     refused("error-based", &["--fresh-errors"], &["--fresh-errors was given", "error-based"]);
     refused("incremental", &[], &["--lr", "incremental"]);
-    refused("incremental", &["--lr", "0.1", "--optimizer", "adamw"], &["adamw", "expected sgd or adam"]);
-    refused("strict", &["--lr", "0.1"], &["--optimizer or --lr", "incremental"]);
+    refused("incremental", &["--lr", "0.1", "--weight-decay", "-1"], &["weight_decay is -1"]);
+    refused("strict", &["--lr", "0.1"], &["--optimizer, --lr or --weight-decay", "incremental"]);
+    refused("strict", &["--weight-decay", "0.1"], &["--optimizer, --lr or --weight-decay", "incremental"]);
     run(&["train", "--method", "incremental", "--clip", "1"]).refused(&["--clip was given", "incremental"]);
 }
 
