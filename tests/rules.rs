@@ -1,10 +1,11 @@
 //! What the rules beyond the paper have to do with one another and with backpropagation.
 
 use predictive_coding::{
-    AdamOptions, AdamW, ErrorBased, Incremental, Linear, Loss, Method, Network, Nudge, Op, Optimizer, Options,
-    Parameters, Quantity, Session, Sgd, SgdOptions, Solver, Strict,
+    AdamOptions, AdamW, Branch, Conv2d, ErrorBased, Incremental, LayerSpec, Linear, Loss, Method, Network, Nudge, Op,
+    Optimizer, Options, Parameters, Quantity, Reduction, Session, Sgd, SgdOptions, Solver, Strict,
 };
 use predictive_coding_reference::compare::{relative_error, widen};
+use predictive_coding_reference::levels::{Form, forms};
 use predictive_coding_reference::naive::{Begin, Naive};
 use predictive_coding_reference::random;
 
@@ -70,6 +71,64 @@ fn a_centred_nudge_leaves_the_beliefs_of_its_own_side() {
     for quantity in [Quantity::Belief, Quantity::Error] {
         assert_eq!(both.get(quantity, 1).unwrap(), one.get(quantity, 1).unwrap(), "{quantity}");
     }
+}
+
+/// Bits of errors and gradients of a batch, in every form.
+fn bits(network: &Network, method: &Method) -> Vec<Vec<u32>> {
+    let mut rng = random::generator(SEED);
+    let parameters = random::parameters(&mut rng, network);
+    let (x, y) = random::batch(&mut rng, network, SAMPLES);
+    let of_form = |form: Form| {
+        let mut session = form.session(network, SAMPLES, method);
+        session.infer(&parameters, &x, y.view()).unwrap();
+        let errors = (1..=network.layers().len()).flat_map(|layer| session.get(Quantity::Error, layer).unwrap());
+        errors.chain(session.gradients().values().iter().copied()).map(f32::to_bits).collect()
+    };
+    forms().into_iter().map(of_form).collect()
+}
+
+/// A weight of the loss of 1, a precision of 1, a sum of one branch and, of one output of one sample, a sum of losses in
+/// place of their mean change no bit.
+#[test]
+fn factors_and_sums_of_one_are_none() {
+    let ops = || {
+        let conv = Op::Conv2d(Conv2d::new(3, [3, 3]));
+        let linear = |outputs| Op::Linear(Linear::new(outputs));
+        [vec![conv, Op::Tanh], vec![Op::Flatten, linear(9), Op::Relu], vec![Op::Sigmoid, linear(4)], vec![linear(3)]]
+    };
+    let network = |loss: Loss, of: &dyn Fn(usize, Vec<Op>) -> LayerSpec| {
+        let layers = ops().into_iter().enumerate().map(|(l, ops)| of(l, ops));
+        Network::new(&[2, 6, 5], loss, layers.collect::<Vec<_>>()).unwrap()
+    };
+    let methods: [Method; 5] = [
+        Strict::new(0.1, 9).into(),
+        Strict::automatic(2, 9).into(),
+        Strict::sweeps(3).into(),
+        Strict::by(Solver::Momentum { eta: 0.1.into(), momentum: 0.5, nesterov: true }, 9).into(),
+        ErrorBased::new(0.1, 9).into(),
+    ];
+    for loss in [Loss::MSE, Loss::CROSS_ENTROPY] {
+        let plain = network(loss, &|_, ops| ops.into());
+        let weighted = network(loss.with_weight(1.0), &|_, ops| LayerSpec::from(ops).with_precision(1.0));
+        let summed = network(loss, &|l, ops| LayerSpec::from(vec![]).with_branches(vec![Branch::new(l, ops)]));
+        let gathered = network(loss, &|l, ops| LayerSpec::from(ops).with_branches(vec![Branch::new(l, vec![])]));
+        for method in &methods {
+            let want = bits(&plain, method);
+            assert!(want.iter().all(|bits| bits.iter().any(|&bits| bits != 0)));
+            for (name, other) in [("precision", &weighted), ("sum", &summed), ("sum in front", &gathered)] {
+                assert!(bits(other, method) == want, "{name}, {loss}, {method:?}");
+            }
+        }
+    }
+    let one = |loss: Loss| {
+        let layers = vec![vec![Op::Linear(Linear::new(5)), Op::Tanh], vec![Op::Linear(Linear::new(1))]];
+        let (network, mut rng) = (Network::new(&[3], loss, layers).unwrap(), random::generator(SEED));
+        let parameters = random::parameters(&mut rng, &network);
+        let mut session = Session::new(&network, 1, Strict::new(0.1, 9), Options::default()).unwrap();
+        session.infer(&parameters, &[0.3, -0.4, 0.9], &[0.7f32]).unwrap();
+        session.gradients().values().to_vec()
+    };
+    assert_eq!(one(Loss::MSE), one(Loss::MSE.with_reduction(Reduction::Sum)));
 }
 
 #[test]
