@@ -4,6 +4,7 @@ Prints a row of a Markdown table after each rule. `--part` chooses one of the th
 """
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import tempfile
@@ -15,11 +16,11 @@ SMALL = {
     "exact": "exact",
     "fixed-prediction": "fixed-prediction --eta 0.5 --iterations 8",
     "strict, momentum": "strict --eta 0.1 --belief-momentum 0.5 --iterations 8",
-    "error-based": "error-based --eta 0.1 --iterations 8",
+    "error-based": "error-based --eta auto --iterations 8",
     "nudged, 0.1": "strict --eta 0.2 --iterations 8 --nudge 0.1",
     "nudged, -0.1": "strict --eta 0.2 --iterations 8 --nudge -0.1",
     "nudged, centred": "strict --eta 0.2 --iterations 8 --nudge 0.1 --centred",
-    "incremental": "incremental --eta 0.1 --iterations 8",
+    "incremental": "incremental --eta 0.1 --iterations 8 --lr 1e-4",
 }
 PARTS = {
     "small": (MODELS / "mlp.toml", USUAL, SMALL, [1, 2, 3]),
@@ -44,7 +45,10 @@ def run(args, model, common, method, seed):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [args.binary, "train", "--dataset", "mnist", "--data", args.data, "--seed", str(seed), "--out", str(out)]
-        command += [*(["--model", str(model)] if model else []), *common.split(), "--method", *method.split()]
+        # What a rule is given takes the place of what all are given.
+        shared = re.findall(r"(--\S+) (\S+)", common)
+        command += [word for pair in shared if pair[0] not in method for word in pair]
+        command += [*(["--model", str(model)] if model else []), "--method", *method.split()]
         done = subprocess.run([*args.prefix.split(), *command], capture_output=True, text=True)
         if done.returncode:
             return done.stderr.strip().splitlines()[-1]
@@ -59,15 +63,17 @@ def main():
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rule", nargs="+", help="only these rows")
     parser.add_argument("--prefix", default="", help="a command that runs each run")
-    parser.add_argument("--more", default="", help="options that come last")
+    parser.add_argument("--epochs", type=int, help="instead of all")
     args = parser.parse_args()
     for part in args.part:
         model, common, rules, seeds = PARTS[part]
+        if args.epochs:
+            common = re.sub(r"--epochs \d+", f"--epochs {args.epochs}", common)
         print(f"\n{part}: `train --dataset mnist {common}`\n\n| rule | options | test accuracy | seconds |\n|---|---|---|---|")
         for name, method in rules.items():
             if args.rule and name not in args.rule:
                 continue
-            found = [run(args, model, f"{common} {args.more}", method, seed) for seed in seeds]
+            found = [run(args, model, common, method, seed) for seed in seeds]
             wrong = [line for line in found if isinstance(line, str)]
             accuracies = ", ".join(f"{accuracy:.2f}%" for accuracy, _ in found) if not wrong else wrong[0]
             seconds = "" if wrong else f"{statistics.median(seconds for _, seconds in found):.0f}"

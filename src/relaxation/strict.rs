@@ -315,6 +315,7 @@ pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut D
     }
     if given.method.fresh_errors {
         tile.predict(Front::Beliefs, &mut descent.losses);
+        tile.unpredicted_errors(Front::Beliefs);
     }
     tile.leave_out(on_divergence);
     match tile.output.ascending {

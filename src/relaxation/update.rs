@@ -97,11 +97,11 @@ impl Relaxation<'_> {
     /// The direction d of all beliefs; what is clamped has one too, but is held.
     fn direct(&mut self, front: Front, direction: &mut [f32]) {
         let plan = self.layers.plan;
-        let Tile { activations, errors, .. } = &*self.tile;
+        let Tile { activations, deviations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        let wrong = |source: Option<usize>| source.is_none_or(|layer| plan.layers[layer].wave.is_wrong(front));
         // Nothing pulls on beliefs that no error has reached, and they stay.
+        let wrong = |source: Option<usize>| source.is_none_or(|layer| plan.layers[layer].wave.is_wrong(front));
         // Epsilon times the precision, as a factor of what holds it.
         let own = |source: Option<usize>| match plan.is_predicted(source, front) {
             true => (1.0, &errors[plan.belief(source)]),
@@ -119,7 +119,7 @@ impl Relaxation<'_> {
         for source in plan.pulled_apart(front).filter(|&source| wrong(source)) {
             let (alpha, epsilon) = own(source);
             let combine = Combine { alpha, ..Combine::default() };
-            elementwise::combine(level, epsilon, combine, &mut direction[plan.belief(source)]);
+            elementwise::combine(plan.level, epsilon, combine, &mut direction[plan.belief(source)]);
         }
         for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate() {
             if wave.is_wrong(front) {
