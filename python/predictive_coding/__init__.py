@@ -37,7 +37,18 @@ from ._native import (
     __version__,
     levels,
 )
-from .methods import Automatic, ErrorBased, Exact, FixedPrediction, Incremental, Method, Nudge, Strict
+from .methods import (
+    Automatic,
+    Deviation,
+    ErrorBased,
+    Exact,
+    FixedPrediction,
+    FreeInput,
+    Incremental,
+    Method,
+    Nudge,
+    Strict,
+)
 from .training import evaluate, train
 
 __all__ = [
@@ -45,10 +56,12 @@ __all__ = [
     "AdamW",
     "Automatic",
     "Dataset",
+    "Deviation",
     "DivergenceError",
     "ErrorBased",
     "Exact",
     "FixedPrediction",
+    "FreeInput",
     "Incremental",
     "LearningRate",
     "Method",

@@ -6,7 +6,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence, Tuple, Union
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
-from .methods import Method
+from .methods import Deviation, Method
 
 __version__: str
 
@@ -144,8 +144,9 @@ class Session:
         x: ArrayLike,
         y: ArrayLike,
         *,
-        beliefs: Optional[Sequence[Optional[ArrayLike]]] = None,
-        deviations: Optional[Sequence[Optional[ArrayLike]]] = None,
+        mask: Optional[ArrayLike] = None,
+        input_mask: Optional[ArrayLike] = None,
+        start: Optional[Sequence[Union[None, ArrayLike, Deviation]]] = None,
     ) -> float:
         """Forward pass, relaxation and gradients of a batch; returns the loss of the forward pass.
 
@@ -157,14 +158,21 @@ class Session:
             float32 `[samples, *input_shape]`, of 1 to `batch` samples.
         y : array
             Class labels, whole numbers `[samples]`; or for the loss "mse" float32 `[samples, *output_shape]`.
-        beliefs, deviations : sequence of arrays, optional
-            Where a strict relaxation starts, `[samples, *shape]` for each hidden layer from the lowest on: at beliefs v, or
-            at deviations v - v-hat. None stands for v-hat.
+        mask : array, optional
+            For the loss "mse": float32 `[samples, *output_shape]`, 1 for targets that count and 0 for those that do not. A
+            mean is over all of them, as without a mask.
+        input_mask : array, optional
+            For a `FreeInput`: float32 `[samples, *input_shape]`, 1 where the input stays as it is given and 0 where it
+            moves.
+        start : sequence, optional
+            Where a strict relaxation starts, for the hidden layers from the lowest on: an array of beliefs
+            `[samples, *shape]`, a `Deviation`, or None for v-hat, as it is for layers beyond its end.
 
         Raises
         ------
         ValueError
-            If shapes or labels do not fit, or a number is not finite. Nothing was computed.
+            If shapes or labels do not fit, a number is not finite, or the method or the loss takes no such mask or start.
+            Nothing was computed.
         DivergenceError
             If a strict relaxation diverges. All iterations were run, and everything can be read.
         RuntimeError
@@ -183,7 +191,8 @@ class Session:
     def get(self, quantity: str, layer: int) -> NDArray[numpy.float32]:
         """A copy of a quantity of a layer, from 1, of the last call: `[samples, *shape]`.
 
-        Quantities are "activation" and "error" of all layers, "belief" and "deviation" of hidden ones.
+        Quantities are "activation" and "error" of all layers, "belief" and "deviation" of hidden ones. With a `FreeInput`
+        there are also "belief" and "deviation" of layer 0, the input's: v_0 and v_0 - x.
         """
     def loss_gradient(self) -> NDArray[numpy.float32]:
         """dLoss/dv-hat_L of the last call, `[samples, *output_shape]`."""

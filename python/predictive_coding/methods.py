@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Sequence, Union
 
+from numpy.typing import ArrayLike
+
 
 @dataclass(frozen=True)
 class Exact:
@@ -53,6 +55,25 @@ class Nudge:
 
 
 @dataclass(frozen=True)
+class FreeInput:
+    """An input that relaxes, of `Strict`: its belief v_0 starts at the given x and moves as the others do.
+
+    The energy has the term precision / 2 |v_0 - x|^2 for it. `Session.infer` takes an `input_mask` of what stays as it is.
+    """
+
+    precision: float = 0.0
+    """Finite and at least 0. With 0, x is where the input starts, and no more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deviation:
+    """A start of `Session.infer`: v-hat plus these deviations."""
+
+    deviation: ArrayLike
+    """float32 `[samples, *shape]` of the layer."""
+
+
+@dataclass(frozen=True)
 class Strict:
     """Predictions follow the beliefs (Algorithm 1 of the paper).
 
@@ -80,6 +101,8 @@ class Strict:
     """The errors are those at the final beliefs. Usually they are those of the last iteration, one update older."""
     nudge: Optional[Nudge] = None
     """The loss counts for more or less than once."""
+    free_input: Optional[FreeInput] = None
+    """The input moves too; for solvers that take steps, but not for `"published-2022"`."""
 
 
 @dataclass(frozen=True)

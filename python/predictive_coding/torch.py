@@ -128,7 +128,7 @@ def _step(torch, session, read, ErrType, X, x, y, vinit):
             raise ValueError(f'vinit is given, but "{ErrType}" starts at vhat; leave it out')
         if len(vinit) != len(read.layers) + 1:
             raise ValueError(f"vinit has {len(vinit)} entries, expected {len(read.layers) + 1}: one more than layers")
-        starts["beliefs"] = [None if v is None else _values("vinit", v) for v in vinit[1:-1]]
+        starts["start"] = [None if v is None else _values("vinit", v) for v in vinit[1:-1]]
     try:
         loss = session.infer(read.tensors(), x, y, **starts)
     except DivergenceError as divergence:

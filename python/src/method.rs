@@ -21,6 +21,7 @@ struct Strict {
     on_divergence: String,
     fresh_errors: bool,
     nudge: Option<Nudge>,
+    free_input: Option<FreeInput>,
 }
 
 #[derive(FromPyObject)]
@@ -40,6 +41,11 @@ struct Incremental {
 struct Nudge {
     beta: f64,
     centred: bool,
+}
+
+#[derive(FromPyObject)]
+struct FreeInput {
+    precision: f64,
 }
 
 #[derive(FromPyObject)]
@@ -87,7 +93,7 @@ pub fn method(value: &Bound<'_, PyAny>) -> PyResult<Method> {
             Ok(library::FixedPrediction::new(eta, iterations).with_literal(literal).into())
         }
         "Strict" => {
-            let Strict { eta, iterations, solver, momentum, tolerance, on_divergence, fresh_errors, nudge } =
+            let Strict { eta, iterations, solver, momentum, tolerance, on_divergence, fresh_errors, nudge, free_input } =
                 value.extract()?;
             let solver = match solver {
                 SolverGiven::Automatic { products } => Solver::Automatic { products },
@@ -101,7 +107,9 @@ pub fn method(value: &Bound<'_, PyAny>) -> PyResult<Method> {
             };
             let strict = library::Strict::by(solver, iterations).with_tolerance(tolerance);
             let nudge = nudge.map(|Nudge { beta, centred }| library::Nudge::new(beta).with_centred(centred));
-            let strict = strict.with_fresh_errors(fresh_errors).with_nudge(nudge);
+            let free_input =
+                free_input.map(|FreeInput { precision }| library::FreeInput::default().with_precision(precision));
+            let strict = strict.with_fresh_errors(fresh_errors).with_nudge(nudge).with_free_input(free_input);
             Ok(strict.with_on_divergence(parse(&on_divergence)?).into())
         }
         "ErrorBased" => {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
-use predictive_coding::{self as library, Level, Options, Quantity, Start};
+use predictive_coding::{self as library, Conditions, Level, Options, Quantity, Start};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -47,21 +47,53 @@ impl Session {
         let layers = self.network.layers();
         match (1..=layers.len()).contains(&layer) {
             true => Ok(layers[layer - 1].output_shape()),
+            false if layer == 0 => Ok(self.network.input_shape()),
             false => Err(PyValueError::new_err(format!("there is no layer {layer}, expected 1..={}", layers.len()))),
         }
     }
 
-    /// Starts of the layers, of those that are given.
-    fn starts<'py>(
-        &self,
-        what: &str,
-        given: Option<Vec<Option<Bound<'py, PyAny>>>>,
-    ) -> PyResult<Vec<Option<Floats<'py>>>> {
-        let of_layer = |(layer, values): (usize, Option<Bound<'py, PyAny>>)| {
+    /// What a relaxation of these layers, from the first on, starts at.
+    fn starts<'py>(&self, given: Vec<Option<StartGiven<'py>>>) -> PyResult<Vec<StartArray<'py>>> {
+        let of_layer = |(layer, start): (usize, Option<StartGiven<'py>>)| {
             let shape = self.shape(layer)?;
-            values.map(|values| samples(&format!("{what} {layer}"), &values, shape)).transpose()
+            Ok(match start {
+                None => StartArray::Activation,
+                Some(StartGiven::Deviation { deviation }) => {
+                    StartArray::Deviation(samples(&format!("start, deviation {layer},"), &deviation, shape)?)
+                }
+                Some(StartGiven::Belief(belief)) => {
+                    StartArray::Belief(samples(&format!("start, belief {layer},"), &belief, shape)?)
+                }
+            })
         };
-        (1..).zip(given.unwrap_or_default()).map(of_layer).collect()
+        (1..).zip(given).map(of_layer).collect()
+    }
+}
+
+/// Where a layer starts, as Python says it.
+#[derive(FromPyObject)]
+enum StartGiven<'py> {
+    /// An object of the class `Deviation`.
+    Deviation {
+        deviation: Bound<'py, PyAny>,
+    },
+    Belief(Bound<'py, PyAny>),
+}
+
+/// As the library takes it, but for the array's owner.
+enum StartArray<'py> {
+    Activation,
+    Deviation(Floats<'py>),
+    Belief(Floats<'py>),
+}
+
+impl StartArray<'_> {
+    fn start(&self) -> PyResult<Start<'_>> {
+        Ok(match self {
+            StartArray::Activation => Start::Activation,
+            StartArray::Deviation(values) => Start::Deviation(values.as_slice()?),
+            StartArray::Belief(values) => Start::Belief(values.as_slice()?),
+        })
     }
 }
 
@@ -101,15 +133,17 @@ impl Session {
     }
 
     /// Forward pass, relaxation and gradients of a batch; returns the loss of the forward pass.
-    #[pyo3(signature = (parameters, x, y, *, beliefs=None, deviations=None))]
+    #[pyo3(signature = (parameters, x, y, *, mask=None, input_mask=None, start=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn infer<'py>(
         &self,
         py: Python<'py>,
         parameters: &Bound<'py, PyAny>,
         x: &Bound<'py, PyAny>,
         y: &Bound<'py, PyAny>,
-        beliefs: Option<Vec<Option<Bound<'py, PyAny>>>>,
-        deviations: Option<Vec<Option<Bound<'py, PyAny>>>>,
+        mask: Option<&Bound<'py, PyAny>>,
+        input_mask: Option<&Bound<'py, PyAny>>,
+        start: Option<Vec<Option<StartGiven<'py>>>>,
     ) -> PyResult<f32> {
         let mut session = self.lock()?;
         let given = Given::new(&self.network, parameters)?;
@@ -118,24 +152,19 @@ impl Session {
         let x = samples("x", x, self.network.input_shape())?;
         let y = Y::new(y, self.network.output_shape())?;
         let (x, y) = (x.as_slice()?, y.targets()?);
-        let beliefs = self.starts("belief", beliefs)?;
-        let deviations = self.starts("deviation", deviations)?;
-        let mut starts = vec![Start::Activation; beliefs.len().max(deviations.len())];
-        for (start, values) in starts.iter_mut().zip(&beliefs) {
-            if let Some(values) = values {
-                *start = Start::Belief(values.as_slice()?);
-            }
+        let mask = mask.map(|mask| samples("mask", mask, self.network.output_shape())).transpose()?;
+        let input_mask = input_mask.map(|mask| samples("input_mask", mask, self.network.input_shape())).transpose()?;
+        let starts = self.starts(start.unwrap_or_default())?;
+        let starts = starts.iter().map(StartArray::start).collect::<PyResult<Vec<_>>>()?;
+        let mut conditions = Conditions::default().with_start(&starts);
+        if let Some(mask) = &mask {
+            conditions = conditions.with_mask(mask.as_slice()?);
         }
-        for (layer, (start, values)) in (1..).zip(starts.iter_mut().zip(&deviations)) {
-            if let Some(values) = values {
-                if !matches!(start, Start::Activation) {
-                    return Err(PyValueError::new_err(format!("layer {layer} has both a belief and a deviation")));
-                }
-                *start = Start::Deviation(values.as_slice()?);
-            }
+        if let Some(input_mask) = &input_mask {
+            conditions = conditions.with_input_mask(input_mask.as_slice()?);
         }
         let (session, pool) = (&mut *session, pool(self.threads)?);
-        compute(py, pool, || session.infer_from(parameters, x, y, &starts)).or_raise()
+        compute(py, pool, || session.infer_with(parameters, x, y, conditions)).or_raise()
     }
 
     /// One step of learning: gradients, and a step of the optimiser; returns the loss of the forward pass.

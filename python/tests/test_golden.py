@@ -28,6 +28,8 @@ def method_of(run):
         settings["fresh_errors"] = run.get("fresh", False)
         if "nudge" in run:
             settings["nudge"] = pc.Nudge(run["nudge"], run.get("centred", False))
+        if run.get("free_input"):
+            settings["free_input"] = pc.FreeInput(run.get("input_precision", 0.0))
     return METHODS[run["method"]](**settings)
 
 
@@ -35,10 +37,7 @@ def cases():
     found = []
     for file in sorted(golden_directory().glob("*/case.json")):
         for run in json.loads(file.read_text())["runs"]:
-            masked = file.parent.name == "generative_masked"
-            marks = [pytest.mark.skip(reason="free inputs and masks are the library's and the program's alone")]
-            marks = marks if masked or run.get("free_input") else []
-            found.append(pytest.param(file.parent, run, id=f"{file.parent.name}-{run['expected']}", marks=marks))
+            found.append(pytest.param(file.parent, run, id=f"{file.parent.name}-{run['expected']}"))
     if not found:
         reason = f"no golden cases in {golden_directory()}; name their folder in PREDICTIVE_CODING_GOLDEN"
         found.append(pytest.param(None, None, marks=pytest.mark.skip(reason=reason)))
@@ -55,7 +54,11 @@ def test_golden(folder, run):
         optimizer = {"sgd": pc.Sgd, "adam": pc.Adam}[run["parameters"]](parameters, lr=run["lr"])
         loss = session.learn(parameters, optimizer, batch["x"], batch["y"])
     else:
-        loss = session.infer(parameters, batch["x"], batch["y"])
+        # A mask of the input is for runs in which it is free.
+        masks = {name: batch[name] for name in ("mask", "input_mask") if name in batch}
+        if not run.get("free_input"):
+            masks.pop("input_mask", None)
+        loss = session.infer(parameters, batch["x"], batch["y"], **masks)
     worst = 0.0
     gradients = session.gradients
     for name, want in read_tensors(folder / run["expected"]).items():

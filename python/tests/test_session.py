@@ -227,15 +227,74 @@ def test_relaxations_start_where_they_are_told(network, batch):
     short.infer(parameters, x, y)
     deviations = [short.get("deviation", layer) for layer in (1, 2)]
     beliefs = [short.get("belief", layer) for layer in (1, 2)]
-    for starts in ({"deviations": deviations}, {"beliefs": beliefs}, {"deviations": deviations[:1], "beliefs": [None, beliefs[1]]}):
-        short.infer(parameters, x, y, **starts)
+    for start in ([pc.Deviation(values) for values in deviations], beliefs, [pc.Deviation(deviations[0]), beliefs[1]]):
+        short.infer(parameters, x, y, start=start)
         assert relative_error(short.get("deviation", 1), long.get("deviation", 1)) < 1e-4
-    with pytest.raises(ValueError, match="layer 1 has both"):
-        short.infer(parameters, x, y, deviations=deviations, beliefs=beliefs)
-    with pytest.raises(ValueError, match=r"belief 1 has shape \[5, 9\]"):
-        short.infer(parameters, x, y, beliefs=beliefs[1:])
+    short.infer(parameters, x, y, start=[None, None])
+    assert numpy.array_equal(short.get("deviation", 1), deviations[0])
+    with pytest.raises(ValueError, match=r"belief 1, has shape \[5, 9\]"):
+        short.infer(parameters, x, y, start=beliefs[1:])
+    with pytest.raises(ValueError, match=r"deviation 1, has shape \[5, 9\]"):
+        short.infer(parameters, x, y, start=[pc.Deviation(deviations[1])])
     with pytest.raises(ValueError, match="always starts at the forward pass"):
-        pc.Session(network, 5, pc.Exact()).infer(parameters, x, y, beliefs=beliefs)
+        pc.Session(network, 5, pc.Exact()).infer(parameters, x, y, start=beliefs)
+
+
+DECODER = """
+input = [2]
+loss = { type = "mse", reduction = "sum", weight = 0.5 }
+[[layer]]
+ops = [{ type = "linear", out_features = 6 }, { type = "tanh" }]
+[[layer]]
+ops = [{ type = "linear", out_features = 4 }]
+"""
+
+
+def test_a_free_input_finds_what_makes_the_targets_that_count():
+    network = pc.Network.from_toml(DECODER)
+    parameters = network.initialize(seed=2)
+    latent = numpy.array([[0.6, -0.4], [-0.3, 0.8]], numpy.float32)
+    session = pc.Session(network, 2, pc.Strict(eta=0.2, iterations=5000, free_input=pc.FreeInput()))
+    target = session.predict(parameters, latent)
+    session.infer(parameters, numpy.zeros_like(latent), target)
+    assert relative_error(session.get("belief", 0), latent) < 1e-3
+    assert relative_error(session.get("deviation", 0), latent) < 1e-3
+    # Two of four values are enough; a mask may be of bools.
+    known = numpy.array([[True, False, False, True]] * 2)
+    session.infer(parameters, numpy.zeros_like(latent), numpy.where(known, target, 9), mask=known)
+    assert relative_error(session.get("belief", 0), latent) < 1e-2
+    # What is clamped stays, and what is not completes it.
+    clamped = numpy.array([[1.0, 0.0]] * 2)
+    session.infer(parameters, latent * clamped, target, input_mask=clamped)
+    assert numpy.array_equal(session.get("belief", 0)[:, 0], latent[:, 0])
+    assert relative_error(session.get("belief", 0), latent) < 1e-3
+    # An input that is tied to x hardly moves.
+    tied = pc.Session(network, 2, pc.Strict(eta=1e-4, iterations=20, free_input=pc.FreeInput(precision=1000.0)))
+    tied.infer(parameters, latent, 2 * target)
+    assert 0 < numpy.abs(tied.get("deviation", 0)).max() < 1e-2
+    with pytest.raises(ValueError, match="the input has no Error"):
+        session.get("error", 0)
+
+
+def test_masks_and_free_inputs_that_make_no_sense_are_refused(network, batch):
+    x, y = batch
+    parameters = network.initialize()
+    session = pc.Session(network, 5)
+    with pytest.raises(ValueError, match="there is no layer 0"):
+        session.get("belief", 0)
+    with pytest.raises(ValueError, match="the input is clamped as a whole"):
+        session.infer(parameters, x, y, input_mask=numpy.ones_like(x))
+    with pytest.raises(ValueError, match="expected the loss mse"):
+        session.infer(parameters, x, y, mask=numpy.ones((5, 3)))
+    free = pc.Session(network, 5, pc.Strict(free_input=pc.FreeInput()))
+    with pytest.raises(ValueError, match=r"input_mask has shape \[5, 36\], expected \[samples, 1, 6, 6\]"):
+        free.infer(parameters, x, y, input_mask=numpy.ones((5, 36)))
+    with pytest.raises(ValueError, match="the input mask holds 0.5 at 0"):
+        free.infer(parameters, x, y, input_mask=numpy.full_like(x, 0.5))
+    with pytest.raises(ValueError, match="precision"):
+        pc.Session(network, 5, pc.Strict(free_input=pc.FreeInput(precision=-1.0)))
+    with pytest.raises(ValueError, match="free input"):
+        pc.Session(network, 5, pc.Strict(solver="sweeps", free_input=pc.FreeInput()))
 
 
 def test_a_divergence_says_where(network, batch):
