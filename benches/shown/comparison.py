@@ -11,16 +11,16 @@ import tempfile
 from pathlib import Path
 
 MODELS = Path(__file__).resolve().parent / "models"
-USUAL = "--batch 128 --epochs 25 --optimizer adamw --lr 1e-3 --weight-decay 1e-4 --schedule cosine --warmup 469"
+USUAL = "--batch 128 --epochs 25 --optimizer adamw --lr 1e-3 --schedule cosine --warmup 469"
 SMALL = {
     "exact": "exact",
     "fixed-prediction": "fixed-prediction --eta 0.5 --iterations 8",
-    "strict, momentum": "strict --eta 0.1 --belief-momentum 0.5 --iterations 8",
-    "error-based": "error-based --eta auto --iterations 8",
-    "nudged, 0.1": "strict --eta 0.2 --iterations 8 --nudge 0.1",
-    "nudged, -0.1": "strict --eta 0.2 --iterations 8 --nudge -0.1",
-    "nudged, centred": "strict --eta 0.2 --iterations 8 --nudge 0.1 --centred",
-    "incremental": "incremental --eta 0.1 --iterations 8 --lr 1e-4",
+    "strict, momentum": "strict --eta 0.05 --belief-momentum 0.5 --iterations 10",
+    "error-based": "error-based --eta 0.02 --iterations 10",
+    "nudged, 0.1": "strict --eta 0.1 --iterations 10 --nudge 0.1",
+    "nudged, -0.1": "strict --eta 0.1 --iterations 10 --nudge -0.1",
+    "nudged, centred": "strict --eta 0.1 --iterations 10 --nudge 0.1 --centred",
+    "incremental": "incremental --eta 0.1 --iterations 8 --lr 3e-4",
 }
 PARTS = {
     "small": (MODELS / "mlp.toml", USUAL, SMALL, [1, 2, 3]),
@@ -49,7 +49,7 @@ def run(args, model, common, method, seed):
         shared = re.findall(r"(--\S+) (\S+)", common)
         command += [word for pair in shared if pair[0] not in method for word in pair]
         command += [*(["--model", str(model)] if model else []), "--method", *method.split()]
-        done = subprocess.run([*args.prefix.split(), *command], capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             return done.stderr.strip().splitlines()[-1]
         result = json.loads((out / "run.json").read_text())
@@ -62,8 +62,8 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rule", nargs="+", help="only these rows")
-    parser.add_argument("--prefix", default="", help="a command that runs each run")
     parser.add_argument("--epochs", type=int, help="instead of all")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of all")
     args = parser.parse_args()
     for part in args.part:
         model, common, rules, seeds = PARTS[part]
@@ -73,7 +73,7 @@ def main():
         for name, method in rules.items():
             if args.rule and name not in args.rule:
                 continue
-            found = [run(args, model, common, method, seed) for seed in seeds]
+            found = [run(args, model, common, method, seed) for seed in args.seeds or seeds]
             wrong = [line for line in found if isinstance(line, str)]
             accuracies = ", ".join(f"{accuracy:.2f}%" for accuracy, _ in found) if not wrong else wrong[0]
             seconds = "" if wrong else f"{statistics.median(seconds for _, seconds in found):.0f}"
