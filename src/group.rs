@@ -15,6 +15,7 @@ use crate::relaxation::{
     Descent, Given, Relaxation, backpropagate, error_based, fixed_prediction, increment, strict, sweep,
 };
 use crate::state::{Scratch, Tile};
+use crate::sums::Handing;
 
 /// The initial belief of a layer in a strict relaxation. See
 /// [`Session::infer_from`](crate::Session::infer_from) for an example.
@@ -165,61 +166,53 @@ impl Group {
     pub(crate) fn bytes(&self) -> usize {
         self.tiles.iter().map(Tile::bytes).sum::<usize>() + self.descent.bytes() + self.gradients.bytes()
     }
+}
 
-    /// Calls `work` for each tile that has samples, with the index of its first sample, after the
-    /// forward pass and its loss.
-    fn for_each_tile(
-        &mut self,
-        call: Call<'_>,
-        scratch: &mut Scratch,
-        mut work: impl FnMut(&mut Self, usize, &mut Tile, &mut Scratch),
-    ) {
-        let images = call.layers.plan.images;
-        let mut tiles = std::mem::take(&mut self.tiles);
-        for (index, tile) in tiles.iter_mut().enumerate() {
-            let first = (self.first + index) * images;
-            tile.samples = call.samples.saturating_sub(first).min(images);
-            if tile.samples > 0 {
-                call.start(first, tile, scratch);
-                work(self, first, tile, scratch);
-            }
-        }
-        self.tiles = tiles;
-    }
+/// A group at its turn.
+pub(crate) struct Task<'s, 'r> {
+    pub(crate) group: &'r mut Group,
+    /// The rows of its samples.
+    pub(crate) rows: &'r mut [f32],
+    /// The way of its gradients to other ranks, if those share the batch.
+    pub(crate) handing: Option<Handing<'s, 'r>>,
+}
 
+impl Task<'_, '_> {
     /// The forward pass and the loss.
-    pub(crate) fn forward(call: Call<'_>, group: &mut Group, scratch: &mut Scratch, _: &mut [f32]) {
-        group.for_each_tile(call, scratch, |_, _, _, _| {});
+    pub(crate) fn forward(self, call: Call<'_>, scratch: &mut Scratch) {
+        for_each_tile(self.group.first, &mut self.group.tiles, call, |Turn { first, .. }, tile| {
+            call.start(first, tile, scratch)
+        });
     }
 
-    /// A whole step, with the rows of the group's samples.
+    /// A whole step.
     ///
     /// `open`: where the estimate of the largest stable step starts, if it is asked for.
     pub(crate) fn step(
-        &mut self,
+        self,
         call: Call<'_>,
         method: &Method,
         options: &Options,
         open: Option<&[f32]>,
         scratch: &mut Scratch,
-        rows: &mut [f32],
     ) {
-        self.gradients.fill(0.0);
-        self.descent.energies.fill(0.0);
-        self.descent.trace.clear();
-        self.divergence = None;
-        let begin = self.first;
+        let Task { group, rows, handing } = self;
+        let Group { first, tiles, descent, gradients: partial, divergence } = group;
+        partial.fill(0.0);
+        descent.energies.fill(0.0);
+        descent.trace.clear();
+        *divergence = None;
         let plan = call.layers.plan;
-        self.for_each_tile(call, scratch, |group, first, tile, scratch| {
-            let place = (first - begin * plan.images) * plan.sizes.row;
-            let mut side = |output: Output| {
+        let gradients = &mut Gradients { partial, rows, first: 0, handing, is_last: false };
+        for_each_tile(*first, tiles, call, |turn, tile| {
+            call.start(turn.first, tile, scratch);
+            let mut side = |output: Output, is_last: bool| {
                 let started = !call.conditions.start.is_empty();
                 if started {
-                    call.load_start(first, tile);
+                    call.load_start(turn.first, tile);
                 }
-                let Group { gradients, descent, .. } = &mut *group;
-                let side = if output.opposite { plan.sizes.side } else { 0 };
-                let gradients = &mut Gradients { partial: gradients, rows: &mut rows[place + side..] };
+                gradients.first = turn.row + if output.opposite { plan.sizes.side } else { 0 };
+                gradients.is_last = is_last;
                 let mut relaxation = Relaxation { layers: call.layers, output, tile, scratch };
                 let on_divergence = match method {
                     // Else its beliefs are known from backpropagation's errors.
@@ -246,59 +239,69 @@ impl Group {
                     }
                 };
                 if on_divergence == OnDivergence::Stop {
-                    group.blame(first);
+                    blame(divergence, descent, turn.first);
                 }
             };
             if matches!(method, Method::Strict(strict) if strict.is_centred()) {
                 // First, so that everything but the gradients is that of the other.
-                side(call.output.other_side());
+                side(call.output.other_side(), false);
             }
-            side(call.output);
+            side(call.output, turn.is_last);
         });
+        // A relaxation that was stopped has made no gradients.
+        gradients.passed(&plan.layers[0]);
     }
 
-    /// An iteration (from 1) of incremental, with the rows of the group's samples.
-    pub(crate) fn increment(
-        &mut self,
-        call: Call<'_>,
-        method: &Incremental,
-        iteration: usize,
-        scratch: &mut Scratch,
-        rows: &mut [f32],
-    ) {
-        self.gradients.fill(0.0);
+    /// An iteration (from 1) of incremental.
+    pub(crate) fn increment(self, call: Call<'_>, method: &Incremental, iteration: usize, scratch: &mut Scratch) {
+        let Task { group, rows, handing } = self;
+        let Group { first, tiles, descent, gradients: partial, divergence } = group;
+        partial.fill(0.0);
         if iteration == 1 {
-            self.descent.energies.fill(0.0);
-            self.descent.trace.clear();
-            self.divergence = None;
+            descent.energies.fill(0.0);
+            descent.trace.clear();
+            *divergence = None;
         }
-        let plan = call.layers.plan;
-        let mut tiles = std::mem::take(&mut self.tiles);
-        for (index, tile) in tiles.iter_mut().enumerate() {
-            let first = (self.first + index) * plan.images;
-            tile.samples = call.samples.saturating_sub(first).min(plan.images);
-            if tile.samples == 0 {
-                continue;
-            }
+        let gradients = &mut Gradients { partial, rows, first: 0, handing, is_last: false };
+        for_each_tile(*first, tiles, call, |turn, tile| {
             std::mem::swap(&mut tile.inside, &mut scratch.values);
             if iteration == 1 {
-                call.start(first, tile, scratch);
+                call.start(turn.first, tile, scratch);
             }
-            let rows = &mut rows[index * plan.images * plan.sizes.row..];
-            let gradients = &mut Gradients { partial: &mut self.gradients, rows };
+            (gradients.first, gradients.is_last) = (turn.row, turn.is_last);
             let relaxation = Relaxation { layers: call.layers, output: call.output, tile, scratch };
-            increment(relaxation, method, iteration, &mut self.descent, gradients);
-            self.blame(first);
+            increment(relaxation, method, iteration, descent, gradients);
+            blame(divergence, descent, turn.first);
             std::mem::swap(&mut tile.inside, &mut scratch.values);
-        }
-        self.tiles = tiles;
+        });
     }
+}
 
-    /// Keeps the divergence of the tile that begins with this sample, if it is the earliest.
-    fn blame(&mut self, first: usize) {
-        let found = self.divergence.into_iter().chain(self.descent.divergence(first));
-        self.divergence = found.min_by_key(|divergence| divergence.iteration);
+/// A tile of a group that has samples.
+struct Turn {
+    /// Index of its first sample in the batch.
+    first: usize,
+    /// Where its rows begin among those of the group.
+    row: usize,
+    is_last: bool,
+}
+
+/// Calls `work` for each tile of a group that has samples; `begin` is the index of the first tile.
+fn for_each_tile(begin: usize, tiles: &mut [Tile], call: Call<'_>, mut work: impl FnMut(Turn, &mut Tile)) {
+    let Plan { images, sizes, .. } = call.layers.plan;
+    let count = (call.samples.div_ceil(*images) - begin).min(tiles.len());
+    tiles[count..].iter_mut().for_each(|tile| tile.samples = 0);
+    for (index, tile) in tiles[..count].iter_mut().enumerate() {
+        let first = (begin + index) * images;
+        tile.samples = (call.samples - first).min(*images);
+        work(Turn { first, row: index * images * sizes.row, is_last: index + 1 == count }, tile);
     }
+}
+
+/// Keeps the divergence of the tile that begins with this sample, if it is the earliest.
+fn blame(divergence: &mut Option<Divergence>, descent: &Descent, first: usize) {
+    let found = divergence.take().into_iter().chain(descent.divergence(first));
+    *divergence = found.min_by_key(|divergence| divergence.iteration);
 }
 
 /// The place of some samples' rows.

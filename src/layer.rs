@@ -15,6 +15,7 @@ use crate::parameters::ParametersView;
 use crate::plan::{Branch, Inlet, LayerPlan, Link, Place, Plan, Step, Sum};
 use crate::product::{Product, WeightGradient, Weights};
 use crate::state::{Scratch, Tile, Values, Work, read_write, values_between};
+use crate::sums::Handing;
 
 /// A plan with the parameters of one call.
 #[derive(Clone, Copy)]
@@ -30,12 +31,27 @@ pub(crate) struct Layers<'a> {
     pub(crate) parallel: bool,
 }
 
-/// Where the gradients of the parameters go.
-pub(crate) struct Gradients<'a> {
-    /// Those of convolutions and biases, to be added to.
-    pub(crate) partial: &'a mut [f32],
-    /// The operands of those of matrices, a row for each sample of the tile.
-    pub(crate) rows: &'a mut [f32],
+/// Where the gradients of a group go.
+pub(crate) struct Gradients<'s, 'r> {
+    /// Those of convolutions and biases, to be added to; without what has been handed on, which lies at the end.
+    pub(crate) partial: &'r mut [f32],
+    /// The operands of those of matrices, a row for each sample of the group.
+    pub(crate) rows: &'r mut [f32],
+    /// Where the rows of the tile begin.
+    pub(crate) first: usize,
+    /// Where they are handed on to other ranks, if those share the batch.
+    pub(crate) handing: Option<Handing<'s, 'r>>,
+    /// Whether the tile is the last.
+    pub(crate) is_last: bool,
+}
+
+impl Gradients<'_, '_> {
+    /// Takes note that the gradients of a layer and of all above it have been added.
+    pub(crate) fn passed(&mut self, layer: &LayerPlan) {
+        if let Some(handing) = self.handing.as_mut().filter(|_| self.is_last) {
+            handing.passed(layer, &mut self.partial, &mut self.rows);
+        }
+    }
 }
 
 /// The input of a layer, at which its Jacobian is taken.
@@ -384,7 +400,7 @@ impl Layers<'_> {
     }
 
     /// Carries the error at the end of a layer's last product on: adds the gradients of the layer's
-    /// parameters to `gradients`, if those are given, and combines what arrives at the beliefs that it reads with
+    /// parameters to `gradients`, if those are given, which wants them from the top layer down, and combines what arrives at the beliefs that it reads with
     /// those of `towards`, if that is given. `error` is that at the layer's output.
     #[expect(clippy::too_many_arguments, reason = "what is carried back, where it was, and the two places it goes to")]
     pub(crate) fn backward(
@@ -394,7 +410,7 @@ impl Layers<'_> {
         at: Input<'_>,
         error: &[f32],
         work: &mut Work,
-        mut gradients: Option<&mut Gradients<'_>>,
+        mut gradients: Option<&mut Gradients<'_, '_>>,
         mut towards: Option<Towards<'_, '_>>,
     ) {
         let LayerPlan { inlet, tail, pulled: place, .. } = &self.plan.layers[layer];
@@ -405,7 +421,9 @@ impl Layers<'_> {
         };
         let mut back = Back { layers: *self, values, at, differences, from, to, input, products };
         match inlet {
-            Inlet::Belief(link) => back.reach_belief(link, steps, known, gradients, towards.as_mut()),
+            Inlet::Belief(link) => {
+                back.reach_belief(link, steps, known, gradients.as_deref_mut(), towards.as_mut());
+            }
             Inlet::Sum(Sum { branches, value, .. }) => {
                 let total = &mut total[..value.len()];
                 back.carry(steps, &[], known, gradients.as_deref_mut(), Some((Combine::default(), total)));
@@ -413,6 +431,9 @@ impl Layers<'_> {
                     back.reach_belief(link, steps.clone(), total, gradients.as_deref_mut(), towards.as_mut());
                 }
             }
+        }
+        if let Some(gradients) = gradients {
+            gradients.passed(&self.plan.layers[layer]);
         }
     }
 
@@ -435,7 +456,7 @@ impl Layers<'_> {
         d: Option<&[f32]>,
         input: &mut [f32],
         products: &mut [f32],
-        gradients: &mut Gradients<'_>,
+        gradients: &mut Gradients<'_, '_>,
     ) {
         let x = self.moved_input(z, d, input);
         match &product.gradient {
@@ -444,7 +465,8 @@ impl Layers<'_> {
                 for (place, operand, image) in
                     [(errors, gradient, [errors.len(), 1]), (inputs, x, product.input_image())]
                 {
-                    layout.store(*level, operand, image, &mut gradients.rows[place.start..], *images, sizes.row);
+                    let rows = &mut gradients.rows[gradients.first + place.start..];
+                    layout.store(*level, operand, image, rows, *images, sizes.row);
                 }
             }
             WeightGradient::Partial(place) => {
@@ -477,7 +499,7 @@ impl Back<'_> {
         link: &Link,
         steps: Range<usize>,
         known: &[f32],
-        gradients: Option<&mut Gradients<'_>>,
+        gradients: Option<&mut Gradients<'_, '_>>,
         towards: Option<&mut Towards<'_, '_>>,
     ) {
         let belief = self.layers.plan.belief(link.source);
@@ -503,7 +525,7 @@ impl Back<'_> {
         steps: Range<usize>,
         u: &[f32],
         known: &[f32],
-        mut gradients: Option<&mut Gradients<'_>>,
+        mut gradients: Option<&mut Gradients<'_, '_>>,
         out: Option<(Combine<'_>, &mut [f32])>,
     ) {
         let Back { layers, values, at, differences, input, products, .. } = self;

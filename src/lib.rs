@@ -61,6 +61,7 @@ mod session;
 mod setters;
 mod shares;
 mod state;
+mod sums;
 mod wave;
 
 #[cfg(feature = "ndarray")]
@@ -98,7 +99,7 @@ pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule,
 pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};
 pub use predictive_coding_kernels::{Algorithm, Choice, Layout, Level};
-pub use ranks::Ranks;
+pub use ranks::{Arrival, Exchange, Ranks};
 pub use session::{Quantity, Session, Traced};
 pub use state::Descending;
 

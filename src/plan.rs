@@ -154,6 +154,10 @@ pub(crate) struct LayerPlan {
     pub(crate) precision: f64,
     /// What the step size of its belief is multiplied by.
     pub(crate) rate: f64,
+    /// Where its gradients begin among those that are summed tile by tile, and among the operands of those of matrices. What
+    /// the layers below have lies before.
+    pub(crate) partial: usize,
+    pub(crate) row: usize,
     pub(crate) wave: Wave,
 }
 
@@ -413,6 +417,7 @@ impl<'a> Builder<'a> {
     /// A layer without any operation is the identity.
     fn layer(&mut self, l: usize, layer: &Layer, wave: Wave, fuse: bool) {
         let first = self.steps.len();
+        let (partial, row) = (self.sizes.partial, self.row);
         let hidden = l + 1 < self.depth;
         let own = placed(l, None, layer.ops(), layer.shapes());
         let (inlet, start, difference, drafts) = match layer.branches() {
@@ -458,6 +463,8 @@ impl<'a> Builder<'a> {
             pulled: place(&mut self.sizes.pulled, len),
             precision: layer.precision(),
             rate: 1.0,
+            partial,
+            row,
             wave,
             tail,
         });

@@ -3,9 +3,48 @@
 use std::ops::Range;
 
 /// What the ranks of a [shared session](crate::Session::shared) tell each other. Every rank makes the same calls in the same
-/// order, and each call waits for the other ranks.
+/// order, though not at the same time, and waits for the other ranks where it needs what they send.
 ///
 /// Counts are those of all ranks, in their order; what they count lies one behind the other.
+///
+/// A process by itself has everything already:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use predictive_coding::{Arrival, Exchange, Linear, Loss, Method, Network, Op, Options, Ranks, Session};
+///
+/// struct Alone;
+///
+/// impl Ranks for Alone {
+///     fn rank(&self) -> usize {
+///         0
+///     }
+///
+///     fn size(&self) -> usize {
+///         1
+///     }
+///
+///     fn start(&self, exchange: Exchange) -> Arrival {
+///         Box::new(|| match exchange {
+///             Exchange::AllToAll { send: values, .. }
+///             | Exchange::AllGather { own: values, .. }
+///             | Exchange::AllReduce(values) => values,
+///         })
+///     }
+///
+///     fn all_gather_f64(&self, _: &mut [f64], _: &[usize]) {}
+/// }
+///
+/// let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(1))]])?;
+/// let (parameters, options) = (network.initialize(1), Options::default());
+/// let mut shared = Session::shared(&network, 1, Method::Exact, options, Arc::new(Alone))?;
+/// let mut session = Session::new(&network, 1, Method::Exact, options)?;
+/// let loss = session.infer(&parameters, &[0.5, -0.5], &[1.0f32])?;
+/// assert_eq!(shared.infer(&parameters, &[0.5, -0.5], &[1.0f32])?, loss);
+/// assert!(shared.gradients() == session.gradients());
+/// # Ok::<(), predictive_coding::Error>(())
+/// ```
 pub trait Ranks: Send + Sync {
     /// Which of the ranks this process is, from 0.
     fn rank(&self) -> usize;
@@ -13,23 +52,58 @@ pub trait Ranks: Send + Sync {
     /// How many there are, at least 1.
     fn size(&self) -> usize;
 
-    /// Whether gradients may be summed in any order ([`all_reduce`](Self::all_reduce)). Their last bits then depend on the
-    /// number of ranks.
+    /// Whether gradients may be summed in any order ([`Exchange::AllReduce`]). Their last bits then depend on the number of
+    /// ranks.
     fn any_order(&self) -> bool {
         false
     }
 
-    /// Sends each rank its part of `send`, and puts what each rank sends here into `received`.
-    fn all_to_all(&self, send: &[f32], counts: &[usize], received: &mut [f32], received_counts: &[usize]);
+    /// About how many values a rank sends in one exchange of many. Smaller exchanges begin earlier, and cost more latency.
+    fn bucket(&self) -> usize {
+        1 << 18
+    }
 
-    /// Fills in the parts of the other ranks.
-    fn all_gather(&self, values: &mut [f32], counts: &[usize]);
+    /// Starts an exchange, and returns at once. It goes on while the caller computes. Any thread may call it: the session
+    /// sees to the order.
+    fn start(&self, exchange: Exchange) -> Arrival;
 
-    /// As [`all_gather`](Self::all_gather), in float64.
+    /// Fills in the parts of the other ranks, behind all exchanges that have been started.
     fn all_gather_f64(&self, values: &mut [f64], counts: &[usize]);
+}
 
-    /// Replaces each value by its sum over all ranks, in an order that the implementation chooses.
-    fn all_reduce(&self, values: &mut [f32]);
+/// What a rank contributes to an exchange. [`Ranks`] has an example.
+#[derive(Clone, Debug)]
+pub enum Exchange {
+    /// Each rank gets its part of `send`, and receives so many values of each.
+    AllToAll {
+        /// What is sent.
+        send: Vec<f32>,
+        /// How many values go to each rank.
+        counts: Vec<usize>,
+        /// How many come from each.
+        received: Vec<usize>,
+    },
+    /// All ranks get the values of all.
+    AllGather {
+        /// Those of this rank.
+        own: Vec<f32>,
+        /// How many each rank has.
+        counts: Vec<usize>,
+    },
+    /// All ranks get the sum of the values of all, added in an order that the implementation chooses.
+    AllReduce(Vec<f32>),
+}
+
+/// Waits for what an exchange leads to: the values of all ranks in their order, or their sum. A session waits in the order in
+/// which it has started exchanges. [`Ranks`] has an example.
+pub type Arrival = Box<dyn FnOnce() -> Vec<f32> + Send>;
+
+/// About how many values are exchanged at a time where each rank has a slice of them: more among many ranks, as a smaller
+/// slice takes as long.
+pub(crate) fn sliced(ranks: &dyn Ranks) -> usize {
+    /// Slices that a bucket may be cut into.
+    const SLICES: usize = 64;
+    ranks.bucket() * ranks.size().div_ceil(SLICES)
 }
 
 /// One of `size` even shares of `count` things.

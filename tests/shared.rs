@@ -1,17 +1,27 @@
 //! Sessions that several ranks share, which are threads here.
 
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use predictive_coding::{
-    Adam, Conv2d, Descending, Error, FixedPrediction, Incremental, LayoutChoice, Linear, Loss, Method, Network, Nudge,
-    OnDivergence, Op, Options, Parameters, Quantity, Ranks, Session, Strict,
+    Adam, Arrival, Conv2d, Descending, Error, Exchange, FixedPrediction, Incremental, LayoutChoice, Linear, Loss,
+    Method, Network, Nudge, OnDivergence, Op, Options, Parameters, Quantity, Ranks, Session, Strict,
 };
 
 /// What the ranks lay out for each other.
+#[derive(Default)]
 struct Board {
-    barrier: Barrier,
-    told: Mutex<Vec<Vec<f64>>>,
+    /// Each exchange, with what each rank has laid out.
+    exchanges: Mutex<Vec<Vec<Option<Told>>>>,
+    changed: Condvar,
+}
+
+#[derive(Clone)]
+enum Told {
+    Values(Exchange),
+    Numbers(Vec<f64>),
 }
 
 struct Rank {
@@ -19,28 +29,41 @@ struct Rank {
     size: usize,
     any_order: bool,
     board: Arc<Board>,
+    /// The exchanges that it has started and finished.
+    started: Mutex<usize>,
+    finished: Arc<AtomicUsize>,
 }
 
 impl Rank {
     fn all(size: usize, any_order: bool) -> Vec<Arc<dyn Ranks>> {
-        let board = Arc::new(Board { barrier: Barrier::new(size), told: Mutex::new(vec![Vec::new(); size]) });
-        let rank = |rank| Arc::new(Rank { rank, size, any_order, board: board.clone() }) as Arc<dyn Ranks>;
+        let board = Arc::new(Board::default());
+        let rank = |rank| {
+            let (board, started, finished) = (board.clone(), Mutex::default(), Arc::default());
+            Arc::new(Rank { rank, size, any_order, board, started, finished }) as Arc<dyn Ranks>
+        };
         (0..size).map(rank).collect()
     }
 
-    /// What every rank tells at the same time.
-    fn tell(&self, own: Vec<f64>) -> Vec<Vec<f64>> {
-        self.board.told.lock().unwrap()[self.rank] = own;
-        self.board.barrier.wait();
-        let all = self.board.told.lock().unwrap().clone();
-        self.board.barrier.wait();
-        all
+    /// Lays something out, and returns what waits for all ranks.
+    fn tell(&self, own: Told) -> impl FnOnce() -> Vec<Told> + Send + use<> {
+        let mut started = self.started.lock().unwrap();
+        let (index, size, board, finished) = (*started, self.size, self.board.clone(), self.finished.clone());
+        *started += 1;
+        let mut exchanges = board.exchanges.lock().unwrap();
+        if exchanges.len() == index {
+            exchanges.push(vec![None; size]);
+        }
+        exchanges[index][self.rank] = Some(own);
+        drop(exchanges);
+        board.changed.notify_all();
+        move || {
+            assert_eq!(finished.fetch_add(1, Ordering::Relaxed), index, "exchanges are finished in their order");
+            let exchanges = board.exchanges.lock().unwrap();
+            let waits = |exchanges: &mut Vec<Vec<Option<Told>>>| exchanges[index].iter().any(Option::is_none);
+            let exchanges = board.changed.wait_while(exchanges, waits).unwrap();
+            exchanges[index].iter().flatten().cloned().collect()
+        }
     }
-}
-
-/// As float64, in which every float32 has a place.
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| value.into()).collect()
 }
 
 impl Ranks for Rank {
@@ -56,37 +79,55 @@ impl Ranks for Rank {
         self.any_order
     }
 
-    fn all_to_all(&self, send: &[f32], counts: &[usize], received: &mut [f32], received_counts: &[usize]) {
-        let all_counts = self.tell(counts.iter().map(|&count| count as f64).collect());
-        let all = self.tell(wide(send));
-        let parts = all.iter().zip(&all_counts).map(|(values, counts)| {
-            let first = counts[..self.rank].iter().sum::<f64>() as usize;
-            &values[first..first + counts[self.rank] as usize]
-        });
-        let parts: Vec<&[f64]> = parts.collect();
-        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), received_counts);
-        received.iter_mut().zip(parts.concat()).for_each(|(out, value)| *out = value as f32);
+    /// So few that a batch has several rounds and buckets.
+    fn bucket(&self) -> usize {
+        100
     }
 
-    fn all_gather(&self, values: &mut [f32], counts: &[usize]) {
-        let mut all = wide(values);
-        self.all_gather_f64(&mut all, counts);
-        values.iter_mut().zip(all).for_each(|(out, value)| *out = value as f32);
+    fn start(&self, exchange: Exchange) -> Arrival {
+        let (own, size) = (self.rank, self.size);
+        let wait = self.tell(Told::Values(exchange.clone()));
+        Box::new(move || {
+            let all = wait().into_iter().map(|told| match told {
+                Told::Values(exchange) => exchange,
+                Told::Numbers(_) => panic!("one rank exchanges values, another numbers"),
+            });
+            let part = |values: &[f32], counts: &[usize], rank: usize| {
+                assert_eq!((counts.len(), counts.iter().sum()), (size, values.len()));
+                let first: usize = counts[..rank].iter().sum();
+                values[first..first + counts[rank]].to_vec()
+            };
+            let parts = all.enumerate().map(|(rank, told)| match (told, &exchange) {
+                (Exchange::AllToAll { send, counts, .. }, Exchange::AllToAll { received, .. }) => {
+                    assert_eq!(counts[own], received[rank]);
+                    part(&send, &counts, own)
+                }
+                (Exchange::AllGather { own, counts }, Exchange::AllGather { counts: expected, .. }) => {
+                    assert_eq!((&counts, own.len()), (expected, counts[rank]));
+                    own
+                }
+                (Exchange::AllReduce(values), Exchange::AllReduce(_)) => values,
+                (told, _) => panic!("rank {own} starts {exchange:?}, and rank {rank} {told:?}"),
+            });
+            let parts: Vec<Vec<f32>> = parts.collect();
+            match &exchange {
+                Exchange::AllReduce(values) => (0..values.len())
+                    .map(|i| parts.iter().map(|values| f64::from(values[i])).sum::<f64>() as f32)
+                    .collect(),
+                _ => parts.concat(),
+            }
+        })
     }
 
     fn all_gather_f64(&self, values: &mut [f64], counts: &[usize]) {
         assert_eq!(values.len(), counts.iter().sum::<usize>());
         let first: usize = counts[..self.rank].iter().sum();
-        let all = self.tell(values[first..first + counts[self.rank]].to_vec());
-        values.copy_from_slice(&all.concat());
-    }
-
-    fn all_reduce(&self, values: &mut [f32]) {
-        let all = self.tell(wide(values));
-        values
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, out)| *out = all.iter().map(|values| values[i]).sum::<f64>() as f32);
+        let all = self.tell(Told::Numbers(values[first..first + counts[self.rank]].to_vec()))();
+        let all = all.into_iter().flat_map(|told| match told {
+            Told::Numbers(numbers) => numbers,
+            Told::Values(_) => panic!("one rank exchanges numbers, another values"),
+        });
+        values.iter_mut().zip(all).for_each(|(out, number)| *out = number);
     }
 }
 
@@ -209,5 +250,62 @@ fn the_divergence_of_one_rank_is_that_of_all() {
     for outcome in on_ranks(3, false, run) {
         assert_eq!(outcome.losses, alone.losses);
         assert!(outcome.parameters == alone.parameters);
+    }
+}
+
+/// One rank, which keeps the times at which exchanges start.
+#[derive(Default)]
+struct Clock(Mutex<Vec<Instant>>);
+
+impl Ranks for Clock {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn bucket(&self) -> usize {
+        1
+    }
+
+    fn start(&self, exchange: Exchange) -> Arrival {
+        self.0.lock().unwrap().push(Instant::now());
+        Box::new(|| match exchange {
+            Exchange::AllToAll { send, .. } => send,
+            Exchange::AllGather { own, .. } => own,
+            Exchange::AllReduce(values) => values,
+        })
+    }
+
+    fn all_gather_f64(&self, _: &mut [f64], _: &[usize]) {}
+}
+
+/// The rows of a group leave while other groups are computed, and the gradients of a layer while those below are: so it is at
+/// least in one of many calls, whatever else the machine does.
+#[test]
+fn exchanges_start_while_groups_and_layers_are_computed() {
+    let convolution = || Op::Conv2d(Conv2d::new(64, [3, 3]).with_padding([1, 1]));
+    let layers =
+        vec![vec![convolution(), Op::Tanh], vec![convolution(), Op::Flatten], vec![Op::Linear(Linear::new(3))]];
+    let network = Network::new(&[64, 12, 12], Loss::MSE, layers).unwrap();
+    let parameters = network.initialize(3);
+    let options = Options::default().with_layout(LayoutChoice::Channels);
+    for method in [Method::Exact, FixedPrediction::new(0.1, 5).into(), Strict::new(0.1, 1).into()] {
+        // With one sample, there are a group and rounds and buckets of layers; with many, there are rounds of groups.
+        for (samples, share) in [(32, 0.5), (1, 0.9)] {
+            let clock = Arc::new(Clock::default());
+            let mut session = Session::shared(&network, samples, &method, options, clock.clone()).unwrap();
+            let (x, labels) = (numbers(64 * 144 * samples), vec![1i64; samples]);
+            let shares = (0..20).map(|_| {
+                let begin = Instant::now();
+                session.infer(&parameters, &x, &labels[..]).unwrap();
+                let whole = begin.elapsed().as_secs_f64();
+                clock.0.lock().unwrap().drain(..).next().unwrap().duration_since(begin).as_secs_f64() / whole
+            });
+            let earliest = shares.fold(f64::INFINITY, f64::min);
+            assert!(earliest < share, "{method} with {samples} samples: the first at {earliest} of the call");
+        }
     }
 }

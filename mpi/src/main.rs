@@ -18,17 +18,19 @@ use crate::transport::World;
 
 /// Options besides those of train.
 const ANY_ORDER: &str = "--any-order";
+const NO_OVERLAP: &str = "--no-overlap";
 const TRAFFIC: &str = "--traffic";
 
 const HELP: &str = "\
 Train predictive coding networks on many machines, under mpirun
 
-Usage: mpirun -n RANKS predictive-coding-mpi train [--any-order] [--traffic] [OPTIONS OF train]
+Usage: mpirun -n RANKS predictive-coding-mpi train [--any-order] [--no-overlap] [--traffic] [OPTIONS OF train]
        mpirun -n RANKS predictive-coding-mpi sweep SWEEP.toml
 
 train: the ranks share every batch. The results are those of `predictive-coding train`, to the last bit, whatever the
 number of ranks. With --any-order, gradients are summed by MPI_Allreduce instead: the last bits then depend on the
-number of ranks. --traffic tells what rank 0 has received, and how long it waited for it.
+number of ranks. Gradients are exchanged while others are computed, unless --no-overlap. --traffic tells what rank 0
+has received, and how long it waited for it.
 sweep: each rank trains one run after the other. docs/scaling.md describes SWEEP.toml.
 
 `predictive-coding train --help` lists the options of train.";
@@ -42,11 +44,11 @@ fn main() -> ExitCode {
         return failed("this MPI takes calls from its first thread only; use one built with MPI_THREAD_SERIALIZED");
     }
     let world = mpi::topology::SimpleCommunicator::world();
-    let [any_order, traffic] = [ANY_ORDER, TRAFFIC].map(|option| {
+    let [any_order, no_overlap, traffic] = [ANY_ORDER, NO_OVERLAP, TRAFFIC].map(|option| {
         let place = arguments.iter().position(|argument| argument == option);
         place.map(|place| arguments.remove(place)).is_some()
     });
-    let ranks = Arc::new(World::new(any_order));
+    let ranks = Arc::new(World::new(any_order, !no_overlap));
     let command = arguments.get(1).and_then(|command| command.to_str()).map(str::to_string);
     let (status, under_way) = match command.as_deref() {
         Some("train") => predictive_coding_cli::main_on_ranks(arguments, ranks.clone()),

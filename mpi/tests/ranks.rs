@@ -62,6 +62,10 @@ fn every_number_of_ranks_gives_the_weights_and_the_history_of_train() {
                 assert!(read(&shared, name) == read(&alone, name), "{name} of {method:?} on {ranks} ranks");
             }
         }
+        let mut command = train(mpirun(2), method, &directory.path().join("one-by-one"));
+        command.arg("--no-overlap");
+        succeeds(command);
+        assert!(read(directory.path(), "one-by-one/weights.safetensors") == read(&alone, "weights.safetensors"));
     }
 }
 

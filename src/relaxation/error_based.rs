@@ -26,7 +26,7 @@ pub(crate) fn error_based(
     options: &Options,
     open: Option<&[f32]>,
     descent: &mut Descent,
-    gradients: &mut Gradients<'_>,
+    gradients: &mut Gradients<'_, '_>,
 ) {
     let ErrorBased { ref eta, iterations, on_divergence } = *method;
     let plan = tile.layers.plan;

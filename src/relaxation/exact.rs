@@ -4,7 +4,7 @@ use super::{Relaxation, clear_shared, replacing};
 use crate::layer::{Gradients, Input, Towards};
 use crate::state::Values;
 
-pub(crate) fn backpropagate(mut tile: Relaxation<'_>, gradients: &mut Gradients<'_>) {
+pub(crate) fn backpropagate(mut tile: Relaxation<'_>, gradients: &mut Gradients<'_, '_>) {
     clear_shared(tile.layers.plan, &mut tile.tile.errors);
     for layer in (0..tile.len()).rev() {
         tile.pull_to_product(layer);

@@ -25,7 +25,7 @@ pub(crate) fn fixed_prediction(
     mut tile: Relaxation<'_>,
     method: &FixedPrediction,
     options: &Options,
-    gradients: &mut Gradients<'_>,
+    gradients: &mut Gradients<'_, '_>,
 ) {
     let (eta, iterations) = (method.eta.largest(), method.iterations);
     let plan = tile.layers.plan;
@@ -89,7 +89,7 @@ pub(crate) fn fixed_prediction(
         let (error, towards) = (&errors[output.clone()], Some(Towards { beliefs: deviations, combine: &combine }));
         layers.backward(layer, values, Input::Activation, error, &mut scratch.work, None, towards);
     }
-    for layer in 0..tile.len() {
+    for layer in (0..tile.len()).rev() {
         tile.pull_to_product(layer);
         tile.gradient_at_activations(layer, gradients);
     }

@@ -26,7 +26,7 @@ pub(crate) fn increment(
     method: &Incremental,
     iteration: usize,
     descent: &mut Descent,
-    gradients: &mut Gradients<'_>,
+    gradients: &mut Gradients<'_, '_>,
 ) {
     let Incremental { ref eta, iterations } = *method;
     let layers = tile.len();
@@ -81,13 +81,13 @@ impl Relaxation<'_> {
 
     /// The gradients of all parameters, from errors that are pulled back to products, and inputs where layers were last
     /// pushed.
-    fn gradients_where_pushed(&mut self, front: Front, gradients: &mut Gradients<'_>) {
+    fn gradients_where_pushed(&mut self, front: Front, gradients: &mut Gradients<'_, '_>) {
         let plan = self.layers.plan;
         let place = |layer: usize| plan.layers[layer].output.clone();
         let Tile { activations, deviations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        for layer in 0..plan.layers.len() {
+        for layer in (0..plan.layers.len()).rev() {
             let at = match plan.layers[layer].wave.is_predicted(front) {
                 true => Input::Moved(deviations),
                 false => Input::Activation,

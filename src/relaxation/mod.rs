@@ -74,7 +74,7 @@ impl Relaxation<'_> {
 
     /// The gradients of a layer's parameters, from inputs at v-hat and an error that has been pulled back
     /// to the end of its last product.
-    fn gradient_at_activations(&mut self, layer: usize, gradients: &mut Gradients<'_>) {
+    fn gradient_at_activations(&mut self, layer: usize, gradients: &mut Gradients<'_, '_>) {
         let values = Values::new(self.layers.plan, &self.scratch.values, &self.tile.activations);
         let error = &self.tile.errors[self.place(layer)];
         self.layers.backward(layer, values, Input::Activation, error, &mut self.scratch.work, Some(gradients), None);

@@ -287,7 +287,12 @@ pub(crate) struct Given<'a> {
     pub(crate) started: bool,
 }
 
-pub(crate) fn strict(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut Descent, gradients: &mut Gradients<'_>) {
+pub(crate) fn strict(
+    mut tile: Relaxation<'_>,
+    given: Given<'_>,
+    descent: &mut Descent,
+    gradients: &mut Gradients<'_, '_>,
+) {
     let Strict { ref solver, iterations, on_divergence, .. } = *given.method;
     let open = given.open.filter(|_| tile.layers.plan.hidden_len() > 0);
     let automatic = matches!(solver, Solver::Automatic { .. });
@@ -439,7 +444,7 @@ impl Relaxation<'_> {
     }
 
     /// The gradients of all parameters, from inputs at the beliefs.
-    pub(super) fn gradients_at_beliefs(&mut self, gradients: &mut Gradients<'_>) {
+    pub(super) fn gradients_at_beliefs(&mut self, gradients: &mut Gradients<'_, '_>) {
         if self.output.opposite {
             self.tile.errors.iter_mut().for_each(|error| *error = -*error);
         }
@@ -448,7 +453,7 @@ impl Relaxation<'_> {
         let Tile { activations, deviations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        for layer in 0..plan.layers.len() {
+        for layer in (0..plan.layers.len()).rev() {
             let error = &errors[place(layer)];
             let input = match plan.layers[layer].wave.is_predicted(Front::Beliefs) {
                 false => {
@@ -466,9 +471,9 @@ impl Relaxation<'_> {
 
     /// The gradients of all parameters, from inputs at v-hat, with the signs of
     /// [`Published2022`](Solver::Published2022).
-    fn gradients_of_2022(&mut self, gradients: &mut Gradients<'_>) {
+    fn gradients_of_2022(&mut self, gradients: &mut Gradients<'_, '_>) {
         self.tile.errors.iter_mut().for_each(|error| *error = -*error);
-        for layer in 0..self.len() {
+        for layer in (0..self.len()).rev() {
             self.pull_to_product(layer);
             self.gradient_at_activations(layer, gradients);
         }

@@ -27,7 +27,12 @@ const RISE: f64 = 1e-6;
 /// The most by which a length shrinks at once.
 const SHRINK: f64 = 0.1;
 
-pub(crate) fn sweep(mut tile: Relaxation<'_>, given: Given<'_>, descent: &mut Descent, gradients: &mut Gradients<'_>) {
+pub(crate) fn sweep(
+    mut tile: Relaxation<'_>,
+    given: Given<'_>,
+    descent: &mut Descent,
+    gradients: &mut Gradients<'_, '_>,
+) {
     let Strict { iterations, tolerance, on_divergence, .. } = *given.method;
     tile.tile.steps.samples.fill(Descending { eta: 1.0, iterations, ..Descending::default() });
     tile.tile.errors.fill(0.0);

@@ -94,34 +94,28 @@ impl Session {
         let mut changing = self.changing.take().expect("a session of incremental has what changes");
         changing.change.values_mut().fill(0.0);
         changing.add_change(parameters);
-        self.inferred = true;
+        let mut outcome = Ok(f32::NAN);
         for iteration in 1..=method.iterations {
-            if self.any_stopped() {
-                self.inferred = false;
-                break;
-            }
             self.pack((&changing.current).into());
             if iteration > 1 {
                 changing.pack(&self.plan);
             }
             let change = Weights { parameters: (&changing.change).into(), packed: &changing.packed };
             let change = Some(change).filter(|_| iteration > 1);
-            self.run(
-                (&changing.current).into(),
-                change,
-                x,
-                Some(targets),
-                Conditions::default(),
-                samples,
-                |call, group, scratch, rows| {
-                    group.increment(call, &method, iteration, scratch, rows);
-                },
-            );
-            self.reduce();
+            let current = (&changing.current).into();
+            let conditions = Conditions::default();
+            let arrivals =
+                self.run(current, change, x, Some(targets), conditions, samples, true, |call, task, scratch| {
+                    task.increment(call, &method, iteration, scratch);
+                });
+            self.reduce(arrivals);
+            outcome = self.end();
+            if outcome == Err(Error::Stopped) {
+                break;
+            }
             optimizer.step_change(parameters, &mut changing.change, &self.gradients);
             changing.add_change(parameters);
         }
-        let outcome = if self.inferred { self.outcome() } else { Err(Error::Stopped) };
         if outcome.is_ok() {
             parameters.values_mut().copy_from_slice(changing.current.values());
         }

@@ -9,6 +9,7 @@ mod schedule;
 mod sharing;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use predictive_coding_kernels::{Buffer, Choice, Layout, Level};
@@ -25,11 +26,13 @@ use crate::options::Options;
 use crate::output::Output;
 use crate::parameters::{Parameters, ParametersView};
 use crate::plan::{Plan, Step};
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, sliced};
 use crate::relaxation::{Open, Trace, Variables};
+use crate::sums::buckets;
 use draft::{Draft, Multiples, check_memory};
 use learn::Changing;
 use pool::Pool;
+use sharing::Outcome;
 
 pub use quantities::{Quantity, Traced};
 
@@ -86,6 +89,8 @@ pub struct Session {
     gradients: Parameters,
     /// The processes that share its batches, if it is shared.
     ranks: Option<Arc<dyn Ranks>>,
+    /// The parts of the partial gradients that those exchange one after the other.
+    buckets: Vec<Range<usize>>,
     tiles_per_group: usize,
     /// Of the last call: the groups with samples, those samples and the first of them, and the samples of all ranks.
     used: usize,
@@ -137,6 +142,7 @@ impl Session {
             scratch: Pool::new(&plan, extras, tasks),
             rows: Buffer::zeros(tiles * plan.images * plan.sizes.row),
             gemm_scratch: Buffer::zeros(threads * plan.sizes.gemm_scratch),
+            buckets: ranks.as_ref().map_or(Vec::new(), |ranks| buckets(&plan, sliced(&**ranks))),
             open: estimates.then(|| Box::new(Open::new(&plan, Variables::of(&method)))),
             multiples,
             changing: incremental.then(|| Box::new(Changing::new(&plan, network))),
@@ -256,22 +262,22 @@ impl Session {
             None => open.vector(),
         });
         let (method, options) = (self.method.clone(), self.options);
-        self.run(parameters, None, x, Some(targets), conditions, samples, |call, group, scratch, rows| {
-            group.step(call, &method, &options, vector, scratch, rows);
-        });
+        let arrivals =
+            self.run(parameters, None, x, Some(targets), conditions, samples, true, |call, task, scratch| {
+                task.step(call, &method, &options, vector, scratch);
+            });
         self.open = open;
-        self.inferred = !self.any_stopped();
-        if !self.inferred {
-            return Err(Error::Stopped);
-        }
-        self.reduce();
-        self.outcome()
+        self.reduce(arrivals);
+        self.end()
     }
 
-    /// The loss of the last call, or its earliest divergence.
-    fn outcome(&self) -> Result<f32> {
+    /// The loss of the last call, unless it was stopped or diverged.
+    fn end(&mut self) -> Result<f32> {
         let found = self.groups[..self.used].iter().filter_map(|group| group.divergence);
-        match self.earliest(found.min_by_key(|d| (d.iteration, d.sample))) {
+        let Outcome { stopped, divergence } = self.share_outcome(true, found.min_by_key(|d| (d.iteration, d.sample)));
+        self.inferred = !stopped;
+        match divergence {
+            _ if stopped => Err(Error::Stopped),
             Some(divergence) => Err(Error::Diverged(divergence)),
             None => Ok(self.loss),
         }
@@ -291,8 +297,7 @@ impl Session {
         let samples = self.check(parameters, x, Some(targets))?;
         self.draw = None;
         self.pack(parameters);
-        self.run(parameters, None, x, Some(targets), Conditions::default(), samples, Group::forward);
-        self.inferred = false;
+        self.go_forward(parameters, x, Some(targets), samples);
         Ok(self.loss)
     }
 
@@ -306,9 +311,17 @@ impl Session {
         let samples = self.check(parameters, x, None)?;
         self.draw = None;
         self.pack(parameters);
-        self.run(parameters, None, x, None, Conditions::default(), samples, Group::forward);
-        self.inferred = false;
+        self.go_forward(parameters, x, None, samples);
         self.get(Quantity::Activation, self.plan.layers.len())
+    }
+
+    fn go_forward(&mut self, parameters: ParametersView<'_>, x: &[f32], targets: Option<Targets<'_>>, samples: usize) {
+        let conditions = Conditions::default();
+        self.run(parameters, None, x, targets, conditions, samples, false, |call, task, scratch| {
+            task.forward(call, scratch);
+        });
+        self.share_outcome(targets.is_some(), None);
+        self.inferred = false;
     }
 
     /// The step that the masks of the next call of [`infer`](Self::infer) or [`learn`](Self::learn) are drawn for, if there is

@@ -1,16 +1,20 @@
 //! The groups of a batch on the threads of a pool.
 
-use predictive_coding_kernels::{concurrency, pool_threads};
+use std::sync::{Mutex, PoisonError};
+
+use predictive_coding_kernels::concurrency;
 use rayon::prelude::*;
 
 use super::Session;
-use crate::group::{Call, Conditions, Group};
+use crate::group::{Call, Conditions, Task};
 use crate::layer::Layers;
 use crate::loss::Targets;
 use crate::parameters::ParametersView;
 use crate::plan::Step;
 use crate::product::Weights;
+use crate::ranks::Arrival;
 use crate::state::Scratch;
+use crate::sums::{Handing, Sums};
 
 impl Session {
     /// Brings the weights into the layouts that the kernels want, once for all iterations.
@@ -24,7 +28,8 @@ impl Session {
         }
     }
 
-    /// Runs `work` on every group, and adds up the losses.
+    /// Runs `work` on every group of this rank. If `sums`, the groups' gradients are on their way to other ranks from then
+    /// on: returns what will arrive of them.
     #[expect(clippy::too_many_arguments, reason = "the operands of a call, and what is done with them")]
     pub(super) fn run(
         &mut self,
@@ -34,47 +39,44 @@ impl Session {
         targets: Option<Targets<'_>>,
         conditions: Conditions<'_>,
         samples: usize,
-        work: impl Fn(Call<'_>, &mut Group, &mut Scratch, &mut [f32]) + Sync,
-    ) {
+        sums: bool,
+        work: impl Fn(Call<'_>, Task<'_, '_>, &mut Scratch) + Sync,
+    ) -> [Vec<Arrival>; 2] {
         let output = self.output(samples).masked(conditions.mask.is_some());
-        let tiles = samples.div_ceil(self.plan.images);
-        let threads = concurrency();
-        let tiles_per_group = self.tiles_per_group;
-        let share = self.share_of(tiles.div_ceil(tiles_per_group));
-        let used = share.len();
-        self.groups.iter_mut().zip(share.clone()).for_each(|(group, index)| group.first = index * tiles_per_group);
-        // Where more threads would come than can run, a task takes several groups.
-        let per_task = if pool_threads() > threads { used.div_ceil(threads) } else { 1 };
-        // A thread that waits for a part of a product may take another group, which then needs scratch too.
-        let parallel = used < threads && self.scratch.len() >= used;
+        let division = self.division(samples);
+        let share = division.groups_of(division.rank);
         let (plan, packed, draw) = (&*self.plan, &*self.packed, self.draw);
-        let layers = Layers { plan, parameters, packed, change, draw, parallel };
-        let call = Call { layers, output, x, targets, conditions, samples };
-        let rows_len = (tiles_per_group * self.plan.images * self.plan.sizes.row).max(1);
-        let first_row = (share.start * rows_len).min(self.rows.len());
-        let rows = &mut self.rows[first_row..];
-        let scratch = &self.scratch;
-        let task = |index: usize, group: &mut Group, rows: &mut [f32]| {
-            work(call, group, &mut scratch.free(index), rows);
-        };
-        if threads > 1 && used > 1 && self.plan.sizes.row > 0 {
-            let groups = self.groups[..used].par_iter_mut().zip(rows.par_chunks_mut(rows_len));
-            let groups = groups.enumerate().with_min_len(per_task).with_max_len(per_task);
-            groups.for_each(|(index, (group, rows))| task(index, group, rows));
-        } else if threads > 1 && used > 1 {
-            let groups = self.groups[..used].par_iter_mut().enumerate();
-            groups.with_min_len(per_task).with_max_len(per_task).for_each(|(index, group)| task(index, group, &mut []));
-        } else {
-            let mut rows = rows.chunks_mut(rows_len);
-            for (index, group) in self.groups[..used].iter_mut().enumerate() {
-                task(index, group, rows.next().unwrap_or_default());
-            }
-        }
-        self.used = used;
-        self.first = share.start * tiles_per_group * self.plan.images;
-        self.samples = (share.end * tiles_per_group * self.plan.images).min(samples) - self.first.min(samples);
+        self.used = share.len();
+        self.samples = division.samples_of(&share).len();
+        self.first = division.samples_of(&share).start;
         self.batch_samples = samples;
         self.masked = conditions.mask.is_some();
-        self.loss = targets.map_or(f32::NAN, |_| (self.sum_of_losses() * output.scale) as f32);
+        // No more tasks than can run; each takes one group after the other. A thread that waits for a part of a product may
+        // take another task, which then needs scratch too.
+        let threads = concurrency();
+        let parallel = self.used < threads && self.scratch.len() >= self.used;
+        let tasks = self.used.min(threads).min(self.scratch.len());
+        let layers = Layers { plan, parameters, packed, change, draw, parallel };
+        let call = Call { layers, output, x, targets, conditions, samples };
+        let sums = self.ranks.as_deref().filter(|_| sums);
+        let sums = sums.map(|ranks| Sums::new(plan, ranks, division, &self.buckets));
+        let rows_len = (division.per_group * plan.sizes.row).max(1);
+        let first_row = (share.start * rows_len).min(self.rows.len());
+        let rows = self.rows[first_row..].chunks_mut(rows_len).map(Some).chain(std::iter::repeat_with(|| None));
+        let groups = Mutex::new(share.zip(&mut self.groups).zip(rows));
+        let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let task = |index: usize| {
+            let mut scratch = self.scratch.free(index);
+            while let Some(((index, group), rows)) = next() {
+                group.first = index * self.tiles_per_group;
+                let handing = sums.as_ref().map(|sums| Handing::new(sums, index));
+                work(call, Task { group, rows: rows.unwrap_or_default(), handing }, &mut scratch);
+            }
+        };
+        match tasks {
+            0 | 1 => (0..tasks).for_each(task),
+            _ => (0..tasks).into_par_iter().with_max_len(1).for_each(task),
+        }
+        sums.map_or_else(Default::default, Sums::arrivals)
     }
 }

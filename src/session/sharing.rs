@@ -8,7 +8,8 @@ use crate::error::{Divergence, Result};
 use crate::method::Method;
 use crate::network::Network;
 use crate::options::Options;
-use crate::ranks::{Ranks, share};
+use crate::ranks::Ranks;
+use crate::sums::Division;
 
 impl Session {
     /// As [`new`](Self::new), for one of several processes that share every batch. All make the same calls with the same
@@ -48,58 +49,70 @@ impl Session {
         self.batch.div_ceil(self.plan.images).div_ceil(self.tiles_per_group)
     }
 
-    /// This process's share of so many groups.
-    pub(super) fn share_of(&self, groups: usize) -> Range<usize> {
-        self.ranks.as_ref().map_or(0..groups, |ranks| share(groups, ranks.rank(), ranks.size()))
+    /// How a batch of so many samples is divided.
+    pub(super) fn division(&self, samples: usize) -> Division {
+        let (rank, size) = self.ranks.as_ref().map_or((0, 1), |ranks| (ranks.rank(), ranks.size()));
+        Division { rank, size, samples, per_group: self.tiles_per_group * self.plan.images }
     }
 
-    /// How many samples of the last batch each rank has.
-    pub(super) fn samples_of_ranks(&self, ranks: &dyn Ranks) -> Vec<usize> {
-        let (size, samples) = (ranks.size(), self.batch_samples);
-        let per_group = self.tiles_per_group * self.plan.images;
-        let shares = (0..size).map(|rank| share(samples.div_ceil(per_group), rank, size));
-        shares.map(|groups| (groups.end * per_group).min(samples) - (groups.start * per_group).min(samples)).collect()
-    }
-
-    /// The sum of the losses of all samples of the last batch, in their order.
-    pub(super) fn sum_of_losses(&self) -> f64 {
-        let tiles = self.groups[..self.used].iter().flat_map(|group| &group.tiles);
-        let losses = tiles.flat_map(|tile| &tile.losses[..tile.samples]).take(self.samples);
-        let Some(ranks) = &self.ranks else { return losses.sum() };
-        let mut all = vec![0.0; self.batch_samples];
-        all[self.own_samples()].iter_mut().zip(losses).for_each(|(out, loss)| *out = *loss);
-        ranks.all_gather_f64(&mut all, &self.samples_of_ranks(&**ranks));
-        all.iter().sum()
-    }
-
-    /// Whether the last call was stopped, on any rank.
-    pub(super) fn any_stopped(&self) -> bool {
+    /// Tells all ranks the losses of this one's samples, whether it was stopped, and its divergence. Adds up the losses of all
+    /// in the order of the samples.
+    pub(super) fn share_outcome(&mut self, has_targets: bool, own: Option<Divergence>) -> Outcome {
         let stopped = self.options.stopped();
-        let Some(ranks) = &self.ranks else { return stopped };
-        gather(&**ranks, [f64::from(stopped)]).iter().any(|[stopped]| *stopped != 0.0)
-    }
-
-    /// The earliest divergence of all ranks.
-    pub(super) fn earliest(&self, own: Option<Divergence>) -> Option<Divergence> {
-        let Some(ranks) = &self.ranks else { return own };
-        let told = own.map_or([-1.0; 4], |Divergence { sample, layer, iteration, finite }| {
-            [sample as f64, layer as f64, iteration as f64, f64::from(finite)]
-        });
-        let all = gather(&**ranks, told).into_iter().filter(|told| told[0] >= 0.0);
-        let all = all.map(|[sample, layer, iteration, finite]| Divergence {
-            sample: sample as usize,
-            layer: layer as usize,
-            iteration: iteration as usize,
-            finite: finite != 0.0,
-        });
-        all.min_by_key(|divergence| (divergence.iteration, divergence.sample))
+        let tiles = self.groups[..self.used].iter().flat_map(|group| &group.tiles);
+        let losses =
+            tiles.flat_map(|tile| &tile.losses[..tile.samples]).take(if has_targets { self.samples } else { 0 });
+        let (sum, outcome) = match &self.ranks {
+            None => (losses.sum(), Outcome { stopped, divergence: own }),
+            Some(ranks) => {
+                let division = self.division(self.batch_samples);
+                let losses_of =
+                    |rank| if has_targets { division.samples_of(&division.groups_of(rank)).len() } else { 0 };
+                let counts: Vec<usize> = (0..division.size).map(|rank| TOLD + losses_of(rank)).collect();
+                let mut all = vec![0.0; counts.iter().sum()];
+                let start: usize = counts[..division.rank].iter().sum();
+                let told = tell(stopped, own).into_iter().chain(losses.copied());
+                all[start..].iter_mut().zip(told).for_each(|(out, told)| *out = told);
+                ranks.all_gather_f64(&mut all, &counts);
+                hear(&all, &counts)
+            }
+        };
+        let scale = self.output(self.batch_samples).scale;
+        self.loss = if has_targets { (sum * scale) as f32 } else { f32::NAN };
+        outcome
     }
 }
 
-/// What every rank tells.
-fn gather<const N: usize>(ranks: &dyn Ranks, own: [f64; N]) -> Vec<[f64; N]> {
-    let mut all = vec![[0.0; N]; ranks.size()];
-    all[ranks.rank()] = own;
-    ranks.all_gather_f64(all.as_flattened_mut(), &vec![N; ranks.size()]);
-    all
+/// How a call ended, on any rank.
+pub(super) struct Outcome {
+    pub(super) stopped: bool,
+    /// The earliest.
+    pub(super) divergence: Option<Divergence>,
+}
+
+/// Numbers that a rank tells besides losses.
+const TOLD: usize = 6;
+
+fn tell(stopped: bool, divergence: Option<Divergence>) -> [f64; TOLD] {
+    let Some(Divergence { sample, layer, iteration, finite }) = divergence else {
+        return [f64::from(stopped), 0.0, 0.0, 0.0, 0.0, 0.0];
+    };
+    [f64::from(stopped), 1.0, sample as f64, layer as f64, iteration as f64, f64::from(finite)]
+}
+
+/// The sum of the losses, and what all ranks have told.
+fn hear(mut all: &[f64], counts: &[usize]) -> (f64, Outcome) {
+    let (mut sum, mut stopped, mut divergences) = (0.0, false, Vec::new());
+    for &count in counts {
+        let (of_rank, rest) = all.split_at(count);
+        let (told, losses) = of_rank.split_at(TOLD);
+        sum = losses.iter().fold(sum, |sum, loss| sum + loss);
+        stopped |= told[0] != 0.0;
+        if told[1] != 0.0 {
+            let [sample, layer, iteration] = [2, 3, 4].map(|i| told[i] as usize);
+            divergences.push(Divergence { sample, layer, iteration, finite: told[5] != 0.0 });
+        }
+        all = rest;
+    }
+    (sum, Outcome { stopped, divergence: divergences.into_iter().min_by_key(|d| (d.iteration, d.sample)) })
 }
