@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod launch;
 mod sweep;
 mod transport;
 
@@ -24,9 +25,11 @@ const TRAFFIC: &str = "--traffic";
 const HELP: &str = "\
 Train predictive coding networks on many machines, under mpirun
 
-Usage: mpirun -n RANKS predictive-coding-mpi train [--any-order] [--no-overlap] [--traffic] [OPTIONS OF train]
+Usage: predictive-coding-mpi launch -n RANKS [OPTIONS OF mpirun] -- COMMAND ...
+       mpirun -n RANKS predictive-coding-mpi train [--any-order] [--no-overlap] [--traffic] [OPTIONS OF train]
        mpirun -n RANKS predictive-coding-mpi sweep SWEEP.toml
 
+launch: runs a command under mpirun, and tells in one line how it ended, whatever ended it.
 train: the ranks share every batch. The results are those of `predictive-coding train`, to the last bit, whatever the
 number of ranks. With --any-order, gradients are summed by MPI_Allreduce instead: the last bits then depend on the
 number of ranks. Gradients are exchanged while others are computed, unless --no-overlap. --traffic tells what rank 0
@@ -37,6 +40,9 @@ sweep: each rank trains one run after the other. docs/scaling.md describes SWEEP
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|command| command == "launch") {
+        return ExitCode::from(launch::run(&arguments[2..]));
+    }
     let Some((_universe, threading)) = mpi::initialize_with_threading(Threading::Serialized) else {
         return failed("MPI cannot be started");
     };
@@ -63,7 +69,7 @@ fn main() -> ExitCode {
             let told =
                 command.map_or("no command was given".into(), |command| format!("there is no command {command}"));
             if ranks.rank() == 0 {
-                eprintln!("error: {told}, expected train or sweep; see --help");
+                eprintln!("error: {told}, expected launch, train or sweep; see --help");
             }
             (2, false)
         }

@@ -4,12 +4,27 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_predictive-coding-mpi");
+
 /// A command on so many ranks.
 fn mpirun(ranks: usize) -> Command {
-    let mut command = Command::new("mpirun");
-    command.args(["--quiet", "--oversubscribe", "--allow-run-as-root", "--bind-to", "none", "-n", &ranks.to_string()]);
+    let mut command = with_options(Command::new("mpirun"), ranks);
+    command.args(["--quiet", PROGRAM]);
+    command
+}
+
+/// The same, as the program launches it.
+fn launch(ranks: usize) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("launch");
+    let mut command = with_options(command, ranks);
+    command.arg("--");
+    command
+}
+
+fn with_options(mut command: Command, ranks: usize) -> Command {
+    command.args(["--oversubscribe", "--allow-run-as-root", "--bind-to", "none", "-n", &ranks.to_string()]);
     command.env("OMPI_MCA_mpi_yield_when_idle", "1").env("OMPI_MCA_btl_base_warn_component_unused", "0");
-    command.arg(env!("CARGO_BIN_EXE_predictive-coding-mpi"));
     command
 }
 
@@ -157,7 +172,7 @@ fn ranks_with_other_data_are_found_before_the_first_step() {
 
 /// The next program of the same job: another rank.
 fn command_colon(command: &mut Command) {
-    command.args([":", "-n", "1", env!("CARGO_BIN_EXE_predictive-coding-mpi")]);
+    command.args([":", "-n", "1", PROGRAM]);
 }
 
 /// A long run with a checkpoint after each step.
@@ -183,11 +198,11 @@ fn wait_for(path: &Path, child: &mut Child) {
 }
 
 /// Interrupts a run of three ranks by `signal`, goes on with two, and compares with a run that went through.
-fn interrupted_by(signal: impl Fn(&Child)) -> Output {
+fn interrupted_by(start: fn(usize) -> Command, signal: impl Fn(&Child)) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let (first, whole) = (directory.path().join("first"), directory.path().join("whole"));
     [&first, &whole].into_iter().for_each(|directory| std::fs::create_dir(directory).unwrap());
-    let mut command = kept(mpirun(3), &first, "6");
+    let mut command = kept(start(3), &first, "6");
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for(&first.join("checkpoint"), &mut child);
     signal(&child);
@@ -205,19 +220,38 @@ fn kill(signal: &str, process: &str) {
     assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
 }
 
+/// The processes that a process has started.
+#[cfg(target_os = "linux")]
+fn children(process: &str) -> Vec<String> {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap();
+    children.split_whitespace().map(str::to_string).collect()
+}
+
 #[cfg(target_os = "linux")]
 #[test]
-fn a_rank_that_dies_ends_the_run_which_goes_on_from_the_checkpoint_with_other_ranks() {
-    interrupted_by(|mpirun| {
-        let children = format!("/proc/{0}/task/{0}/children", mpirun.id());
-        let children = std::fs::read_to_string(children).unwrap();
-        kill("-KILL", children.split_whitespace().next_back().unwrap());
+fn a_rank_that_dies_ends_the_run_with_one_line_and_it_goes_on_from_the_checkpoint_with_other_ranks() {
+    let output = interrupted_by(launch, |launched| {
+        let mpirun = children(&launched.id().to_string()).remove(0);
+        kill("-KILL", children(&mpirun).last().unwrap());
     });
+    assert_eq!(output.status.code(), Some(137));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(matches!(&lines[..], [line] if line.starts_with("error: a rank was ended by signal 9")), "{lines:?}");
 }
 
 #[test]
 fn a_run_that_is_told_to_end_goes_on_from_the_checkpoint_with_other_ranks() {
-    interrupted_by(|mpirun| kill("-TERM", &mpirun.id().to_string()));
+    interrupted_by(mpirun, |mpirun| kill("-TERM", &mpirun.id().to_string()));
+}
+
+#[test]
+fn a_failure_that_ranks_tell_is_told_once_by_a_launched_run() {
+    let mut command = launch(2);
+    let output = command.args(["train", "--method", "exact", "--weights", "/no/such/file"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(matches!(&text.lines().collect::<Vec<_>>()[..], [line] if line.contains("/no/such/file")), "{text}");
 }
 
 #[test]
