@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod deal;
 mod launch;
 mod sweep;
 mod transport;
@@ -34,7 +35,7 @@ train: the ranks share every batch. The results are those of `predictive-coding 
 number of ranks. With --any-order, gradients are summed by MPI_Allreduce instead: the last bits then depend on the
 number of ranks. Gradients are exchanged while others are computed, unless --no-overlap. --traffic tells what rank 0
 has received, and how long it waited for it.
-sweep: each rank trains one run after the other. docs/scaling.md describes SWEEP.toml.
+sweep: each rank trains one run after the other, as rank 0 deals them. docs/scaling.md describes SWEEP.toml.
 
 `predictive-coding train --help` lists the options of train.";
 

@@ -10,6 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
+use crate::deal::deal;
+
 /// A sweep, as its file describes it.
 #[derive(Debug)]
 struct Sweep {
@@ -48,15 +50,13 @@ pub fn run(arguments: &[OsString], ranks: &dyn Ranks) -> u8 {
     }
     let Ok(sweep) = sweep else { return 2 };
     let mut stopped = false;
-    for run in (ranks.rank()..sweep.runs.len()).step_by(ranks.size()) {
-        stopped = sweep.train(run) == STOPPED;
-        if stopped {
-            break;
-        }
-        if ranks.rank() == 0 {
+    deal(sweep.runs.len(), |run| {
+        stopped |= sweep.train(run) == STOPPED;
+        if ranks.rank() == 0 && !stopped {
             sweep.write_table();
         }
-    }
+        !stopped
+    });
     let mut all = vec![0.0; ranks.size()];
     all[ranks.rank()] = f64::from(stopped);
     ranks.all_gather_f64(&mut all, &vec![1; ranks.size()]);
