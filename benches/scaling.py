@@ -3,6 +3,7 @@
 Usage: scaling.py [--table]. The constants are measured; docs/scaling.md explains the terms.
 """
 
+import math
 import pathlib
 import sys
 
@@ -11,37 +12,48 @@ NODES = [2**n for n in range(11)]
 LATENCY = 20e-6
 GBITS = [10, 100]
 BYTES = 4
-# Small messages of numbers in a step: losses, stops, divergences, correct answers, descents, wishes to end.
-NUMBERS = 6
+# Seconds of a step of 256 samples with the CIFAR-10 network: the fastest of exact, and eleven times that.
+EXACT_STRICT = dict(exact=0.56, strict=6.2)
+# Small exchanges of numbers in a step: outcomes, correct answers, descents, wishes to end.
+NUMBERS = 4
+# Values of an exchange, and the most slices that those are cut into before more are exchanged.
+BUCKET, SLICES = 2**18, 64
 
 # Per network: values of convolutions' gradients (with biases), of matrices' gradients, of a sample's row of operands,
-# the number of matrices, samples of a node, seconds of a step of one node by each method.
+# samples and groups of a node, seconds of a step of one node by each method.
 NETWORKS = {
     "CIFAR-10, 256 samples a node": dict(
-        partial=371_338, matrices=4_262_400, row=17_418, products=3, batch=256, seconds=dict(exact=0.26, strict=2.89)
+        partial=371_338, matrices=4_262_400, row=17_424, batch=256, groups=8, seconds=EXACT_STRICT
     ),
     # By the operations of a sample, at the speed of the CIFAR-10 network: 118 and 0.94 GFLOP for exact.
     "VGG-19, 32 samples a node": dict(
-        partial=20_024_384 + 5_504 + 9_192, matrices=123_633_664, row=42_472, products=3, batch=32,
-        seconds=dict(exact=0.26 / 256 * 118 / 0.942 * 32, strict=2.89 / 256 * 118 / 0.942 * 32),
+        partial=20_024_384 + 5_504 + 9_192, matrices=123_633_664, row=42_472, batch=32, groups=8,
+        seconds={method: seconds / 256 * 118 / 0.942 * 32 for method, seconds in EXACT_STRICT.items()},
     ),
 }
 
 
-def messages(network, ranks, batch, any_order):
-    """Bytes that a rank receives in a step of `batch` samples in all, and messages one after the other."""
-    partial, matrices, row, products = (network[key] for key in ("partial", "matrices", "row", "products"))
+def cost(network, ranks, batch, any_order):
+    """Exchanges of a step of `batch` samples in all, and the bytes that a rank receives while others are computed and
+    afterwards."""
+    partial, matrices, row = (network[key] for key in ("partial", "matrices", "row"))
     others = (ranks - 1) / ranks
+    sliced = BUCKET * math.ceil(ranks / SLICES)
+    buckets, products = math.ceil(partial / sliced), math.ceil(matrices / (4 * sliced))
     if any_order:
-        values, calls = 2 * (partial + matrices), 2
-    else:
-        values, calls = 2 * partial + matrices + batch * row, 3 + products
-    return BYTES * values * others, (calls + NUMBERS) * (ranks - 1)
+        return buckets + products, 0, BYTES * 2 * (partial + matrices) * others
+    rounds = math.ceil(network["batch"] * row / BUCKET)
+    rows = batch * row * others * (1 - 1 / network["groups"])
+    last = batch * row * others / network["groups"]
+    return rounds + 2 * buckets + products, BYTES * rows, BYTES * (last + (2 * partial + matrices) * others)
 
 
-def seconds(network, method, ranks, gbits, any_order):
-    received, told = messages(network, ranks, ranks * network["batch"], any_order)
-    return network["seconds"][method] + told * LATENCY + received / (gbits * 1e9 / 8)
+def seconds(network, method, ranks, gbits, any_order, overlap=True):
+    exchanges, early, late = cost(network, ranks, ranks * network["batch"], any_order)
+    bandwidth, computed = gbits * 1e9 / 8, network["seconds"][method]
+    hidden = computed * (1 - 1 / network["groups"]) if overlap else 0
+    latency = (exchanges + NUMBERS) * (ranks - 1) * LATENCY
+    return computed + latency + max(0, early / bandwidth - hidden) + late / bandwidth
 
 
 def table():
