@@ -118,11 +118,34 @@ def random_model(rng):
             size = list(module(torch.zeros(1, *size)).shape[1:])
         return module
 
+    def norm():
+        channels = size[0]
+        kind = rng.integers(5 if len(size) == 3 else 4)
+        affine = bool(rng.random() < 0.7)
+        if kind == 0:
+            return nn.LayerNorm(size, eps=1e-2, elementwise_affine=affine)
+        if kind == 1:
+            return nn.RMSNorm(size, eps=None if affine else 1e-2, elementwise_affine=affine)
+        if kind == 2:
+            # Of a group of one element nothing is left, and of two next to nothing.
+            elements = int(numpy.prod(size))
+            groups = [n for n in range(1, channels + 1) if channels % n == 0 and elements // n > 2]
+            return nn.GroupNorm(int(rng.choice(groups or [1])), channels, 1e-2, affine)
+        if kind == 3:
+            return nn.Dropout(0.3)
+        module = nn.BatchNorm2d(channels, affine=affine)
+        module.running_mean.normal_()
+        module.running_var.uniform_(0.5, 2)
+        return module
+
     for _ in range(int(rng.integers(2, 6))):
         ops = []
         for _ in range(int(rng.integers(1, 4))):
             kind = rng.random()
-            if kind < 0.45:
+            if kind < 0.12:
+                # Behind a product, a normalisation may take away all that a bias does, and rounding is left of its gradient.
+                ops += [nn.SiLU(), norm()]
+            elif kind < 0.45:
                 activation = ACTIVATIONS[rng.integers(len(ACTIVATIONS))]
                 behind_product = ops and isinstance(ops[-1], (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
                 ops.append(nn.ReLU() if activation is IN_PLACE and not behind_product else activation())
@@ -144,7 +167,12 @@ def random_model(rng):
         layers.append(nn.Flatten())
         size = [int(numpy.prod(size))]
     layers.append(nn.Linear(size[0], 4))
-    return nn.Sequential(*layers), shape
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Those of normalisations are 1 and 0 at first.
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model, shape
 
 
 def twin(model):
@@ -208,6 +236,107 @@ def test_a_random_model_gives_what_torch2pc_gives_in_float64(seed):
         compare(v, theirs[3], moved[3])
         compare(epsilon, theirs[4], moved[4])
         compare([p.grad for p in model.parameters()], theirs[5], moved[5])
+
+
+def randomised(module):
+    """The module with parameters and statistics of its own, in eval mode."""
+    with torch.no_grad():
+        for values in [*module.parameters(), *module.buffers()]:
+            values += torch.rand_like(values) / 2 if values.is_floating_point() else 0
+    return module.eval()
+
+
+VECTOR, IMAGE = (12,), (4, 6, 7)
+MODULES = [
+    (VECTOR, lambda: nn.Linear(12, 5)),
+    (VECTOR, lambda: nn.Linear(12, 5, bias=False)),
+    (VECTOR, lambda: nn.Unflatten(1, (3, 2, 2))),
+    (VECTOR, lambda: nn.LayerNorm(12)),
+    (VECTOR, lambda: nn.GroupNorm(3, 12)),
+    (VECTOR, lambda: nn.RMSNorm(12, eps=1e-3)),
+    (IMAGE, lambda: nn.Conv2d(4, 6, 3)),
+    (IMAGE, lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (1, 2), bias=False)),
+    (IMAGE, lambda: nn.Conv2d(4, 6, 3, groups=2)),
+    (IMAGE, lambda: nn.Conv2d(4, 8, 3, 2, 1, groups=4)),
+    (IMAGE, lambda: nn.Conv2d(4, 3, (4, 3), padding="same")),
+    (IMAGE, lambda: nn.Conv2d(4, 3, 2, padding="valid")),
+    (IMAGE, lambda: nn.ConvTranspose2d(4, 3, 3)),
+    (IMAGE, lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2, bias=False, dilation=2)),
+    (IMAGE, lambda: nn.MaxPool2d(2)),
+    (IMAGE, lambda: nn.MaxPool2d((2, 3), (1, 2), 1, dilation=(2, 1), ceil_mode=True)),
+    (IMAGE, lambda: nn.AvgPool2d((2, 3), 2, 1)),
+    (IMAGE, lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)),
+    (IMAGE, lambda: nn.AvgPool2d(2, ceil_mode=True, divisor_override=3)),
+    (IMAGE, lambda: nn.AdaptiveAvgPool2d(4)),
+    (IMAGE, lambda: nn.AdaptiveAvgPool2d((None, 3))),
+    (IMAGE, lambda: nn.LayerNorm([4, 6, 7], eps=1e-3)),
+    (IMAGE, lambda: nn.LayerNorm([4, 6, 7], elementwise_affine=False)),
+    (IMAGE, lambda: nn.GroupNorm(2, 4)),
+    (IMAGE, lambda: nn.GroupNorm(4, 4, 1e-3, affine=False)),
+    (IMAGE, lambda: nn.RMSNorm([4, 6, 7])),
+    (IMAGE, lambda: nn.RMSNorm([4, 6, 7], elementwise_affine=False)),
+    (IMAGE, lambda: nn.BatchNorm2d(4)),
+    (IMAGE, lambda: nn.BatchNorm2d(4, 1e-3, affine=False)),
+    (IMAGE, lambda: nn.Dropout(0.7)),
+    (IMAGE, lambda: nn.Flatten()),
+    *((VECTOR, activation) for activation in ACTIVATIONS if activation is not IN_PLACE),
+]
+
+
+@pytest.mark.parametrize(("shape", "make"), MODULES, ids=lambda made: repr(made()) if callable(made) else f"{len(made)}d")
+def test_each_module_gives_what_autograd_gives_in_float64(shape, make):
+    torch.manual_seed(4)
+    # With a layer before the module, its error there is the gradient by the module's input.
+    layers = [nn.Identity(), randomised(make()), nn.Flatten()]
+    X, loss_fun = 2 * torch.randn(5, *shape), nn.MSELoss(reduction="sum")
+    features = layers[2](layers[1](X)).shape[1]
+    model = nn.Sequential(*layers, nn.Linear(features, 3))
+    Y = torch.randn(5, 3)
+    vhat, loss, _, _, epsilon = PCInfer(model, loss_fun, X, Y, "Exact")
+    double = twin(model)
+    activations = [X.double().requires_grad_()]
+    for module in double:
+        activations.append(module(activations[-1]))
+    want = loss_fun(activations[-1], Y.double())
+    errors = grad(want, activations[1:], retain_graph=True)
+    assert relative_error(loss.item(), want.item()) < 1e-5
+    for got, wanted in zip([*vhat[1:], *epsilon[1:]], [*activations[1:], *errors]):
+        assert relative_error(got.numpy(), wanted.detach().numpy()) < 1e-5
+    for parameter, wanted in zip(model.parameters(), grad(want, list(double.parameters()))):
+        assert relative_error(parameter.grad.numpy(), wanted.numpy()) < 1e-5
+    # The network of the modules, by itself.
+    network = pc.Network.from_torch(model, loss_fun, shape)
+    outputs = pc.Session(network, 5).predict(tensors(model), X.numpy())
+    assert relative_error(outputs, activations[-1].detach().numpy()) < 1e-5
+
+
+class Masked(nn.Module):
+    """Dropout by a given mask."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x):
+        return x * self.mask
+
+
+@pytest.mark.parametrize("ErrType", ["Strict", "FixedPred", "Exact"])
+def test_masks_of_dropout_stay_through_a_call(ErrType):
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Sequential(nn.Linear(6, 20), nn.Tanh()), nn.Dropout(0.4), nn.Linear(20, 3))
+    X, Y, loss_fun = torch.randn(4, 6), torch.randint(0, 3, (4,)), nn.CrossEntropyLoss()
+    vhat, _, _, v, epsilon = PCInfer(model, loss_fun, X, Y, ErrType, 0.1, 9)
+    gradients = [parameter.grad for parameter in model.parameters()]
+    mask = torch.where(vhat[2] == 0, 0.0, 1 / 0.6).double()
+    assert 0.2 < (mask == 0).double().mean() < 0.6
+    double = twin(model)
+    double[1] = Masked(mask)
+    *_, beliefs, errors, wanted = torch2pc(double, loss_fun, X.double().requires_grad_(), Y, ErrType, 0.1, 9)
+    for got, want in zip([*v, *epsilon, *gradients], [*beliefs, *errors, *wanted]):
+        assert (got is None) == (want is None)
+        if got is not None:
+            assert relative_error(got.numpy(), want.detach().numpy()) < 1e-5
 
 
 def mnist_model():
@@ -384,6 +513,8 @@ class MyLinear(nn.Linear):
         (replaced(0, nn.MaxPool2d(2, return_indices=True)), ValueError, "module 0 .MaxPool2d.: return_indices is True"),
         (replaced(3, nn.Softplus(0)), ValueError, "module 3 .Softplus.: softplus has beta 0"),
         (replaced(2, nn.Unflatten(1, (5, 10))), ValueError, r"module 2 .Unflatten.: it unflattens axis 1 to \(5, 10\)"),
+        (replaced(1, nn.Softmax(1)), TypeError, "module 1 is of class Softmax, expected Sequential, Conv2d, "),
+        (replaced(1, nn.Dropout2d()), TypeError, "module 1 is of class Dropout2d"),
         (replaced(1, nn.Flatten(0)), ValueError, "module 1 .Flatten.: it flattens axes 0 to -1"),
         (replaced(1, nn.Linear(13, 2)), ValueError, r"module 1 .Linear.: linear takes a flat input, found \[10, 13, 13\]"),
         (replaced(2, nn.Linear(600, 50)), ValueError, r"module 2 .Linear.: weight has shape \(50, 600\)"),
