@@ -196,6 +196,12 @@ class Session:
         """
     def loss_gradient(self) -> NDArray[numpy.float32]:
         """dLoss/dv-hat_L of the last call, `[samples, *output_shape]`."""
+    def take_gradients(self) -> list[NDArray[numpy.float32]]:
+        """The gradients of the last call in the network's order, in arrays that no later call changes, without a copy.
+
+        The session goes on with another buffer, which is one of earlier calls if none of its arrays is used any more.
+        RuntimeError if `gradients`, which are views, were asked for before; and they can not be asked for afterwards.
+        """
     def clip_gradients(self, most: float) -> float:
         """Scales the gradients down to a norm of `most`, if theirs is larger; returns the norm that they had."""
     def set_dropout_step(self, step: int) -> None:

@@ -34,7 +34,7 @@ impl Parameters {
         self.0.specs().iter().map(|spec| spec.name.clone()).collect()
     }
 
-    fn values<'py>(this: &Bound<'py, Self>) -> PyResult<Vec<Bound<'py, PyArrayDyn<f32>>>> {
+    pub fn values<'py>(this: &Bound<'py, Self>) -> PyResult<Vec<Bound<'py, PyArrayDyn<f32>>>> {
         let borrowed = this.borrow();
         (0..borrowed.0.specs().len()).map(|index| tensor(this, index)).collect()
     }

@@ -1,6 +1,6 @@
 //! Sessions: a network, a batch size and a method, planned once.
 
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use predictive_coding::{self as library, Conditions, Level, Options, Quantity, Start};
@@ -29,9 +29,38 @@ pub struct Session {
     network: library::Network,
     batch: usize,
     threads: Option<usize>,
+    gradients: Mutex<GradientsGiven>,
 }
 
+/// What Python was given of the gradients.
+enum GradientsGiven {
+    Nothing,
+    /// Views of the session's buffer, which therefore stays where it is.
+    Views,
+    /// Buffers of their own, the last ones, in exchange for which the session got others.
+    Buffers(Vec<Py<Parameters>>),
+}
+
+/// Buffers of gradients that are kept to be used again: those of the last call are still used when new ones come.
+const BUFFERS_KEPT: usize = 2;
+
 impl Session {
+    fn gradients_given(&self) -> MutexGuard<'_, GradientsGiven> {
+        self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the next gradients be written to the buffer of earlier ones that nobody uses any more. Two buffers take turns
+    /// then, where a third would be in no cache.
+    fn reuse_gradients(&self, py: Python<'_>, session: &mut library::Session) -> PyResult<()> {
+        match &*self.gradients_given() {
+            GradientsGiven::Buffers(kept) => match kept.iter().find(|buffer| is_free(buffer)) {
+                Some(buffer) => session.swap_gradients(&mut buffer.borrow_mut(py).0).or_raise(),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
     /// The session, unless another thread is in it.
     fn lock(&self) -> PyResult<MutexGuard<'_, library::Session>> {
         match self.inner.try_lock() {
@@ -129,7 +158,8 @@ impl Session {
         }
         let network = network.0.clone();
         let planned = compute(py, pool(threads)?, || library::Session::new(&network, batch, method, options));
-        Ok(Session { inner: Mutex::new(planned.or_raise()?), network, batch, threads })
+        let gradients = Mutex::new(GradientsGiven::Nothing);
+        Ok(Session { inner: Mutex::new(planned.or_raise()?), network, batch, threads, gradients })
     }
 
     /// Forward pass, relaxation and gradients of a batch; returns the loss of the forward pass.
@@ -146,6 +176,7 @@ impl Session {
         start: Option<Vec<Option<StartGiven<'py>>>>,
     ) -> PyResult<f32> {
         let mut session = self.lock()?;
+        self.reuse_gradients(py, &mut session)?;
         let given = Given::new(&self.network, parameters)?;
         let slices = given.slices()?;
         let parameters = given.view(&self.network, &slices)?;
@@ -241,13 +272,44 @@ impl Session {
     #[getter]
     fn gradients<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
         let session = this.get().lock()?;
+        let mut given = this.get().gradients_given();
+        if matches!(*given, GradientsGiven::Buffers(_)) {
+            return Err(given_otherwise("taken", "viewed"));
+        }
+        *given = GradientsGiven::Views;
         let gradients = PyDict::new(this.py());
         for (spec, values) in session.gradients().iter() {
-            // SAFETY: a session allocates its gradients once, and writes to them only in calls, which Python waits for.
+            // SAFETY: a session keeps the buffer of which there are views, and writes to it only in calls, which Python
+            // waits for.
             let array = unsafe { view(this.clone().into_any(), values, &spec.shape, false)? };
             gradients.set_item(&spec.name, array)?;
         }
         Ok(gradients)
+    }
+
+    /// The gradients in their order, in arrays that no later call changes.
+    fn take_gradients<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyArrayDyn<f32>>>> {
+        let mut session = self.lock()?;
+        let mut given = self.gradients_given();
+        let kept = match &mut *given {
+            GradientsGiven::Views => return Err(given_otherwise("viewed", "taken")),
+            GradientsGiven::Buffers(kept) => kept,
+            nothing => {
+                *nothing = GradientsGiven::Buffers(Vec::with_capacity(BUFFERS_KEPT + 1));
+                let GradientsGiven::Buffers(kept) = nothing else { unreachable!() };
+                kept
+            }
+        };
+        let buffer = match kept.iter().position(is_free) {
+            Some(free) => kept.remove(free),
+            None => Py::new(py, Parameters(library::Parameters::zeros(self.network.parameters().clone())))?,
+        };
+        session.swap_gradients(&mut buffer.borrow_mut(py).0).or_raise()?;
+        if kept.len() == BUFFERS_KEPT {
+            kept.remove(0);
+        }
+        kept.push(buffer.clone_ref(py));
+        Parameters::values(buffer.bind(py))
     }
 
     /// Scales the gradients down to a norm, if theirs is larger; returns the norm that they had.
@@ -341,4 +403,16 @@ impl Session {
             session.bytes()
         ))
     }
+}
+
+/// Whether nobody else refers to a buffer, as each of its arrays does.
+fn is_free(buffer: &Py<Parameters>) -> bool {
+    // SAFETY: the pointer is that of an object that is kept.
+    unsafe { pyo3::ffi::Py_REFCNT(buffer.as_ptr()) == 1 }
+}
+
+fn given_otherwise(before: &str, now: &str) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "the session's gradients were {before} in an earlier call, so that they can not be {now}; use a session for each"
+    ))
 }

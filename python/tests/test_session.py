@@ -144,6 +144,41 @@ def test_gradients_are_views_that_follow_the_session(network, batch):
     assert gradients["0.0.weight"].shape == (3, 1, 3, 3)
 
 
+def test_gradients_that_are_taken_stay_as_they_are(network, batch):
+    x, y = batch
+    parameters = network.initialize()
+    session, other = pc.Session(network, 5, pc.Exact()), pc.Session(network, 5, pc.Exact())
+
+    def taken(count):
+        session.infer(parameters, x[:count], y[:count])
+        other.infer(parameters, x[:count], y[:count])
+        gradients = session.take_gradients()
+        assert [gradient.shape for gradient in gradients] == list(network.parameters.values())
+        assert all(numpy.array_equal(*pair) for pair in zip(gradients, other.gradients.values()))
+        return gradients
+
+    first = taken(5)
+    kept = [gradient.copy() for gradient in first]
+    address = taken(4)[0].ctypes.data
+    # Nobody uses those of the second call any more, and somebody the first.
+    taken(3)
+    assert address in {taken(2)[0].ctypes.data for _ in range(3)}
+    last = first[-1]
+    del first
+    many = [taken(count) for count in (1, 2, 3, 4)]
+    assert numpy.array_equal(last, kept[-1]) and len({gradients[0].ctypes.data for gradients in many}) == 4
+    last += 1
+    del session
+    gc.collect()
+    assert not numpy.array_equal(many[0][0], many[1][0])
+    with pytest.raises(RuntimeError, match="were viewed in an earlier call, so that they can not be taken"):
+        other.take_gradients()
+    session = pc.Session(network, 5)
+    session.take_gradients()
+    with pytest.raises(RuntimeError, match="were taken in an earlier call, so that they can not be viewed"):
+        session.gradients
+
+
 def test_a_step_of_exact_lowers_the_loss_by_the_squared_gradient(network, batch):
     parameters = network.initialize()
     session = pc.Session(network, 5, pc.Exact())

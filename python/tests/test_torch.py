@@ -383,8 +383,43 @@ def test_a_model_that_changes_between_calls_is_noticed(problem):
     model[0][2].kernel_size = 2
     model.insert(3, nn.Sigmoid())
     assert agrees()
-    model[1][0].register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match="module 1.0 .Conv2d. has hooks"):
+    # Other data in the same parameters: elsewhere, in another order, and in another shape.
+    model[2][0].weight.data = torch.randn(50, 605) / 25
+    assert agrees()
+    model.insert(5, nn.Linear(30, 30))
+    assert agrees()
+    model[5].weight.data = model[5].weight.data.t()
+    assert agrees()
+    model[5].weight.data = model[5].weight.data.t().flatten()[:870].view(30, 29)
+    with pytest.raises(ValueError, match=r"5.0.weight has shape \[30, 29\], expected \[30, 30\]"):
+        PCInfer(model, loss_fun, X, Y, "Exact")
+    model[5] = nn.Softplus(2)
+    assert agrees()
+    model[5].beta = 3
+    assert agrees()
+    # A list that is changed in place, and modules that change places.
+    model[0][2] = nn.MaxPool2d([2, 2])
+    assert agrees()
+    model[0][2].kernel_size[0] = 7
+    with pytest.raises(ValueError, match="module 2.0 .Linear.: weight has shape"):
+        PCInfer(model, loss_fun, X, Y, "Exact")
+    model[0][2].kernel_size[0] = 2
+    model[3], model[5] = model[5], model[3]
+    assert agrees()
+    for hooked, message in [(model[1][0], "module 1.0 .Conv2d. has hooks"), (model[1], "module 1 .Sequential. has hooks")]:
+        handle = hooked.register_forward_hook(lambda *_: None)
+        with pytest.raises(ValueError, match=message):
+            PCInfer(model, loss_fun, X, Y, "Exact")
+        handle.remove()
+        assert agrees()
+    handle = model[1][0].weight.register_hook(lambda gradient: gradient)
+    with pytest.raises(ValueError, match="module 1.0 .Conv2d.: weight has hooks"):
+        PCInfer(model, loss_fun, X, Y, "Exact")
+    handle.remove()
+    model[1][1].__class__ = nn.Tanh
+    assert agrees()
+    model[1][1].forward = lambda x: x
+    with pytest.raises(ValueError, match="module 1.1 .Tanh. has a forward of its own"):
         PCInfer(model, loss_fun, X, Y, "Exact")
 
 
@@ -515,6 +550,8 @@ class MyLinear(nn.Linear):
         (replaced(2, nn.Unflatten(1, (5, 10))), ValueError, r"module 2 .Unflatten.: it unflattens axis 1 to \(5, 10\)"),
         (replaced(1, nn.Softmax(1)), TypeError, "module 1 is of class Softmax, expected Sequential, Conv2d, "),
         (replaced(1, nn.Dropout2d()), TypeError, "module 1 is of class Dropout2d"),
+        (replaced(1, nn.Sequential()), ValueError, "module 1 .Sequential. is empty"),
+        (nn.Sequential(), ValueError, "the model is empty"),
         (replaced(1, nn.Flatten(0)), ValueError, "module 1 .Flatten.: it flattens axes 0 to -1"),
         (replaced(1, nn.Linear(13, 2)), ValueError, r"module 1 .Linear.: linear takes a flat input, found \[10, 13, 13\]"),
         (replaced(2, nn.Linear(600, 50)), ValueError, r"module 2 .Linear.: weight has shape \(50, 600\)"),

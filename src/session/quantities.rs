@@ -202,6 +202,35 @@ impl Session {
         &self.gradients
     }
 
+    /// Exchanges the gradients of the last [`infer`](Self::infer) for other parameters of the network, without a copy. The
+    /// next call overwrites those.
+    ///
+    /// ```
+    /// use predictive_coding::{Linear, Loss, Method, Network, Op, Options, Parameters, Session};
+    ///
+    /// let network = Network::new(&[2], Loss::MSE, vec![vec![Op::Linear(Linear::new(1))]])?;
+    /// let mut session = Session::new(&network, 1, Method::Exact, Options::default())?;
+    /// let mut gradients = Parameters::zeros(network.parameters().clone());
+    /// session.infer(&network.initialize(1), &[1.0, 2.0], &[0.5f32])?;
+    /// session.swap_gradients(&mut gradients)?;
+    /// let [first, second] = gradients.get("0.0.weight").unwrap() else { unreachable!() };
+    /// assert_eq!(*second, 2.0 * first);
+    /// # Ok::<(), predictive_coding::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the names or the shapes are not those of the network (nothing was changed).
+    pub fn swap_gradients(&mut self, other: &mut Parameters) -> Result<()> {
+        if other.specs() != self.gradients.specs() {
+            return Err(Error::Input(
+                "the gradients belong to another network, expected the names and shapes of the session's network"
+                    .into(),
+            ));
+        }
+        std::mem::swap(&mut self.gradients, other);
+        Ok(())
+    }
+
     /// Scales the gradients of the last [`infer`](Self::infer) down if their norm is larger than `most`, like PyTorch's
     /// `clip_grad_norm_`. Returns the norm before scaling.
     pub fn clip_gradients(&mut self, most: f64) -> f64 {

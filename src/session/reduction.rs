@@ -85,6 +85,10 @@ impl Session {
         let (level, used) = (self.plan.level, self.used);
         let (sums, others) = self.groups.split_at_mut(1);
         let sums = &mut sums[0].gradients;
+        if used == 1 {
+            // To wake a thread for nothing takes longer than a step of a small network.
+            return;
+        }
         for_each_block(sums, |start, sums| {
             // What is known of the first group is in the sums already.
             let known = |range: &Range<usize>, place: Range<usize>| match range.start {
