@@ -6,7 +6,7 @@ import sys
 from ._native import run
 
 
-def main():
+def main() -> None:
     """Runs the program with the arguments of this process, and ends it with the program's exit status."""
     # The program listens for Ctrl-C itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,7 +1,7 @@
 """What the library computes. Arrays are float32 and row-major; others are converted by a copy."""
 
 import os
-from typing import Any, Iterator, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, Mapping, Optional, Sequence, Tuple, Union, type_check_only
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -317,6 +317,14 @@ class LearningRate:
     def at(self, step: int) -> float:
         """The learning rate of a step, from 0."""
 
+@type_check_only
+class _Batches(Iterator[Tuple[NDArray[numpy.float32], NDArray[Any]]]):
+    """The batches of one pass over a data set."""
+
+    def __next__(self) -> Tuple[NDArray[numpy.float32], NDArray[Any]]: ...
+    def __len__(self) -> int:
+        """Batches that are left."""
+
 class Dataset:
     """Samples of one shape with a class or values each."""
 
@@ -333,9 +341,7 @@ class Dataset:
         """The training and the test set of CIFAR-10, binary version, from a directory."""
     def first(self, count: int) -> Dataset:
         """The first `count` samples, or all if there are fewer."""
-    def batches(
-        self, size: int, seed: int = 0, epoch: int = 1
-    ) -> Iterator[Tuple[NDArray[numpy.float32], NDArray[Any]]]:
+    def batches(self, size: int, seed: int = 0, epoch: int = 1) -> _Batches:
         """Batches `(x, y)` of an epoch, from 1, in the order that seed and epoch give; the last may be smaller."""
     @property
     def images(self) -> NDArray[numpy.float32]:

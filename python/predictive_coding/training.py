@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
 import numpy
 
-from ._native import Adam, Session
-from .methods import Strict
+from ._native import Adam, Dataset, LearningRate, Network, Optimizer, Parameters, Session
+from .methods import Method, Strict
 
 __all__ = ["evaluate", "train"]
 
 
 def train(
-    network,
-    dataset,
-    method=Strict(on_divergence="shrink"),
+    network: Network,
+    dataset: Dataset,
+    method: Method = Strict(on_divergence="shrink"),
     *,
-    parameters=None,
-    optimizer=None,
-    rate=None,
-    epochs=1,
-    batch=64,
-    seed=0,
-    test=None,
-    clip=None,
-    threads=None,
-    after_step=None,
-):
+    parameters: Optional[Parameters] = None,
+    optimizer: Optional[Optimizer] = None,
+    rate: Optional[LearningRate] = None,
+    epochs: int = 1,
+    batch: int = 64,
+    seed: int = 0,
+    test: Optional[Dataset] = None,
+    clip: Optional[float] = None,
+    threads: Optional[int] = None,
+    after_step: Optional[Callable[[Dict[str, Any], Session], Optional[bool]]] = None,
+) -> Tuple[Parameters, List[Dict[str, Any]]]:
     """Trains a network; the same steps, to the last bit, as those of `python -m predictive_coding train`.
 
     Parameters
@@ -69,7 +71,7 @@ def train(
     parameters = network.initialize(seed) if parameters is None else parameters
     optimizer = Adam(parameters, lr=1e-3) if optimizer is None else optimizer
     session = Session(network, min(batch, len(dataset)), method, dropout_seed=seed, threads=threads)
-    history = []
+    history: List[Dict[str, Any]] = []
     for epoch in range(1, epochs + 1):
         batches = dataset.batches(batch, seed=seed, epoch=epoch)
         for left, (x, y) in zip(range(len(batches) - 1, -1, -1), batches):
@@ -94,7 +96,7 @@ def train(
     return parameters, history
 
 
-def evaluate(session, parameters, dataset):
+def evaluate(session: Session, parameters: Parameters, dataset: Dataset) -> Tuple[float, float]:
     """Loss and accuracy of parameters over a data set.
 
     Returns
