@@ -11,26 +11,22 @@ calls: seconds of a call of PCInfer, and of Torch2PC's three methods by its own 
 taking turns; and for both the largest relative 2-norm error of the gradients of a parameter against float64, for the CIFAR
 network on a few samples that are clear of kinks, as steps.py chooses them.
 
-overhead: one sample of the network 784-128-10. What a call takes from Python, less what the same call takes in the program.
+overhead: one sample of the network 784-128-10. What a call takes from Python, less what the same call takes in the program:
+least of 5 medians over 10,000 calls of each, taking turns.
 
-training: an epoch of MNIST by strict, with PyTorch's DataLoader and Adam around PCInfer, or around `infer`, which copies no
-beliefs, against the program's `train`, taking turns. Both are the seconds of the steps, evaluations not counted. PyTorch's
-threads wait passively (OMP_WAIT_POLICY, if it is not set): those that wait actively take a core from the library's.
+training: an epoch of MNIST by strict, with PyTorch's DataLoader and a fused Adam around `infer`, or around PCInfer, which
+copies beliefs and errors, against the program's `train`, taking turns. All are the seconds of the steps, evaluations not
+counted. PyTorch has one thread (`--torch-threads`): more would wait actively and take cores from the library's.
 """
 
 import copy
 import json
-import os
 import statistics
 import sys
 import tempfile
 import time
 import tomllib
 from pathlib import Path
-
-# It is read on loading.
-if "training" in sys.argv[1:]:
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from safetensors.torch import save_file
@@ -40,7 +36,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 import torch_steps
 from harness import PAUSE, call, call_json, check_binary, cpu, markdown, parser, settle_memory
 from predictive_coding import Dataset, Session, Strict
-from predictive_coding.torch import PCInfer, infer, network, tensors
+from predictive_coding.torch import PCInfer, infer, network, set_num_threads, tensors
 from steps import CANDIDATES, NETWORKS, PAPER, build, clear_of_kinks
 
 STEP = {"eta": 0.1, "n": 20}
@@ -120,7 +116,7 @@ def overhead(arguments):
     for (_, tensor), array in zip(parameters.items(), tensors(model)):
         tensor[...] = array
 
-    def median(work, times=300):
+    def median(work, times=10_000):
         return statistics.median(seconds(work) for _ in range(times))
 
     found = {"program": [], "Session.infer": [], "PCInfer": []}
@@ -130,12 +126,12 @@ def overhead(arguments):
         save_file(dict(zip(described.parameters, model.state_dict().values())), weights)
         save_file({"x": X, "y": Y}, batch)
         command = ["infer", "--model", model_file, "--weights", weights, "--batch", batch, "--method", "strict"]
-        command += ["--eta", STEP["eta"], "--iterations", STEP["n"], "--threads", arguments.threads, "--repeat", 300]
-        for _ in range(10):
+        command += ["--eta", STEP["eta"], "--iterations", STEP["n"], "--threads", arguments.threads, "--repeat", 10_000]
+        for _ in range(5):
             found["program"].append(call_json(arguments.binary, *command)["median_seconds"])
             found["Session.infer"].append(median(lambda: session.infer(parameters, x, y)))
             found["PCInfer"].append(median(lambda: PCInfer(model, loss_fun, X, Y, "Strict", **STEP)))
-    print(f"{cpu()}, {arguments.threads} threads. MLP 784-128-10, one sample, strict (0.1, 20); least of 10 medians.\n")
+    print(f"{cpu()}, {arguments.threads} threads. MLP 784-128-10, one sample, strict (0.1, 20); least of 5 medians.\n")
     rows = [[name, f"{1e6 * min(times):.1f}", f"{1e6 * (min(times) - min(found['program'])):.1f}"] for name, times in found.items()]
     print(markdown(["call", "microseconds", "over the program's"], 1, rows))
 
@@ -157,7 +153,7 @@ def training(arguments):
         ):
             torch.manual_seed(0)
             model = build(description)
-            optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+            optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
             loader = DataLoader(data, sampler=BatchSampler(RandomSampler(data), 300, drop_last=False), batch_size=None)
 
             def epoch():
@@ -175,11 +171,13 @@ def training(arguments):
 def main():
     options = parser(__doc__.splitlines()[0])
     options.add_argument("what", choices=["calls", "overhead", "training"])
-    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--threads", type=int, default=2, help="threads of the library")
+    options.add_argument("--torch-threads", type=int, help="threads of PyTorch; default: 1 for training, else --threads")
     options.add_argument("--data", help="folder of MNIST")
     options.add_argument("--rounds", type=int, default=3)
     arguments = options.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.torch_threads or (1 if arguments.what == "training" else arguments.threads))
+    set_num_threads(arguments.threads)
     if arguments.what != "calls":
         check_binary(arguments.binary)
     settle_memory(arguments)
