@@ -19,10 +19,11 @@ SESSIONS_KEPT = 8
 """Sessions that wait for another call, at most."""
 
 Results = Tuple[List[Tensor], Tensor, Tensor, List[Optional[Tensor]], List[Optional[Tensor]]]
-
+"""vhat, loss, dLdy, v, epsilon."""
 
 _sessions: OrderedDict[Any, Session] = OrderedDict()
 _threads: Optional[int] = None
+"""Those of PyTorch, if there is no number."""
 
 
 def clear_sessions() -> None:

@@ -11,7 +11,7 @@ Nothing here imports PyTorch before it is given a module of it.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 import numpy
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from .methods import Method, Strict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Results = Tuple[List[Tensor], Tensor, Tensor, List[Optional[Tensor]], List[Optional[Tensor]]]
+    from ._calls import Results
 
 __all__ = ["PCInfer", "clear_sessions", "infer", "network", "set_num_threads", "tensors"]
 

@@ -18,7 +18,8 @@ nn = torch.nn
 from torch.autograd import grad  # noqa: E402
 from torch.autograd.functional import vjp  # noqa: E402
 
-from predictive_coding.torch import PCInfer, clear_sessions, infer, tensors  # noqa: E402
+from predictive_coding import _calls, _modules  # noqa: E402
+from predictive_coding.torch import PCInfer, clear_sessions, infer, set_num_threads, tensors  # noqa: E402
 
 
 def torch2pc(model, loss_fun, X, Y, ErrType, eta=0.1, n=20, vinit=None):
@@ -664,6 +665,34 @@ def test_two_threads_may_use_one_model(problem):
     for thread in threads:
         thread.join()
     assert losses == [want] * 100
+
+
+def test_threads_are_apart_from_pytorchs(problem):
+    model, *rest = problem
+    want = PCInfer(model, *rest, "Strict")
+    try:
+        for threads in (1, 3):
+            set_num_threads(threads)
+            clear_sessions()
+            assert all(map(torch.equal, PCInfer(model, *rest, "Strict")[0], want[0]))
+            assert [key[-1] for key in _calls._sessions] == [threads]
+        with pytest.raises(ValueError, match="threads is 0, expected at least 1"):
+            set_num_threads(0)
+    finally:
+        set_num_threads(None)
+    clear_sessions()
+    PCInfer(model, *rest, "Strict")
+    assert [key[-1] for key in _calls._sessions] == [torch.get_num_threads()]
+
+
+def test_a_model_is_forgotten_with_its_last_reference():
+    model = nn.Sequential(nn.Linear(3, 2))
+    read = len(_modules._READ)
+    PCInfer(model, nn.MSELoss(), torch.rand(1, 3), torch.rand(1, 2), "Exact")
+    assert len(_modules._READ) == read + 1
+    del model
+    gc.collect()
+    assert len(_modules._READ) == read
 
 
 def test_memory_and_references_stay_as_they_are_over_many_calls():
