@@ -51,8 +51,8 @@ fn products(criterion: &mut Criterion) {
             // SAFETY: the three slices hold row-major matrices of m x k, k x n and m x n.
             unsafe {
                 let (c, a, b) = (c.as_mut_ptr(), a.as_ptr(), b.as_ptr());
-                let serial = gemm::Parallelism::None;
-                gemm::gemm(
+                let serial = gemm_common::Parallelism::None;
+                gemm_f32::gemm::f32::get_gemm_fn()(
                     m, n, k, c, 1, n_stride, false, a, 1, k_stride, b, 1, n_stride, 0.0, 1.0, false, false, false,
                     serial,
                 );

@@ -111,6 +111,7 @@ impl Layer {
     }
 
     /// Whether it reads the layer before alone, and as it is. `index` is its own, from 0.
+    #[cfg(any(feature = "files", feature = "serde"))]
     pub(crate) fn is_plain(&self, index: usize) -> bool {
         matches!(&self.branches[..], [branch] if branch.from == index && branch.ops.is_empty())
     }
