@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 16, 30, 64, 128])
-    parser.add_argument("--eta", type=float, default=0.5)
+    parser.add_argument("--eta", type=float, default=0.1)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--mupc-lr", type=float, default=1e-1)
     parser.add_argument("--seed", type=int, default=1)
