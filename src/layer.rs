@@ -399,9 +399,9 @@ impl Layers<'_> {
         }
     }
 
-    /// Carries the error at the end of a layer's last product on: adds the gradients of the layer's
-    /// parameters to `gradients`, if those are given, which wants them from the top layer down, and combines what arrives at the beliefs that it reads with
-    /// those of `towards`, if that is given. `error` is that at the layer's output.
+    /// Carries the error at the end of a layer's last product on: adds the gradients of the layer's parameters to
+    /// `gradients`, if those are given, and combines what arrives at the beliefs that it reads with those of `towards`, if
+    /// that is given. Gradients are asked for from the top layer down. `error` is that at the layer's output.
     #[expect(clippy::too_many_arguments, reason = "what is carried back, where it was, and the two places it goes to")]
     pub(crate) fn backward(
         &self,

@@ -224,7 +224,8 @@ impl Plan {
 
     /// Whether a belief's prediction may leave v-hat, now or later. Else its epsilon is -u.
     pub(crate) fn is_predicted(&self, source: Option<usize>, front: Front) -> bool {
-        source.is_some_and(|layer| self.layers[layer].wave.reads_beliefs || front == Front::Parameters)
+        let later = if front == Front::Parameters { front } else { Front::Beliefs };
+        source.is_some_and(|layer| self.layers[layer].wave.is_predicted(later))
     }
 
     /// The beliefs on which not exactly one layer pulls: their own errors move them by themselves.

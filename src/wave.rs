@@ -15,7 +15,7 @@ pub(crate) struct Wave {
     /// Likewise, where predictions stay as they are: errors come down from the output alone.
     pub(crate) reached: usize,
     /// Whether it reads a belief that may move.
-    pub(crate) reads_beliefs: bool,
+    reads_beliefs: bool,
 }
 
 /// The part of a network that takes part.

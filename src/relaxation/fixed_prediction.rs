@@ -19,7 +19,7 @@ use crate::method::FixedPrediction;
 use crate::options::Options;
 use crate::plan::{LayerPlan, Link};
 use crate::state::{Tile, Values};
-use crate::wave::Wave;
+use crate::wave::Front;
 
 pub(crate) fn fixed_prediction(
     mut tile: Relaxation<'_>,
@@ -62,8 +62,8 @@ pub(crate) fn fixed_prediction(
             }
         }
         for layer in 0..tile.len() - 1 {
-            let Wave { reached, reads_beliefs, .. } = plan.layers[layer].wave;
-            if reads_beliefs && reached <= iteration + 1 {
+            let wave = plan.layers[layer].wave;
+            if wave.is_predicted(Front::Beliefs) && wave.reached <= iteration + 1 {
                 tile.pull_to_product(layer);
             }
         }

@@ -429,7 +429,7 @@ impl Relaxation<'_> {
             let error = &mut errors[output.clone()];
             if wave.is_predicted(front) {
                 self.layers.relax(layer, values, deviations, work, error);
-            } else if wave.is_wrong(front) && wave.reads_beliefs {
+            } else if wave.is_wrong(front) && wave.is_predicted(Front::Beliefs) {
                 elementwise::combine(plan.level, &deviations[output.clone()], weighted(-precision), error);
                 self.layers.pull_to_product(layer, values, false, error, work);
             }
