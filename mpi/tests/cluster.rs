@@ -288,6 +288,21 @@ fn a_sweep_has_a_row_for_each_run_and_does_none_twice() {
 }
 
 #[test]
+fn a_rank_takes_the_next_run_of_a_sweep_while_another_is_at_a_long_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sweep.toml");
+    let out = directory.path().join("runs");
+    let text =
+        format!("out = {out:?}\n\n[train]\nmethod = \"exact\"\nthreads = 1\n\n[vary]\nepochs = [100, 1, 1, 1, 1]\n");
+    std::fs::write(&file, text).unwrap();
+    let mut command = mpirun(2);
+    command.arg("sweep").arg(&file);
+    succeeds(command);
+    let ended = |run: usize| std::fs::metadata(out.join(format!("{run:04}/result.json"))).unwrap().modified().unwrap();
+    assert!((2..=5).all(|run| ended(run) < ended(1)), "{:?}", [1, 2, 3, 4, 5].map(ended));
+}
+
+#[test]
 fn what_is_wrong_with_a_sweep_is_told_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sweep.toml");

@@ -40,23 +40,24 @@ pub(crate) fn error_based(
     let Tile { steps, errors, .. } = &mut *tile.tile;
     steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
     errors.fill(0.0);
-    let mut direction = std::mem::take(&mut tile.scratch.work.moments.direction);
+    let mut deltas = std::mem::take(&mut tile.scratch.work.moments.direction);
     for iteration in 1..=iterations {
         if options.stopped() {
             break;
         }
         tile.push_errors(descent);
         descent.check(iteration, samples, open.and(Some(&mut tile.tile.steps)));
-        tile.pull_errors(&mut direction);
-        descent.record_gradient(plan.level, iteration, samples, &direction);
+        tile.pull_deltas(&mut deltas);
+        tile.trace_errors(iteration, &deltas, descent);
         let Tile { steps, errors, .. } = &mut *tile.tile;
         for LayerPlan { precision, rate, output, .. } in &plan.layers[..plan.layers.len() - 1] {
-            let step = Combine { alpha: (rate * precision) as f32, step: Some(&steps.eta), ..Combine::default() };
-            elementwise::combine(plan.level, &direction[output.clone()], step, &mut errors[output.clone()]);
+            let rate = (rate * precision) as f32;
+            let step = Combine { alpha: rate, beta: -rate, step: Some(&steps.eta), ..Combine::default() };
+            elementwise::combine(plan.level, &deltas[output.clone()], step, &mut errors[output.clone()]);
         }
         clear_lanes(&descent.back, &mut errors[..plan.hidden_len()]);
     }
-    tile.scratch.work.moments.direction = direction;
+    tile.scratch.work.moments.direction = deltas;
     tile.push_errors(descent);
     descent.end(samples);
     if open.is_some() && descent.back.contains(&true) {
@@ -127,7 +128,23 @@ impl Relaxation<'_> {
     /// r = delta - p epsilon of the hidden layers.
     pub(super) fn pull_errors(&mut self, residuals: &mut [f32]) {
         self.pull_deltas(residuals);
+        self.subtract_errors(residuals);
+    }
+
+    fn subtract_errors(&self, deltas: &mut [f32]) {
         let minus = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
-        elementwise::combine(self.layers.plan.level, &self.tile.errors[..residuals.len()], minus, residuals);
+        elementwise::combine(self.layers.plan.level, &self.tile.errors[..deltas.len()], minus, deltas);
+    }
+
+    /// Records how steep the energy is by the errors, if the descent is traced.
+    fn trace_errors(&mut self, iteration: usize, deltas: &[f32], descent: &mut Descent) {
+        if !descent.is_traced() {
+            return;
+        }
+        let mut residuals = std::mem::take(&mut self.scratch.work.traced);
+        residuals.copy_from_slice(deltas);
+        self.subtract_errors(&mut residuals);
+        descent.record_gradient(self.layers.plan.level, iteration, self.tile.samples, &residuals);
+        self.scratch.work.traced = residuals;
     }
 }
