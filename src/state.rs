@@ -133,13 +133,14 @@ pub(crate) struct Work {
     pub(crate) moments: Moments,
 }
 
-/// What beliefs, or errors, move by other than straight along the energy's gradient.
+/// What beliefs move by other than straight along the energy's gradient.
 #[derive(Clone, Default)]
 pub(crate) struct Moments {
-    /// Minus the energy's gradient.
-    pub(crate) direction: Buffer,
-    /// Its running sum or average, and that of its square.
+    /// The running sum or average of minus the energy's gradient.
     pub(crate) mean: Buffer,
+    /// Minus the energy's gradient, if a step takes that too.
+    pub(crate) direction: Buffer,
+    /// The running average of its square.
     pub(crate) square: Buffer,
 }
 
@@ -195,16 +196,16 @@ pub(crate) struct Extras {
 pub(crate) enum Moving {
     #[default]
     Straight,
-    ByDirection,
     ByMean,
+    ByMeanAndDirection,
     BySquare,
 }
 
 impl Moving {
     pub(crate) fn new(method: &Method) -> Self {
         match method {
-            Method::ErrorBased(_) => Moving::ByDirection,
-            Method::Strict(Strict { solver: Solver::Momentum { .. }, .. }) => Moving::ByMean,
+            Method::Strict(Strict { solver: Solver::Momentum { nesterov: false, .. }, .. }) => Moving::ByMean,
+            Method::Strict(Strict { solver: Solver::Momentum { .. }, .. }) => Moving::ByMeanAndDirection,
             Method::Strict(Strict { solver: Solver::Adam(_), .. }) => Moving::BySquare,
             _ => Moving::Straight,
         }
@@ -214,8 +215,8 @@ impl Moving {
 impl Moments {
     fn new(plan: &Plan, moving: Moving) -> Self {
         let vector = |from: Moving| Buffer::zeros(if moving >= from { plan.hidden_len() } else { 0 });
-        let (direction, mean, square) = (vector(Moving::ByDirection), vector(Moving::ByMean), vector(Moving::BySquare));
-        Moments { direction, mean, square }
+        let [mean, direction, square] = [Moving::ByMean, Moving::ByMeanAndDirection, Moving::BySquare].map(vector);
+        Moments { mean, direction, square }
     }
 
     fn bytes(&self) -> usize {

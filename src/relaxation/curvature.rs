@@ -27,7 +27,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::strict::weighted;
-use super::{Relaxation, clear_clamped};
+use super::{Relaxation, clear_clamped, clear_shared, replacing};
 use crate::layer::{Input, Layers, Towards};
 use crate::method::Method;
 use crate::output::Output;
@@ -221,10 +221,12 @@ impl Relaxation<'_> {
             let error = &mut self.tile.errors[output.clone()];
             elementwise::combine(plan.level, &vector[output.clone()], weighted(*precision), error);
         }
+        self.unpredicted_deviations();
         self.push_beliefs();
         let Tile { errors, output_difference, mask, .. } = &mut *self.tile;
         curve(output_difference, mask, &mut errors[last.output.clone()]);
-        self.pull_deltas(image);
+        clear_shared(self.layers.plan, image);
+        self.pull_deltas(Input::Pushed, image, &replacing);
         for LayerPlan { output, precision, .. } in hidden {
             let own = Combine { beta: -1.0, ..weighted(precision - shift) };
             elementwise::combine(plan.level, &vector[output.clone()], own, &mut image[output.clone()]);

@@ -15,7 +15,7 @@ use super::{Relaxation, Variables, clear_shared, replacing};
 use crate::layer::{Gradients, Input, Towards};
 use crate::method::{ErrorBased, Eta};
 use crate::options::Options;
-use crate::plan::LayerPlan;
+use crate::plan::{LayerPlan, Link};
 use crate::state::{Descending, Scratch, Tile, Values};
 use crate::wave::Front;
 
@@ -29,7 +29,6 @@ pub(crate) fn error_based(
     gradients: &mut Gradients<'_, '_>,
 ) {
     let ErrorBased { ref eta, iterations, on_divergence } = *method;
-    let plan = tile.layers.plan;
     let samples = tile.tile.samples;
     descent.begin(&tile.output, false);
     let eta = eta.given().map_or(1.0, Eta::largest);
@@ -37,62 +36,121 @@ pub(crate) fn error_based(
     if let Some(open) = open {
         tile.choose_steps(Variables::Errors, open);
     }
-    let Tile { steps, errors, .. } = &mut *tile.tile;
+    let Tile { steps, errors, deviations, .. } = &mut *tile.tile;
     steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
     errors.fill(0.0);
-    let mut deltas = std::mem::take(&mut tile.scratch.work.moments.direction);
+    deviations.fill(0.0);
+    tile.output_error();
     for iteration in 1..=iterations {
         if options.stopped() {
             break;
         }
-        tile.push_errors(descent);
+        let at = match iteration {
+            1 => {
+                descent.losses().copy_from_slice(&tile.tile.losses);
+                tile.energy(Front::Beliefs, descent);
+                Input::Activation
+            }
+            _ => {
+                tile.push_errors(descent);
+                Input::Pushed
+            }
+        };
         descent.check(iteration, samples, open.and(Some(&mut tile.tile.steps)));
-        tile.pull_deltas(&mut deltas);
-        tile.trace_errors(iteration, &deltas, descent);
-        let Tile { steps, errors, .. } = &mut *tile.tile;
-        for LayerPlan { precision, rate, output, .. } in &plan.layers[..plan.layers.len() - 1] {
-            let rate = (rate * precision) as f32;
-            let step = Combine { alpha: rate, beta: -rate, step: Some(&steps.eta), ..Combine::default() };
-            elementwise::combine(plan.level, &deltas[output.clone()], step, &mut errors[output.clone()]);
-        }
-        clear_lanes(&descent.back, &mut errors[..plan.hidden_len()]);
+        tile.trace_errors(at, iteration, descent);
+        tile.update_errors(at);
+        tile.begin_anew(&descent.back);
     }
-    tile.scratch.work.moments.direction = deltas;
     tile.push_errors(descent);
     descent.end(samples);
     if open.is_some() && descent.back.contains(&true) {
         // There is no other iteration to begin anew with.
-        clear_lanes(&descent.back, &mut tile.tile.errors[..plan.hidden_len()]);
+        tile.begin_anew(&descent.back);
         tile.push_errors(descent);
         descent.end(samples);
     }
+    tile.unpredicted_errors(Front::Beliefs);
     tile.mark_diverged(descent);
     tile.leave_out(on_divergence);
     tile.gradients_at_beliefs(gradients);
 }
 
 impl Relaxation<'_> {
-    /// The beliefs that the errors stand for, and the difference of the output.
+    /// A step of all errors. Those of layers that read no belief are minus their deviations times their precisions, and step
+    /// as these. The deviations of the others, which the next push makes anew, hold delta until then.
+    fn update_errors(&mut self, at: Input<'_>) {
+        let plan = self.layers.plan;
+        let (mut deviations, eta) = (std::mem::take(&mut self.tile.deviations), std::mem::take(&mut self.tile.steps.eta));
+        let step = |alpha: f64| Combine { step: Some(&eta), ..weighted(alpha) };
+        let errors = &mut self.tile.errors;
+        for &source in &plan.shared {
+            let (u, (precision, rate)) = (&mut deviations[plan.belief(source)], plan.pace(source));
+            if plan.is_predicted(source, Front::Beliefs) {
+                u.fill(0.0);
+            } else {
+                let error = &mut errors[plan.belief(source)];
+                elementwise::combine(plan.level, u, weighted(-precision), error);
+                elementwise::combine(plan.level, error, step(rate), u);
+            }
+        }
+        let combine = |link: &Link| {
+            let (precision, rate) = plan.pace(link.source);
+            match plan.is_predicted(link.source, Front::Beliefs) {
+                true => replacing(link),
+                false if link.alone => Combine { beta: -(rate * precision) as f32, ..step(-rate) },
+                false => step(-rate),
+            }
+        };
+        self.pull_deltas(at, &mut deviations, &combine);
+        for LayerPlan { precision, rate, output, wave, .. } in &plan.layers[..plan.layers.len() - 1] {
+            if wave.is_predicted(Front::Beliefs) {
+                let rate = rate * precision;
+                let combine = Combine { beta: -rate as f32, ..step(rate) };
+                elementwise::combine(plan.level, &deviations[output.clone()], combine, &mut self.tile.errors[output.clone()]);
+            }
+        }
+        (self.tile.deviations, self.tile.steps.eta) = (deviations, eta);
+    }
+
+    /// Takes the marked samples back to v-hat.
+    fn begin_anew(&mut self, marked: &[bool]) {
+        let Tile { errors, deviations, .. } = &mut *self.tile;
+        clear_lanes(marked, &mut errors[..deviations.len()]);
+        clear_lanes(marked, deviations);
+    }
+
+    /// The deviations of the layers that read no belief, from their errors.
+    pub(super) fn unpredicted_deviations(&mut self) {
+        let plan = self.layers.plan;
+        let Tile { deviations, errors, .. } = &mut *self.tile;
+        let hidden = &plan.layers[..plan.layers.len() - 1];
+        for LayerPlan { output, precision, .. } in hidden.iter().filter(|layer| !layer.wave.is_predicted(Front::Beliefs)) {
+            let (error, u) = (&errors[output.clone()], &mut deviations[output.clone()]);
+            elementwise::combine(plan.level, error, weighted(-1.0 / precision), u);
+        }
+    }
+
+    /// The deviations of the layers that read beliefs, from the errors and from the other deviations, and the difference of
+    /// the output.
     pub(super) fn push_beliefs(&mut self) {
         let plan = self.layers.plan;
-        let last = self.len() - 1;
-        let place = |layer: usize| plan.layers[layer].output.clone();
         let Tile { activations, deviations, errors, output_difference, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        for layer in 0..last {
-            let (u, out) = deviations.split_at_mut(place(layer).start);
-            let out = &mut out[..place(layer).len()];
-            let predicted = plan.layers[layer].wave.is_predicted(Front::Beliefs);
-            if predicted {
-                self.layers.push(layer, values, u, work, out);
+        let last = plan.layers.len() - 1;
+        for (layer, LayerPlan { output, precision, wave, .. }) in plan.layers.iter().enumerate() {
+            if !wave.is_predicted(Front::Beliefs) {
+                continue;
             }
-            let minus = weighted(-1.0 / plan.layers[layer].precision);
-            let minus = Combine { beta: if predicted { 1.0 } else { 0.0 }, ..minus };
-            elementwise::combine(plan.level, &errors[place(layer)], minus, out);
-        }
-        if plan.layers[last].wave.is_predicted(Front::Beliefs) {
-            self.layers.push(last, values, deviations, work, output_difference);
+            if layer == last {
+                self.layers.push(layer, values, deviations, work, output_difference);
+                continue;
+            }
+            let (u, out) = deviations.split_at_mut(output.start);
+            let out = &mut out[..output.len()];
+            self.layers.push(layer, values, u, work, out);
+            let minus = Combine { beta: 1.0, ..weighted(-1.0 / precision) };
+            elementwise::combine(plan.level, &errors[output.clone()], minus, out);
         }
     }
 
@@ -103,47 +161,48 @@ impl Relaxation<'_> {
         let Tile { samples, activations, errors, output_difference, targets, mask, .. } = &mut *self.tile;
         let (activation, error) = (&activations[last.clone()], &mut errors[last]);
         self.output.error(activation, output_difference, [targets, mask], *samples, error, descent.losses());
-        self.energy(Front::Parameters, descent);
+        self.energy(Front::Beliefs, descent);
     }
 
-    /// delta of the hidden layers from the error of the output, the Jacobians taken where the layers were last pushed.
-    pub(super) fn pull_deltas(&mut self, deltas: &mut [f32]) {
+    /// Combines delta, pulled back from the error of the output, with what is at the hidden layers.
+    pub(super) fn pull_deltas<'c>(
+        &mut self,
+        at: Input<'_>,
+        deltas: &mut [f32],
+        combine: &'c dyn Fn(&Link) -> Combine<'c>,
+    ) {
         let plan = self.layers.plan;
         let last = self.len() - 1;
         let Tile { activations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
-        clear_shared(plan, deltas);
         for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate().rev() {
             if wave.is_predicted(Front::Beliefs) {
                 let (beliefs, delta) = deltas.split_at_mut(output.start);
                 let delta = if layer == last { &errors[output.clone()] } else { &delta[..output.len()] };
-                self.layers.pull_to_product(layer, values, true, delta, work);
-                let towards = Some(Towards { beliefs, combine: &replacing });
-                self.layers.backward(layer, values, Input::Pushed, delta, work, None, towards);
+                self.layers.pull_to_product(layer, values, matches!(at, Input::Pushed), delta, work);
+                let towards = Some(Towards { beliefs, combine });
+                self.layers.backward(layer, values, at, delta, work, None, towards);
             }
         }
     }
 
     /// r = delta - p epsilon of the hidden layers.
-    pub(super) fn pull_errors(&mut self, residuals: &mut [f32]) {
-        self.pull_deltas(residuals);
-        self.subtract_errors(residuals);
-    }
-
-    fn subtract_errors(&self, deltas: &mut [f32]) {
+    pub(super) fn pull_errors(&mut self, at: Input<'_>, residuals: &mut [f32]) {
+        clear_shared(self.layers.plan, residuals);
+        self.pull_deltas(at, residuals, &replacing);
         let minus = Combine { alpha: -1.0, beta: 1.0, ..Combine::default() };
-        elementwise::combine(self.layers.plan.level, &self.tile.errors[..deltas.len()], minus, deltas);
+        elementwise::combine(self.layers.plan.level, &self.tile.errors[..residuals.len()], minus, residuals);
     }
 
     /// Records how steep the energy is by the errors, if the descent is traced.
-    fn trace_errors(&mut self, iteration: usize, deltas: &[f32], descent: &mut Descent) {
+    fn trace_errors(&mut self, at: Input<'_>, iteration: usize, descent: &mut Descent) {
         if !descent.is_traced() {
             return;
         }
         let mut residuals = std::mem::take(&mut self.scratch.work.traced);
-        residuals.copy_from_slice(deltas);
-        self.subtract_errors(&mut residuals);
+        self.unpredicted_errors(Front::Beliefs);
+        self.pull_errors(at, &mut residuals);
         descent.record_gradient(self.layers.plan.level, iteration, self.tile.samples, &residuals);
         self.scratch.work.traced = residuals;
     }

@@ -366,7 +366,7 @@ impl Relaxation<'_> {
                 self.scratch.work.previous.copy_from_slice(&self.tile.deviations);
             }
             self.trace(iteration, front, descent);
-            match self.scratch.work.moments.direction.is_empty() {
+            match self.scratch.work.moments.mean.is_empty() {
                 true => self.update(front),
                 false => self.update_by_moments(&given.method.solver, iteration, front),
             }

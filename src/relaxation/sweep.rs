@@ -18,7 +18,7 @@ use predictive_coding_kernels::{Combine, elementwise, reduce};
 
 use super::Relaxation;
 use super::strict::{Descent, Given};
-use crate::layer::Gradients;
+use crate::layer::{Gradients, Input};
 use crate::method::Strict;
 use crate::state::{Descending, Sweeping, Tile};
 
@@ -41,9 +41,10 @@ pub(crate) fn sweep(
         if given.options.stopped() {
             break;
         }
+        tile.unpredicted_deviations();
         tile.push_errors(descent);
         descent.check(iteration, tile.tile.samples, None);
-        tile.pull_errors(&mut sweeping.residuals);
+        tile.pull_errors(Input::Pushed, &mut sweeping.residuals);
         descent.record_gradient(tile.layers.plan.level, iteration, tile.tile.samples, &sweeping.residuals);
         tile.choose_lengths(iteration, descent, &mut sweeping);
         if tile.settle_errors(iteration, tolerance, &mut sweeping) {
@@ -53,9 +54,11 @@ pub(crate) fn sweep(
         tile.take_lengths(&mut sweeping);
     }
     // Where the last step climbed, it is taken back.
+    tile.unpredicted_deviations();
     tile.push_errors(descent);
     descent.end(tile.tile.samples);
     if tile.take_back(descent, &sweeping) {
+        tile.unpredicted_deviations();
         tile.push_errors(descent);
         descent.end(tile.tile.samples);
     }

@@ -69,33 +69,37 @@ impl Relaxation<'_> {
         let plan = self.layers.plan;
         let level = plan.level;
         let mut moments = std::mem::take(&mut self.scratch.work.moments);
-        let Moments { direction, mean, square } = &mut moments;
-        self.direct(front, direction);
+        let Moments { mean, direction, square } = &mut moments;
+        match *solver {
+            Solver::Momentum { momentum, nesterov: false, .. } => self.direct(front, momentum as f32, mean),
+            _ => self.direct(front, 0.0, direction),
+        }
         let Tile { deviations, steps, .. } = &mut *self.tile;
         let free_input = (!plan.input.output.is_empty()).then_some(None);
         for source in free_input.into_iter().chain((0..plan.layers.len() - 1).map(Some)) {
             let place = plan.belief(source);
-            let [d, m] = [&mut *direction, &mut *mean].map(|vector| &mut vector[place.clone()]);
-            let u = &mut deviations[place.clone()];
+            let (m, u) = (&mut mean[place.clone()], &mut deviations[place.clone()]);
             let step = Combine { alpha: plan.pace(source).1 as f32, step: Some(&steps.eta), ..Combine::default() };
-            if let Solver::Momentum { momentum, nesterov, .. } = *solver {
-                let keep = momentum as f32;
-                elementwise::combine(level, d, Combine { beta: keep, ..Combine::default() }, m);
-                match nesterov {
-                    true => elementwise::combine(level, d, Combine { gamma: step.alpha * keep, other: m, ..step }, u),
-                    false => elementwise::combine(level, m, step, u),
+            match *solver {
+                Solver::Momentum { nesterov: false, .. } => elementwise::combine(level, m, step, u),
+                Solver::Momentum { momentum, .. } => {
+                    let (d, keep) = (&direction[place], momentum as f32);
+                    elementwise::combine(level, d, Combine { beta: keep, ..Combine::default() }, m);
+                    elementwise::combine(level, d, Combine { gamma: step.alpha * keep, other: m, ..step }, u);
                 }
-            } else {
-                adam(iteration, d, m, &mut square[place]);
-                elementwise::combine(level, d, step, u);
+                _ => {
+                    let d = &mut direction[place.clone()];
+                    adam(iteration, d, m, &mut square[place]);
+                    elementwise::combine(level, d, step, u);
+                }
             }
         }
         self.scratch.work.moments = moments;
         self.hold_clamped();
     }
 
-    /// The direction d of all beliefs; what is clamped has one too, but is held.
-    fn direct(&mut self, front: Front, direction: &mut [f32]) {
+    /// The direction d of all beliefs, plus `keep` times what is there; what is clamped has one too, but is held.
+    fn direct(&mut self, front: Front, keep: f32, direction: &mut [f32]) {
         let plan = self.layers.plan;
         let Tile { activations, deviations, errors, .. } = &*self.tile;
         let Scratch { values, work } = &mut *self.scratch;
@@ -110,15 +114,17 @@ impl Relaxation<'_> {
         let pulled = |link: &Link| match link.alone {
             true if wrong(link.source) => {
                 let (gamma, other) = own(link.source);
-                Combine { alpha: -1.0, gamma, other, ..Combine::default() }
+                Combine { alpha: -1.0, beta: keep, gamma, other, ..Combine::default() }
             }
-            true => Combine { alpha: -1.0, ..Combine::default() },
+            true => Combine { alpha: -1.0, beta: keep, ..Combine::default() },
             false => Combine { alpha: -1.0, beta: 1.0, ..Combine::default() },
         };
-        direction.fill(0.0);
+        if keep == 0.0 {
+            direction.fill(0.0);
+        }
         for source in plan.pulled_apart(front).filter(|&source| wrong(source)) {
             let (alpha, epsilon) = own(source);
-            let combine = Combine { alpha, ..Combine::default() };
+            let combine = Combine { alpha, beta: keep, ..Combine::default() };
             elementwise::combine(plan.level, epsilon, combine, &mut direction[plan.belief(source)]);
         }
         for (layer, LayerPlan { output, wave, .. }) in plan.layers.iter().enumerate() {
@@ -136,7 +142,7 @@ impl Relaxation<'_> {
             return;
         }
         let mut traced = std::mem::take(&mut self.scratch.work.traced);
-        self.direct(front, &mut traced);
+        self.direct(front, 0.0, &mut traced);
         clear_clamped(&self.tile.clamped, &mut traced);
         descent.record_gradient(self.layers.plan.level, iteration, self.tile.samples, &traced);
         self.scratch.work.traced = traced;
