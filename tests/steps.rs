@@ -255,6 +255,26 @@ fn automatic_steps_of_errors_descend_where_given_ones_diverge() {
 }
 
 #[test]
+fn the_curvature_that_given_steps_of_errors_meet_is_told_and_changes_nothing() {
+    for (seed, network) in (0..).zip(linear_networks()) {
+        let parameters = parameters(&network, seed, 1.0);
+        let (x, y) = random::batch(&mut random::generator(7), &network, SAMPLES);
+        let session = |method: ErrorBased| {
+            let mut session = Session::new(&network, SAMPLES, method, Options::default()).unwrap();
+            session.infer(&parameters, &x, y.view()).unwrap();
+            session
+        };
+        let (plain, told) = (session(ErrorBased::new(0.1, 5)), session(ErrorBased::new(0.1, 5).with_curvature(16)));
+        let automatic = session(ErrorBased::automatic(16, 5));
+        assert_eq!(plain.gradients().values(), told.gradients().values(), "network {seed}");
+        for (told, automatic) in told.descents().zip(automatic.descents()) {
+            assert_eq!((told.eta, told.lambda_max), (0.1, automatic.lambda_max), "network {seed}");
+            assert_eq!(told.share_of_limit(), automatic.lambda_max.map(|lambda_max| 0.05 * lambda_max));
+        }
+    }
+}
+
+#[test]
 fn automatic_steps_are_the_same_on_any_number_of_threads() {
     const MANY: usize = 150;
     let network = &linear_networks()[2];

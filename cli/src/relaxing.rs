@@ -138,6 +138,9 @@ pub struct Relaxing {
     /// fixed-prediction: run every iteration, instead of one backward pass with the same result
     #[arg(long)]
     pub literal: bool,
+    /// error-based: estimate lambda_max where --eta is given too, and tell how far the steps are from unstable
+    #[arg(long)]
+    curvature: bool,
     /// strict: stop the relaxation of a sample once a step changes its deviation u by at most T |u|
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     pub tolerance: Option<f64>,
@@ -261,6 +264,7 @@ impl Relaxing {
             ("--iterations", exact && self.iterations.is_some()),
             ("--literal", method != MethodName::FixedPrediction && self.literal),
             ("--eta auto", !(strict || by_errors) && self.eta == Some(Step::Automatic)),
+            ("--curvature", !by_errors && self.curvature),
             ("--tolerance", !strict && self.tolerance.is_some()),
             ("--belief-optimizer", !strict && self.belief_optimizer.is_some()),
             ("--belief-momentum", !strict && self.belief_momentum.is_some()),
@@ -277,6 +281,9 @@ impl Relaxing {
             }
             "--literal" => {
                 format!("--literal was given, but is only for --method fixed-prediction; leave it out for {name}")
+            }
+            "--curvature" => {
+                format!("--curvature was given, but is only for --method error-based; leave it out for {name}")
             }
             "--eta auto" => {
                 format!(
@@ -305,7 +312,10 @@ impl Relaxing {
             (MethodName::Strict, _, Step::Automatic) => self.strict(Strict::automatic(products, iterations)),
             (MethodName::Strict, ..) => self.strict(Strict::by(self.solver(given()), iterations)),
             (MethodName::ErrorBased, _, Step::Automatic) => ErrorBased::automatic(products, iterations).into(),
-            (MethodName::ErrorBased, ..) => ErrorBased::new(given(), iterations).into(),
+            (MethodName::ErrorBased, ..) => {
+                let curvature = if self.curvature { products } else { 0 };
+                ErrorBased::new(given(), iterations).with_curvature(curvature).into()
+            }
             (MethodName::Incremental, ..) => Incremental::new(given(), iterations).into(),
         };
         method.validate()?;
@@ -347,10 +357,11 @@ pub fn strict(method: &Method) -> Option<&Strict> {
     if let Method::Strict(strict) = method { Some(strict) } else { None }
 }
 
-/// Whether every sample finds its own step size or number of iterations.
+/// Whether samples go down their energies differently, or it is told how.
 pub fn adapts(method: &Method) -> bool {
     let settles = |strict: &Strict| strict.solver == Solver::Sweeps || strict.tolerance.is_some();
-    method.automatic_products().is_some() || strict(method).is_some_and(settles)
+    let told = matches!(method, Method::ErrorBased(ErrorBased { curvature: 1.., .. }));
+    method.automatic_products().is_some() || told || strict(method).is_some_and(settles)
 }
 
 /// The step size of a method, if it takes steps: a number, one for each hidden layer, or `auto`.

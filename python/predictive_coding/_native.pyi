@@ -219,7 +219,8 @@ class Session:
         """How each sample of the last relaxation descended; nothing for exact and fixed-prediction.
 
         `eta`: its step size at last; `lambda_max`: the largest eigenvalue of its energy's Hessian, NaN if it was not
-        estimated; `share_of_limit`: eta lambda_max / 2, from 1 on descent is unstable; `iterations`: after which it had settled; `diverged`; `shrunk`: whether it relaxed again by a smaller step.
+        estimated; `share_of_limit`: eta lambda_max / 2, from 1 on descent is unstable; `iterations`: after which it had
+        settled; `diverged`; `shrunk`: whether it relaxed again by a smaller step.
         """
     @property
     def unreached(self) -> list[int]:

@@ -119,6 +119,8 @@ class ErrorBased:
     """Number of iterations, at least 1."""
     on_divergence: str = "stop"
     """What becomes of a sample that diverges: `"stop"` or `"skip"`."""
+    curvature: int = 0
+    """Number of products with the Hessian to estimate lambda_max of each sample where `eta` is given; see `Session.descents`."""
 
 
 @dataclass(frozen=True)

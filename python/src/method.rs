@@ -29,6 +29,7 @@ struct ErrorBased {
     eta: StepGiven,
     iterations: usize,
     on_divergence: String,
+    curvature: usize,
 }
 
 #[derive(FromPyObject)]
@@ -113,8 +114,9 @@ pub fn method(value: &Bound<'_, PyAny>) -> PyResult<Method> {
             Ok(strict.with_on_divergence(parse(&on_divergence)?).into())
         }
         "ErrorBased" => {
-            let ErrorBased { eta, iterations, on_divergence } = value.extract()?;
+            let ErrorBased { eta, iterations, on_divergence, curvature } = value.extract()?;
             let error_based = library::ErrorBased::default().with_eta(eta.into()).with_iterations(iterations);
+            let error_based = error_based.with_curvature(curvature);
             Ok(error_based.with_on_divergence(parse(&on_divergence)?).into())
         }
         "Incremental" => {

@@ -226,6 +226,9 @@ def test_methods_and_options_reach_the_library(network, batch):
     descents = session.descents
     assert descents["share_of_limit"] == pytest.approx(0.9)
     assert descents["lambda_max"] * descents["eta"] == pytest.approx(1.8)
+    session = pc.Session(network, 5, pc.ErrorBased(eta=0.1, curvature=16))
+    session.infer(parameters, x, y)
+    assert session.descents["share_of_limit"] == pytest.approx(0.05 * descents["lambda_max"])
     session = pc.Session(network, 5, pc.Strict(tolerance=0.5))
     session.infer(parameters, x, y)
     assert (session.descents["iterations"] < 20).all()

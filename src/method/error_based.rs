@@ -29,12 +29,15 @@ pub struct ErrorBased {
     pub iterations: usize,
     /// What to do with a sample that diverges; there is no [`Shrink`](OnDivergence::Shrink).
     pub on_divergence: OnDivergence,
+    /// Number of products with the Hessian to estimate lambda_max of each sample where `eta` is given, which tells how far
+    /// its steps are [from unstable](crate::Descending::share_of_limit); 0 for no estimate. Each costs as much as an iteration.
+    pub curvature: usize,
 }
 
 impl ErrorBased {
     /// `iterations` iterations with a step size, or with one for each hidden layer.
     pub fn new(eta: impl Into<Eta>, iterations: usize) -> Self {
-        ErrorBased { eta: StepSize::Given(eta.into()), iterations, on_divergence: OnDivergence::Stop }
+        ErrorBased { eta: StepSize::Given(eta.into()), iterations, on_divergence: OnDivergence::Stop, curvature: 0 }
     }
 
     /// `iterations` iterations with the [largest stable step size of each sample](StepSize::Automatic), estimated by
@@ -42,12 +45,21 @@ impl ErrorBased {
     pub fn automatic(products: usize, iterations: usize) -> Self {
         ErrorBased { eta: StepSize::Automatic { products }, ..ErrorBased::new(USUAL.0, iterations) }
     }
+
+    /// Products with the Hessian by which lambda_max is estimated.
+    pub(crate) fn products(&self) -> usize {
+        match self.eta {
+            StepSize::Automatic { products } => products,
+            StepSize::Given(_) => self.curvature,
+        }
+    }
 }
 
 setters!(ErrorBased {
     with_eta(eta: StepSize),
     with_iterations(iterations: usize),
     with_on_divergence(on_divergence: OnDivergence),
+    with_curvature(curvature: usize),
 });
 
 impl Default for ErrorBased {

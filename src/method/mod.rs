@@ -101,9 +101,13 @@ impl Method {
         }
     }
 
-    /// Products with the Hessian that a step size may be chosen by.
+    /// Products with the Hessian that lambda_max may be estimated by.
     pub(crate) fn products(&self) -> usize {
-        if let Method::Strict(strict) = self { strict.products() } else { self.automatic_products().unwrap_or(0) }
+        match self {
+            Method::Strict(strict) => strict.products(),
+            Method::ErrorBased(error_based) => error_based.products(),
+            Method::Exact | Method::FixedPrediction(_) | Method::Incremental(_) => 0,
+        }
     }
 
     /// Whether each sample goes down an energy, iteration by iteration.
@@ -130,11 +134,10 @@ impl Method {
         if let Method::ErrorBased(ErrorBased { on_divergence: OnDivergence::Shrink, .. }) = self {
             return Err(Error::Argument("error-based has no smaller step to shrink to, expected stop or skip".into()));
         }
-        if let Some(products) = self.automatic_products()
-            && !(1..=MOST_PRODUCTS).contains(&products)
-        {
+        let products = self.products();
+        if products > MOST_PRODUCTS || self.automatic_products() == Some(0) {
             return Err(Error::Argument(format!(
-                "the automatic step size is estimated by {products} products, expected 1 to {MOST_PRODUCTS}; 1 is enough for training"
+                "the curvature is estimated by {products} products, expected 1 to {MOST_PRODUCTS}; 1 is enough for training"
             )));
         }
         let Method::Strict(Strict { solver, tolerance, nudge, free_input, .. }) = self else { return Ok(()) };

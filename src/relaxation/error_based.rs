@@ -19,7 +19,7 @@ use crate::plan::{LayerPlan, Link};
 use crate::state::{Descending, Scratch, Tile, Values};
 use crate::wave::Front;
 
-/// `open`: where the estimate of the largest stable eta starts, if it is chosen by that.
+/// `open`: where the estimate of lambda_max starts, if there is one.
 pub(crate) fn error_based(
     mut tile: Relaxation<'_>,
     method: &ErrorBased,
@@ -28,13 +28,18 @@ pub(crate) fn error_based(
     descent: &mut Descent,
     gradients: &mut Gradients<'_, '_>,
 ) {
-    let ErrorBased { ref eta, iterations, on_divergence } = *method;
+    let ErrorBased { ref eta, iterations, on_divergence, .. } = *method;
     let samples = tile.tile.samples;
     descent.begin(&tile.output, false);
-    let eta = eta.given().map_or(1.0, Eta::largest);
+    let given = eta.given().map(Eta::largest);
+    let adapts = given.is_none() && open.is_some();
+    let eta = given.unwrap_or(1.0);
     tile.tile.steps.samples.fill(Descending { eta, iterations, ..Descending::default() });
     if let Some(open) = open {
         tile.choose_steps(Variables::Errors, open);
+        if !adapts {
+            tile.tile.steps.samples.iter_mut().for_each(|lane| lane.eta = eta);
+        }
     }
     let Tile { steps, errors, deviations, .. } = &mut *tile.tile;
     steps.eta.iter_mut().zip(&steps.samples).for_each(|(eta, lane)| *eta = lane.eta as f32);
@@ -56,14 +61,14 @@ pub(crate) fn error_based(
                 Input::Pushed
             }
         };
-        descent.check(iteration, samples, open.and(Some(&mut tile.tile.steps)));
+        descent.check(iteration, samples, adapts.then_some(&mut tile.tile.steps));
         tile.trace_errors(at, iteration, descent);
         tile.update_errors(at);
         tile.begin_anew(&descent.back);
     }
     tile.push_errors(descent);
     descent.end(samples);
-    if open.is_some() && descent.back.contains(&true) {
+    if adapts && descent.back.contains(&true) {
         // There is no other iteration to begin anew with.
         tile.begin_anew(&descent.back);
         tile.push_errors(descent);
@@ -80,7 +85,8 @@ impl Relaxation<'_> {
     /// as these. The deviations of the others, which the next push makes anew, hold delta until then.
     fn update_errors(&mut self, at: Input<'_>) {
         let plan = self.layers.plan;
-        let (mut deviations, eta) = (std::mem::take(&mut self.tile.deviations), std::mem::take(&mut self.tile.steps.eta));
+        let (mut deviations, eta) =
+            (std::mem::take(&mut self.tile.deviations), std::mem::take(&mut self.tile.steps.eta));
         let step = |alpha: f64| Combine { step: Some(&eta), ..weighted(alpha) };
         let errors = &mut self.tile.errors;
         for &source in &plan.shared {
@@ -106,7 +112,12 @@ impl Relaxation<'_> {
             if wave.is_predicted(Front::Beliefs) {
                 let rate = rate * precision;
                 let combine = Combine { beta: -rate as f32, ..step(rate) };
-                elementwise::combine(plan.level, &deviations[output.clone()], combine, &mut self.tile.errors[output.clone()]);
+                elementwise::combine(
+                    plan.level,
+                    &deviations[output.clone()],
+                    combine,
+                    &mut self.tile.errors[output.clone()],
+                );
             }
         }
         (self.tile.deviations, self.tile.steps.eta) = (deviations, eta);
@@ -124,7 +135,9 @@ impl Relaxation<'_> {
         let plan = self.layers.plan;
         let Tile { deviations, errors, .. } = &mut *self.tile;
         let hidden = &plan.layers[..plan.layers.len() - 1];
-        for LayerPlan { output, precision, .. } in hidden.iter().filter(|layer| !layer.wave.is_predicted(Front::Beliefs)) {
+        for LayerPlan { output, precision, .. } in
+            hidden.iter().filter(|layer| !layer.wave.is_predicted(Front::Beliefs))
+        {
             let (error, u) = (&errors[output.clone()], &mut deviations[output.clone()]);
             elementwise::combine(plan.level, error, weighted(-1.0 / precision), u);
         }

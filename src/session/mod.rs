@@ -257,9 +257,11 @@ impl Session {
         let mut open = self.open.take();
         let (plan, packed) = (&*self.plan, &*self.packed);
         let layers = Layers { plan, parameters, packed, change: None, draw: None, parallel: true };
-        let vector = open.as_mut().map(|open| match self.method.automatic_products() {
-            Some(_) => open.follow(layers, self.output(samples)),
-            None => open.vector(),
+        // Strict by given steps estimates only where a sample diverges.
+        let seldom = matches!(self.method, Method::Strict(_)) && self.method.automatic_products().is_none();
+        let vector = open.as_mut().map(|open| match seldom {
+            true => open.vector(),
+            false => open.follow(layers, self.output(samples)),
         });
         let (method, options) = (self.method.clone(), self.options);
         let arrivals =

@@ -94,6 +94,7 @@ fn automatic_steps_and_tolerances() {
             &["--eta", "auto"],
             "only for --method strict and error-based; give fixed-prediction a number",
         ),
+        ("strict", &["--curvature"], "only for --method error-based; leave it out for strict"),
         ("exact", &["--tolerance", "1e-3"], "only for --method strict; leave it out for exact"),
         ("fixed-prediction", &["--tolerance", "1e-3"], "only for --method strict; leave it out for fixed-prediction"),
     ] {
