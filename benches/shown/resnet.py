@@ -34,14 +34,14 @@ def model(blocks, widths=(16, 32, 64)):
             layers.append(f'name = "{name}"\nbranches = [ {{ ops = [ {convolution(width, 3, 1)} ] }}, {skip} ]\nops = [ {relu} ]')
             before, channels = name, width
     layers.append('ops = [ { type = "adaptive_avg_pool2d", output_size = 1 }, { type = "flatten" }, { type = "linear", out_features = 10 } ]')
-    return 'input = [3, 32, 32]\nloss = "cross_entropy"\n' + "".join(f"\n[[layer]]\n{layer}\n" for layer in layers)
+    return 'input = [3, 32, 32]\nloss = { type = "cross_entropy", reduction = "sum" }\n' + "".join(f"\n[[layer]]\n{layer}\n" for layer in layers)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", default=ROOT / "target" / "release" / "predictive-coding")
     parser.add_argument("--data", required=True, help="CIFAR-10's directory")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=1, help="blocks of each stage")
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     args = parser.parse_args()
