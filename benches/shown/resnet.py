@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-METHODS = {"exact": "--method exact", "error-based": "--method error-based --eta auto --iterations 4"}
+METHODS = {"exact": "--method exact", "error-based": "--method error-based --eta 0.5 --iterations 4"}
 
 
 def convolution(channels, kernel, stride):
@@ -34,7 +34,7 @@ def model(blocks, widths=(16, 32, 64)):
             layers.append(f'name = "{name}"\nbranches = [ {{ ops = [ {convolution(width, 3, 1)} ] }}, {skip} ]\nops = [ {relu} ]')
             before, channels = name, width
     layers.append('ops = [ { type = "adaptive_avg_pool2d", output_size = 1 }, { type = "flatten" }, { type = "linear", out_features = 10 } ]')
-    return 'input = [3, 32, 32]\nloss = { type = "cross_entropy", reduction = "sum" }\n' + "".join(f"\n[[layer]]\n{layer}\n" for layer in layers)
+    return 'input = [3, 32, 32]\nloss = "cross_entropy"\n' + "".join(f"\n[[layer]]\n{layer}\n" for layer in layers)
 
 
 def main():
