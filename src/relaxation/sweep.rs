@@ -41,8 +41,7 @@ pub(crate) fn sweep(
         if given.options.stopped() {
             break;
         }
-        tile.unpredicted_deviations();
-        tile.push_errors(descent);
+        tile.push_all_errors(descent);
         descent.check(iteration, tile.tile.samples, None);
         tile.pull_errors(Input::Pushed, &mut sweeping.residuals);
         descent.record_gradient(tile.layers.plan.level, iteration, tile.tile.samples, &sweeping.residuals);
@@ -54,12 +53,10 @@ pub(crate) fn sweep(
         tile.take_lengths(&mut sweeping);
     }
     // Where the last step climbed, it is taken back.
-    tile.unpredicted_deviations();
-    tile.push_errors(descent);
+    tile.push_all_errors(descent);
     descent.end(tile.tile.samples);
     if tile.take_back(descent, &sweeping) {
-        tile.unpredicted_deviations();
-        tile.push_errors(descent);
+        tile.push_all_errors(descent);
         descent.end(tile.tile.samples);
     }
     tile.scratch.work.sweeping = sweeping;
@@ -69,6 +66,12 @@ pub(crate) fn sweep(
 }
 
 impl Relaxation<'_> {
+    /// As [`push_errors`](Self::push_errors), where the layers that read no belief have moved by their errors too.
+    fn push_all_errors(&mut self, descent: &mut Descent) {
+        self.unpredicted_deviations();
+        self.push_errors(descent);
+    }
+
     /// The length tau of each sample's next step: by the secant of its last one, at most 1; samples whose last
     /// step climbed go back and take a shorter one.
     fn choose_lengths(&mut self, iteration: usize, descent: &Descent, sweeping: &mut Sweeping) {
