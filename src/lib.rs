@@ -98,7 +98,7 @@ pub use op::{Approximation, AvgPool2d, Conv2d, ConvTranspose2d, Linear, MaxPool2
 pub use optimizer::{Adam, AdamOptions, AdamW, LearningRate, Optimizer, Schedule, Sgd, SgdOptions};
 pub use options::{LayoutChoice, Options, StopFlag};
 pub use parameters::{ParameterSpec, Parameters, ParametersView, Role};
-pub use predictive_coding_kernels::{Algorithm, Choice, Layout, Level};
+pub use predictive_coding_kernels::{Algorithm, Alone, Choice, Layout, Level};
 pub use ranks::{Arrival, Exchange, Ranks};
 pub use session::{Quantity, Session, Traced};
 pub use state::Descending;

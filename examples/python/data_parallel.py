@@ -56,9 +56,11 @@ def work(rank, ranks, port):
     with torch.no_grad():
         found = model(torch.tensor(test.images)).argmax(1)
     accuracy = (found == torch.tensor(test.targets)).float().mean()
+    # In one piece, so that the lines of the ranks stay apart.
     print(
         f"rank {rank}: {time.perf_counter() - started:.1f} s, test accuracy {accuracy:.2%}, "
-        f"weights {'as' if same else 'not as'} rank 0's",
+        f"weights {'as' if same else 'not as'} rank 0's\n",
+        end="",
         flush=True,
     )
     distributed.destroy_process_group()

@@ -79,7 +79,7 @@ pub use layout::Layout;
 pub use level::{LEVEL_VARIABLE, Level};
 pub use local::{Divisor, Local, Relaxing};
 pub use names::NameError;
-pub use parallel::{concurrency, pool_threads};
+pub use parallel::{Alone, concurrency, pool_threads, run_in_place};
 pub use peak::fma_peak;
 pub use view::{MatMut, MatRef};
 

@@ -1,11 +1,72 @@
 //! Sharing work among the threads of the current rayon pool; without the feature `rayon`, there is one thread.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
+
 #[cfg(feature = "rayon")]
 use rayon::prelude::*;
 
 /// Fewer multiplications and additions than this are not worth waking a thread, which takes some
 /// microseconds.
 const WORTHWHILE: u64 = 1_000_000;
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// As long as it lives, the thread that made it computes alone, whatever the pool: [`pool_threads`] is 1.
+///
+/// ```
+/// use predictive_coding_kernels::{Alone, pool_threads};
+///
+/// let alone = Alone::new();
+/// assert_eq!(pool_threads(), 1);
+/// drop(alone);
+/// assert!(pool_threads() >= 1);
+/// ```
+#[derive(Debug)]
+#[must_use = "the thread computes alone as long as this lives"]
+pub struct Alone {
+    before: bool,
+    /// It is of its thread.
+    of_thread: PhantomData<*const ()>,
+}
+
+impl Alone {
+    #[expect(clippy::new_without_default, reason = "a default value has no effect elsewhere")]
+    /// Keeps this thread alone until it is dropped.
+    pub fn new() -> Self {
+        Alone { before: ALONE.replace(true), of_thread: PhantomData }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        ALONE.set(self.before);
+    }
+}
+
+/// Runs `f`, of so many multiplications and additions, where it takes the least time, if the caller is in no pool: alone, if
+/// it is over before a thread is awake, or else in the global pool, which would be woken for each of its parts otherwise.
+///
+/// ```
+/// use predictive_coding_kernels::{pool_threads, run_in_place};
+///
+/// assert_eq!(run_in_place(10, pool_threads), 1);
+/// assert_eq!(run_in_place(u64::MAX, pool_threads), pool_threads());
+/// ```
+pub fn run_in_place<T: Send>(work: u64, f: impl FnOnce() -> T + Send) -> T {
+    #[cfg(feature = "rayon")]
+    if rayon::current_thread_index().is_none() && pool_threads() > 1 {
+        if work > WORTHWHILE {
+            return rayon::scope(|_| f());
+        }
+        let _alone = Alone::new();
+        return f();
+    }
+    let _ = work;
+    f()
+}
 
 /// Threads of the current rayon pool: the one that the caller runs in, or else the global one. Where the system makes
 /// no threads for that, there is one: everything runs on the calling thread.
@@ -16,15 +77,16 @@ const WORTHWHILE: u64 = 1_000_000;
 /// ```
 pub fn pool_threads() -> usize {
     #[cfg(feature = "rayon")]
-    {
+    if !ALONE.get() {
         use std::error::Error;
         static GLOBAL: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
         // A pool that is there already has no cause.
         let build = || rayon::ThreadPoolBuilder::new().build_global().is_err_and(|error| error.source().is_some());
         let in_pool = rayon::current_thread_index().is_some();
-        if in_pool || !GLOBAL.get_or_init(build) { rayon::current_num_threads() } else { 1 }
+        if in_pool || !GLOBAL.get_or_init(build) {
+            return rayon::current_num_threads();
+        }
     }
-    #[cfg(not(feature = "rayon"))]
     1
 }
 
@@ -55,7 +117,7 @@ fn pieces_per_task(pieces: usize) -> usize {
 /// Calls `f` for the tasks of these numbers, on several threads if `parallel`.
 pub(crate) fn for_each_task(parallel: bool, tasks: usize, f: impl Fn(usize) + Sync) {
     #[cfg(feature = "rayon")]
-    if parallel && tasks > 1 {
+    if parallel && tasks > 1 && pool_threads() > 1 {
         return (0..tasks).into_par_iter().with_min_len(pieces_per_task(tasks)).for_each(&f);
     }
     let _ = parallel;

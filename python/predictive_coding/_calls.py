@@ -98,24 +98,19 @@ def pc_infer(
         def get(quantity: str, layer: int) -> NDArray[numpy.float32]:
             return session.get(quantity, layer + first)
 
-        def belief(layer: int) -> Tensor:
-            moved = get("deviation", layer)
-            moved += activations[layer]
-            return torch.from_numpy(moved)
-
         # All by numpy: PyTorch would wake threads for it, which then take cores for a while.
         activations = [x, *(get("activation", layer) for layer in range(1, depth + 1))]
         errors = [get("error", layer) for layer in range(1, depth + 1)]
         vhat = [X, *map(torch.from_numpy, activations[1:])]
         epsilon: List[Optional[Tensor]] = [None, *map(torch.from_numpy, errors)]
-        v: List[Optional[Tensor]] = [None, *(belief(layer) for layer in range(1, depth))]
+        v: List[Optional[Tensor]] = [None, *(torch.from_numpy(get("belief", layer)) for layer in range(1, depth))]
         if ErrType == "Exact":
             v.append(torch.from_numpy(activations[-1] - errors[-1]))
             dLdy = errors[-1].copy()
         else:
             v.append(torch.from_numpy(activations[-1].copy()))
             if first:
-                v[0], epsilon[0] = belief(0), torch.from_numpy(get("error", 0))
+                v[0], epsilon[0] = torch.from_numpy(get("belief", 0)), torch.from_numpy(get("error", 0))
                 dLdy = errors[-1]
             else:
                 v[0] = torch.from_numpy(x.copy())

@@ -208,12 +208,22 @@ class Session:
         """The step that the masks of the next call are drawn for: 0 at first, and one more after each call."""
     def record_energies(self, record: bool) -> None:
         """Whether the next strict relaxations record their energies."""
+    def record_trace(self, record: bool) -> None:
+        """Whether the next relaxations by strict, error-based and incremental are traced, which takes longer."""
     @property
     def gradients(self) -> dict[str, NDArray[numpy.float32]]:
         """dLoss/dtheta by name, as the method computes it. Views that can not be written to; the next `infer` changes them."""
     @property
     def energies(self) -> NDArray[numpy.float64]:
         """The energy of the batch before each update of the last strict relaxation, if they were recorded."""
+    @property
+    def trace(self) -> dict[str, NDArray[numpy.float64]]:
+        """What the last relaxation was like before the update of each iteration, if it was traced.
+
+        `energies`: the terms of the energy `[iterations, layers]`, precision_l / 2 |epsilon_l|^2 for all layers but the
+        last, and the loss in its place; `gradient` `[iterations]`: the norm of the energy's gradient by all beliefs that
+        are not clamped, or by all errors for error-based and sweeps.
+        """
     @property
     def descents(self) -> dict[str, NDArray[Any]]:
         """How each sample of the last relaxation descended; nothing for exact and fixed-prediction.

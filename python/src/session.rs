@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use predictive_coding::{self as library, Conditions, Level, Options, Quantity, Start};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ use crate::method::{self, parse};
 use crate::network::Network;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Given, Parameters};
-use crate::threads::{compute, pool};
+use crate::threads::{Threads, compute};
 
 /// The SIMD levels of this machine, the widest first.
 #[pyfunction]
@@ -157,7 +157,7 @@ impl Session {
             return Err(PyValueError::new_err("threads is 0, expected at least 1"));
         }
         let network = network.0.clone();
-        let planned = compute(py, pool(threads)?, || library::Session::new(&network, batch, method, options));
+        let planned = compute(py, Threads::of(threads)?, || library::Session::new(&network, batch, method, options));
         let gradients = Mutex::new(GradientsGiven::Nothing);
         Ok(Session { inner: Mutex::new(planned.or_raise()?), network, batch, threads, gradients })
     }
@@ -194,8 +194,8 @@ impl Session {
         if let Some(input_mask) = &input_mask {
             conditions = conditions.with_input_mask(input_mask.as_slice()?);
         }
-        let (session, pool) = (&mut *session, pool(self.threads)?);
-        compute(py, pool, || session.infer_with(parameters, x, y, conditions)).or_raise()
+        let (session, threads) = (&mut *session, Threads::of(self.threads)?);
+        compute(py, threads, || session.infer_with(parameters, x, y, conditions)).or_raise()
     }
 
     /// One step of learning: gradients, and a step of the optimiser; returns the loss of the forward pass.
@@ -212,8 +212,8 @@ impl Session {
         let x = samples("x", x, self.network.input_shape())?;
         let y = Y::new(y, self.network.output_shape())?;
         let (x, y) = (x.as_slice()?, y.targets()?);
-        let (session, pool) = (&mut *session, pool(self.threads)?);
-        compute(py, pool, || session.learn(&mut parameters.0, &mut *optimizer.inner, x, y)).or_raise()
+        let (session, threads) = (&mut *session, Threads::of(self.threads)?);
+        compute(py, threads, || session.learn(&mut parameters.0, &mut *optimizer.inner, x, y)).or_raise()
     }
 
     /// The forward pass alone; returns the loss.
@@ -231,8 +231,8 @@ impl Session {
         let x = samples("x", x, self.network.input_shape())?;
         let y = Y::new(y, self.network.output_shape())?;
         let (x, y) = (x.as_slice()?, y.targets()?);
-        let (session, pool) = (&mut *session, pool(self.threads)?);
-        compute(py, pool, || session.forward(parameters, x, y)).or_raise()
+        let (session, threads) = (&mut *session, Threads::of(self.threads)?);
+        compute(py, threads, || session.forward(parameters, x, y)).or_raise()
     }
 
     /// The outputs of a batch without targets.
@@ -249,8 +249,8 @@ impl Session {
         let x = samples("x", x, self.network.input_shape())?;
         let shape = with_samples(x.shape()[0], self.network.output_shape());
         let x = x.as_slice()?;
-        let (session, pool) = (&mut *session, pool(self.threads)?);
-        let outputs = compute(py, pool, || session.predict(parameters, x)).or_raise()?;
+        let (session, threads) = (&mut *session, Threads::of(self.threads)?);
+        let outputs = compute(py, threads, || session.predict(parameters, x)).or_raise()?;
         PyArray1::from_vec(py, outputs).reshape(shape)
     }
 
@@ -331,6 +331,28 @@ impl Session {
     #[getter]
     fn energies<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
         Ok(PyArray1::from_slice(py, self.lock()?.energies()))
+    }
+
+    /// Whether the next relaxations are traced.
+    fn record_trace(&self, record: bool) -> PyResult<()> {
+        self.lock()?.record_trace(record).or_raise()
+    }
+
+    /// What the last relaxation was like before each update.
+    #[getter]
+    fn trace<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let session = self.lock()?;
+        let (energies, gradients): (Vec<_>, Vec<_>) =
+            session.trace().map(|traced| (traced.energies.to_vec(), traced.gradient)).unzip();
+        let found = PyDict::new(py);
+        // Without iterations too, there is a column for each layer.
+        let energies = match energies.is_empty() {
+            true => PyArray2::zeros(py, [0, self.network.layers().len()], false),
+            false => PyArray2::from_vec2(py, &energies)?,
+        };
+        found.set_item("energies", energies)?;
+        found.set_item("gradient", PyArray1::from_vec(py, gradients))?;
+        Ok(found)
     }
 
     /// How each sample of the last relaxation descended.

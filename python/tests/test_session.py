@@ -105,7 +105,9 @@ def test_what_a_session_holds_fits_together(network, batch):
     x, y = batch
     parameters = network.initialize()
     session = pc.Session(network, 8, pc.Strict(eta=0.1, iterations=7))
+    assert session.trace["energies"].shape == (0, 3) and session.trace["gradient"].shape == (0,)
     session.record_energies(True)
+    session.record_trace(True)
     loss = session.infer(parameters, x, y)
     assert session.samples == 5 and session.loss == loss
     for layer, shape in enumerate(network.layer_shapes[:-1], 1):
@@ -118,6 +120,11 @@ def test_what_a_session_holds_fits_together(network, batch):
     assert relative_error(session.loss_gradient(), (probabilities - numpy.eye(3)[y]) / 5) < 1e-5
     assert session.energies.shape == (7,) and session.energies[0] == pytest.approx(loss, rel=1e-5)
     assert (numpy.diff(session.energies) < 0).all()
+    trace = session.trace
+    assert trace["energies"].shape == (7, 3) and (trace["energies"][0, :2] == 0).all()
+    assert trace["energies"].sum(1) == pytest.approx(session.energies, rel=1e-6)
+    # A small step goes down by eta times the square of the gradient.
+    assert -numpy.diff(session.energies) / 0.1 == pytest.approx(trace["gradient"][:-1] ** 2, rel=0.2)
     assert session.descents["iterations"].tolist() == [7] * 5 and not session.descents["diverged"].any()
     with pytest.raises(ValueError, match="layer 3 is the output"):
         session.get("belief", 3)

@@ -6,7 +6,7 @@ use super::Session;
 use crate::error::{Error, Result};
 use crate::group::Conditions;
 use crate::loss::Targets;
-use crate::method::Method;
+use crate::method::{Incremental, Method};
 use crate::network::Network;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
@@ -84,12 +84,25 @@ impl Session {
         y: impl Into<Targets<'a>>,
     ) -> Result<f32> {
         let targets = y.into();
-        let Method::Incremental(method) = &self.method else {
-            let loss = self.infer(&*parameters, x, targets)?;
-            optimizer.step(parameters, self.gradients());
-            return Ok(loss);
-        };
-        let (method, samples) = (method.clone(), self.check((&*parameters).into(), x, Some(targets))?);
+        self.in_place(x, |session| match session.method.clone() {
+            Method::Incremental(method) => session.increment(&method, parameters, optimizer, x, targets),
+            _ => {
+                let loss = session.infer(&*parameters, x, targets)?;
+                optimizer.step(parameters, session.gradients());
+                Ok(loss)
+            }
+        })
+    }
+
+    fn increment(
+        &mut self,
+        method: &Incremental,
+        parameters: &mut Parameters,
+        optimizer: &mut dyn Optimizer,
+        x: &[f32],
+        targets: Targets<'_>,
+    ) -> Result<f32> {
+        let samples = self.check((&*parameters).into(), x, Some(targets))?;
         self.draw_masks();
         let mut changing = self.changing.take().expect("a session of incremental has what changes");
         changing.change.values_mut().fill(0.0);
@@ -106,7 +119,7 @@ impl Session {
             let conditions = Conditions::default();
             let arrivals =
                 self.run(current, change, x, Some(targets), conditions, samples, true, |call, task, scratch| {
-                    task.increment(call, &method, iteration, scratch);
+                    task.increment(call, method, iteration, scratch);
                 });
             self.reduce(arrivals);
             outcome = self.end();

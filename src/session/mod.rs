@@ -12,7 +12,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use predictive_coding_kernels::{Buffer, Choice, Layout, Level};
+use predictive_coding_kernels::{Buffer, Choice, Layout, Level, run_in_place};
 
 use crate::dropout::Draw;
 use crate::error::{Error, Result};
@@ -70,6 +70,8 @@ pub struct Session {
     options: Options,
     network: Network,
     batch: usize,
+    /// Multiplications and additions of a step with one sample.
+    work: u64,
     packed: Buffer,
     groups: Vec<Group>,
     scratch: Pool,
@@ -147,6 +149,7 @@ impl Session {
             multiples,
             changing: incremental.then(|| Box::new(Changing::new(&plan, network))),
             plan: Arc::new(plan),
+            work: network.flops(&method, 1),
             method,
             options,
             dropout_step: 0,
@@ -249,6 +252,17 @@ impl Session {
         if self.changing.is_some() {
             return Err(Error::Argument("incremental changes the parameters; expected a call of learn".into()));
         }
+        self.in_place(x, |session| session.step(parameters, x, targets, conditions))
+    }
+
+    /// A step whose method leaves the parameters as they are.
+    fn step(
+        &mut self,
+        parameters: ParametersView<'_>,
+        x: &[f32],
+        targets: Targets<'_>,
+        conditions: Conditions<'_>,
+    ) -> Result<f32> {
         let samples = self.check(parameters, x, Some(targets))?;
         self.check_start(conditions.start, samples)?;
         self.check_masks(conditions, samples)?;
@@ -296,10 +310,7 @@ impl Session {
         y: impl Into<Targets<'a>>,
     ) -> Result<f32> {
         let (parameters, targets) = (parameters.into(), y.into());
-        let samples = self.check(parameters, x, Some(targets))?;
-        self.draw = None;
-        self.pack(parameters);
-        self.go_forward(parameters, x, Some(targets), samples);
+        self.in_place(x, |session| session.go_forward(parameters, x, Some(targets)))?;
         Ok(self.loss)
     }
 
@@ -310,20 +321,20 @@ impl Session {
     /// [`Error::Input`] if the size does not fit, or an input or a parameter is not finite.
     pub fn predict<'a>(&mut self, parameters: impl Into<ParametersView<'a>>, x: &[f32]) -> Result<Vec<f32>> {
         let parameters = parameters.into();
-        let samples = self.check(parameters, x, None)?;
-        self.draw = None;
-        self.pack(parameters);
-        self.go_forward(parameters, x, None, samples);
+        self.in_place(x, |session| session.go_forward(parameters, x, None))?;
         self.get(Quantity::Activation, self.plan.layers.len())
     }
 
-    fn go_forward(&mut self, parameters: ParametersView<'_>, x: &[f32], targets: Option<Targets<'_>>, samples: usize) {
-        let conditions = Conditions::default();
+    fn go_forward(&mut self, parameters: ParametersView<'_>, x: &[f32], targets: Option<Targets<'_>>) -> Result<()> {
+        let (samples, conditions) = (self.check(parameters, x, targets)?, Conditions::default());
+        self.draw = None;
+        self.pack(parameters);
         self.run(parameters, None, x, targets, conditions, samples, false, |call, task, scratch| {
             task.forward(call, scratch);
         });
         self.share_outcome(targets.is_some(), None);
         self.inferred = false;
+        Ok(())
     }
 
     /// The step that the masks of the next call of [`infer`](Self::infer) or [`learn`](Self::learn) are drawn for, if there is
@@ -384,6 +395,15 @@ impl Session {
     /// The SIMD level that this session computes with.
     pub fn level(&self) -> Level {
         self.plan.level
+    }
+
+    /// Runs a call with inputs `x` where it takes the least time, or, if processes share it, where messages are expected.
+    fn in_place<T: Send>(&mut self, x: &[f32], call: impl FnOnce(&mut Self) -> T + Send) -> T {
+        if self.ranks.is_some() {
+            return call(self);
+        }
+        let samples = x.len() / self.network.input_shape().iter().product::<usize>();
+        run_in_place(self.work.saturating_mul(samples as u64), || call(self))
     }
 
     /// The number of samples of a call that fits the plan.

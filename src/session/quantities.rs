@@ -101,6 +101,7 @@ impl Session {
         let multiples = self.multiples.as_ref().zip(source);
         let error = multiples.map_or(1.0 / precision, |(multiples, l)| multiples.errors[l]);
         let moved = multiples.map(|(multiples, l)| multiples.moves[l] as f32);
+        let mut sums = vec![0.0; if quantity == Quantity::Belief { place.len() } else { 0 }];
         for (tile, rows) in tiles.zip(out.chunks_mut((self.plan.images * elements).max(1))) {
             let (source, factor) = match (quantity, moved) {
                 (Quantity::Activation, _) => (&tile.activations, 1.0),
@@ -109,16 +110,15 @@ impl Session {
                 (Quantity::Deviation | Quantity::Belief, None) => (&tile.deviations, 1.0),
             };
             let Plan { level, layout, .. } = &*self.plan;
-            let samples = rows.len() / elements;
-            layout.store(*level, &source[place.clone()], image, rows, samples, elements);
-            if factor != 1.0 {
-                rows.iter_mut().for_each(|value| *value *= factor);
-            }
+            let (mut source, samples) = (&source[place.clone()], rows.len() / elements);
             if quantity == Quantity::Belief {
-                for (sample, row) in rows.chunks_exact_mut(elements).enumerate() {
-                    let places = layout.places(*level, image, sample);
-                    row.iter_mut().zip(places).for_each(|(v, i)| *v += tile.activations[place.start + i]);
-                }
+                let beliefs = source.iter().zip(&tile.activations[place.clone()]);
+                sums.iter_mut().zip(beliefs).for_each(|(sum, (moved, start))| *sum = factor * moved + start);
+                source = &sums;
+            }
+            layout.store(*level, source, image, rows, samples, elements);
+            if factor != 1.0 && quantity != Quantity::Belief {
+                rows.iter_mut().for_each(|value| *value *= factor);
             }
         }
         Ok(())
