@@ -14,8 +14,8 @@ METHODS = {"exact": "--method exact", "error-based": "--method error-based --eta
 
 def convolution(channels, kernel, stride):
     padding = (kernel - 1) // 2
-    convolution = f'{{ type = "conv2d", out_channels = {channels}, kernel_size = {kernel}, stride = {stride}, padding = {padding}, bias = false }}'
-    return f'{convolution}, {{ type = "group_norm", num_groups = 4 }}'
+    sizes = f"out_channels = {channels}, kernel_size = {kernel}, stride = {stride}, padding = {padding}"
+    return f'{{ type = "conv2d", {sizes}, bias = false }}, {{ type = "group_norm", num_groups = 4 }}'
 
 
 def model(blocks, widths=(16, 32, 64)):
@@ -31,9 +31,11 @@ def model(blocks, widths=(16, 32, 64)):
             if (stride, width) != (1, channels):
                 skip = f'{{ from = "{before}", ops = [ {convolution(width, 1, stride)} ] }}'
             layers.append(f'name = "{name}-inner"\nops = [ {convolution(width, 3, stride)}, {relu} ]')
-            layers.append(f'name = "{name}"\nbranches = [ {{ ops = [ {convolution(width, 3, 1)} ] }}, {skip} ]\nops = [ {relu} ]')
+            inner = f"{{ ops = [ {convolution(width, 3, 1)} ] }}"
+            layers.append(f'name = "{name}"\nbranches = [ {inner}, {skip} ]\nops = [ {relu} ]')
             before, channels = name, width
-    layers.append('ops = [ { type = "adaptive_avg_pool2d", output_size = 1 }, { type = "flatten" }, { type = "linear", out_features = 10 } ]')
+    pooled = '{ type = "adaptive_avg_pool2d", output_size = 1 }, { type = "flatten" }'
+    layers.append(f'ops = [ {pooled}, {{ type = "linear", out_features = 10 }} ]')
     return 'input = [3, 32, 32]\nloss = "cross_entropy"\n' + "".join(f"\n[[layer]]\n{layer}\n" for layer in layers)
 
 
@@ -50,7 +52,8 @@ def main():
         file, out = Path(folder) / "resnet.toml", Path(folder) / "run"
         file.write_text(model(args.blocks))
         for name in args.method:
-            command = [args.binary, "train", "--dataset", "cifar10", "--data", args.data, "--model", file, "--out", out, "--overwrite"]
+            command = [args.binary, "train", "--dataset", "cifar10", "--data", args.data, "--model", file]
+            command += ["--out", out, "--overwrite"]
             command += f"--batch 128 --epochs {args.epochs} --optimizer adamw --lr 3e-3 --schedule cosine".split()
             subprocess.run([*command, *METHODS[name].split()], check=True, capture_output=True)
             result = json.loads((out / "run.json").read_text())

@@ -179,6 +179,15 @@ impl<'a> MatMut<'a> {
         MatMut { first: data[first..].as_mut_ptr(), shape, data: PhantomData }
     }
 
+    /// Rows of neighbouring elements, `stride` apart, among which others may lie.
+    ///
+    /// # Safety
+    /// The elements must be valid, and nobody else's as long as the view is used; the stride is no shorter than a row.
+    pub(crate) unsafe fn of_rows(first: *mut f32, [rows, columns]: [usize; 2], stride: usize) -> Self {
+        let shape = Strided { rows, columns, row_stride: stride as isize, column_stride: 1 };
+        MatMut { first, shape, data: PhantomData }
+    }
+
     /// The same view for a shorter lifetime.
     pub fn reborrow(&mut self) -> MatMut<'_> {
         MatMut { first: self.first, shape: self.shape, data: PhantomData }

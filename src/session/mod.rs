@@ -39,7 +39,8 @@ pub use quantities::{Quantity, Traced};
 /// Computes steps of one network by one method, for batches of up to a given size.
 ///
 /// A session is planned once. It owns every buffer and allocates nothing afterwards (except that rayon's queue grows now and
-/// then if a call comes from outside of a pool).
+/// then if a call comes from outside of a pool). Such a call runs in the global pool, or, if it is over before a thread is
+/// awake, on the calling thread alone.
 ///
 /// A batch is divided into tiles: either one sample in each lane of one or more vectors, or a single sample with its channels
 /// across the lanes ([`Layout`]). Samples relax independently, so the forward pass, all iterations and the gradients of a

@@ -19,13 +19,15 @@ use crate::gemm::{GemmScratch, Lhs, gemm, product as matrix_product};
 use crate::layout::{Layout, store_channels};
 use crate::level::Level;
 use crate::parallel::{Shared, concurrency, for_each_chunk, threads_for};
-use crate::simd::lanes;
+use crate::simd::{Kernel, Simd, dispatch, lanes};
 use crate::view::{MatMut, MatRef};
 
 /// The most parts that a batch is cut into.
 const MAX_PARTS: usize = 16;
 /// Elements of a band of a result with channels across lanes, which is transposed while it is in the second cache.
 const BAND: usize = 1 << 17;
+/// Elements of the pixels of all channels, of both sides, that are multiplied while they are in the second cache.
+const BLOCK: usize = 1 << 16;
 /// The most elements that the gradients of all parts have: 2 MiB.
 const PARTIAL: usize = 512 * 1024;
 /// Weights pass over so many pixels of a result, of several images if these are small, before the next ones do.
@@ -415,25 +417,26 @@ impl NchwConv {
         Layout::Images.load(self.level, rows, [1, elements], tile);
     }
 
-    /// `to = a from` for the matrix of each image.
+    /// `to = a from` for the matrix of each image, some pixels of all channels at a time.
     fn matrices(&self, a: MatRef<'_>, from: &[f32], to: &mut [f32], scratch: &mut [f32]) {
-        let (source, result) = (from.len() / self.batch, to.len() / self.batch);
-        let pixels = source / a.columns();
-        let product = |from: &[f32], to: &mut [f32], scratch: &mut [f32], parallel: bool| {
-            let (b, c) = (MatRef::row_major(from, a.columns(), pixels), MatMut::row_major(to, a.rows(), pixels));
-            matrix_product(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch, parallel);
-        };
-        if self.batch < self.parts {
-            let images = from.chunks_exact(source).zip(to.chunks_exact_mut(result));
-            return images.for_each(|(from, to)| product(from, to, scratch, true));
-        }
-        let len = self.matrix_scratch();
+        let ((rows, depth), lanes) = ((a.rows(), a.columns()), lanes(self.level));
+        let pixels = from.len() / (self.batch * depth);
+        // Blocks enough that threads share them.
+        let longest = (BLOCK / (rows + depth)).min(pixels.div_ceil(8usize.div_ceil(self.batch)));
+        let blocks = Blocks::new(pixels.div_ceil(lanes), longest.div_ceil(lanes));
         let to = Shared(to.as_mut_ptr());
-        self.in_parts(self.batch, scratch, len, |images, scratch| {
-            for image in images {
-                // SAFETY: a task has images of its own.
-                let to = unsafe { to.slice(image * result, result) };
-                product(&from[image * source..][..source], to, scratch, false);
+        self.in_parts(self.batch * blocks.count(), scratch, self.matrix_scratch(), |tasks, scratch| {
+            for task in tasks {
+                let (image, block) = (task / blocks.count(), blocks.get(task % blocks.count()));
+                let columns = block.start * lanes..pixels.min(block.end * lanes);
+                let b = MatRef::row_major(&from[image * depth * pixels..][..depth * pixels], depth, pixels);
+                let b = b.submatrix(0..depth, columns.clone());
+                let first = to.get().wrapping_add(image * rows * pixels + columns.start);
+                // SAFETY: a task has an image's columns of its own.
+                let c = unsafe { MatMut::of_rows(first, [rows, columns.len()], pixels) };
+                // Panels of the product meet short pieces of many rows, which the caches do not foresee.
+                ask_for_rows(self.level, [b, c.as_ref()]);
+                matrix_product(self.level, 1.0, Lhs::Plain(a), b, 0.0, c, scratch, false);
             }
         });
     }
@@ -534,6 +537,24 @@ impl NchwConv {
         let batch = self.batch;
         assert!(len == batch * elements, "{what} has {len} elements, expected {batch} images of {elements}");
     }
+}
+
+/// Asks for the rows of matrices, from end to end.
+fn ask_for_rows(level: Level, matrices: [MatRef<'_>; 2]) {
+    struct Rows<'a>([MatRef<'a>; 2]);
+    impl Kernel for Rows<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            for matrix in self.0 {
+                for row in 0..matrix.rows() {
+                    for column in (0..matrix.columns()).step_by(LINE) {
+                        s.prefetch(matrix.pointer(row, column));
+                    }
+                }
+            }
+        }
+    }
+    dispatch(level, Rows(matrices));
 }
 
 /// Elements of one image of the input and of the output.

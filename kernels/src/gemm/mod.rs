@@ -4,7 +4,8 @@
 //! tile, with the letters of BLIS: C is m x n, k is summed; a panel of KC by one tile of B passes from the second
 //! cache, which holds a block of MC by KC of A too. Unlike there, all blocks of a side are of equal size, so that no sliver is
 //! left, A is read where it lies unless its rows collide in the caches or its columns lie apart, and B is packed only if
-//! it is read often enough to pay for the copy, or does not lie in vectors.
+//! it is read often enough to pay for the copy, by low tiles or from rows that collide, or if it does not lie in vectors. Each panel of a B
+//! that is not packed is asked for while the one before is multiplied.
 //!
 //! A vector of C that is only partly inside the matrix is summed over zero-padded panels, or, if few of its
 //! elements are inside, each as a dot product.
@@ -35,10 +36,12 @@ const MC: usize = 264;
 const NC: usize = 3200;
 /// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
 const PACK_B_FROM_PANELS: usize = 3;
+/// Rows of a tile whose products take longer than the vectors of B do from the second cache, wherever they lie.
+const TALL: usize = 8;
+/// A B of at most so many elements stays in the first cache as it lies.
+const NEAR: usize = 4096;
 /// Of fewer products than this, C takes longer to write than to compute: each panel of its rows is written from end to end.
 const SHALLOW: usize = 8;
-/// A B of at most so many elements stays in the first cache as it lies.
-const PACK_B_FROM_LEN: usize = 4096;
 /// With fewer columns than this, each element of A is used too seldom to be worth copying.
 const COPY_A_FROM_COLUMNS: usize = 256;
 /// The most columns that are summed as dot products.
@@ -224,8 +227,9 @@ impl Part<'_> {
         if panels.is_empty() {
             return;
         }
-        let large = k * n > PACK_B_FROM_LEN && panels.len() >= PACK_B_FROM_PANELS;
-        let copy_b = k == 0 || b.column_stride() != 1 || large;
+        // Where rows of B collide, or low tiles read it often from afar, a copy pays.
+        let far = collide(b.row_stride().unsigned_abs()) || (height < TALL && k * n > NEAR);
+        let copy_b = k == 0 || b.column_stride() != 1 || (far && panels.len() >= PACK_B_FROM_PANELS);
         let copied_a = a.scattered().filter(|_| is_deep(k) && n >= COPY_A_FROM_COLUMNS && rows.count() > 1);
         let blocks = Blocks::new(k, KC);
         for (index, depth) in blocks.iter().enumerate() {
