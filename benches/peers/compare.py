@@ -7,7 +7,7 @@
 
 Every case alternates between `predictive-coding bench` and the peers, so that what else the machine
 does hits all alike; of the medians of all rounds the least counts, for every side. GFLOP/s count
-2 m k n, or 2 B O Ho Wo C kh kw for every pass of a convolution.
+2 m k n, or 2 B O Ho Wo C / groups kh kw for every pass of a convolution.
 
 Ours and the products write to memory that is there. PyTorch's convolutions allocate their results, and
 where these are large the C library by default gets them from the system and gives them back each
@@ -145,13 +145,13 @@ def gemm(name: str) -> Row:
 
 
 def parse_shape(shape: str) -> tuple[dict[str, int], dict[str, list[int]]]:
-    pattern = r"b(\d+)_c(\d+)_(\d+x\d+)_o(\d+)_k([\dx]+)_s([\dx]+)_p([\dx]+)(?:_d([\dx]+))?"
+    pattern = r"b(\d+)_c(\d+)_(\d+x\d+)_o(\d+)_k([\dx]+)_s([\dx]+)_p([\dx]+)(?:_d([\dx]+)(?:_g(\d+))?)?"
     match = re.fullmatch(pattern, shape) or sys.exit(f"{shape!r} is no shape, expected one as in {CONV[0]}")
-    batch, c, size, o, *windows = match.groups()
+    batch, c, size, o, *windows, groups = match.groups()
     pairs = [[int(n) for n in text.split("x")] for text in (size, *(text or "1" for text in windows))]
     names = ("size", "kernel", "stride", "padding", "dilation")
     return (
-        {"batch": int(batch), "c": int(c), "o": int(o)},
+        {"batch": int(batch), "c": int(c), "o": int(o), "groups": int(groups or 1)},
         {name: pair * (2 // len(pair)) for name, pair in zip(names, pairs)},
     )
 
@@ -160,9 +160,9 @@ def conv(name: str, kinds: list[str]) -> Row:
     """`name` is PASS/SHAPE; `kinds` are those of ours that run it."""
     which, shape = name.split("/")
     counts, pairs = parse_shape(shape)
-    geometry = [pairs["stride"], pairs["padding"], pairs["dilation"], False, [0, 0], 1]
+    geometry = [pairs["stride"], pairs["padding"], pairs["dilation"], False, [0, 0], counts["groups"]]
     x = torch.rand(counts["batch"], counts["c"], *pairs["size"]) * 2 - 1
-    weight = torch.rand(counts["o"], counts["c"], *pairs["kernel"]) * 2 - 1
+    weight = torch.rand(counts["o"], counts["c"] // counts["groups"], *pairs["kernel"]) * 2 - 1
     y = torch.ops.aten.convolution(x, weight, None, *geometry)
     e = torch.rand_like(y) * 2 - 1
 

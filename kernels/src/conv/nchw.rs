@@ -206,7 +206,8 @@ impl NchwConv {
         self.pass(Direction::Forward, weight, bias, input, output, scratch);
     }
 
-    /// `input_gradient = transposed convolution of output_gradient`, overwriting what it held.
+    /// `input_gradient = transposed convolution of output_gradient`, overwriting what it held: PyTorch's `conv_transpose2d`
+    /// without a bias, from the channels of the output to those of the input.
     ///
     /// # Panics
     /// If a length is not the planned one, or the scratch is too short.
