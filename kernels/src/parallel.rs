@@ -33,8 +33,8 @@ pub struct Alone {
 }
 
 impl Alone {
-    #[expect(clippy::new_without_default, reason = "a default value has no effect elsewhere")]
     /// Keeps this thread alone until it is dropped.
+    #[expect(clippy::new_without_default, reason = "a default value has no effect elsewhere")]
     pub fn new() -> Self {
         Alone { before: ALONE.replace(true), of_thread: PhantomData }
     }

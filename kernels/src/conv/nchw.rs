@@ -423,7 +423,7 @@ impl NchwConv {
         let ((rows, depth), lanes) = ((a.rows(), a.columns()), lanes(self.level));
         let pixels = from.len() / (self.batch * depth);
         // Blocks enough that threads share them.
-        let longest = (BLOCK / (rows + depth)).min(pixels.div_ceil(8usize.div_ceil(self.batch)));
+        let longest = (BLOCK / (rows + depth)).clamp(1, pixels.div_ceil(8usize.div_ceil(self.batch)));
         let blocks = Blocks::new(pixels.div_ceil(lanes), longest.div_ceil(lanes));
         let to = Shared(to.as_mut_ptr());
         self.in_parts(self.batch * blocks.count(), scratch, self.matrix_scratch(), |tasks, scratch| {

@@ -4,8 +4,8 @@
 //! tile, with the letters of BLIS: C is m x n, k is summed; a panel of KC by one tile of B passes from the second
 //! cache, which holds a block of MC by KC of A too. Unlike there, all blocks of a side are of equal size, so that no sliver is
 //! left, A is read where it lies unless its rows collide in the caches or its columns lie apart, and B is packed only if
-//! it is read often enough to pay for the copy, by low tiles or from rows that collide, or if it does not lie in vectors. Each panel of a B
-//! that is not packed is asked for while the one before is multiplied.
+//! it is read often enough to pay for the copy, by low tiles or from rows that collide, or if it does not lie in vectors.
+//! Each panel of a B that is not packed is asked for while the one before is multiplied.
 //!
 //! A vector of C that is only partly inside the matrix is summed over zero-padded panels, or, if few of its
 //! elements are inside, each as a dot product.

@@ -87,7 +87,7 @@ fn winograd() {
 }
 
 /// Shapes whose rows are cut into strips, whose depth is cut into parts, whose planes collide in a
-/// cache, and whose results are larger than caches.
+/// cache, whose results are larger than caches, and whose pixels have more channels than a block.
 #[test]
 fn shapes_that_are_cut() {
     let mut rng = generator(73);
@@ -109,6 +109,7 @@ fn shapes_that_are_cut() {
             shape([150, 3], [128, 128], 1, 1, 0),
             shape([2, 70], [256, 256], 1, 1, 0),
             shape([70, 2], [64, 1056], 1, 1, 0),
+            shape([66_000, 2], [1, 3], 1, 1, 0),
         ] {
             check_tensors(Algorithm::Direct, &mut rng, level, 1, shape);
         }
