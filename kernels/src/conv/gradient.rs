@@ -96,7 +96,9 @@ struct Operands<'a> {
 }
 
 impl Gradient {
-    pub(crate) fn new(level: Level, layout: Layout, elements: usize, shape: ConvShape) -> Self {
+    /// Plans the gradient of tensors with so many elements in a pixel of a plane, of which about `shared` threads can each
+    /// have output channels of their own.
+    pub(crate) fn new(level: Level, layout: Layout, elements: usize, shape: ConvShape, shared: usize) -> Self {
         let leaves = Leaves::of(level);
         let lanes = leaves.lanes;
         let output = shape.output();
@@ -108,7 +110,8 @@ impl Gradient {
         // A low tile has more to do for each pixel of a short row.
         let low = if side_by_side { leaves.low } else { PLANES };
         let (widest, rows) = (leaves.widest(low), if side_by_side { usize::MAX } else { PLANES });
-        let panels = Blocks::new(shape.out_channels.div_ceil(lanes), widest);
+        let vectors = shape.out_channels.div_ceil(lanes);
+        let panels = Blocks::new(vectors, widest.min(vectors.div_ceil(shared)));
         let tallest = leaves.tallest(panels.longest()).min(rows);
         let width = panels.longest() * lanes;
         let row = |y: usize, block_row: usize| Tap::new(y * shape.stride[0] * shape.input[1] * elements, y * block_row);

@@ -81,7 +81,7 @@ impl Conv {
         let shape = shape.with_needed_steps();
         let pixels = Pixels::of(layout, lanes);
         let whole = ConvOptions { rows_per_band: usize::MAX, ..options };
-        let direct = || Gradient::new(level, layout, lanes, shape);
+        let direct = || Gradient::new(level, layout, lanes, shape, 1);
         let (choice, gradient) = GradientPass::new(level, layout, &shape, options.algorithm, direct);
         Conv {
             shape,

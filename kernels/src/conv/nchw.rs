@@ -141,7 +141,9 @@ impl NchwConv {
             Way::Matrix => Way::Matrix,
             _ if by_tiles => Way::Images,
             _ => {
-                let direct = || Gradient::new(level, Layout::Images, 1, shape);
+                // Of one image, threads share the output channels.
+                let shared = if batch == 1 { 2 } else { 1 };
+                let direct = || Gradient::new(level, Layout::Images, 1, shape, shared);
                 let (_, pass) = GradientPass::new(level, Layout::Channels, &shape, algorithm, direct);
                 Way::Channels(Box::new(pass))
             }
