@@ -55,7 +55,10 @@ def main():
             command = [args.binary, "train", "--dataset", "cifar10", "--data", args.data, "--model", file]
             command += ["--out", out, "--overwrite"]
             command += f"--batch 128 --epochs {args.epochs} --optimizer adamw --lr 3e-3 --schedule cosine".split()
-            subprocess.run([*command, *METHODS[name].split()], check=True, capture_output=True)
+            done = subprocess.run([*command, *METHODS[name].split()], capture_output=True, text=True)
+            if done.returncode:
+                print(f"| `{METHODS[name]}` | {done.stderr.strip().splitlines()[-1]} | |", flush=True)
+                continue
             result = json.loads((out / "run.json").read_text())
             print(f"| `{METHODS[name]}` | {100 * result['test']['accuracy']:.1f}% | {result['seconds']:.0f} |", flush=True)
 

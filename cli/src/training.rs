@@ -221,8 +221,10 @@ impl<'a> Training<'a> {
             outcome => outcome,
         };
         let loss = loss.map_err(|error| {
-            let remedy = match error {
-                Error::Diverged(_) if self.task.method.eta().is_some() => ", or --eta auto, or --on-divergence shrink",
+            let given = self.task.method.eta().is_some();
+            let remedy = match (&error, &self.task.method) {
+                (Error::Diverged(_), Method::Strict(_)) if given => ", or --eta auto, or --on-divergence shrink",
+                (Error::Diverged(_), Method::ErrorBased(_)) if given => ", or --eta auto",
                 _ => "",
             };
             Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))

@@ -469,6 +469,11 @@ fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
     start.failed(1, &["step 1, epoch 1", "sample", "layer", "try a smaller eta"]);
     assert!(!PathBuf::from(&checkpoint).exists());
 
+    // Errors have no smaller step to relax again by.
+    let errors = ["train", "--dataset", "digits", "--method", "error-based", "--eta", "2.5", "--epochs", "1", "--out"];
+    let errors = run(&[&errors[..], &[&out, "--overwrite"]].concat()).failed(1, &["diverged at sample", "--eta auto"]);
+    assert!(!errors.stderr.contains("shrink"), "{errors:?}");
+
     // A learning rate that lets the weights grow until eta = 0.1 is too large for them.
     let usual = ["--lr", "0.01", "--epochs", "40", "--checkpoint-every", "1"];
     let grow = [&stop[..], &usual].concat();
