@@ -28,7 +28,7 @@ thread_local! {
 #[must_use = "the thread computes alone as long as this lives"]
 pub struct Alone {
     before: bool,
-    /// It is of its thread.
+    /// Keeps it on its thread.
     of_thread: PhantomData<*const ()>,
 }
 
@@ -46,8 +46,9 @@ impl Drop for Alone {
     }
 }
 
-/// Runs `f`, of so many multiplications and additions, where it takes the least time, if the caller is in no pool: alone, if
-/// it is over before a thread is awake, or else in the global pool, which would be woken for each of its parts otherwise.
+/// Runs `f`, which takes so many multiplications and additions, where it is fastest. From outside of every pool, a small `f`
+/// runs on the calling thread alone: it is over before another thread is awake. A large one runs in the global pool, which
+/// is then woken once, and not for each part. Inside of a pool, `f` runs there.
 ///
 /// ```
 /// use predictive_coding_kernels::{pool_threads, run_in_place};

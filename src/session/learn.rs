@@ -84,13 +84,14 @@ impl Session {
         y: impl Into<Targets<'a>>,
     ) -> Result<f32> {
         let targets = y.into();
-        self.in_place(x, |session| match session.method.clone() {
-            Method::Incremental(method) => session.increment(&method, parameters, optimizer, x, targets),
-            _ => {
-                let loss = session.infer(&*parameters, x, targets)?;
-                optimizer.step(parameters, session.gradients());
-                Ok(loss)
+        self.in_place(x, |session| {
+            if let Method::Incremental(method) = &session.method {
+                let method = method.clone();
+                return session.increment(&method, parameters, optimizer, x, targets);
             }
+            let loss = session.infer(&*parameters, x, targets)?;
+            optimizer.step(parameters, session.gradients());
+            Ok(loss)
         })
     }
 

@@ -398,7 +398,7 @@ impl Session {
         self.plan.level
     }
 
-    /// Runs a call with inputs `x` where it takes the least time, or, if processes share it, where messages are expected.
+    /// Runs a call with inputs `x` where it is fastest. A shared session stays on the calling thread, which sends its messages.
     fn in_place<T: Send>(&mut self, x: &[f32], call: impl FnOnce(&mut Self) -> T + Send) -> T {
         if self.ranks.is_some() {
             return call(self);

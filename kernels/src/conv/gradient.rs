@@ -96,8 +96,8 @@ struct Operands<'a> {
 }
 
 impl Gradient {
-    /// Plans the gradient of tensors with so many elements in a pixel of a plane, of which about `shared` threads can each
-    /// have output channels of their own.
+    /// Plans the gradient of tensors with so many elements in a pixel of a plane. Output channels are cut for `shared`
+    /// threads, if they fill vectors enough.
     pub(crate) fn new(level: Level, layout: Layout, elements: usize, shape: ConvShape, shared: usize) -> Self {
         let leaves = Leaves::of(level);
         let lanes = leaves.lanes;

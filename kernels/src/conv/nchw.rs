@@ -26,7 +26,7 @@ use crate::view::{MatMut, MatRef};
 const MAX_PARTS: usize = 16;
 /// Elements of a band of a result with channels across lanes, which is transposed while it is in the second cache.
 const BAND: usize = 1 << 17;
-/// Elements of the pixels of all channels, of both sides, that are multiplied while they are in the second cache.
+/// Elements of a block of pixels, input and output, which stays in the second cache.
 const BLOCK: usize = 1 << 16;
 /// The most elements that the gradients of all parts have: 2 MiB.
 const PARTIAL: usize = 512 * 1024;

@@ -36,7 +36,7 @@ const MC: usize = 264;
 const NC: usize = 3200;
 /// With fewer panels of A than this, each element of B is used too seldom to be worth copying.
 const PACK_B_FROM_PANELS: usize = 3;
-/// Rows of a tile whose products take longer than the vectors of B do from the second cache, wherever they lie.
+/// A tile of at least so many rows does not wait for B, which comes from the second cache as it lies.
 const TALL: usize = 8;
 /// A B of at most so many elements stays in the first cache as it lies.
 const NEAR: usize = 4096;
