@@ -8,7 +8,7 @@ use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Lev
 /// Channels in and out, size of the square input, padding; all kernels are 3x3.
 const SHAPES: [[usize; 4]; 5] = [[1, 10, 28, 0], [10, 5, 13, 0], [3, 64, 32, 1], [64, 128, 32, 1], [128, 256, 16, 1]];
 
-const LAYOUTS: [Layout; 2] = [Layout::Images, Layout::Channels];
+const LAYOUTS: [Layout; 2] = [Layout::Images, Layout::Channels(1)];
 
 fn noise(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919 + seed) % 1013) as f32 / 1013.0 - 0.5).collect()

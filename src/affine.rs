@@ -130,10 +130,12 @@ impl Affine {
         for (place, sums) in [Some(weight), bias.as_ref()].into_iter().flatten().zip(sums) {
             let out = &mut gradients[place.clone()];
             out.fill(0.0);
-            match self.layout == Layout::Channels && place.len() != self.image[0] {
+            match self.layout.is_channels() && place.len() != self.image[0] {
                 true => {
-                    let places = self.layout.places(self.level, self.image, 0);
-                    places.enumerate().for_each(|(i, at)| out[i / self.shared(place)] += sums[at]);
+                    for sample in 0..self.layout.images(self.level) {
+                        let places = self.layout.places(self.level, self.image, sample);
+                        places.enumerate().for_each(|(i, at)| out[i / self.shared(place)] += sums[at]);
+                    }
                 }
                 false => reduce::add_channels(self.level, self.layout, sums, out),
             }

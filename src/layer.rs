@@ -529,7 +529,7 @@ impl Back<'_> {
         out: Option<(Combine<'_>, &mut [f32])>,
     ) {
         let Back { layers, values, at, differences, input, products, .. } = self;
-        let Plan { steps: all, inputs, level, .. } = layers.plan;
+        let Plan { steps: all, inputs, .. } = layers.plan;
         let (mut from, mut to) = (&mut *self.from, &mut *self.to);
         let (start, end, parallel) = (steps.start, steps.end, layers.parallel);
         let trained = steps.clone().find(|&b| all[b].has_parameters()).filter(|_| gradients.is_some());
@@ -580,7 +580,7 @@ impl Back<'_> {
         }
         if let Some((combine, out)) = out {
             let arrived = if start == end { known } else { &from[..inputs[start].len()] };
-            elementwise::combine(*level, arrived, combine, out);
+            layers.plan.combine(arrived, combine, out);
         }
     }
 }

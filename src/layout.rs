@@ -8,6 +8,9 @@ use crate::options::LayoutChoice;
 
 /// The most vectors of a batch in a tile.
 const MOST_VECTORS: usize = 4;
+/// The most images in a tile whose channels lie across the lanes: with as many, weights that come from beyond the second
+/// cache cost little.
+const MOST_TOGETHER: usize = 16;
 
 /// The layout that was asked for, or the one that takes less time for a batch by a count of vector operations.
 pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choice: LayoutChoice) -> Layout {
@@ -25,10 +28,22 @@ pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choic
     let most = (vectors / 2).clamp(2, MOST_VECTORS);
     let vectors = vectors.div_ceil(vectors.div_ceil(most));
     match images {
-        false => Layout::Channels,
+        false => Layout::Channels(images_together(network, level, batch)),
         true if vectors > 1 && has_matrices_alone(network) => Layout::Batch(vectors),
         true => Layout::Images,
     }
+}
+
+/// The images of a tile whose channels lie across the lanes: those that meet weights together.
+fn images_together(network: &Network, level: Level, batch: usize) -> usize {
+    let ops = || network.layers().iter().flat_map(Layer::all_ops);
+    let in_blocks =
+        |(op, input)| Op::product(op, input).is_some_and(|shape| shape.block(level, Layout::Channels(1)).1 > 1);
+    if has_matrices_alone(network) || ops().any(in_blocks) {
+        return 1;
+    }
+    // Two threads have equally much to do.
+    batch.div_ceil(batch.div_ceil(MOST_TOGETHER).next_multiple_of(2))
 }
 
 /// Whether no operation meets pixels next to each other.
@@ -55,7 +70,7 @@ fn cost(network: &Network, level: Level) -> [f64; 2] {
     let ops = network.layers().iter().flat_map(Layer::all_ops);
     for product in ops.filter_map(|(op, input)| op.product(input)) {
         let shape = product.conv;
-        let (block, blocks) = product.block(level, Layout::Channels);
+        let (block, blocks) = product.block(level, Layout::Channels(1));
         let [images, channels] = [product.flops(), blocks as u64 * block.flops()].map(|flops| flops as f64 / 2.0);
         let [height, width] = if product.transposed { shape.input } else { shape.output() };
         let elements =

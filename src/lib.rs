@@ -57,6 +57,7 @@ mod plan;
 mod product;
 mod ranks;
 mod relaxation;
+mod samples;
 mod session;
 mod setters;
 mod shares;

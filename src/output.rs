@@ -106,7 +106,7 @@ impl Output {
                 self.outputs.squared_error(activation, difference, targets, samples, 0.5, error, losses);
                 error.iter_mut().zip(mask).for_each(|(error, mask)| *error *= mask);
                 losses.fill(0.0);
-                reduce::add_squares(self.outputs.level, error, losses);
+                reduce::add_squares(self.outputs.level, self.outputs.layout, error, losses);
                 error.iter_mut().for_each(|error| *error *= 2.0 * scale);
             }
             LossFunction::Mse => {

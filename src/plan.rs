@@ -486,7 +486,12 @@ impl<'a> Builder<'a> {
             let [channels, height, width] = image;
             self.image = image;
             if differ && height * width > 1 {
-                drafts.push(Draft::Local(Local::flatten(self.level, channels, [height, width])));
+                drafts.push(Draft::Local(Local::flatten(
+                    self.level,
+                    self.layout.images(self.level),
+                    channels,
+                    [height, width],
+                )));
                 self.image = [channels * height * width, 1, 1];
             }
             let (link, start) = self.source(branch.from());
@@ -636,10 +641,11 @@ impl<'a> Builder<'a> {
         let mut drafts = Vec::new();
         let mut waiting: Option<(Activation, [usize; 3])> = None;
         let (level, layout) = (self.level, self.layout);
+        let samples = layout.images(level);
         for Placed { key, op, input, output } in ops {
             let before = self.image;
             match op {
-                Op::Flatten if layout == Layout::Channels => {}
+                Op::Flatten if layout.is_channels() => {}
                 Op::Flatten | Op::Linear(_) => self.image = image(output),
                 _ if output.len() == 3 => self.image = image(output),
                 _ => {}
@@ -648,13 +654,15 @@ impl<'a> Builder<'a> {
             let draft = match op {
                 Op::Flatten | Op::Identity => continue,
                 // Where channels do not lie across the lanes, the order is the same.
-                Op::Unflatten { .. } if layout != Layout::Channels || before == self.image => continue,
+                Op::Unflatten { .. } if !layout.is_channels() || before == self.image => continue,
                 Op::Unflatten { .. } => {
                     drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
-                    for (image, way) in [(before, Local::flatten as fn(_, _, _) -> _), (self.image, Local::unflatten)] {
+                    for (image, way) in
+                        [(before, Local::flatten as fn(_, _, _, _) -> _), (self.image, Local::unflatten)]
+                    {
                         let [channels, height, width] = image;
                         if height * width > 1 {
-                            drafts.push(Draft::Local(way(level, channels, [height, width])));
+                            drafts.push(Draft::Local(way(level, samples, channels, [height, width])));
                         }
                     }
                     continue;
@@ -664,7 +672,7 @@ impl<'a> Builder<'a> {
                     let [channels, height, width] = before;
                     if height * width > 1 {
                         drafts.extend(waiting.take().map(|waiting| self.map(waiting)));
-                        drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
+                        drafts.push(Draft::Local(Local::flatten(level, samples, channels, [height, width])));
                     }
                     Draft::Product(key, product())
                 }
@@ -674,7 +682,7 @@ impl<'a> Builder<'a> {
                         && height * width > 1
                     {
                         // A group of features need not be one of channels.
-                        drafts.push(Draft::Local(Local::flatten(level, channels, [height, width])));
+                        drafts.push(Draft::Local(Local::flatten(level, samples, channels, [height, width])));
                         self.image = [*features, 1, 1];
                     }
                     self.norm(key, op, &mut drafts);

@@ -34,7 +34,7 @@ impl ProductShape {
             [in_channels, out_channels].iter().all(|c| (c / self.groups * merged).is_multiple_of(lanes(level)))
         };
         let divisors = (1..self.groups).filter(|merged| self.groups.is_multiple_of(*merged));
-        match layout == Layout::Channels {
+        match layout.is_channels() {
             true => divisors.into_iter().find(|&merged| whole(merged)).unwrap_or(self.groups),
             false => 1,
         }

@@ -1,4 +1,5 @@
-//! The state of a tile, which is one or several vectors' worth of samples or one sample, and the scratch to compute it with.
+//! The state of a tile, which is one or several vectors' worth of samples or a few samples, and the scratch to compute it
+//! with.
 
 use std::ops::Range;
 

@@ -156,7 +156,7 @@ impl Tile {
     pub(crate) fn square(&mut self, i: usize) {
         let error = if i == 0 { &self.u[0] } else { &self.errors[i - 1] };
         self.squares[i].fill(0.0);
-        reduce::add_squares(self.level, error, &mut self.squares[i]);
+        reduce::add_squares(self.level, Layout::Images, error, &mut self.squares[i]);
     }
 
     pub(crate) fn pull(&mut self, i: usize) {

@@ -18,7 +18,7 @@ use crate::simd::{Kernel, Simd, dispatch, lanes};
 ///
 /// # Panics
 /// If the lengths differ or are not whole vectors, there is a bias, or a step with a number of factors that is neither
-/// 1 nor whole vectors, as a tile of some layout has images.
+/// 1 nor whole vectors: the operands are a tile with images across the lanes, or one image.
 pub fn combine(level: Level, sum: &[f32], combine: Combine<'_>, out: &mut [f32]) {
     assert!(combine.bias.is_none(), "elements have no channel to take a bias from");
     combine_vectors(level, sum, combine, out);

@@ -8,7 +8,7 @@ use crate::names::NameError;
 use crate::simd::{Kernel, Simd, dispatch, lanes};
 
 /// What the lanes of a vector are. A *tile* is the smallest piece of a batch that a layout holds: as many images as
-/// a vector has lanes, or one.
+/// a vector or some vectors have lanes, or a few.
 ///
 /// ```
 /// use predictive_coding_kernels::{Layout, Level};
@@ -25,9 +25,10 @@ use crate::simd::{Kernel, Simd, dispatch, lanes};
 pub enum Layout {
     /// One image per lane, `[channels][height][width][LANES]`; good for few channels and full batches.
     Images,
-    /// LANES channels of one image in a vector, `[channels / LANES][height][width][LANES]`: for many channels and
-    /// any batch. No product reads lanes beyond the last channel, and every product writes 0 there.
-    Channels,
+    /// LANES channels of an image in a vector, `[images][channels / LANES][height][width][LANES]`, for so many images,
+    /// which then meet the same weights: for many channels and any batch. No product reads lanes beyond the last channel,
+    /// and every product writes 0 there.
+    Channels(usize),
     /// One image per lane of so many vectors, `[features][vectors][LANES]`; for networks of matrices, which then use each
     /// weight for more images at a time.
     Batch(usize),
@@ -44,23 +45,23 @@ impl FromStr for Layout {
     type Err = NameError;
 
     fn from_str(name: &str) -> Result<Self, NameError> {
-        NameError::find("layout", name, &[Layout::Images, Layout::Channels])
+        NameError::find("layout", name, &[Layout::Images, Layout::Channels(1)])
     }
 }
 
 impl Layout {
-    /// `images`, for one vector or several, or `channels`.
+    /// `images`, for one vector or several, or `channels`, for one image or several.
     pub fn name(self) -> &'static str {
         match self {
             Layout::Images | Layout::Batch(_) => "images",
-            Layout::Channels => "channels",
+            Layout::Channels(_) => "channels",
         }
     }
 
     /// Images of a tile.
     pub fn images(self, level: Level) -> usize {
         match self {
-            Layout::Channels => 1,
+            Layout::Channels(images) => images,
             Layout::Images | Layout::Batch(_) => self.pixel(level),
         }
     }
@@ -68,7 +69,7 @@ impl Layout {
     /// Elements of a pixel of a plane.
     pub(crate) fn pixel(self, level: Level) -> usize {
         match self {
-            Layout::Images | Layout::Channels => lanes(level),
+            Layout::Images | Layout::Channels(_) => lanes(level),
             Layout::Batch(vectors) => vectors.saturating_mul(lanes(level)),
         }
     }
@@ -77,7 +78,21 @@ impl Layout {
     pub fn planes(self, level: Level, channels: usize) -> usize {
         match self {
             Layout::Images | Layout::Batch(_) => channels,
-            Layout::Channels => channels.div_ceil(lanes(level)),
+            Layout::Channels(images) => images.saturating_mul(channels.div_ceil(lanes(level))),
+        }
+    }
+
+    /// Whether channels lie across the lanes.
+    pub fn is_channels(self) -> bool {
+        matches!(self, Layout::Channels(_))
+    }
+
+    /// The pieces of a tile, each behind the other, that a product meets one by one: their number, and the layout of
+    /// each.
+    pub(crate) fn pieces(self) -> (usize, Layout) {
+        match self {
+            Layout::Channels(images) => (images, Layout::Channels(1)),
+            Layout::Images | Layout::Batch(_) => (1, self),
         }
     }
 
@@ -101,7 +116,7 @@ impl Layout {
         (0..channels).flat_map(move |channel| {
             let (plane, lane) = match self {
                 Layout::Images | Layout::Batch(_) => (channel, image),
-                Layout::Channels => (channel / lanes, channel % lanes),
+                Layout::Channels(_) => (image * channels.div_ceil(lanes) + channel / lanes, channel % lanes),
             };
             (0..pixels).map(move |pixel| (plane * pixels + pixel) * width + lane)
         })
@@ -125,8 +140,12 @@ impl Layout {
         if images == 0 {
             return tile.fill(0.0);
         }
-        let squares = self.squares(level, [channels, pixels], images);
-        dispatch(level, Load { rows, tile, squares });
+        let (pieces, layout) = self.pieces();
+        let per_piece = images.min(layout.images(level));
+        let squares = layout.squares(level, [channels, pixels], per_piece);
+        let (rows, len) = (rows.chunks_exact(per_piece * elements), tile.len() / pieces);
+        rows.zip(tile.chunks_exact_mut(len)).for_each(|(rows, tile)| dispatch(level, Load { rows, tile, squares }));
+        tile[images.div_ceil(per_piece) * len..].fill(0.0);
     }
 
     /// The reverse of [`load`](Self::load) for the first `images` of a tile, to rows that begin `stride` elements
@@ -157,25 +176,26 @@ impl Layout {
         if images == 0 {
             return;
         }
-        let squares = self.squares(level, [channels, pixels], images);
-        let stride = if self == Layout::Channels { pixels } else { stride };
-        dispatch(level, Store { tile, rows: rows.as_mut_ptr(), squares, stride });
+        let (pieces, layout) = self.pieces();
+        let per_piece = images.min(layout.images(level));
+        let squares = layout.squares(level, [channels, pixels], per_piece);
+        let line_stride = if self.is_channels() { pixels } else { stride };
+        for (piece, tile) in tile.chunks_exact(tile.len() / pieces).enumerate().take(images.div_ceil(per_piece)) {
+            let rows = rows[piece * per_piece * stride..].as_mut_ptr();
+            dispatch(level, Store { tile, rows, squares, stride: line_stride });
+        }
     }
 
-    /// The lines of some images.
+    /// The lines of some images of a piece.
     fn squares(self, level: Level, [channels, pixels]: [usize; 2], images: usize) -> Squares {
         let (lanes, width) = (lanes(level), self.pixel(level));
         match self {
             Layout::Images | Layout::Batch(_) => {
                 Squares { lines: images, line: channels * pixels, planes: width / lanes, step: lanes, width }
             }
-            Layout::Channels => Squares {
-                lines: channels,
-                line: pixels,
-                planes: self.planes(level, channels),
-                step: lanes * pixels,
-                width,
-            },
+            Layout::Channels(_) => {
+                Squares { lines: channels, line: pixels, planes: channels.div_ceil(lanes), step: lanes * pixels, width }
+            }
         }
     }
 }
@@ -314,6 +334,6 @@ pub(crate) unsafe fn store_channels(
     rows: *mut f32,
     stride: usize,
 ) {
-    let squares = Layout::Channels.squares(level, [channels, len], 1);
+    let squares = Layout::Channels(1).squares(level, [channels, len], 1);
     dispatch(level, Store { tile, rows, squares, stride });
 }

@@ -15,7 +15,7 @@
 //! use predictive_coding_kernels::{Algorithm, Combine, Conv, ConvShape, Layout, Level};
 //!
 //! // A 3 x 3 convolution of one image of 16 channels, which lie across the lanes.
-//! let (level, layout) = (Level::detect(), Layout::Channels);
+//! let (level, layout) = (Level::detect(), Layout::Channels(1));
 //! let shape = ConvShape {
 //!     input: [5, 5],
 //!     kernel: [3, 3],

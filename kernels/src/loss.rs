@@ -14,7 +14,7 @@ use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 /// use predictive_coding_kernels::loss::Outputs;
 /// use predictive_coding_kernels::{Layout, Level};
 ///
-/// let (level, layout, image) = (Level::detect(), Layout::Channels, [2, 1]);
+/// let (level, layout, image) = (Level::detect(), Layout::Channels(1), [2, 1]);
 /// let outputs = Outputs { level, layout, image };
 /// let tile = vec![0.0; layout.len(level, image)];
 /// let (mut error, mut loss) = (tile.clone(), [0.0]);
@@ -63,10 +63,16 @@ impl Outputs {
     pub fn cross_entropy(&self, y: &[f32], d: &[f32], labels: &[f32], scale: f32, error: &mut [f32], loss: &mut [f64]) {
         self.check(y, d, error, loss);
         assert!(labels.len() == loss.len(), "{} labels for {} images", labels.len(), loss.len());
-        let pass = CrossEntropy { y, d, labels, scale, error, loss };
         match self.layout {
-            Layout::Images | Layout::Batch(_) => dispatch(self.level, pass),
-            Layout::Channels => pass.of_one(self.places(0)),
+            Layout::Images | Layout::Batch(_) => {
+                dispatch(self.level, CrossEntropy { y, d, labels, scale, error, loss });
+            }
+            Layout::Channels(_) => {
+                error.fill(0.0);
+                for (image, (loss, &label)) in loss.iter_mut().zip(labels).enumerate() {
+                    *loss = cross_entropy_of_one([y, d], label, scale, error, self.places(image));
+                }
+            }
         }
     }
 
@@ -92,20 +98,22 @@ impl Outputs {
             Layout::Images | Layout::Batch(_) => {
                 dispatch(self.level, SquaredError { y, d, target, images, scale, error, loss });
             }
-            Layout::Channels => {
+            Layout::Channels(_) => {
                 error.fill(0.0);
-                loss[0] = 0.0;
-                for i in self.places(0).take(if images == 0 { 0 } else { usize::MAX }) {
-                    let difference = (y[i] - target[i]) + d[i];
-                    error[i] = 2.0 * scale * difference;
-                    loss[0] += f64::from(difference) * f64::from(difference);
+                loss.fill(0.0);
+                for (image, loss) in loss.iter_mut().enumerate().take(images) {
+                    for i in self.places(image) {
+                        let difference = (y[i] - target[i]) + d[i];
+                        error[i] = 2.0 * scale * difference;
+                        *loss += f64::from(difference) * f64::from(difference);
+                    }
                 }
             }
         }
     }
 }
 
-/// The cross-entropy of a tile, whose lengths are checked.
+/// The cross-entropy of an image in every lane of a tile, whose lengths are checked.
 struct CrossEntropy<'a> {
     y: &'a [f32],
     d: &'a [f32],
@@ -115,34 +123,34 @@ struct CrossEntropy<'a> {
     loss: &'a mut [f64],
 }
 
-impl CrossEntropy<'_> {
-    /// Of one image, whose outputs lie at these places.
-    fn of_one(self, places: impl Iterator<Item = usize> + Clone) {
-        let CrossEntropy { y, d, labels, scale, error, loss } = self;
-        error.fill(0.0);
-        loss[0] = 0.0;
-        if labels[0] < 0.0 {
-            return;
-        }
-        let output = |i: usize| f64::from(y[i]) + f64::from(d[i]);
-        let chosen = places.clone().nth(labels[0] as usize).expect("a label is one of the outputs");
-        let largest = places.clone().map(output).fold(f64::NEG_INFINITY, f64::max);
-        // All terms but the label's.
-        let mut others = 0.0;
-        for i in places.clone().filter(|&i| i != chosen) {
-            let e = (output(i) - largest).exp();
-            error[i] = e as f32;
-            others += e;
-        }
-        let own = (output(chosen) - largest).exp();
-        let weight = f64::from(scale) / (others + own);
-        places.for_each(|i| error[i] = (f64::from(error[i]) * weight) as f32);
-        error[chosen] = (-others * weight) as f32;
-        loss[0] = if own == 1.0 { others.ln_1p() } else { largest - output(chosen) + (others + own).ln() };
+/// The error of one image, whose outputs lie at these places, where it is 0 before; returns the loss.
+fn cross_entropy_of_one(
+    [y, d]: [&[f32]; 2],
+    label: f32,
+    scale: f32,
+    error: &mut [f32],
+    places: impl Iterator<Item = usize> + Clone,
+) -> f64 {
+    if label < 0.0 {
+        return 0.0;
     }
+    let output = |i: usize| f64::from(y[i]) + f64::from(d[i]);
+    let chosen = places.clone().nth(label as usize).expect("a label is one of the outputs");
+    let largest = places.clone().map(output).fold(f64::NEG_INFINITY, f64::max);
+    // All terms but the label's.
+    let mut others = 0.0;
+    for i in places.clone().filter(|&i| i != chosen) {
+        let e = (output(i) - largest).exp();
+        error[i] = e as f32;
+        others += e;
+    }
+    let own = (output(chosen) - largest).exp();
+    let weight = f64::from(scale) / (others + own);
+    places.for_each(|i| error[i] = (f64::from(error[i]) * weight) as f32);
+    error[chosen] = (-others * weight) as f32;
+    if own == 1.0 { others.ln_1p() } else { largest - output(chosen) + (others + own).ln() }
 }
 
-/// Of an image in every lane.
 impl Kernel for CrossEntropy<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

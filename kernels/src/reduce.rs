@@ -43,7 +43,7 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
 /// ```
 /// use predictive_coding_kernels::{Layout, Level, reduce};
 ///
-/// let (level, layout) = (Level::detect(), Layout::Channels);
+/// let (level, layout) = (Level::detect(), Layout::Channels(1));
 /// let mut tile = vec![0.0; layout.len(level, [2, 3])];
 /// layout.load(level, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3], &mut tile);
 /// let mut sums = [0.0; 2];
@@ -55,14 +55,18 @@ pub fn sum(level: Level, values: &[f32]) -> f32 {
 /// If the tile does not have as many channels.
 pub fn add_channels(level: Level, layout: Layout, tile: &[f32], sums: &mut [f32]) {
     let lanes = lanes(level);
-    let planes = if layout == Layout::Channels { sums.len().div_ceil(lanes) } else { sums.len() };
+    let planes = layout.planes(level, sums.len());
     assert!(planes > 0 && tile.len().is_multiple_of(planes * lanes), "{} elements in {planes} planes", tile.len());
-    let planes = tile.chunks_exact(tile.len() / planes);
+    let mut planes = tile.chunks_exact(tile.len() / planes);
     match layout {
         Layout::Images | Layout::Batch(_) => {
             sums.iter_mut().zip(planes).for_each(|(to, plane)| *to += sum(level, plane));
         }
-        Layout::Channels => sums.chunks_mut(lanes).zip(planes).for_each(|(to, plane)| add_plane(level, plane, to)),
+        Layout::Channels(images) => {
+            for _ in 0..images {
+                sums.chunks_mut(lanes).zip(&mut planes).for_each(|(to, plane)| add_plane(level, plane, to));
+            }
+        }
     }
 }
 
@@ -112,33 +116,39 @@ pub fn first_not_finite(level: Level, values: &[f32]) -> Option<usize> {
     find_first(values, SEARCHED_ALONE, |part, values| search(values).map(|at| part * SEARCHED_ALONE + at))
 }
 
-/// Adds to each image's sum the squares of its elements in a tile: of one image in all lanes if there is one sum, else
-/// of an image in every lane of as many vectors as the sums fill.
+/// Adds to each image's sum the squares of its elements in a tile.
 ///
 /// ```
-/// use predictive_coding_kernels::{Level, lanes, reduce};
+/// use predictive_coding_kernels::{Layout, Level, lanes, reduce};
 ///
 /// let level = Level::detect();
-/// let mut sums = [0.0];
-/// reduce::add_squares(level, &vec![2.0; lanes(level)], &mut sums);
-/// assert_eq!(sums[0], 4.0 * lanes(level) as f64);
+/// let mut sums = [0.0; 2];
+/// reduce::add_squares(level, Layout::Channels(2), &vec![2.0; 2 * lanes(level)], &mut sums);
+/// assert_eq!(sums, [4.0 * lanes(level) as f64; 2]);
 /// ```
 ///
 /// # Panics
-/// If the sums are more than one and not whole vectors, or `values` are not whole pixels of those.
-pub fn add_squares(level: Level, values: &[f32], sums: &mut [f64]) {
-    dispatch(level, ImageSums { a: values, b: values, sums });
+/// If there is not a sum for each image, or `values` are not whole pixels of all images.
+pub fn add_squares(level: Level, layout: Layout, values: &[f32], sums: &mut [f64]) {
+    add_products(level, layout, values, values, sums);
 }
 
 /// As [`add_squares`], of products of the elements of two tensors.
 ///
 /// # Panics
 /// As [`add_squares`], or if the lengths differ.
-pub fn add_products(level: Level, a: &[f32], b: &[f32], sums: &mut [f64]) {
-    dispatch(level, ImageSums { a, b, sums });
+pub fn add_products(level: Level, layout: Layout, a: &[f32], b: &[f32], sums: &mut [f64]) {
+    let (images, (pieces, _), len) = (layout.images(level), layout.pieces(), a.len());
+    assert!(sums.len() == images && images > 0, "{} sums of {images} images", sums.len());
+    assert!(len == b.len() && len.is_multiple_of(pieces), "{len} and {} elements in {pieces} pieces", b.len());
+    for (piece, sums) in sums.chunks_exact_mut(images / pieces).enumerate() {
+        let [a, b] = [a, b].map(|tensor| &tensor[piece * (len / pieces)..][..len / pieces]);
+        dispatch(level, ImageSums { a, b, sums });
+    }
 }
 
-/// Adds the products of two tensors to the sum of each image.
+/// Adds the products of two pieces of a tile to the sum of each image: of one image in all lanes if there is one sum, else
+/// of an image in every lane of as many vectors as the sums fill.
 struct ImageSums<'a> {
     a: &'a [f32],
     b: &'a [f32],

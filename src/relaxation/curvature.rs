@@ -21,7 +21,7 @@
 //!
 //! A product with it is one push up through the layers and one pull down. lambda_max is never below the largest precision.
 
-use predictive_coding_kernels::{Buffer, Combine, elementwise, reduce};
+use predictive_coding_kernels::{Buffer, Combine, elementwise};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -92,7 +92,8 @@ impl Open {
                         Place::Inside(place) => &mut scratch.values[place],
                         Place::Output(place) => &mut tile.activations[place],
                     };
-                    (0..).zip(z).for_each(|(i, z)| *z = (i / plan.images % 2 * 2) as f32);
+                    let samples = if plan.layout.is_channels() { 1 } else { plan.images };
+                    (0..).zip(z).for_each(|(i, z)| *z = (i / samples % 2 * 2) as f32);
                 }
                 if let Step::Dropout(dropout) = &plan.steps[b] {
                     scratch.values[dropout.mask.clone()].fill(1.0);
@@ -134,7 +135,6 @@ impl Open {
 
     /// Follows the weights by power iterations; returns the vector.
     pub(crate) fn follow(&mut self, layers: Layers<'_>, output: Output) -> &[f32] {
-        let lanes = layers.plan.images;
         let mut image = std::mem::take(&mut self.scratch.work.krylov.image);
         let mut before = 0.0;
         // Without what all directions have in common, the top one stands out.
@@ -149,7 +149,8 @@ impl Open {
                     relaxation.hessian_by_errors(&self.vector, common, &mut image, curve);
                 }
             }
-            let square: f64 = image.iter().step_by(lanes).map(|&v| f64::from(v).powi(2)).sum();
+            let first = layers.plan.of_sample(0, image.len());
+            let square: f64 = first.map(|i| f64::from(image[i]).powi(2)).sum();
             let eigenvalue = square.sqrt() / NORM;
             if !(eigenvalue.is_normal()) {
                 break;
@@ -236,7 +237,7 @@ impl Relaxation<'_> {
     /// Estimates lambda_max of each lane by so many steps of Lanczos' method from `start` as the tile's
     /// Krylov space has room for, and chooses the lanes' eta by it. Errors are lost, and by errors beliefs are too.
     pub(super) fn choose_steps(&mut self, variables: Variables, start: &[f32]) {
-        let (level, lanes) = (self.layers.plan.level, self.layers.plan.images);
+        let (plan, lanes) = (self.layers.plan, self.layers.plan.images);
         let output = self.output;
         let hidden = &self.layers.plan.layers[..self.len() - 1];
         let least = hidden.iter().map(|layer| layer.precision).fold(0.0, f64::max);
@@ -248,10 +249,10 @@ impl Relaxation<'_> {
         if self.tile.clamped.contains(&1.0) {
             clear_clamped(&self.tile.clamped, vector);
             sums.fill(0.0);
-            reduce::add_squares(level, vector, sums);
+            plan.add_squares(vector, sums);
             factors.iter_mut().zip(&*sums).for_each(|(factor, sum)| *factor = (NORM / sum.sqrt() - 1.0) as f32);
             image.copy_from_slice(vector);
-            elementwise::combine(level, image, Combine { step: Some(factors), ..Combine::default() }, vector);
+            plan.add_steps(image, factors, vector);
         }
         let products = diagonal.len() / lanes;
         for product in 0..products {
@@ -264,12 +265,12 @@ impl Relaxation<'_> {
             }
             let now = product * lanes..(product + 1) * lanes;
             sums.fill(0.0);
-            reduce::add_products(level, image, vector, sums);
+            plan.add_products(image, vector, sums);
             diagonal[now.clone()].iter_mut().zip(&*sums).for_each(|(a, sum)| *a = sum / NORM.powi(2));
             let (known, new) = off_diagonal.split_at_mut(now.start);
             let mut step = |sum: &[f32], out: &mut [f32], factor: &dyn Fn(usize) -> f64| {
                 factors.iter_mut().enumerate().for_each(|(lane, of_lane)| *of_lane = factor(lane) as f32);
-                elementwise::combine(level, sum, Combine { step: Some(factors), ..Combine::default() }, out);
+                plan.add_steps(sum, factors, out);
             };
             // What is orthogonal to the vectors before.
             step(vector, image, &|lane| -diagonal[now.start + lane]);
@@ -277,7 +278,7 @@ impl Relaxation<'_> {
                 step(before, image, &|lane| -known[now.start - lanes + lane]);
             }
             sums.fill(0.0);
-            reduce::add_squares(level, image, sums);
+            plan.add_squares(image, sums);
             for ((b, a), sum) in new.iter_mut().zip(&diagonal[now]).zip(&*sums) {
                 *b = sum.sqrt() / NORM;
                 // What is left of an exhausted space is rounding.

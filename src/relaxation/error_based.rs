@@ -10,7 +10,7 @@
 
 use predictive_coding_kernels::{Combine, elementwise};
 
-use super::strict::{Descent, clear_lanes, weighted};
+use super::strict::{Descent, weighted};
 use super::{Relaxation, Variables, clear_shared, replacing};
 use crate::layer::{Gradients, Input, Towards};
 use crate::method::{ErrorBased, Eta};
@@ -96,7 +96,7 @@ impl Relaxation<'_> {
             } else {
                 let error = &mut errors[plan.belief(source)];
                 elementwise::combine(plan.level, u, weighted(-precision), error);
-                elementwise::combine(plan.level, error, step(rate), u);
+                plan.combine(error, step(rate), u);
             }
         }
         let combine = |link: &Link| {
@@ -112,12 +112,7 @@ impl Relaxation<'_> {
             if wave.is_predicted(Front::Beliefs) {
                 let rate = rate * precision;
                 let combine = Combine { beta: -rate as f32, ..step(rate) };
-                elementwise::combine(
-                    plan.level,
-                    &deviations[output.clone()],
-                    combine,
-                    &mut self.tile.errors[output.clone()],
-                );
+                plan.combine(&deviations[output.clone()], combine, &mut self.tile.errors[output.clone()]);
             }
         }
         (self.tile.deviations, self.tile.steps.eta) = (deviations, eta);
@@ -125,9 +120,10 @@ impl Relaxation<'_> {
 
     /// Takes the marked samples back to v-hat.
     fn begin_anew(&mut self, marked: &[bool]) {
-        let Tile { errors, deviations, .. } = &mut *self.tile;
-        clear_lanes(marked, &mut errors[..deviations.len()]);
-        clear_lanes(marked, deviations);
+        let (plan, Tile { errors, deviations, .. }) = (self.layers.plan, &mut *self.tile);
+        for vector in [&mut errors[..deviations.len()], deviations] {
+            plan.clear_samples(marked.iter().copied(), vector);
+        }
     }
 
     /// The deviations of the layers that read no belief, from their errors.
@@ -216,7 +212,7 @@ impl Relaxation<'_> {
         let mut residuals = std::mem::take(&mut self.scratch.work.traced);
         self.unpredicted_errors(Front::Beliefs);
         self.pull_errors(at, &mut residuals);
-        descent.record_gradient(self.layers.plan.level, iteration, self.tile.samples, &residuals);
+        descent.record_gradient(self.layers.plan, iteration, self.tile.samples, &residuals);
         self.scratch.work.traced = residuals;
     }
 }

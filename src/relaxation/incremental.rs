@@ -73,7 +73,7 @@ impl Relaxation<'_> {
                 let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
                 elementwise::combine(plan.level, &deviations[output.clone()], minus, error);
                 // Changed parameters make differences in lanes without a sample too.
-                error.chunks_exact_mut(plan.images).for_each(|images| images[*samples..].fill(0.0));
+                plan.clear_unused(*samples, error);
             }
             self.layers.pull_to_product(layer, values, true, error, work);
         }

@@ -10,7 +10,7 @@
 //! D_1 = 0, since v_0 is clamped. Unless the caller gave beliefs to start from, u is 0 at first and
 //! departs from it one layer per iteration, from the top: what is known to be 0 is not computed.
 
-use predictive_coding_kernels::{Combine, Level, elementwise, reduce};
+use predictive_coding_kernels::{Combine, elementwise, reduce};
 
 use super::Relaxation;
 use crate::error::Divergence;
@@ -18,7 +18,7 @@ use crate::layer::{Gradients, Input};
 use crate::method::{Eta, OnDivergence, Solver, Strict};
 use crate::options::Options;
 use crate::output::Output;
-use crate::plan::LayerPlan;
+use crate::plan::{LayerPlan, Plan};
 use crate::relaxation::curvature::{Variables, largest_step};
 use crate::state::{Descending, Scratch, Steps, Tile, Values};
 use crate::wave::Front;
@@ -223,10 +223,10 @@ impl Descent {
     }
 
     /// Takes minus the gradient of the energies in an iteration (from 1), if they are traced.
-    pub(super) fn record_gradient(&mut self, level: Level, iteration: usize, samples: usize, gradient: &[f32]) {
+    pub(super) fn record_gradient(&mut self, plan: &Plan, iteration: usize, samples: usize, gradient: &[f32]) {
         if self.is_traced() {
             self.moved.fill(0.0);
-            reduce::add_squares(level, gradient, &mut self.moved);
+            plan.add_squares(gradient, &mut self.moved);
             self.square = self.moved[..samples].iter().sum();
             self.trace.squares[iteration - 1] += self.square;
         }
@@ -354,7 +354,7 @@ impl Relaxation<'_> {
             let returning = !started && descent.back.contains(&true);
             if returning && iteration == iterations {
                 // There is no other iteration to begin anew with.
-                clear_lanes(&descent.back, &mut self.tile.deviations);
+                self.go_back(descent);
                 self.predict(front, &mut descent.losses);
                 self.energy(front, descent);
                 descent.end(self.tile.samples);
@@ -378,7 +378,7 @@ impl Relaxation<'_> {
                 break;
             }
             if returning && iteration < iterations {
-                clear_lanes(&descent.back, &mut self.tile.deviations);
+                self.go_back(descent);
             }
         }
         self.mark_diverged(descent);
@@ -392,23 +392,18 @@ impl Relaxation<'_> {
     /// Makes samples that have diverged count for nothing in the gradients, unless they end the call.
     pub(super) fn leave_out(&mut self, on_divergence: OnDivergence) {
         let Tile { samples, errors, deviations, steps, .. } = &mut *self.tile;
-        let lanes = steps.samples.len();
         if on_divergence == OnDivergence::Stop {
             return;
         }
-        for lane in (0..*samples).filter(|&lane| steps.samples[lane].diverged) {
-            errors.iter_mut().skip(lane).step_by(lanes).for_each(|error| *error = 0.0);
-            deviations.iter_mut().skip(lane).step_by(lanes).for_each(|u| *u = 0.0);
+        for vector in [errors, deviations] {
+            let diverged = steps.samples[..*samples].iter().map(|sample| sample.diverged);
+            self.layers.plan.clear_samples(diverged, vector);
         }
     }
-}
 
-/// Zeros in the marked lanes: those samples begin anew.
-pub(super) fn clear_lanes(marked: &[bool], vector: &mut [f32]) {
-    if marked.contains(&true) {
-        for lanes in vector.chunks_exact_mut(marked.len()) {
-            lanes.iter_mut().zip(marked).filter(|(_, marked)| **marked).for_each(|(value, _)| *value = 0.0);
-        }
+    /// The samples whose energy is above its start begin anew.
+    fn go_back(&mut self, descent: &Descent) {
+        self.layers.plan.clear_samples(descent.back.iter().copied(), &mut self.tile.deviations);
     }
 }
 
@@ -499,7 +494,7 @@ impl Relaxation<'_> {
         now.fill(0.0);
         let add = |from: &[f32], factor: f64, terms: &mut [f64]| {
             terms.iter_mut().for_each(|term| *term /= factor);
-            reduce::add_squares(plan.level, from, terms);
+            reduce::add_squares(plan.level, plan.layout, from, terms);
             terms.iter_mut().for_each(|term| *term *= factor);
         };
         for (layer, terms) in now.chunks_mut(*lanes).enumerate() {
@@ -523,15 +518,15 @@ impl Relaxation<'_> {
     /// Holds the samples that have moved by no more than `tolerance` of where they are; returns whether all
     /// are held.
     fn settle(&mut self, iteration: usize, tolerance: f64, descent: &mut Descent) -> bool {
-        let level = self.layers.plan.level;
+        let plan = self.layers.plan;
         let Tile { samples, deviations, steps, .. } = &mut *self.tile;
         let Descent { moved, reached, .. } = descent;
         moved.fill(0.0);
         reached.fill(0.0);
         let previous = &mut self.scratch.work.previous;
-        elementwise::combine(level, deviations, Combine { beta: -1.0, ..Combine::default() }, previous);
-        reduce::add_squares(level, previous, moved);
-        reduce::add_squares(level, deviations, reached);
+        elementwise::combine(plan.level, deviations, Combine { beta: -1.0, ..Combine::default() }, previous);
+        plan.add_squares(previous, moved);
+        plan.add_squares(deviations, reached);
         let mut all = true;
         for lane in 0..*samples {
             if steps.eta[lane] != 0.0 && moved[lane] <= tolerance.powi(2) * reached[lane] {

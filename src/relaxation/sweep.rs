@@ -14,8 +14,6 @@
 //! = 1 is nearly Newton's step: a few sweeps reach what hundreds of iterations do not. Where a sweep climbs, the
 //! sample goes back to where it was and takes a shorter one: no energy ever ends above its start.
 
-use predictive_coding_kernels::{Combine, elementwise, reduce};
-
 use super::Relaxation;
 use super::strict::{Descent, Given};
 use crate::layer::{Gradients, Input};
@@ -44,7 +42,7 @@ pub(crate) fn sweep(
         tile.push_all_errors(descent);
         descent.check(iteration, tile.tile.samples, None);
         tile.pull_errors(Input::Pushed, &mut sweeping.residuals);
-        descent.record_gradient(tile.layers.plan.level, iteration, tile.tile.samples, &sweeping.residuals);
+        descent.record_gradient(tile.layers.plan, iteration, tile.tile.samples, &sweeping.residuals);
         tile.choose_lengths(iteration, descent, &mut sweeping);
         if tile.settle_errors(iteration, tolerance, &mut sweeping) {
             descent.settled(iteration, tile.tile.samples);
@@ -75,14 +73,13 @@ impl Relaxation<'_> {
     /// The length tau of each sample's next step: by the secant of its last one, at most 1; samples whose last
     /// step climbed go back and take a shorter one.
     fn choose_lengths(&mut self, iteration: usize, descent: &Descent, sweeping: &mut Sweeping) {
-        let level = self.layers.plan.level;
-        let lanes = self.layers.plan.images;
+        let plan = self.layers.plan;
         let Sweeping { base, base_residuals, residuals, lengths, energies, along, square } = sweeping;
         if iteration > 1 {
             along.fill(0.0);
             square.fill(0.0);
-            reduce::add_products(level, base_residuals, residuals, along);
-            reduce::add_squares(level, base_residuals, square);
+            plan.add_products(base_residuals, residuals, along);
+            plan.add_squares(base_residuals, square);
         }
         for lane in 0..self.tile.samples {
             let (start, now) = descent.energies_of(lane);
@@ -95,8 +92,7 @@ impl Relaxation<'_> {
                     lengths[lane] = secant.min(1.0);
                 } else {
                     lengths[lane] = secant.min(0.5 * lengths[lane]).max(SHRINK * lengths[lane]);
-                    let of_lane = (lane..base.len()).step_by(lanes);
-                    for i in of_lane {
+                    for i in plan.of_sample(lane, base.len()) {
                         self.tile.errors[i] = base[i];
                         residuals[i] = base_residuals[i];
                     }
@@ -111,12 +107,12 @@ impl Relaxation<'_> {
     /// are held.
     fn settle_errors(&mut self, iteration: usize, tolerance: Option<f64>, sweeping: &mut Sweeping) -> bool {
         let Some(tolerance) = tolerance else { return false };
-        let level = self.layers.plan.level;
+        let plan = self.layers.plan;
         let Sweeping { residuals, lengths, along, square, .. } = sweeping;
         along.fill(0.0);
         square.fill(0.0);
-        reduce::add_squares(level, residuals, along);
-        reduce::add_squares(level, &self.tile.errors[..residuals.len()], square);
+        plan.add_squares(residuals, along);
+        plan.add_squares(&self.tile.errors[..residuals.len()], square);
         let mut all = true;
         for lane in 0..self.tile.samples {
             if lengths[lane] > 0.0 && lengths[lane].powi(2) * along[lane] <= tolerance.powi(2) * square[lane] {
@@ -141,20 +137,19 @@ impl Relaxation<'_> {
                 steps.samples[lane].eta = *length;
             }
         }
-        let step = Combine { step: Some(&steps.eta), ..Combine::default() };
-        elementwise::combine(self.layers.plan.level, residuals, step, errors);
+        self.layers.plan.add_steps(residuals, &steps.eta, errors);
     }
 
     /// Takes the samples back whose last step climbed; returns whether there were any.
     fn take_back(&mut self, descent: &Descent, sweeping: &Sweeping) -> bool {
         let Sweeping { base, lengths, energies, .. } = sweeping;
-        let lanes = self.layers.plan.images;
+        let plan = self.layers.plan;
         let mut any = false;
         for lane in 0..self.tile.samples {
             let (start, now) = descent.energies_of(lane);
             let descended = now <= energies[lane] + RISE * start;
             if lengths[lane] > 0.0 && !descended {
-                (lane..base.len()).step_by(lanes).for_each(|i| self.tile.errors[i] = base[i]);
+                plan.of_sample(lane, base.len()).for_each(|i| self.tile.errors[i] = base[i]);
                 any = true;
             }
         }

@@ -41,7 +41,7 @@ impl Relaxation<'_> {
                 let minus = weighted(-plan.pace(source).0);
                 elementwise::combine(plan.level, &deviations[place.clone()], minus, &mut errors[place.clone()]);
             }
-            elementwise::combine(plan.level, &errors[place.clone()], step(source, 1.0), &mut deviations[place]);
+            plan.combine(&errors[place.clone()], step(source, 1.0), &mut deviations[place]);
         }
         let combine = |link: &Link| {
             let Link { source, alone, .. } = *link;
@@ -81,16 +81,16 @@ impl Relaxation<'_> {
             let (m, u) = (&mut mean[place.clone()], &mut deviations[place.clone()]);
             let step = Combine { alpha: plan.pace(source).1 as f32, step: Some(&steps.eta), ..Combine::default() };
             match *solver {
-                Solver::Momentum { nesterov: false, .. } => elementwise::combine(level, m, step, u),
+                Solver::Momentum { nesterov: false, .. } => plan.combine(m, step, u),
                 Solver::Momentum { momentum, .. } => {
                     let (d, keep) = (&direction[place], momentum as f32);
                     elementwise::combine(level, d, Combine { beta: keep, ..Combine::default() }, m);
-                    elementwise::combine(level, d, Combine { gamma: step.alpha * keep, other: m, ..step }, u);
+                    plan.combine(d, Combine { gamma: step.alpha * keep, other: m, ..step }, u);
                 }
                 _ => {
                     let d = &mut direction[place.clone()];
                     adam(iteration, d, m, &mut square[place]);
-                    elementwise::combine(level, d, step, u);
+                    plan.combine(d, step, u);
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Relaxation<'_> {
         let mut traced = std::mem::take(&mut self.scratch.work.traced);
         self.direct(front, 0.0, &mut traced);
         clear_clamped(&self.tile.clamped, &mut traced);
-        descent.record_gradient(self.layers.plan.level, iteration, self.tile.samples, &traced);
+        descent.record_gradient(self.layers.plan, iteration, self.tile.samples, &traced);
         self.scratch.work.traced = traced;
     }
 

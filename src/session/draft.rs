@@ -1,7 +1,7 @@
 //! What a session is made of before its buffers are there: the plan, how a batch is cut for threads, and the memory
 //! that all of it takes.
 
-use predictive_coding_kernels::{ConvOptions, Layout, Level, pool_threads};
+use predictive_coding_kernels::{ConvOptions, Level, pool_threads};
 
 use crate::error::{Error, Result};
 use crate::layout::choose_layout;
@@ -118,7 +118,7 @@ impl Draft {
         };
         let tiles = batch.div_ceil(plan.images);
         let most = (GROUP_BYTES / size_of::<f32>() / plan.sizes.partial.max(1)).clamp(1, tiles);
-        let most = if layout == Layout::Channels { most.min(MOST_GROUPS) } else { most };
+        let most = if layout.is_channels() { most.min(MOST_GROUPS) } else { most };
         let fewest = options.groups.unwrap_or(1).clamp(1, tiles);
         let tiles_per_group = tiles.div_ceil(most).min(tiles / fewest);
         let groups = tiles.div_ceil(tiles_per_group).div_ceil(shares);

@@ -42,8 +42,8 @@ pub use quantities::{Quantity, Traced};
 /// then if a call comes from outside of a pool). Such a call runs in the global pool, or, if it is over before a thread is
 /// awake, on the calling thread alone.
 ///
-/// A batch is divided into tiles: either one sample in each lane of one or more vectors, or a single sample with its channels
-/// across the lanes ([`Layout`]). Samples relax independently, so the forward pass, all iterations and the gradients of a
+/// A batch is divided into tiles: either one sample in each lane of one or more vectors, or a few samples, each with its
+/// channels across the lanes ([`Layout`]). Samples relax independently, so the forward pass, all iterations and the gradients of a
 /// tile are one task of the current rayon pool. The tiles, and the order in which gradients are added, depend only on the
 /// network, the batch, the layout and the SIMD level. Results are therefore bit-identical for any number of threads.
 ///

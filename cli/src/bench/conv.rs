@@ -114,7 +114,7 @@ impl Conv {
         let layout = match self.layout {
             Layout::Nchw => return self.nchw(level, algorithm, operands, result, seconds),
             Layout::Images => kernels::Layout::Images,
-            Layout::Channels => kernels::Layout::Channels,
+            Layout::Channels => kernels::Layout::Channels(1),
         };
         let tiles = Tiles { level, layout, algorithm, batch: self.batch };
         match self.pass {

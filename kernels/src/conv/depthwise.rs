@@ -74,7 +74,7 @@ impl Depthwise {
 
     /// The weight of a tap in a lane of a plane; none beyond the last channel.
     fn weight(&self, plane: usize, tap: usize, lane: usize) -> Option<usize> {
-        let channel = if self.layout == Layout::Channels { plane * self.lanes + lane } else { plane };
+        let channel = if self.layout.is_channels() { plane * self.lanes + lane } else { plane };
         (channel < self.channels).then_some(channel * self.kernel[1] + tap)
     }
 
@@ -94,7 +94,6 @@ impl Depthwise {
         let parts = if threads > 1 { (4 * threads).div_ceil(planes).min(rows.len()) } else { 1 };
         let parts = Blocks::cut(rows.len(), parts);
         let [source, _] = self.plane_lens();
-        let steps = call.steps();
         for_each_task(threads > 1, call.images * planes * parts.count(), |task| {
             let (plane, part) = (task / parts.count(), parts.get(task % parts.count()));
             let channel = plane % planes;
@@ -106,6 +105,7 @@ impl Depthwise {
                 }
                 epilogue.vector_bias = biases.as_ptr();
             }
+            let steps = call.steps(plane / planes);
             epilogue.step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
             let product = PlaneProduct {
                 plan: self,
@@ -126,7 +126,7 @@ impl Depthwise {
     }
 
     fn gradient_plane(&self) -> usize {
-        if self.layout == Layout::Channels { self.packed_plane() } else { self.kernel[1] }
+        if self.layout.is_channels() { self.packed_plane() } else { self.kernel[1] }
     }
 
     /// Adds the gradient of a tile to `sums`. Threads share the planes.
@@ -149,7 +149,7 @@ impl Depthwise {
     /// `to = factor gradient`, `[channels, 1, height, width]`.
     pub(crate) fn unpack(&self, sums: &[f32], factor: f32, to: &mut [f32]) {
         match self.layout {
-            Layout::Channels => self.places().for_each(|(place, of)| {
+            Layout::Channels(_) => self.places().for_each(|(place, of)| {
                 if let Some(of) = of {
                     to[of] = factor * sums[place];
                 }
@@ -357,7 +357,7 @@ impl PlaneGradient<'_> {
                 }
             }
             for (&(tap, _), sum) in taps.iter().zip(sums) {
-                if self.plan.layout == Layout::Channels {
+                if self.plan.layout.is_channels() {
                     let to = &mut self.sums[tap * S::LANES..][..S::LANES];
                     // SAFETY: `to` has a vector.
                     unsafe { s.store(to.as_mut_ptr(), s.add(s.load(to.as_ptr()), sum)) };

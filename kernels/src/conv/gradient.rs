@@ -106,7 +106,7 @@ impl Gradient {
             let pixels = (most / elements).max(1);
             [Blocks::new(output[0], (pixels / output[1]).max(1)), Blocks::new(output[1], pixels)]
         };
-        let side_by_side = layout == Layout::Channels;
+        let side_by_side = layout.is_channels();
         // A low tile has more to do for each pixel of a short row.
         let low = if side_by_side { leaves.low } else { PLANES };
         let (widest, rows) = (leaves.widest(low), if side_by_side { usize::MAX } else { PLANES });
@@ -116,7 +116,7 @@ impl Gradient {
         let width = panels.longest() * lanes;
         let row = |y: usize, block_row: usize| Tap::new(y * shape.stride[0] * shape.input[1] * elements, y * block_row);
         let method = match layout {
-            Layout::Channels => {
+            Layout::Channels(_) => {
                 let rows = Blocks::new(output[0], (OUTER / lanes / output[1]).max(1));
                 Method::Channels { rows, table: (0..rows.longest()).map(|y| row(y, output[1] * lanes)).collect() }
             }
@@ -149,7 +149,7 @@ impl Gradient {
     /// lanes, else the weights themselves.
     pub(crate) fn len(&self) -> usize {
         match self.layout {
-            Layout::Channels => packed_vectors_len(self.leaves.lanes, self.shape.out_channels, self.depth()),
+            Layout::Channels(_) => packed_vectors_len(self.leaves.lanes, self.shape.out_channels, self.depth()),
             Layout::Images | Layout::Batch(_) => self.shape.out_channels * self.depth(),
         }
     }
@@ -159,7 +159,7 @@ impl Gradient {
         let ConvShape { in_channels, out_channels, .. } = self.shape;
         match self.layout {
             Layout::Images | Layout::Batch(_) => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = factor * sum),
-            Layout::Channels => {
+            Layout::Channels(_) => {
                 let lanes = self.leaves.lanes;
                 unpack_vectors(self.level, sums, [in_channels, out_channels], self.shape.taps(), lanes, factor, to);
             }
@@ -271,7 +271,7 @@ impl Gradient {
         let Operands { table, spaced, input, errors, a, b, e_steps, tap_step, sums } = *operands;
         let elements = self.elements;
         // Products of a pixel, whose elements are images or channels.
-        let per_pixel = if self.layout == Layout::Channels { 1 } else { elements };
+        let per_pixel = if self.layout.is_channels() { 1 } else { elements };
         let [first_row, first_column] = [block[0].start, block[1].start];
         for ([ky, kx], [rows, columns]) in self.rectangles(block) {
             for call in 0..if spaced { rows.len() } else { 1 } {

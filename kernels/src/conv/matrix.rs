@@ -1,5 +1,5 @@
-//! The matrix product of one image, whose channels lie across the lanes: weights are read where they lie, since each
-//! meets a single pixel.
+//! The matrix products of images of one pixel, whose channels lie across the lanes: weights are read where they lie,
+//! since each meets few pixels.
 //!
 //! ```text
 //! forward    y[o] = sum over c of W[o][c] x[c]       dot products along the rows
@@ -21,19 +21,20 @@ use crate::simd::MAX_LANES;
 /// To read a weight takes as long as so many multiplications and additions where it is reused.
 const MEMORY_BOUND: u64 = 8;
 
-/// A matrix `[rows][columns]` by a vector.
+/// A matrix `[rows][columns]` by a vector of each image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix {
     pub(crate) level: Level,
+    pub(crate) images: usize,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
 }
 
 impl Matrix {
-    /// The product with a column of `columns` elements.
+    /// The product with a column of `columns` elements for each image.
     pub(crate) fn forward(&self, weight: &[f32], x: &[f32], combine: Combine<'_>, out: &mut [f32], parallel: bool) {
         let leaves = Leaves::of(self.level);
-        self.in_vectors(weight, x, out, [self.columns, self.rows], combine, parallel, |vectors, sums| {
+        self.in_vectors(weight, x, out, [self.columns, self.rows], combine, parallel, |x, vectors, sums| {
             let first = vectors.start * leaves.lanes;
             let rows = (self.rows - first).min(sums.len());
             let a = weight[first * self.columns..].as_ptr();
@@ -44,10 +45,10 @@ impl Matrix {
         });
     }
 
-    /// The product of the transpose with a column of `rows` elements.
+    /// The product of the transpose with a column of `rows` elements for each image.
     pub(crate) fn backward(&self, weight: &[f32], y: &[f32], combine: Combine<'_>, out: &mut [f32], parallel: bool) {
         let leaves = Leaves::of(self.level);
-        self.in_vectors(weight, y, out, [self.rows, self.columns], combine, parallel, |vectors, sums| {
+        self.in_vectors(weight, y, out, [self.rows, self.columns], combine, parallel, |y, vectors, sums| {
             let first = vectors.start * leaves.lanes;
             let whole = (self.columns - first).min(sums.len()) / leaves.lanes;
             if whole > 0 {
@@ -72,7 +73,8 @@ impl Matrix {
         });
     }
 
-    /// Calls `f` for a few vectors of the output at a time, with zeros for their sums, and combines what it makes.
+    /// Calls `f` for a few vectors of the output of an image at a time, with zeros for their sums, and combines what it
+    /// makes.
     #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     fn in_vectors(
         &self,
@@ -82,21 +84,22 @@ impl Matrix {
         [depth, len]: [usize; 2],
         combine: Combine<'_>,
         parallel: bool,
-        f: impl Fn(Range<usize>, &mut [f32]) + Sync,
+        f: impl Fn(&[f32], Range<usize>, &mut [f32]) + Sync,
     ) {
         let lanes = Leaves::of(self.level).lanes;
         let (padded, vectors) = (len.next_multiple_of(lanes), len.div_ceil(lanes));
         check_len("weight", weight.len(), self.rows * self.columns);
-        check_len("source", from.len(), depth.next_multiple_of(lanes));
-        check_len("output", out.len(), padded);
+        let source_len = depth.next_multiple_of(lanes);
+        check_len("source", from.len(), self.images * source_len);
+        check_len("output", out.len(), self.images * padded);
         if combine.gamma != 0.0 {
-            check_len("third operand", combine.other.len(), padded);
+            check_len("third operand", combine.other.len(), out.len());
         }
         if let Some(bias) = combine.bias {
             check_len("bias", bias.len(), len);
         }
         if let Some(step) = combine.step {
-            check_len("step", step.len(), 1);
+            check_len("step", step.len(), self.images);
         }
         let threads = if parallel { threads_for(MEMORY_BOUND * weight.len() as u64) } else { 1 };
         let widest = Leaves::of(self.level).widest(1);
@@ -106,14 +109,18 @@ impl Matrix {
         for_each_task(threads > 1, chunks.count(), |chunk| {
             let vectors = chunks.get(chunk);
             let (first, end) = (vectors.start * lanes, vectors.end * lanes);
-            let mut sums = [0.0; WIDEST * MAX_LANES];
-            let sums = &mut sums[..end - first];
-            f(vectors, sums);
-            // SAFETY: the vectors are this task's own, and inside the output, whose length was checked.
-            let out = unsafe { out.slice(first, sums.len()) };
-            let other = if combine.gamma == 0.0 { &[] } else { &combine.other[first..end] };
             let bias = combine.bias.map(|bias| &bias[first..end.min(len)]);
-            combine_vectors(self.level, sums, Combine { other, bias, ..combine }, out);
+            for (image, from) in from.chunks_exact(source_len).enumerate() {
+                let mut sums = [0.0; WIDEST * MAX_LANES];
+                let sums = &mut sums[..end - first];
+                f(from, vectors.clone(), sums);
+                let at = image * padded + first;
+                // SAFETY: the vectors are this task's own, and inside the output, whose length was checked.
+                let out = unsafe { out.slice(at, sums.len()) };
+                let other = if combine.gamma == 0.0 { &[] } else { &combine.other[at..][..sums.len()] };
+                let step = combine.step.map(|step| &step[image..=image]);
+                combine_vectors(self.level, sums, Combine { other, bias, step, ..combine }, out);
+            }
         });
     }
 }

@@ -43,6 +43,8 @@ pub struct Conv {
     shape: ConvShape,
     level: Level,
     layout: Layout,
+    /// Pieces of a tile.
+    pieces: usize,
     forward: Pass,
     backward: Pass,
     choice: Choice,
@@ -69,7 +71,7 @@ impl Conv {
     pub fn with_options(level: Level, layout: Layout, shape: ConvShape, options: ConvOptions) -> Self {
         let lanes = lanes(level);
         let shape = match layout {
-            Layout::Images | Layout::Channels => shape,
+            Layout::Images | Layout::Channels(_) => shape,
             // The vectors of a batch are to a matrix what pixels are.
             Layout::Batch(vectors) => {
                 let linear = ConvShape::linear(shape.in_channels, shape.out_channels);
@@ -87,6 +89,7 @@ impl Conv {
             shape,
             level,
             layout,
+            pieces: layout.pieces().0,
             forward: Pass::new(level, layout, pixels, &shape, Direction::Forward, options),
             backward: Pass::new(level, layout, pixels, &shape, Direction::Backward, whole),
             choice,
@@ -119,19 +122,19 @@ impl Conv {
 
     /// Elements of the input of a tile.
     pub fn input_len(&self) -> usize {
-        self.backward.len()
+        self.pieces * self.backward.len()
     }
 
     /// Elements of the output of a tile.
     pub fn output_len(&self) -> usize {
-        self.forward.len()
+        self.pieces * self.forward.len()
     }
 
-    /// The product of one image's pixel, for which no weights are packed: the products take them as they are.
+    /// The product of an image's only pixel, for which no weights are packed: the products take them as they are.
     fn matrix(&self) -> Option<Matrix> {
         let ConvShape { in_channels, out_channels, input, .. } = self.shape;
-        let one = self.layout == Layout::Channels && self.is_matrix() && input == [1, 1];
-        one.then_some(Matrix { level: self.level, rows: out_channels, columns: in_channels })
+        let one = self.layout.is_channels() && self.is_matrix() && input == [1, 1];
+        one.then_some(Matrix { level: self.level, images: self.pieces, rows: out_channels, columns: in_channels })
     }
 
     /// Whether the products read weights as they are: where each of them meets a few pixels, to pack them takes longer than
@@ -205,6 +208,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        check_len("output", output.len(), self.output_len());
         let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
@@ -224,7 +228,7 @@ impl Conv {
 
     /// Elements of a band of the output.
     pub fn output_band_len(&self, band: usize) -> usize {
-        self.forward.band_len(band)
+        self.pieces * self.forward.band_len(band)
     }
 
     /// As [`forward`](Self::forward), for one band of the output, the rest of which stays as it is.
@@ -242,6 +246,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        check_len("output", output.len(), self.output_len());
         let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
@@ -262,6 +267,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        check_len("output", output.len(), self.output_band_len(band));
         let combine = self.scaled(Combine::default());
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
@@ -282,6 +288,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        check_len("output", input_gradient.len(), self.input_len());
         let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.backward(packed, output_gradient, combine, input_gradient, parallel),
@@ -311,7 +318,7 @@ impl Conv {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("input", input.len(), self.input_len());
         check_len("weight gradient", gradient.len(), self.gradient_len());
-        self.gradient.add(output_gradient, input, gradient, scratch, parallel);
+        self.gradient.add(self.pieces, output_gradient, input, gradient, scratch, parallel);
     }
 
     /// `to = factor scale gradient`, `[out_channels, in_channels / groups, height, width]`, with the

@@ -120,14 +120,14 @@ impl NchwConv {
             let options = ConvOptions { algorithm, rows_per_band: rows.next_multiple_of(4), images: batch, scale: 1.0 };
             // The taps of a pixel's channels are one behind the other, or those of a row of the kernel.
             let convert = source_channels > shape.kernel[1] || shape.is_depthwise();
-            let pixels = if convert { Pixels::of(Layout::Channels, lanes(level)) } else { Pixels::PLAIN };
+            let pixels = if convert { Pixels::of(Layout::Channels(1), lanes(level)) } else { Pixels::PLAIN };
             let [source, result] = [[source_channels, source[0] * source[1]], [channels, size[0] * size[1]]];
             let images = PIXELS.div_ceil(result[1]).min(batch.div_ceil(parts));
             Way::Channels(Box::new(ChannelsWay {
-                product: Pass::new(level, Layout::Channels, pixels, &shape, direction, options),
+                product: Pass::new(level, Layout::Channels(1), pixels, &shape, direction, options),
                 source,
                 result,
-                converted: if convert { Layout::Channels.len(level, source) } else { 0 },
+                converted: if convert { Layout::Channels(1).len(level, source) } else { 0 },
                 images,
                 groups: parts.min(batch.div_ceil(images)),
             }))
@@ -144,7 +144,7 @@ impl NchwConv {
                 // Of one image, threads share the output channels.
                 let shared = if batch == 1 { 2 } else { 1 };
                 let direct = || Gradient::new(level, Layout::Images, 1, shape, shared);
-                let (_, pass) = GradientPass::new(level, Layout::Channels, &shape, algorithm, direct);
+                let (_, pass) = GradientPass::new(level, Layout::Channels(1), &shape, algorithm, direct);
                 Way::Channels(Box::new(pass))
             }
         };
@@ -313,9 +313,9 @@ impl NchwConv {
                 let images = first..self.batch.min(first + tile);
                 if let Way::Channels(plan) = &self.gradient {
                     let [x_image, e_image] = self.images();
-                    Layout::Channels.load(self.level, &input[first * inputs..][..inputs], x_image, x);
-                    Layout::Channels.load(self.level, &output_gradient[first * outputs..][..outputs], e_image, e);
-                    plan.add(e, x, sums, scratch, true);
+                    Layout::Channels(1).load(self.level, &input[first * inputs..][..inputs], x_image, x);
+                    Layout::Channels(1).load(self.level, &output_gradient[first * outputs..][..outputs], e_image, e);
+                    plan.add(1, e, x, sums, scratch, true);
                 } else {
                     self.load(input, inputs, images.clone(), x);
                     self.load(output_gradient, outputs, images, e);
@@ -355,13 +355,13 @@ impl NchwConv {
             let count = (groups * images).min(self.batch - first);
             let from = &from[first * source..][..count * source];
             if *converted > 0 {
-                let planes = Layout::Channels.planes(self.level, way.source[0]);
+                let planes = Layout::Channels(1).planes(self.level, way.source[0]);
                 let plane = converted / planes;
                 for_each_chunk(parallel, self.work(), &mut sources[..count * converted], plane, |index, to| {
                     let channels = lanes(self.level) * (index % planes);
                     let count = lanes(self.level).min(way.source[0] - channels);
                     let from = &from[index / planes * source + channels * way.source[1]..][..count * way.source[1]];
-                    Layout::Channels.load(self.level, from, [count, way.source[1]], to);
+                    Layout::Channels(1).load(self.level, from, [count, way.source[1]], to);
                 });
             }
             let (from, image) = if *converted > 0 { (&*sources, *converted) } else { (from, source) };
@@ -491,7 +491,7 @@ impl NchwConv {
     fn tile_lens(&self) -> [usize; 2] {
         match &self.gradient {
             Way::Channels(_) if self.gradient_of_planes().is_some() => [0, 0],
-            Way::Channels(_) => self.images().map(|image| Layout::Channels.len(self.level, image)),
+            Way::Channels(_) => self.images().map(|image| Layout::Channels(1).len(self.level, image)),
             _ => [self.tiles().input_len(), self.tiles().output_len()],
         }
     }

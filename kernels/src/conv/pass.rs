@@ -110,7 +110,7 @@ impl ConvOptions {
         let matrix = match layout {
             Layout::Batch(_) => true,
             Layout::Images => shape.is_matrix() && shape.taps() == 1,
-            Layout::Channels => false,
+            Layout::Channels(_) => false,
         };
         matrix && self.images <= TILES * layout.images(level) && !collide(shape.in_channels)
     }
@@ -185,7 +185,7 @@ pub(crate) struct Pixels {
 
 impl Pixels {
     pub(crate) fn of(layout: Layout, lanes: usize) -> Self {
-        Pixels { elements: lanes, channels: if layout == Layout::Channels { lanes } else { 1 } }
+        Pixels { elements: lanes, channels: if layout.is_channels() { lanes } else { 1 } }
     }
 
     /// Of plain `[channels][height][width]`.
@@ -206,7 +206,21 @@ pub(crate) struct Call<'a> {
     pub(crate) plane: usize,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// The operands of one of the images, of which each has so many elements in the source and in the result.
+    pub(crate) fn of_image(self, image: usize, source_len: usize, len: usize) -> Call<'a> {
+        let Combine { gamma, other, step, .. } = self.combine;
+        let other = if gamma == 0.0 { other } else { &other[image * len..] };
+        let step = step.map(|step| &step[image * (step.len() / self.images)..][..step.len() / self.images]);
+        Call {
+            from: &self.from[image * source_len..],
+            out: Shared(self.out.get().wrapping_add(image * len)),
+            combine: Combine { other, step, ..self.combine },
+            images: 1,
+            ..self
+        }
+    }
+
     /// What becomes of sums, but for bias and step, from an element of the output on.
     pub(crate) fn epilogue(&self, at: usize, [row, vector]: [usize; 2]) -> Epilogue {
         let Combine { alpha, beta, gamma, other, .. } = self.combine;
@@ -215,9 +229,12 @@ impl Call<'_> {
         Epilogue { alpha, beta, gamma, other, ..Epilogue::store(out, row, vector) }
     }
 
-    /// The step of every lane: that of its image.
-    pub(crate) fn steps(&self) -> Option<[f32; MAX_LANES]> {
-        self.combine.step.map(|step| std::array::from_fn(|lane| step[lane % step.len()]))
+    /// The step of every lane of one of the images, or of the images across the lanes.
+    pub(crate) fn steps(&self, image: usize) -> Option<[f32; MAX_LANES]> {
+        self.combine.step.map(|step| {
+            let lanes = step.len() / self.images;
+            std::array::from_fn(|lane| step[image * lanes + lane % lanes])
+        })
     }
 }
 
@@ -256,12 +273,13 @@ impl Pass {
         direction: Direction,
         options: ConvOptions,
     ) -> Self {
+        let (together, layout) = layout.pieces();
         let [(source_channels, source), (channels, size)] = direction.sides(shape);
         let rows_per_band = options.rows_per_band.min(size[0]);
         assert!(rows_per_band > 0, "bands of 0 rows, expected at least 1");
         let plain = pixels.elements == 1;
         let winograd = if plain { None } else { Winograd::new(level, layout, shape, direction) };
-        let share = winograd.as_ref().map(|winograd| winograd.share(shape, options.images));
+        let share = winograd.as_ref().map(|winograd| winograd.share(shape, options.images, together));
         let choice = Choice::new(options.algorithm, share);
         let method = match winograd {
             Some(winograd) if choice.algorithm == Algorithm::Winograd => Method::Winograd(winograd),
@@ -353,7 +371,7 @@ impl Pass {
         self.planes() * self.band_rows(band).len() * self.row
     }
 
-    /// The rows of some bands, in their place in the result.
+    /// The rows of some bands of some images, each behind the other, in their place in the result.
     #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub(crate) fn run(
         &self,
@@ -365,19 +383,20 @@ impl Pass {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        check_len("output", out.len(), self.len());
+        let images = (out.len() / self.len()).max(1);
+        check_len("output", out.len(), images * self.len());
         if combine.gamma != 0.0 {
-            check_len("third operand", combine.other.len(), self.len());
+            check_len("third operand", combine.other.len(), out.len());
         }
         if let Some(bias) = combine.bias {
             check_len("bias", bias.len(), self.channels);
         }
         if let Some(step) = combine.step {
-            check_len("step", step.len(), self.layout.images(self.level));
+            check_len("step", step.len(), images * self.layout.images(self.level));
         }
         let out = Shared(out.as_mut_ptr());
         for band in bands {
-            let call = Call { packed, from, combine, out, images: 1, first: 0, plane: self.plane() };
+            let call = Call { packed, from, combine, out, images, first: 0, plane: self.plane() };
             self.run_band(band, call, scratch, parallel);
         }
     }
@@ -439,7 +458,7 @@ impl GradientPass {
         let pass = match winograd {
             Some(winograd) if choice.algorithm == Algorithm::Winograd => GradientPass::Winograd(winograd),
             _ if shape.is_depthwise() => {
-                GradientPass::Depthwise(Depthwise::new(level, layout, shape, Direction::Forward))
+                GradientPass::Depthwise(Depthwise::new(level, layout.pieces().1, shape, Direction::Forward))
             }
             _ => GradientPass::Direct(direct()),
         };
@@ -463,13 +482,25 @@ impl GradientPass {
         }
     }
 
-    /// Adds the gradient of a tile to `sums`.
-    pub(crate) fn add(&self, errors: &[f32], input: &[f32], sums: &mut [f32], scratch: &mut [f32], parallel: bool) {
-        match self {
+    /// Adds the gradient of so many pieces of a tile to `sums`.
+    pub(crate) fn add(
+        &self,
+        pieces: usize,
+        errors: &[f32],
+        input: &[f32],
+        sums: &mut [f32],
+        scratch: &mut [f32],
+        parallel: bool,
+    ) {
+        if let GradientPass::Winograd(gradient) = self {
+            return gradient.add(errors, input, sums, scratch, parallel);
+        }
+        let [errors, input] = [errors, input].map(|tensor| tensor.chunks_exact(tensor.len() / pieces));
+        errors.zip(input).for_each(|(errors, input)| match self {
             GradientPass::Direct(gradient) => gradient.add(errors, input, sums, scratch, parallel),
             GradientPass::Depthwise(gradient) => gradient.add(errors, input, sums, parallel),
-            GradientPass::Winograd(gradient) => gradient.add(errors, input, sums, scratch, parallel),
-        }
+            GradientPass::Winograd(_) => unreachable!("it takes all pieces together"),
+        });
     }
 
     /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.

@@ -20,7 +20,7 @@ use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
 use crate::pack::{Source, pack_panels, pack_vectors, packed_vectors_len};
-use crate::parallel::{Shared, for_each_task};
+use crate::parallel::for_each_task;
 use crate::simd::MAX_LANES;
 
 /// Rows narrower than this are left for columns, if those are longer: a tile of few pixels does not hide the latency
@@ -102,7 +102,7 @@ impl TapProduct {
         });
         let taps = shape.taps();
         // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
-        let flipped = layout == Layout::Channels && direction == Direction::Backward;
+        let flipped = layout.is_channels() && direction == Direction::Backward;
         let weights = direction.weights(shape, flipped);
         let source_plane = source_size[0] * source_size[1] * pixels.elements;
         let [vertical, horizontal] = &axes;
@@ -117,7 +117,7 @@ impl TapProduct {
             _ if one_by_one => leaves.tallest(1),
             // Vectors and weights come from equally far away.
             Layout::Batch(_) => leaves.tile[0],
-            Layout::Images | Layout::Channels => leaves.low,
+            Layout::Images | Layout::Channels(_) => leaves.low,
         };
         let panels = Blocks::new(channels[1], height);
         let mut classes: Vec<Class> = Vec::new();
@@ -168,7 +168,7 @@ impl TapProduct {
                 }
                 let tap = |[row, offset]: [usize; 2]| match layout {
                     Layout::Images | Layout::Batch(_) => Tap::new(row * panels.longest(), offset),
-                    Layout::Channels => Tap::new(offset, row * lanes),
+                    Layout::Channels(_) => Tap::new(offset, row * lanes),
                 };
                 let table: Vec<_> = table.into_iter().map(tap).collect();
                 let upright = along.count < NARROW_ROW.min(down.count);
@@ -247,7 +247,7 @@ impl TapProduct {
         match self.layout {
             _ if !self.packs => 0,
             Layout::Images | Layout::Batch(_) => self.panels.count() * self.panel_len(),
-            Layout::Channels => packed_vectors_len(self.leaves.lanes, self.channels[1], self.depth),
+            Layout::Channels(_) => packed_vectors_len(self.leaves.lanes, self.channels[1], self.depth),
         }
     }
 
@@ -258,7 +258,7 @@ impl TapProduct {
     /// Packs the weights `[out_channels, in_channels, height, width]` of the convolution.
     pub(crate) fn pack(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
         match self.layout {
-            Layout::Channels => {
+            Layout::Channels(_) => {
                 let group = self.pixels.channels;
                 pack_vectors(self.level, weight, self.weights, self.channels, group, packed, parallel);
             }
@@ -272,7 +272,7 @@ impl TapProduct {
     pub(crate) fn run(&self, band: usize, call: Call<'_>, threads: usize) {
         match self.layout {
             Layout::Images | Layout::Batch(_) => self.run_images(&self.bands[band], call, threads),
-            Layout::Channels => self.run_channels(&self.bands[band], call, threads),
+            Layout::Channels(_) => self.run_channels(&self.bands[band], call, threads),
         }
     }
 
@@ -361,11 +361,10 @@ impl TapProduct {
                     0 => call.combine,
                     _ => Combine { beta, gamma: 0.0, bias: None, ..call.combine },
                 };
+                let call = Call { combine, ..call };
                 for image in 0..call.images {
-                    let from = &call.from[image * self.source_len..];
-                    let out = Shared(call.out.get().wrapping_add(image * vectors * call.plane));
+                    let call = call.of_image(image, self.source_len, vectors * call.plane);
                     for run in &runs[parts.get(task % parts.count())] {
-                        let call = Call { from, out, combine, ..call };
                         self.run_pixels(run, chunks.get(task / parts.count()), groups.clone(), call);
                     }
                 }
@@ -386,7 +385,7 @@ impl TapProduct {
         ];
         let segments = if whole.end == taps.end { &segments[..1] } else { &segments[..] };
         let packed_vector = self.depth * lanes;
-        let steps = call.steps();
+        let steps = call.steps(0);
         let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
         let mut padded = [0.0; MAX_LANES * WIDEST];
         let width = self.leaves.width(run.count, chunk.len());

@@ -187,26 +187,26 @@ impl Local {
         Self::pool(level, layout.planes(level, channels), input, output, kind)
     }
 
-    /// The channels and pixels of one image, in their order, as channels of one pixel, in the layout of channels.
+    /// The channels and pixels of so many images, in their order, as channels of one pixel, in the layout of channels.
     ///
     /// # Panics
     /// If a tensor of LANES images has 2^32 elements or more.
-    pub fn flatten(level: Level, channels: usize, size: [usize; 2]) -> Self {
+    pub fn flatten(level: Level, images: usize, channels: usize, size: [usize; 2]) -> Self {
         check_tensor(lanes(level), channels, size);
         let image = [channels, size[0] * size[1]];
-        let plane = |image: [usize; 2]| Plane { row: Layout::Channels.len(level, image), rows: 1 };
+        let plane = |image: [usize; 2]| Plane { row: Layout::Channels(1).len(level, image), rows: 1 };
         let (input, output) = (plane(image), plane([image[0] * image[1], 1]));
-        Local { level, planes: 1, input, output, kind: Kind::Flatten(image) }
+        Local { level, planes: images, input, output, kind: Kind::Flatten(image) }
     }
 
     /// The reverse of [`flatten`](Self::flatten).
     ///
     /// # Panics
     /// If a tensor of LANES images has 2^32 elements or more.
-    pub fn unflatten(level: Level, channels: usize, size: [usize; 2]) -> Self {
-        let Local { input, output, .. } = Self::flatten(level, channels, size);
+    pub fn unflatten(level: Level, images: usize, channels: usize, size: [usize; 2]) -> Self {
+        let Local { planes, input, output, .. } = Self::flatten(level, images, channels, size);
         let kind = Kind::Unflatten([channels, size[0] * size[1]]);
-        Local { level, planes: 1, input: output, output: input, kind }
+        Local { level, planes, input: output, output: input, kind }
     }
 
     /// Each of `groups` groups of the channels of an image, normalised: (x - mean) / sqrt(variance + eps), or if it is not
@@ -217,10 +217,10 @@ impl Local {
     pub fn norm(level: Level, layout: Layout, image: [usize; 2], groups: usize, centred: bool, eps: f64) -> Self {
         check_tensor(lanes(level), image[0], [image[1], 1]);
         assert!(groups > 0 && image[0].is_multiple_of(groups), "{groups} groups of {} channels", image[0]);
+        let (planes, layout) = layout.pieces();
         let plane = Plane { row: layout.len(level, image), rows: 1 };
-        let width = if layout == Layout::Channels { lanes(level) } else { layout.images(level) };
-        let norm = Norm { layout, image, groups, centred, eps, width };
-        Local { level, planes: 1, input: plane, output: plane, kind: Kind::Norm(norm) }
+        let norm = Norm { layout, image, groups, centred, eps, width: layout.pixel(level) };
+        Local { level, planes, input: plane, output: plane, kind: Kind::Norm(norm) }
     }
 
     /// At most so many bytes does a plan keep of the windows of a max or average pooling: a table for each way in which
@@ -467,14 +467,18 @@ impl Local {
         dispatch(self.level, NormPass { norm, z, task });
     }
 
-    fn flat(&self, [channels, pixels]: [usize; 2], image: &[f32], flat: &mut [f32]) {
-        let elements = channels * pixels;
-        Layout::Channels.store(self.level, image, [channels, pixels], flat, 1, elements);
-        flat[elements..].fill(0.0);
+    fn flat(&self, [channels, pixels]: [usize; 2], images: &[f32], flat: &mut [f32]) {
+        let (elements, stride) = (channels * pixels, flat.len() / self.planes);
+        Layout::Channels(self.planes).store(self.level, images, [channels, pixels], flat, self.planes, stride);
+        flat.chunks_exact_mut(stride).for_each(|flat| flat[elements..].fill(0.0));
     }
 
-    fn unflat(&self, [channels, pixels]: [usize; 2], flat: &[f32], image: &mut [f32]) {
-        Layout::Channels.load(self.level, &flat[..channels * pixels], [channels, pixels], image);
+    fn unflat(&self, [channels, pixels]: [usize; 2], flat: &[f32], images: &mut [f32]) {
+        let (flat, images) =
+            (flat.chunks_exact(flat.len() / self.planes), images.chunks_exact_mut(images.len() / self.planes));
+        for (flat, image) in flat.zip(images) {
+            Layout::Channels(1).load(self.level, &flat[..channels * pixels], [channels, pixels], image);
+        }
     }
 
     /// A pass over some rows of a plane of windows.

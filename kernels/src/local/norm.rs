@@ -18,6 +18,7 @@ use crate::simd::{Kernel, MAX_LANES, Simd};
 /// What is normalised.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm {
+    /// That of a piece of the tile.
     pub(super) layout: Layout,
     /// Channels and pixels.
     pub(super) image: [usize; 2],
@@ -50,7 +51,8 @@ type Lanes = [f64; MAX_LANES];
 struct Group {
     norm: Norm,
     channels: [usize; 2],
-    first_lane: usize,
+    /// Where the first vector of these lanes lies in the piece of the tile.
+    begin: usize,
     lanes: usize,
 }
 
@@ -58,9 +60,8 @@ impl Group {
     /// Calls `f` with the place of each vector, and those of its lanes that belong to the group.
     #[inline(always)]
     fn vectors(self, mut f: impl FnMut(usize, Range<usize>)) {
-        let Group { norm: Norm { layout, image: [_, pixels], width, .. }, channels: [first, end], first_lane, lanes } =
-            self;
-        let across = layout == Layout::Channels;
+        let Group { norm: Norm { layout, image: [_, pixels], width, .. }, channels: [first, end], begin, lanes } = self;
+        let across = layout.is_channels();
         let planes = if across { first / lanes..end.div_ceil(lanes) } else { first..end };
         for plane in planes {
             let own = match across {
@@ -68,7 +69,7 @@ impl Group {
                 false => 0..lanes,
             };
             for pixel in 0..pixels {
-                f((plane * pixels + pixel) * width + first_lane, own.clone());
+                f(begin + (plane * pixels + pixel) * width, own.clone());
             }
         }
     }
@@ -82,7 +83,7 @@ impl Group {
                 sums[lane] += f(at + lane, lane);
             }
         });
-        if self.norm.layout == Layout::Channels {
+        if self.norm.layout.is_channels() {
             sums = [sums.iter().sum(); MAX_LANES];
         }
         let count = ((self.channels[1] - self.channels[0]) * self.norm.image[1]) as f64;
@@ -114,11 +115,13 @@ impl Kernel for NormPass<'_> {
         let (Task::Forward { value: out } | Task::Push { difference: out, .. } | Task::Pull { out, .. }) = &mut task;
         // Lanes beyond the last channel belong to no group.
         out.fill(0.0);
+        let planes = if norm.layout.is_channels() { norm.image[0].div_ceil(S::LANES) } else { norm.image[0] };
+        let pieces = (0..out.len()).step_by(planes * norm.image[1] * norm.width);
         let per_group = norm.image[0] / norm.groups;
         for group in 0..norm.groups {
-            for first_lane in (0..norm.width).step_by(S::LANES) {
+            for begin in pieces.clone().flat_map(|piece| (piece..piece + norm.width).step_by(S::LANES)) {
                 let channels = [group * per_group, (group + 1) * per_group];
-                let group = Group { norm, channels, first_lane, lanes: S::LANES };
+                let group = Group { norm, channels, begin, lanes: S::LANES };
                 let root = |mean: Lanes| mean.map(|mean| (mean + norm.eps).sqrt());
                 match &mut task {
                     Task::Forward { value } => {

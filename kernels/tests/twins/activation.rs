@@ -400,7 +400,7 @@ fn every_shape() {
         let [difference, new_slope] = push(activation, level, &z, &d);
         let [error, pulled] = relax(activation, level, &z, &d, &u);
         for (planes, height, width) in (0..3 * 4 * 5).map(|i| (i / 20 + 1, i / 5 % 4 + 1, i % 5 + 1)) {
-            let channels = if layout == Layout::Channels { (planes - 1) * lanes(level) + 1 } else { planes };
+            let channels = if layout.is_channels() { (planes - 1) * lanes(level) + 1 } else { planes };
             let local = Local::activation(level, layout, activation, channels, [height, width]);
             let len = tiling.len(channels, [height, width]);
             assert_eq!([local.input_len(), local.output_len(), local.output_rows()], [len, len, height]);

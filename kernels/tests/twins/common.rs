@@ -60,10 +60,10 @@ pub struct Tiling {
     pub layout: Layout,
 }
 
-/// Every one of [`levels`] with either layout.
+/// Every one of [`levels`] with either layout; one has one image whose channels lie across the lanes, the next one two.
 pub fn tilings() -> Vec<Tiling> {
-    let tilings = |level| [Layout::Images, Layout::Channels].map(|layout| Tiling { level, layout });
-    levels().into_iter().flat_map(tilings).collect()
+    let tilings = |(level, images)| [Layout::Images, Layout::Channels(images)].map(|layout| Tiling { level, layout });
+    levels().into_iter().zip(1..).flat_map(tilings).collect()
 }
 
 /// Those, and every level with batches of several vectors.
@@ -84,11 +84,11 @@ impl Tiling {
     }
 
     pub fn images(self) -> usize {
-        if self.layout == Layout::Channels { 1 } else { self.vectors() * lanes(self.level) }
+        if let Layout::Channels(images) = self.layout { images } else { self.vectors() * lanes(self.level) }
     }
 
     pub fn planes(self, channels: usize) -> usize {
-        if self.layout == Layout::Channels { channels.div_ceil(lanes(self.level)) } else { channels }
+        if self.layout.is_channels() { self.images() * channels.div_ceil(lanes(self.level)) } else { channels }
     }
 
     /// Elements of a tile.
@@ -108,7 +108,10 @@ impl Tiling {
             let (image, channel, pixel) = (i / pixels / channels, i / pixels % channels, i % pixels);
             match self.layout {
                 Layout::Images | Layout::Batch(_) => (channel * pixels + pixel) * self.images() + image,
-                Layout::Channels => (channel / lanes * pixels + pixel) * lanes + channel % lanes,
+                Layout::Channels(_) => {
+                    let plane = image * channels.div_ceil(lanes) + channel / lanes;
+                    (plane * pixels + pixel) * lanes + channel % lanes
+                }
                 other => panic!("{other} are not written down here"),
             }
         })

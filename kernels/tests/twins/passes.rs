@@ -120,7 +120,7 @@ fn squares_of_every_image() {
             let samples = tiling.images();
             let x = values(&mut rng, samples * elements(tiling, count));
             let mut sums = vec![0.5; samples];
-            reduce::add_squares(tiling.level, &vectors(tiling, &x), &mut sums);
+            reduce::add_squares(tiling.level, tiling.layout, &vectors(tiling, &x), &mut sums);
             for (got, want) in zip(sums, naive::squares(samples, &x)) {
                 let tolerance = of_sum(count.min(64), want);
                 assert!((got - 0.5 - want).abs() <= tolerance, "{tiling:?}, {count}: {got}, expected {}", want + 0.5);
@@ -141,7 +141,7 @@ fn products_of_every_image() {
             let [plus, minus] = [plus, minus].map(|values| naive::squares(samples, &values));
             let mut products = vec![0.5; samples];
             let (x, y) = (vectors(tiling, &x), vectors(tiling, &y));
-            reduce::add_products(tiling.level, &x, &y, &mut products);
+            reduce::add_products(tiling.level, tiling.layout, &x, &y, &mut products);
             for image in 0..samples {
                 let tolerance = 4.0 * of_sum(count.min(64) + 2, plus[image] + minus[image]);
                 let product = 0.25 * (plus[image] - minus[image]) + 0.5;
@@ -185,7 +185,7 @@ fn tiles_lie_as_their_layout_says() {
             );
         }
     }
-    assert_eq!([Layout::Images, Layout::Channels].map(Layout::name), ["images", "channels"]);
+    assert_eq!([Layout::Images, Layout::Channels(1)].map(Layout::name), ["images", "channels"]);
 }
 
 #[test]
@@ -249,9 +249,9 @@ fn lengths_that_do_not_fit_are_refused() {
         assert!(refused(&|| elementwise::combine(level, &[0.0; 16], step, &mut [0.0; 16])));
         let bias = Combine { bias: Some(&[0.0; 16]), ..Combine::default() };
         assert!(refused(&|| elementwise::combine(level, &[0.0; 16], bias, &mut [0.0; 16])));
-        assert!(refused(&|| reduce::add_squares(level, &[0.0; 48], &mut [0.0; 3])));
-        assert!(refused(&|| reduce::add_squares(level, &[0.0; 17], &mut [0.0])));
-        assert!(refused(&|| reduce::add_products(level, &[0.0; 16], &[0.0; 32], &mut [0.0])));
+        assert!(refused(&|| reduce::add_squares(level, Layout::Channels(2), &[0.0; 48], &mut [0.0; 3])));
+        assert!(refused(&|| reduce::add_squares(level, Layout::Channels(1), &[0.0; 17], &mut [0.0])));
+        assert!(refused(&|| reduce::add_products(level, Layout::Channels(1), &[0.0; 16], &[0.0; 32], &mut [0.0])));
     }
     for tiling in tilings_and_batches() {
         let (Tiling { level, layout }, images, tile) = (tiling, tiling.images(), tiling.len(3, [1, 2]));

@@ -124,7 +124,7 @@ fn pairs() -> impl Iterator<Item = (Tiling, Activation)> {
 #[test]
 #[should_panic(expected = "not made of linear pieces")]
 fn costly_activations_are_not_joined() {
-    Local::max_pool(Level::PORTABLE, Layout::Channels, Activation::Tanh, &square(1, [4, 4], [2, 2, 0, 1]));
+    Local::max_pool(Level::PORTABLE, Layout::Channels(1), Activation::Tanh, &square(1, [4, 4], [2, 2, 0, 1]));
 }
 
 /// Where two candidates are nearer to each other than their roundings either may win: there the
@@ -367,5 +367,5 @@ fn adaptive_avg_pool() {
 #[should_panic(expected = "lies on padding altogether")]
 fn a_window_of_padding_has_no_largest_element() {
     let shape = ConvShape { padding: [2, 2], kernel: [2, 2], input: [5, 5], ..ConvShape::linear(1, 1) };
-    Local::max_pool(Level::PORTABLE, Layout::Channels, Activation::Relu, &shape);
+    Local::max_pool(Level::PORTABLE, Layout::Channels(1), Activation::Relu, &shape);
 }

@@ -13,7 +13,7 @@ fn refused<R>(what: &str, f: impl FnOnce() -> R) {
     assert!(catch_unwind(AssertUnwindSafe(f)).is_err(), "{what} was not refused");
 }
 
-const LAYOUTS: [Layout; 2] = [Layout::Images, Layout::Channels];
+const LAYOUTS: [Layout; 2] = [Layout::Images, Layout::Channels(1)];
 
 /// Near the end of the integers, and where a product with the lanes or with another of them wraps to 0.
 const LARGE: [usize; 7] = [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 63, 1 << 60, 1 << 32, (1 << 32) + 1];
@@ -160,7 +160,13 @@ fn layouts() {
         let lanes = lanes(level);
         // So many lanes of so many elements are none.
         let wrapping = (1usize << 63) / lanes * 2;
-        let layouts = [Layout::Images, Layout::Channels, Layout::Batch(3), Layout::Batch(usize::MAX)];
+        let layouts = [
+            Layout::Images,
+            Layout::Channels(1),
+            Layout::Batch(3),
+            Layout::Batch(usize::MAX),
+            Layout::Channels(usize::MAX),
+        ];
         for (large, layout) in [wrapping, wrapping / 2, usize::MAX].into_iter().flat_map(|n| layouts.map(|l| (n, l))) {
             for image in [[large, 1], [1, large], [large, large], [1 << 32, 1 << 32]] {
                 refused("a tile", || layout.load(level, &[], image, &mut []));

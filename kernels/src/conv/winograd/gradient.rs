@@ -28,6 +28,8 @@ pub(crate) struct WinogradGradient {
     level: Level,
     leaves: &'static Leaves,
     layout: Layout,
+    /// Pieces of a tile.
+    pieces: usize,
     channels: [usize; 2],
     output: [usize; 2],
     windows: Windows,
@@ -50,11 +52,12 @@ impl WinogradGradient {
         }
         let leaves = Leaves::of(level);
         let lanes = leaves.lanes;
+        let (pieces, layout) = layout.pieces();
         let (channels, output) = ([shape.in_channels, shape.out_channels], shape.output());
         let planes = layout.planes(level, channels[0]);
         let vectors = channels[1].div_ceil(lanes);
         let images = layout.images(level);
-        let most = tiles_of(output).into_iter().product::<usize>();
+        let most = pieces * tiles_of(output).into_iter().product::<usize>();
         let fewest = (2 * lanes).div_ceil(images);
         let tiles = (BLOCK / (POINTS * channels[0] * images)).max(fewest).min(most);
         let rows = tiles * images;
@@ -67,6 +70,7 @@ impl WinogradGradient {
             level,
             leaves,
             layout,
+            pieces,
             channels,
             output,
             windows: Windows::new(layout, planes, lanes, shape.input, padding, tiles),
@@ -84,9 +88,9 @@ impl WinogradGradient {
         const TRANSFORM: f64 = 600.0;
         const TRANSPOSE: f64 = 1200.0;
         const UNDO: f64 = 500.0;
-        let tiles = tiles_of(self.output).into_iter().product::<usize>();
+        let tiles = self.pieces * tiles_of(self.output).into_iter().product::<usize>();
         let images = self.layout.images(self.level) as f64;
-        let transpose = if self.layout == Layout::Channels { 0.0 } else { TRANSPOSE };
+        let transpose = if self.layout.is_channels() { 0.0 } else { TRANSPOSE };
         let products = (self.channels[0] * self.vectors) as f64;
         let planes =
             [self.windows.planes, self.layout.planes(self.level, self.channels[1])].map(|planes| planes as f64);
@@ -94,7 +98,7 @@ impl WinogradGradient {
         // Images across lanes have another direct form, which pads no channels.
         let [inputs, outputs] = self.channels;
         let summed = (products * images).min(if images > 1.0 { (inputs * outputs) as f64 } else { f64::INFINITY });
-        let direct = TAPS as f64 * summed * self.output.into_iter().product::<usize>() as f64;
+        let direct = TAPS as f64 * summed * self.pieces as f64 * self.output.into_iter().product::<usize>() as f64;
         let transforms = planes[0] * TRANSFORM + planes[1] * (TRANSFORM + transpose);
         let points = POINTS as f64 * tiles as f64 * images;
         (products * (points + UNDO * blocks) + tiles as f64 * transforms) / direct
@@ -109,7 +113,7 @@ impl WinogradGradient {
     fn square_len(&self) -> usize {
         match self.layout {
             Layout::Images | Layout::Batch(_) => POINTS * self.leaves.lanes * self.leaves.lanes,
-            Layout::Channels => 0,
+            Layout::Channels(_) => 0,
         }
     }
 
@@ -137,9 +141,10 @@ impl WinogradGradient {
             [gradient, transformed, transformed_errors, squares, sums].map(|slice| Shared(slice.as_mut_ptr()));
         let [down, along] = tiles_of(self.output);
         let products = POINTS * self.channels[0] * self.vectors * lanes;
-        let parallel = parallel && threads_for(2 * (products * down * along) as u64) > 1;
+        let count = self.pieces * down * along;
+        let parallel = parallel && threads_for(2 * (products * count) as u64) > 1;
         let pieces = |planes: usize| Blocks::cut(planes, if parallel { planes.min(PIECES) } else { 1 });
-        for range in Blocks::new(down * along, self.tiles).iter() {
+        for range in Blocks::new(count, self.tiles).iter() {
             let tiles = Tiles { rows: 0..self.output[0], down, along, range };
             let of_input = pieces(self.windows.planes);
             for_each_task(parallel, of_input.count(), |piece| {
@@ -182,7 +187,7 @@ impl WinogradGradient {
         // The distance of neighbouring channels, and of neighbouring products.
         let ([step, depth_step], depth) = match self.layout {
             Layout::Images | Layout::Batch(_) => ([plane_step, 1], tiles * lanes),
-            Layout::Channels => ([1, tile_step], tiles),
+            Layout::Channels(_) => ([1, tile_step], tiles),
         };
         let segments = [Segment { taps: &[Tap::ORIGIN], depth }];
         let row = vectors * lanes;
@@ -284,11 +289,11 @@ impl Kernel for TransformErrors<'_> {
         let [point_step, row] = self.plan.error_steps;
         for (index, vector) in self.vectors.clone().enumerate() {
             for tile in self.tiles.range.clone() {
-                let (_, pixel) = self.tiles.place(tile);
+                let (piece, pixel) = self.tiles.place(tile);
                 let (to, tile) = (self.to.wrapping_add(index * S::LANES), tile - self.tiles.range.start);
                 match self.plan.layout {
-                    Layout::Channels => {
-                        let values = self.tile(s, vector, pixel);
+                    Layout::Channels(_) => {
+                        let values = self.tile(s, piece * self.plan.vectors + vector, pixel);
                         for (point, value) in values.into_iter().flatten().enumerate() {
                             // SAFETY: there is a vector for each point of the tile.
                             unsafe { s.store(to.add(point * point_step + tile * row), value) };

@@ -88,7 +88,7 @@ impl Windows {
     fn new(layout: Layout, planes: usize, lanes: usize, size: [usize; 2], padding: [isize; 2], tiles: usize) -> Self {
         let steps = match layout {
             Layout::Images | Layout::Batch(_) => [odd_lines(planes * tiles * lanes), tiles * lanes, lanes],
-            Layout::Channels => {
+            Layout::Channels(_) => {
                 let row = odd_lines(planes * lanes);
                 [odd_lines(tiles * row), lanes, row]
             }

@@ -56,7 +56,7 @@ impl Winograd {
                 let panels = Blocks::new(channels[1], leaves.low);
                 (panels, panels.longest(), leaves.widest(leaves.low), lanes)
             }
-            Layout::Channels => (Blocks::new(planes[1], 1), lanes, 2 * leaves.tile[0], 1),
+            Layout::Channels(_) => (Blocks::new(planes[1], 1), lanes, 2 * leaves.tile[0], 1),
         };
         let tiles = (BLOCK / (POINTS * channels[0] * per_tile)).max(fewest);
         let panel_sums = POINTS * tiles * panels.longest() * lanes;
@@ -77,9 +77,9 @@ impl Winograd {
         })
     }
 
-    /// The time that it takes for so many images with weights that are packed once, as a share of that of the direct
-    /// form, by a count of multiplications of vectors.
-    pub(crate) fn share(&self, shape: &ConvShape, images: usize) -> f64 {
+    /// The time that it takes for so many images with weights that are packed once, of which some meet the weights
+    /// together, as a share of that of the direct form, by a count of multiplications of vectors.
+    pub(crate) fn share(&self, shape: &ConvShape, images: usize, together: usize) -> f64 {
         // To transform a window or a tile, and the weights of a vector; and to read one of the weights.
         const TRANSFORM: f64 = 600.0;
         const WEIGHTS: f64 = 3000.0;
@@ -90,8 +90,8 @@ impl Winograd {
         let products = self.channels[0] as f64 * result_planes;
         let weights = self.channels[0] as f64 * self.channels[1].div_ceil(MAX_LANES) as f64 * WEIGHTS;
         let calls = images.div_ceil(self.layout.images(self.level)) as f64;
-        // An image meets every vector of weights, and a tile of images every element.
-        let read = READ * products / self.layout.images(self.level) as f64;
+        // Images meet every vector of weights together, and a tile of images across the lanes every element.
+        let read = READ * products / (self.layout.images(self.level) * together) as f64;
         let direct = (products * pixels + read) * shape.taps() as f64;
         let winograd = POINTS as f64 * (products * tiles + read) + tiles * (planes + result_planes) * TRANSFORM;
         (winograd + weights / calls) / direct
@@ -121,7 +121,7 @@ impl Winograd {
             let packed = packed.get().wrapping_add(panel * self.panel_len());
             let rows = match self.layout {
                 Layout::Images | Layout::Batch(_) => self.panels.get(panel),
-                Layout::Channels => start..(start + self.panel_rows).min(self.channels[1]),
+                Layout::Channels(_) => start..(start + self.panel_rows).min(self.channels[1]),
             };
             let (width, channels, point_step) = (self.panel_rows, self.channels[0], self.point_step());
             dispatch(self.level, PackPanel { weight, source: self.weights, rows, width, channels, packed, point_step });
@@ -172,7 +172,7 @@ impl Winograd {
                     Layout::Images | Layout::Batch(_) => {
                         self.panels.get(panels.start).start..self.panels.get(panels.end - 1).end
                     }
-                    Layout::Channels => panels.clone(),
+                    Layout::Channels(_) => panels.clone(),
                 };
                 self.multiply(panels, tiles.range.len(), call.packed, transformed.get(), sums);
                 dispatch(self.level, TransformResult { plan: self, sums, planes, tiles: &tiles, call });
@@ -218,7 +218,7 @@ impl Winograd {
                         }
                     }
                 }
-                Layout::Channels => {
+                Layout::Channels(_) => {
                     for columns in Blocks::new(panels.len(), width).all_equal() {
                         for cut in Blocks::new(tiles, self.leaves.tallest(columns.size)).all_equal() {
                             let at = columns.start * sums_of_plane + cut.start * sums_of_tile;
@@ -357,21 +357,24 @@ impl Kernel for TransformResult<'_> {
     fn run<S: Simd>(self, s: S) {
         let TransformResult { plan, sums, planes, tiles, call } = self;
         let (lanes, next_plane) = (S::LANES, call.plane as isize);
-        let steps = call.steps();
-        let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
         for plane in planes.clone() {
+            let (mut step_image, mut steps) = (0, call.steps(0));
             // The same for every pixel of a row.
             let mut biases = [0.0; TILE * MAX_LANES];
             let vector_bias = call.combine.bias.map_or(std::ptr::null(), |bias| {
                 let bias = match plan.layout {
                     Layout::Images | Layout::Batch(_) => &[bias[plane]; MAX_LANES][..lanes],
-                    Layout::Channels => &bias[plane * lanes..bias.len().min((plane + 1) * lanes)],
+                    Layout::Channels(_) => &bias[plane * lanes..bias.len().min((plane + 1) * lanes)],
                 };
                 biases.chunks_exact_mut(lanes).take(TILE).for_each(|pixel| pixel[..bias.len()].copy_from_slice(bias));
                 biases.as_ptr()
             });
             for tile in tiles.range.clone() {
                 let (image, [top, left]) = tiles.place(tile);
+                if image != step_image {
+                    (step_image, steps) = (image, call.steps(image));
+                }
+                let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
                 let sums = sums.wrapping_add(
                     (plane - planes.start) * plan.sums_step() + (tile - tiles.range.start) * POINTS * lanes,
                 );
