@@ -11,6 +11,8 @@ const MOST_VECTORS: usize = 4;
 /// The most images in a tile whose channels lie across the lanes: with as many, weights that come from beyond the second
 /// cache cost little.
 const MOST_TOGETHER: usize = 16;
+/// So many threads have equally many tiles to do; the choice must not depend on how many there are.
+const THREADS: usize = 2;
 
 /// The layout that was asked for, or the one that takes less time for a batch by a count of vector operations.
 pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choice: LayoutChoice) -> Layout {
@@ -20,7 +22,10 @@ pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choic
         LayoutChoice::Channels => false,
         LayoutChoice::Auto => {
             let [images, channels] = cost(network, level);
-            batch as f64 * channels >= batch.div_ceil(lanes) as f64 * images
+            // Tiles of networks of matrices share all vectors evenly.
+            let tiles = batch.div_ceil(lanes);
+            let tiles = if has_matrices_alone(network) { tiles } else { tiles.next_multiple_of(THREADS) };
+            batch as f64 * channels >= tiles as f64 * images
         }
     };
     // Equally many vectors in every tile, and more than one tile where each then has two.
@@ -42,8 +47,7 @@ fn images_together(network: &Network, level: Level, batch: usize) -> usize {
     if has_matrices_alone(network) || ops().any(in_blocks) {
         return 1;
     }
-    // Two threads have equally much to do.
-    batch.div_ceil(batch.div_ceil(MOST_TOGETHER).next_multiple_of(2))
+    batch.div_ceil(batch.div_ceil(MOST_TOGETHER).next_multiple_of(THREADS))
 }
 
 /// Whether no operation meets pixels next to each other.

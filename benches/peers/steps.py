@@ -8,7 +8,7 @@
 This needs Python 3.11 or later. A step is a forward pass, n iterations and the gradients of all
 parameters, of the networks in `cli/models` and `models` with the mean-squared loss, on one batch of noise. Every case
 alternates between `predictive-coding infer` and the peers; of the medians of all rounds the least
-counts, for every side, and a first step that takes longer than --min-time counts itself. The floor is
+counts, for every side, and a first step that takes ten times as long as --min-time counts itself. The floor is
 the multiplications and additions that the method needs, divided by the FMA peak of the same run on the
 same threads.
 
@@ -47,6 +47,9 @@ OTHERS = Path(__file__).resolve().parent / "models"
 
 # Relative: ours in float32 against PyTorch in float64.
 TOLERANCE = 1e-4
+# A first step that takes so many times as long as is measured counts itself.
+LONG = 10
+
 # Samples to choose each from that results are compared on.
 CANDIDATES = 16
 
@@ -313,8 +316,11 @@ def distance(result: torch_steps.Step, truth: torch_steps.Step) -> float:
 
 
 def repetitions(first: float, seconds: float) -> int:
-    """How often a step whose first time took so long is repeated; not at all if that was long enough."""
-    return 0 if first >= seconds else max(3, math.ceil(seconds / first))
+    """How often a step whose first time took so long is repeated: what is slow about a first step counts for little in
+    long ones alone, which are not repeated."""
+    if first >= seconds:
+        return 1 if first < LONG * seconds else 0
+    return max(3, math.ceil(seconds / first))
 
 
 def run(binary: Path, arguments: list[object], seconds: float) -> dict:
