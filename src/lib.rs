@@ -57,7 +57,6 @@ mod plan;
 mod product;
 mod ranks;
 mod relaxation;
-mod samples;
 mod session;
 mod setters;
 mod shares;

@@ -392,6 +392,15 @@ pub fn title(method: &Method) -> String {
     format!("{method} ({})", parts.join(", "))
 }
 
+/// What a method does with a sample that diverges, if it goes down an energy that could rise.
+pub fn on_divergence(method: &Method) -> Option<OnDivergence> {
+    match method {
+        Method::Strict(strict) => Some(strict.on_divergence),
+        Method::ErrorBased(errors) => Some(errors.on_divergence),
+        _ => None,
+    }
+}
+
 /// The settings of a method, as they are told in JSON; null where a method has none.
 pub fn settings(method: &Method) -> Value {
     let strict = strict(method);
@@ -421,7 +430,7 @@ pub fn settings(method: &Method) -> Value {
         "nudge": strict.and_then(|strict| strict.nudge).map(|nudge| nudge.beta),
         "centred": strict.is_some_and(|strict| strict.nudge.is_some_and(|nudge| nudge.centred)),
         "free_input": strict.and_then(|strict| strict.free_input).map(|input| input.precision),
-        "on_divergence": strict.map(|strict| strict.on_divergence.name()),
+        "on_divergence": on_divergence(method).map(OnDivergence::name),
     })
 }
 

@@ -17,7 +17,7 @@ use crate::machine::{check_memory, on_threads};
 use crate::optimizing::Optimizing;
 use crate::options::{Data, DatasetName, MethodName, Threads, check_fit, load_weights};
 use crate::progress::Progress;
-use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, strict, title, warn_of_unreached};
+use crate::relaxing::{OnDivergenceName, Relaxing, TRAINING_PRODUCTS, adapts, on_divergence, title, warn_of_unreached};
 use crate::shares::shares_table;
 use crate::table::{percent, table};
 use crate::training::{Flow, Task, Training, Watcher};
@@ -64,9 +64,9 @@ pub struct Train {
     method: Option<MethodName>,
     #[command(flatten)]
     relaxing: Relaxing,
-    /// strict: what to do with a sample whose relaxation diverges
-    #[arg(long, value_enum, default_value = "shrink", value_name = "WHAT", help_heading = "Relaxation")]
-    on_divergence: OnDivergenceName,
+    /// strict, error-based: what to do with a sample whose relaxation diverges [default: shrink, or stop for error-based]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Relaxation")]
+    on_divergence: Option<OnDivergenceName>,
     /// Number of passes over the training set [default: digits 40, mnist 2, cifar10 1, your own data 10]
     #[arg(long, help_heading = "Optimisation", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
@@ -118,7 +118,7 @@ pub struct Setup {
     pub test: Dataset,
     pub dataset: String,
     pub relaxing: Relaxing,
-    pub on_divergence: OnDivergence,
+    pub on_divergence: Option<OnDivergence>,
     pub batch: usize,
     pub groups: Option<usize>,
     pub epochs: u64,
@@ -134,9 +134,13 @@ impl Setup {
     /// Training by one method.
     pub fn task(&self, method: MethodName) -> Result<Task<'_>, Failure> {
         let method = match self.relaxing.method(method, TRAINING_PRODUCTS)? {
-            Method::Strict(strict) => strict.with_on_divergence(self.on_divergence).into(),
+            Method::Strict(strict) => {
+                strict.with_on_divergence(self.on_divergence.unwrap_or(OnDivergence::Shrink)).into()
+            }
+            Method::ErrorBased(errors) => errors.with_on_divergence(self.on_divergence.unwrap_or_default()).into(),
             other => other,
         };
+        method.validate()?;
         let options = self.relaxing.options().with_dropout_seed(Some(self.seed)).with_groups(self.groups);
         let options = options.with_stop(Some(interrupt::flag()));
         let per_epoch = self.train.len().div_ceil(self.batch) as u64;
@@ -220,7 +224,7 @@ impl Train {
             test,
             dataset: name.name(),
             relaxing: self.relaxing.clone(),
-            on_divergence: self.on_divergence.choice(),
+            on_divergence: self.on_divergence.map(OnDivergenceName::choice),
             batch,
             groups: self.groups.map(usize::from),
             epochs: self.epochs.unwrap_or(name.default_epochs()),
@@ -446,10 +450,7 @@ fn checkpoint_settings(setup: &Setup, task: &Task) -> Settings {
         ("training samples".to_string(), setup.train.len().to_string()),
         ("checksum of the training samples".to_string(), setup.train.checksum()),
         ("method".to_string(), title(&task.method)),
-        (
-            "on divergence".to_string(),
-            strict(&task.method).map_or(OnDivergence::Stop, |strict| strict.on_divergence).to_string(),
-        ),
+        ("on divergence".to_string(), on_divergence(&task.method).unwrap_or_default().to_string()),
         ("batch".to_string(), setup.batch.to_string()),
         ("seed".to_string(), setup.seed.to_string()),
         ("learning rate".to_string(), task.rate.map_or(String::new(), |rate| rate.to_string())),

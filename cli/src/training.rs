@@ -224,7 +224,7 @@ impl<'a> Training<'a> {
             let given = self.task.method.eta().is_some();
             let remedy = match (&error, &self.task.method) {
                 (Error::Diverged(_), Method::Strict(_)) if given => ", or --eta auto, or --on-divergence shrink",
-                (Error::Diverged(_), Method::ErrorBased(_)) if given => ", or --eta auto",
+                (Error::Diverged(_), Method::ErrorBased(_)) if given => ", or --eta auto, or --on-divergence skip",
                 _ => "",
             };
             Failure::run(format!("step {step}, epoch {epoch}: {error}{remedy}"))

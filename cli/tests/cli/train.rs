@@ -471,8 +471,12 @@ fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
 
     // Errors have no smaller step to relax again by.
     let errors = ["train", "--dataset", "digits", "--method", "error-based", "--eta", "2.5", "--epochs", "1", "--out"];
-    let errors = run(&[&errors[..], &[&out, "--overwrite"]].concat()).failed(1, &["diverged at sample", "--eta auto"]);
-    assert!(!errors.stderr.contains("shrink"), "{errors:?}");
+    let errors = |more: &[&str]| run(&[&errors[..], &[&out, "--overwrite"], more].concat());
+    let stopped = errors(&[]).failed(1, &["diverged at sample", "--eta auto", "--on-divergence skip"]);
+    assert!(!stopped.stderr.contains("shrink"), "{stopped:?}");
+    errors(&["--on-divergence", "shrink"]).refused(&["error-based has no smaller step", "expected stop or skip"]);
+    let skipped = errors(&["--on-divergence", "skip"]).succeeded();
+    assert!(skipped.stdout.contains("were left out"), "{skipped:?}");
 
     // A learning rate that lets the weights grow until eta = 0.1 is too large for them.
     let usual = ["--lr", "0.01", "--epochs", "40", "--checkpoint-every", "1"];

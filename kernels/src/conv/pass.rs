@@ -492,15 +492,14 @@ impl GradientPass {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        if let GradientPass::Winograd(gradient) = self {
-            return gradient.add(errors, input, sums, scratch, parallel);
+        let [errors_len, input_len] = [errors, input].map(|tensor| tensor.len() / pieces);
+        let operands = errors.chunks_exact(errors_len).zip(input.chunks_exact(input_len));
+        match self {
+            GradientPass::Direct(gradient) => operands.for_each(|(e, x)| gradient.add(e, x, sums, scratch, parallel)),
+            GradientPass::Depthwise(gradient) => operands.for_each(|(e, x)| gradient.add(e, x, sums, parallel)),
+            // All pieces together.
+            GradientPass::Winograd(gradient) => gradient.add(errors, input, sums, scratch, parallel),
         }
-        let [errors, input] = [errors, input].map(|tensor| tensor.chunks_exact(tensor.len() / pieces));
-        errors.zip(input).for_each(|(errors, input)| match self {
-            GradientPass::Direct(gradient) => gradient.add(errors, input, sums, scratch, parallel),
-            GradientPass::Depthwise(gradient) => gradient.add(errors, input, sums, parallel),
-            GradientPass::Winograd(_) => unreachable!("it takes all pieces together"),
-        });
     }
 
     /// `to = factor gradient`, `[out_channels, in_channels, height, width]`.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use predictive_coding_kernels::{Combine, Layout, elementwise, reduce};
 
-use crate::plan::Plan;
+use super::Plan;
 
 impl Plan {
     /// The tensors of a vector of so many elements, where samples lie one behind the other; else the vector itself is as
