@@ -471,7 +471,8 @@ fn a_divergence_stops_before_the_step_and_leaves_the_checkpoint() {
 
     // Errors have no smaller step to relax again by.
     let errors = ["train", "--dataset", "digits", "--method", "error-based", "--eta", "2.5", "--epochs", "1", "--out"];
-    let errors = |more: &[&str]| run(&[&errors[..], &[&out, "--overwrite"], more].concat());
+    let own = folder.name("errors");
+    let errors = |more: &[&str]| run(&[&errors[..], &[&own, "--overwrite"], more].concat());
     let stopped = errors(&[]).failed(1, &["diverged at sample", "--eta auto", "--on-divergence skip"]);
     assert!(!stopped.stderr.contains("shrink"), "{stopped:?}");
     errors(&["--on-divergence", "shrink"]).refused(&["error-based has no smaller step", "expected stop or skip"]);
