@@ -4,7 +4,7 @@ use predictive_coding_kernels::{self as kernels, Layout, Level};
 
 use crate::network::{Layer, Network};
 use crate::op::Op;
-use crate::options::LayoutChoice;
+use crate::options::{LayoutChoice, Options};
 
 /// The most vectors of a batch in a tile.
 const MOST_VECTORS: usize = 4;
@@ -15,9 +15,9 @@ const MOST_TOGETHER: usize = 16;
 const THREADS: usize = 2;
 
 /// The layout that was asked for, or the one that takes less time for a batch by a count of vector operations.
-pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choice: LayoutChoice) -> Layout {
+pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, options: &Options) -> Layout {
     let lanes = kernels::lanes(level);
-    let images = match choice {
+    let images = match options.layout {
         LayoutChoice::Images => true,
         LayoutChoice::Channels => false,
         LayoutChoice::Auto => {
@@ -33,21 +33,24 @@ pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, choic
     let most = (vectors / 2).clamp(2, MOST_VECTORS);
     let vectors = vectors.div_ceil(vectors.div_ceil(most));
     match images {
-        false => Layout::Channels(images_together(network, level, batch)),
+        false => {
+            Layout::Channels(images_together(network, level, batch, options.groups.map_or(1, |groups| groups.max(1))))
+        }
         true if vectors > 1 && has_matrices_alone(network) => Layout::Batch(vectors),
         true => Layout::Images,
     }
 }
 
-/// The images of a tile whose channels lie across the lanes: those that meet weights together.
-fn images_together(network: &Network, level: Level, batch: usize) -> usize {
+/// The images of a tile whose channels lie across the lanes: those that meet weights together, of tiles for so many groups.
+fn images_together(network: &Network, level: Level, batch: usize, groups: usize) -> usize {
     let ops = || network.layers().iter().flat_map(Layer::all_ops);
     let in_blocks =
         |(op, input)| Op::product(op, input).is_some_and(|shape| shape.block(level, Layout::Channels(1)).1 > 1);
     if has_matrices_alone(network) || ops().any(in_blocks) {
         return 1;
     }
-    batch.div_ceil(batch.div_ceil(MOST_TOGETHER).next_multiple_of(THREADS))
+    let together = batch.div_ceil(batch.div_ceil(MOST_TOGETHER).next_multiple_of(THREADS));
+    together.min((batch / groups).max(1))
 }
 
 /// Whether no operation meets pixels next to each other.

@@ -64,7 +64,7 @@ impl Draft {
             return Err(Error::Argument("the batch size is 0, expected at least 1".into()));
         }
         check_memory(batch, network.table_bytes().checked_div(size_of::<f32>()))?;
-        let layout = choose_layout(network, level, batch, options.layout);
+        let layout = choose_layout(network, level, batch, options);
         let incremental = matches!(method, Method::Incremental(_));
         let uses = if incremental { 1 } else { method.iterations().unwrap_or(1) };
         let images = batch.saturating_mul(uses);
