@@ -291,7 +291,7 @@ fn exchanges_start_while_groups_and_layers_are_computed() {
         vec![vec![convolution(), Op::Tanh], vec![convolution(), Op::Flatten], vec![Op::Linear(Linear::new(3))]];
     let network = Network::new(&[64, 12, 12], Loss::MSE, layers).unwrap();
     let parameters = network.initialize(3);
-    let options = Options::default().with_layout(LayoutChoice::Channels);
+    let options = Options::default().with_layout(LayoutChoice::Channels).with_groups(Some(16));
     for method in [Method::Exact, FixedPrediction::new(0.1, 5).into(), Strict::new(0.1, 1).into()] {
         // With one sample, there are a group and rounds and buckets of layers; with many, there are rounds of groups.
         for (samples, share) in [(32, 0.5), (1, 0.9)] {
