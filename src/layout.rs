@@ -16,41 +16,40 @@ const THREADS: usize = 2;
 
 /// The layout that was asked for, or the one that takes less time for a batch by a count of vector operations.
 pub(crate) fn choose_layout(network: &Network, level: Level, batch: usize, options: &Options) -> Layout {
-    let lanes = kernels::lanes(level);
+    let vectors = batch.div_ceil(kernels::lanes(level));
+    let matrices_alone = has_matrices_alone(network);
     let images = match options.layout {
         LayoutChoice::Images => true,
         LayoutChoice::Channels => false,
         LayoutChoice::Auto => {
             let [images, channels] = cost(network, level);
             // Tiles of networks of matrices share all vectors evenly.
-            let tiles = batch.div_ceil(lanes);
-            let tiles = if has_matrices_alone(network) { tiles } else { tiles.next_multiple_of(THREADS) };
+            let tiles = if matrices_alone { vectors } else { vectors.next_multiple_of(THREADS) };
             batch as f64 * channels >= tiles as f64 * images
         }
     };
     // Equally many vectors in every tile, and more than one tile where each then has two.
-    let vectors = batch.div_ceil(lanes);
     let most = (vectors / 2).clamp(2, MOST_VECTORS);
     let vectors = vectors.div_ceil(vectors.div_ceil(most));
     match images {
-        false => {
-            Layout::Channels(images_together(network, level, batch, options.groups.map_or(1, |groups| groups.max(1))))
-        }
-        true if vectors > 1 && has_matrices_alone(network) => Layout::Batch(vectors),
+        false if matrices_alone || has_blocks(network, level) => Layout::Channels(1),
+        false => Layout::Channels(images_together(batch, options.groups)),
+        true if vectors > 1 && matrices_alone => Layout::Batch(vectors),
         true => Layout::Images,
     }
 }
 
-/// The images of a tile whose channels lie across the lanes: those that meet weights together, of tiles for so many groups.
-fn images_together(network: &Network, level: Level, batch: usize, groups: usize) -> usize {
-    let ops = || network.layers().iter().flat_map(Layer::all_ops);
-    let in_blocks =
-        |(op, input)| Op::product(op, input).is_some_and(|shape| shape.block(level, Layout::Channels(1)).1 > 1);
-    if has_matrices_alone(network) || ops().any(in_blocks) {
-        return 1;
-    }
+/// The images of a tile whose channels lie across the lanes: those that meet weights together. There are tiles for as many
+/// groups as were asked for.
+fn images_together(batch: usize, groups: Option<usize>) -> usize {
     let together = batch.div_ceil(batch.div_ceil(MOST_TOGETHER).next_multiple_of(THREADS));
-    together.min((batch / groups).max(1))
+    together.min(batch / groups.unwrap_or(1).clamp(1, batch))
+}
+
+/// Whether a product is cut into blocks of channels, which lie one behind the other in a tile.
+fn has_blocks(network: &Network, level: Level) -> bool {
+    let mut ops = network.layers().iter().flat_map(Layer::all_ops);
+    ops.any(|(op, input)| op.product(input).is_some_and(|shape| shape.block(level, Layout::Channels(1)).1 > 1))
 }
 
 /// Whether no operation meets pixels next to each other.

@@ -47,7 +47,7 @@ OTHERS = Path(__file__).resolve().parent / "models"
 
 # Relative: ours in float32 against PyTorch in float64.
 TOLERANCE = 1e-4
-# A first step that takes so many times as long as is measured counts itself.
+# A step that takes so many times as long as is measured is very long: its first time counts.
 LONG = 10
 
 # Samples to choose each from that results are compared on.
@@ -316,8 +316,7 @@ def distance(result: torch_steps.Step, truth: torch_steps.Step) -> float:
 
 
 def repetitions(first: float, seconds: float) -> int:
-    """How often a step whose first time took so long is repeated: what is slow about a first step counts for little in
-    long ones alone, which are not repeated."""
+    """How often a step whose first time took so long is repeated: a long one once, a very long one not at all."""
     if first >= seconds:
         return 1 if first < LONG * seconds else 0
     return max(3, math.ceil(seconds / first))

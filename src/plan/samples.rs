@@ -10,8 +10,7 @@ use predictive_coding_kernels::{Combine, Layout, elementwise, reduce};
 use super::Plan;
 
 impl Plan {
-    /// The tensors of a vector of so many elements, where samples lie one behind the other; else the vector itself is as
-    /// good as one.
+    /// The tensors of a vector of so many elements. With samples across the lanes, the vector counts as one tensor.
     fn tensors(&self, len: usize) -> impl Iterator<Item = Range<usize>> {
         let apart = self.layout.is_channels();
         let outputs = [&self.input.output].into_iter().chain(self.layers.iter().map(|layer| &layer.output));

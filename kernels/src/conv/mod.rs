@@ -43,8 +43,6 @@ pub struct Conv {
     shape: ConvShape,
     level: Level,
     layout: Layout,
-    /// Pieces of a tile.
-    pieces: usize,
     forward: Pass,
     backward: Pass,
     choice: Choice,
@@ -89,7 +87,6 @@ impl Conv {
             shape,
             level,
             layout,
-            pieces: layout.pieces().0,
             forward: Pass::new(level, layout, pixels, &shape, Direction::Forward, options),
             backward: Pass::new(level, layout, pixels, &shape, Direction::Backward, whole),
             choice,
@@ -122,19 +119,24 @@ impl Conv {
 
     /// Elements of the input of a tile.
     pub fn input_len(&self) -> usize {
-        self.pieces * self.backward.len()
+        self.backward.len()
     }
 
     /// Elements of the output of a tile.
     pub fn output_len(&self) -> usize {
-        self.pieces * self.forward.len()
+        self.forward.len()
     }
 
     /// The product of an image's only pixel, for which no weights are packed: the products take them as they are.
     fn matrix(&self) -> Option<Matrix> {
         let ConvShape { in_channels, out_channels, input, .. } = self.shape;
         let one = self.layout.is_channels() && self.is_matrix() && input == [1, 1];
-        one.then_some(Matrix { level: self.level, images: self.pieces, rows: out_channels, columns: in_channels })
+        one.then_some(Matrix {
+            level: self.level,
+            images: self.layout.pieces().0,
+            rows: out_channels,
+            columns: in_channels,
+        })
     }
 
     /// Whether the products read weights as they are: where each of them meets a few pixels, to pack them takes longer than
@@ -208,7 +210,6 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        check_len("output", output.len(), self.output_len());
         let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
@@ -228,7 +229,7 @@ impl Conv {
 
     /// Elements of a band of the output.
     pub fn output_band_len(&self, band: usize) -> usize {
-        self.pieces * self.forward.band_len(band)
+        self.forward.band_len(band)
     }
 
     /// As [`forward`](Self::forward), for one band of the output, the rest of which stays as it is.
@@ -246,7 +247,6 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        check_len("output", output.len(), self.output_len());
         let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
@@ -288,7 +288,6 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        check_len("output", input_gradient.len(), self.input_len());
         let combine = self.scaled(combine);
         match self.matrix() {
             Some(matrix) => matrix.backward(packed, output_gradient, combine, input_gradient, parallel),
@@ -318,7 +317,7 @@ impl Conv {
         check_len("output gradient", output_gradient.len(), self.output_len());
         check_len("input", input.len(), self.input_len());
         check_len("weight gradient", gradient.len(), self.gradient_len());
-        self.gradient.add(self.pieces, output_gradient, input, gradient, scratch, parallel);
+        self.gradient.add(self.layout.pieces().0, output_gradient, input, gradient, scratch, parallel);
     }
 
     /// `to = factor scale gradient`, `[out_channels, in_channels / groups, height, width]`, with the

@@ -242,6 +242,8 @@ impl<'a> Call<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Pass {
     level: Level,
+    /// Pieces of a tile, and their layout.
+    pieces: usize,
     layout: Layout,
     /// Channels of the result, and elements of a row of one of its planes.
     channels: usize,
@@ -273,13 +275,13 @@ impl Pass {
         direction: Direction,
         options: ConvOptions,
     ) -> Self {
-        let (together, layout) = layout.pieces();
+        let (pieces, layout) = layout.pieces();
         let [(source_channels, source), (channels, size)] = direction.sides(shape);
         let rows_per_band = options.rows_per_band.min(size[0]);
         assert!(rows_per_band > 0, "bands of 0 rows, expected at least 1");
         let plain = pixels.elements == 1;
         let winograd = if plain { None } else { Winograd::new(level, layout, shape, direction) };
-        let share = winograd.as_ref().map(|winograd| winograd.share(shape, options.images, together));
+        let share = winograd.as_ref().map(|winograd| winograd.share(shape, options.images, pieces));
         let choice = Choice::new(options.algorithm, share);
         let method = match winograd {
             Some(winograd) if choice.algorithm == Algorithm::Winograd => Method::Winograd(winograd),
@@ -291,6 +293,7 @@ impl Pass {
         };
         Pass {
             level,
+            pieces,
             layout,
             channels,
             row: size[1] * crate::simd::lanes(level),
@@ -308,6 +311,7 @@ impl Pass {
         self.choice
     }
 
+    /// Planes of a piece of the result.
     fn planes(&self) -> usize {
         self.layout.planes(self.level, self.channels)
     }
@@ -319,7 +323,7 @@ impl Pass {
 
     /// Elements of the result.
     pub(crate) fn len(&self) -> usize {
-        self.planes() * self.plane()
+        self.pieces * self.planes() * self.plane()
     }
 
     /// Whether weights are read where they lie.
@@ -368,10 +372,10 @@ impl Pass {
 
     /// Elements of the rows of a band.
     pub(crate) fn band_len(&self, band: usize) -> usize {
-        self.planes() * self.band_rows(band).len() * self.row
+        self.pieces * self.planes() * self.band_rows(band).len() * self.row
     }
 
-    /// The rows of some bands of some images, each behind the other, in their place in the result.
+    /// The rows of some bands, in their place in the result.
     #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub(crate) fn run(
         &self,
@@ -383,25 +387,24 @@ impl Pass {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        let images = (out.len() / self.len()).max(1);
-        check_len("output", out.len(), images * self.len());
+        check_len("output", out.len(), self.len());
         if combine.gamma != 0.0 {
-            check_len("third operand", combine.other.len(), out.len());
+            check_len("third operand", combine.other.len(), self.len());
         }
         if let Some(bias) = combine.bias {
             check_len("bias", bias.len(), self.channels);
         }
         if let Some(step) = combine.step {
-            check_len("step", step.len(), images * self.layout.images(self.level));
+            check_len("step", step.len(), self.pieces * self.layout.images(self.level));
         }
         let out = Shared(out.as_mut_ptr());
         for band in bands {
-            let call = Call { packed, from, combine, out, images, first: 0, plane: self.plane() };
+            let call = Call { packed, from, combine, out, images: self.pieces, first: 0, plane: self.plane() };
             self.run_band(band, call, scratch, parallel);
         }
     }
 
-    /// The rows of a band of some images, each behind the other, without gaps where other rows would be. There is no third
+    /// The rows of a band of some tiles, each behind the other, without gaps where other rows would be. There is no third
     /// operand.
     #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub(crate) fn run_alone(
@@ -415,8 +418,9 @@ impl Pass {
         parallel: bool,
     ) {
         let rows = self.band_rows(band);
-        let images = (out.len() / self.band_len(band)).max(1);
-        check_len("output", out.len(), images * self.band_len(band));
+        let tiles = (out.len() / self.band_len(band)).max(1);
+        check_len("output", out.len(), tiles * self.band_len(band));
+        let images = tiles * self.pieces;
         let (first, plane) = (rows.start * self.row, rows.len() * self.row);
         let out = Shared(out.as_mut_ptr());
         self.run_band(band, Call { packed, from, combine, out, images, first, plane }, scratch, parallel);

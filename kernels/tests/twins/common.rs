@@ -60,7 +60,8 @@ pub struct Tiling {
     pub layout: Layout,
 }
 
-/// Every one of [`levels`] with either layout; one has one image whose channels lie across the lanes, the next one two.
+/// Every one of [`levels`] with either layout. Tiles of channels have one image at the first level, two at the second, and
+/// so on.
 pub fn tilings() -> Vec<Tiling> {
     let tilings = |(level, images)| [Layout::Images, Layout::Channels(images)].map(|layout| Tiling { level, layout });
     levels().into_iter().zip(1..).flat_map(tilings).collect()
