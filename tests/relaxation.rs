@@ -5,7 +5,7 @@ use std::ops::Range;
 use predictive_coding::{Conv2d, Error, Linear, Loss, MaxPool2d, Method, Network, Op, Quantity, Solver, Strict};
 use predictive_coding_reference::case::Case;
 use predictive_coding_reference::compare::{self, BOUND, relative_error, widen};
-use predictive_coding_reference::judge::{CONDITIONING, Judge, assert_outcome, energies, sessions};
+use predictive_coding_reference::judge::{CONDITIONING, Expected, Judge, assert_outcome, energies, sessions};
 use predictive_coding_reference::levels::{forms, ways};
 use predictive_coding_reference::methods::{fixed, strict};
 use predictive_coding_reference::naive::Begin;
@@ -29,9 +29,10 @@ fn random_networks_give_what_the_reference_gives() {
             let smaller = rng.random_range(1..=batch);
             let last = full.with_batch(&mut rng, smaller).with_random_begin(&mut rng);
             let mut sessions = sessions(&network, batch, &method, &forms);
+            let [of_full, of_last] = [&full, &last].map(|case| Expected::of(case, &mut rng));
             // The full batch again, so that nothing is left over from the smaller one.
-            for case in [&full, &last, &full] {
-                judge.step(case, &mut sessions, &mut rng, &format!("case {seed}"));
+            for (case, expected) in [(&full, &of_full), (&last, &of_last), (&full, &of_full)] {
+                judge.compare(case, expected, &mut sessions, &mut rng, &format!("case {seed}"));
             }
         }
         judge

@@ -37,38 +37,38 @@ pub fn output_size(shape: &ConvShape) -> [usize; 2] {
     })
 }
 
+/// The input row or column, along `axis`, under a tap of the window of an output pixel, unless it is padding.
+fn along(shape: &ConvShape, axis: usize, out: usize, tap: usize) -> Option<usize> {
+    let padded = out * shape.stride[axis] + tap * shape.dilation[axis];
+    padded.checked_sub(shape.padding[axis]).filter(|&input| input < shape.input[axis])
+}
+
 /// The input pixel (row, column) under tap (row, column) of the window of an output pixel, unless
 /// it is padding.
 pub fn under(shape: &ConvShape, out: [usize; 2], tap: [usize; 2]) -> Option<[usize; 2]> {
-    let along = |axis: usize| {
-        let padded = out[axis] * shape.stride[axis] + tap[axis] * shape.dilation[axis];
-        (padded >= shape.padding[axis] && padded < shape.padding[axis] + shape.input[axis])
-            .then(|| padded - shape.padding[axis])
-    };
-    Some([along(0)?, along(1)?])
+    Some([along(shape, 0, out[0], tap[0])?, along(shape, 1, out[1], tap[1])?])
 }
 
 /// Calls `f` with the indices (output, input, weight) of every product that a convolution sums:
 /// output gains input times weight.
 fn for_each_product(shape: &ConvShape, samples: usize, mut f: impl FnMut(usize, usize, usize)) {
     let ([in_height, in_width], [out_height, out_width]) = (shape.input, output_size(shape));
-    let [kernel_height, kernel_width] = shape.kernel;
+    let taps = || (0..shape.kernel[0]).flat_map(|ky| (0..shape.kernel[1]).map(move |kx| [ky, kx]));
+    let of_group = shape.in_channels / shape.groups;
     for sample in 0..samples {
         for o in 0..shape.out_channels {
             let group = o / (shape.out_channels / shape.groups);
-            let of_group = shape.in_channels / shape.groups;
-            for c in group * of_group..(group + 1) * of_group {
-                for y in 0..out_height {
-                    for x in 0..out_width {
-                        for ky in 0..kernel_height {
-                            for kx in 0..kernel_width {
-                                let Some([in_y, in_x]) = under(shape, [y, x], [ky, kx]) else { continue };
-                                f(
-                                    ((sample * shape.out_channels + o) * out_height + y) * out_width + x,
-                                    ((sample * shape.in_channels + c) * in_height + in_y) * in_width + in_x,
-                                    ((o * of_group + c % of_group) * kernel_height + ky) * kernel_width + kx,
-                                );
-                            }
+            for c in 0..of_group {
+                for [ky, kx] in taps() {
+                    let weight = ((o * of_group + c) * shape.kernel[0] + ky) * shape.kernel[1] + kx;
+                    for y in 0..out_height {
+                        let Some(in_y) = along(shape, 0, y, ky) else { continue };
+                        let output = ((sample * shape.out_channels + o) * out_height + y) * out_width;
+                        let channel = sample * shape.in_channels + group * of_group + c;
+                        let input = (channel * in_height + in_y) * in_width;
+                        for x in 0..out_width {
+                            let Some(in_x) = along(shape, 1, x, kx) else { continue };
+                            f(output + x, input + in_x, weight);
                         }
                     }
                 }

@@ -19,26 +19,38 @@ const ALIGNMENTS: [usize; 2] = [align_of::<f32>(), 64];
 /// Of a page, and a multiple of it where pages are smaller.
 const PAGE: usize = 1 << 16;
 
-/// Mappings of one page beside the guard that are free again: most blocks are as small, and a mapping costs
-/// the system more than the test that uses it.
-static FREE: Mutex<Free> = Mutex::new(Free { starts: [0; 256], count: 0 });
+/// Mappings that are free again: a new one costs the system more than the test that uses it.
+static FREE: Mutex<Free> = Mutex::new(Free { mappings: [(0, 0); 256], count: 0, bytes: 0 });
+
+/// What the free mappings may hold.
+const FREE_BYTES: usize = 1 << 29;
 
 struct Free {
-    starts: [usize; 256],
+    /// Where each starts, and its bytes beside the guard.
+    mappings: [(usize, usize); 256],
     count: usize,
+    bytes: usize,
 }
 
 impl Free {
-    fn take(&mut self) -> Option<usize> {
-        self.count = self.count.checked_sub(1)?;
-        Some(self.starts[self.count])
+    /// The one that was freed last of those that are as large.
+    fn take(&mut self, pages: usize) -> Option<usize> {
+        let place = self.mappings[..self.count].iter().rposition(|mapping| mapping.1 == pages)?;
+        let (start, _) = self.mappings[place];
+        self.mappings.copy_within(place + 1..self.count, place);
+        self.count -= 1;
+        self.bytes -= pages;
+        Some(start)
     }
 
     /// Whether there was room.
-    fn put(&mut self, start: usize) -> bool {
-        let Some(place) = self.starts.get_mut(self.count) else { return false };
-        *place = start;
+    fn put(&mut self, start: usize, pages: usize) -> bool {
+        if self.count == self.mappings.len() || self.bytes + pages > FREE_BYTES {
+            return false;
+        }
+        self.mappings[self.count] = (start, pages);
         self.count += 1;
+        self.bytes += pages;
         true
     }
 }
@@ -56,7 +68,7 @@ impl Guarded {
 
     /// A mapping with an inaccessible page, or null; of any content.
     fn map(&self, pages: usize) -> *mut u8 {
-        if let Some(start) = (pages == PAGE).then(|| free().take()).flatten() {
+        if let Some(start) = free().take(pages) {
             return std::ptr::with_exposed_provenance_mut(start);
         }
         let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -101,7 +113,7 @@ unsafe impl GlobalAlloc for Guarded {
         // SAFETY: the mapping that `alloc` took for this layout.
         unsafe {
             let start = block.sub(self.offset(pages, layout));
-            if pages != PAGE || !free().put(start.expose_provenance()) {
+            if !free().put(start.expose_provenance(), pages) {
                 libc::munmap(start.cast(), pages + PAGE);
             }
         }

@@ -286,56 +286,6 @@ fn a_row_of_windows_on_padding_alone() {
 }
 
 #[test]
-fn threads_do_not_change_a_bit() {
-    let mut rng = generator(42);
-    for tiling in tilings() {
-        let (Tiling { level, layout }, many) = (tiling, if tiling.layout == Layout::Images { 70 } else { 300 });
-        let joined = square(many, [50, 70], [2, 2, 0, 1]);
-        let shape = ConvShape { kernel: [3, 2], stride: [2, 1], padding: [1, 0], ..joined };
-        let operations = [
-            Local::max_pool(level, layout, Activation::Identity, &ConvShape { dilation: [1, 2], ..shape }),
-            Local::max_pool(level, layout, Activation::LeakyRelu { negative_slope: 0.1 }, &joined),
-            Local::avg_pool(level, layout, &shape, Divisor::Padded),
-            Local::avg_pool(level, layout, &joined, Divisor::Number(3)),
-            Local::adaptive_avg_pool(level, layout, many, [50, 70], [13, 9]),
-            Local::activation(level, layout, Activation::Silu, many, [50, 70]),
-            Local::activation(level, layout, Activation::Relu, 1, [50, 4900]),
-        ];
-        for local in operations {
-            let [z, d] = [0; 2].map(|_| coarse(&mut rng, local.input_len()));
-            let [u, gradient] = [0; 2].map(|_| coarse(&mut rng, local.output_len()));
-            let all_rows = 0..local.output_rows();
-            let some = local.rows_per_row().map(|_| all_rows.end / 3..all_rows.end - 1);
-            for rows in [Some(all_rows), some].into_iter().flatten() {
-                let own = &d[..local.input_len() / 50 * local.input_rows(&rows).len()];
-                let all = |threads: usize, parallel: bool| {
-                    on_threads(threads, || {
-                        let [mut value, mut part, mut difference, mut error] =
-                            [0; 4].map(|_| vec![GAP; local.output_len()]);
-                        let [mut pulled, mut moved, mut back] = [0; 3].map(|_| vec![GAP; local.input_len()]);
-                        local.forward(&z, &mut value, 0..local.output_rows(), parallel);
-                        local.forward(&z, &mut part, rows.clone(), parallel);
-                        local.push(&z, &value, &d, &mut difference, parallel);
-                        local.pull(&z, &value, None, &gradient, &mut pulled, rows.clone(), parallel);
-                        local.pull(&z, &value, Some(own), &gradient, &mut moved, rows.clone(), parallel);
-                        let operands =
-                            Relaxing { z: &z, value: &value, d: own, u: &u, error: &mut error, pulled: &mut back };
-                        local.relax(operands, rows.clone(), parallel);
-                        [value, part, difference, pulled, moved, error, back]
-                    })
-                };
-                let alone = all(1, false);
-                for threads in [2, 3, 5] {
-                    for (i, (alone, shared)) in alone.iter().zip(all(threads, true)).enumerate() {
-                        assert!(same_bits(alone, &shared), "{tiling:?}, {i} of {local:?} on {threads} threads");
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
 fn lengths_that_do_not_fit_are_refused() {
     let refused = |f: &(dyn Fn() + std::panic::RefUnwindSafe)| std::panic::catch_unwind(f).is_err();
     for Operation { local, step, height, .. } in tilings().into_iter().flat_map(operations) {

@@ -25,4 +25,5 @@ mod norm;
 mod passes;
 mod pool;
 mod refused;
+mod threads;
 mod view;

@@ -139,15 +139,22 @@ impl Case {
         want: &Tensors,
         rng: &mut ChaCha8Rng,
     ) -> Vec<f64> {
-        let mut worst = vec![0.0; want.len()];
-        for _ in 0..runs {
+        let changes = |seed: u64| -> Vec<f64> {
+            let mut rng = random::generator(seed);
             // Uniform with that standard deviation.
             let width = deviation * 3f64.sqrt();
             let step = self.perturbed(|x| x * (1.0 + rng.random_range(-width..width)), sums);
-            for ((worst, (_, want)), (_, got)) in worst.iter_mut().zip(want).zip(self.tensors(&step)) {
-                *worst = f64::max(*worst, relative_error(&got, want));
+            want.iter().zip(self.tensors(&step)).map(|((_, want), (_, got))| relative_error(&got, want)).collect()
+        };
+        let seeds: Vec<u64> = (0..runs).map(|_| rng.random()).collect();
+        let mut worst = vec![0.0; want.len()];
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = seeds.into_iter().map(|seed| scope.spawn(move || changes(seed))).collect();
+            for run in runs {
+                let changes = run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                worst.iter_mut().zip(changes).for_each(|(worst, change)| *worst = f64::max(*worst, change));
             }
-        }
+        });
         worst
     }
 

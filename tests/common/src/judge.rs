@@ -4,7 +4,7 @@ use predictive_coding::{Error, Method, Network, Result, Session};
 use rand_chacha::ChaCha8Rng;
 
 use crate::case::{Case, climbs};
-use crate::compare::{BOUND, relative_error};
+use crate::compare::{BOUND, Tensors, relative_error};
 use crate::levels::{Form, ways};
 use crate::naive::Step;
 
@@ -43,6 +43,25 @@ pub fn sessions(network: &Network, batch: usize, method: &Method, forms: &[Form]
     each.collect()
 }
 
+/// What the reference gives for a case.
+pub struct Expected {
+    step: Step<f64>,
+    tensors: Tensors,
+    /// How much each tensor changes as what goes in is rounded.
+    conditioning: Vec<f64>,
+}
+
+impl Expected {
+    /// Runs the reference on `case`, and on what it is when it is rounded.
+    pub fn of(case: &Case, rng: &mut ChaCha8Rng) -> Expected {
+        let step = case.reference();
+        let mut tensors = case.tensors(&step);
+        tensors.push(("energies".into(), energies(&step)));
+        let conditioning = case.conditioning(&tensors, rng);
+        Expected { step, tensors, conditioning }
+    }
+}
+
 /// How many tensors were held against the reference's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Judge {
@@ -58,10 +77,21 @@ impl Judge {
     /// # Panics
     /// If a tensor is further than [`BOUND`] from the reference's, or the step ended otherwise.
     pub fn step(&mut self, case: &Case, sessions: &mut [Session], rng: &mut ChaCha8Rng, what: &str) {
-        let step = case.reference();
-        let mut want = case.tensors(&step);
-        want.push(("energies".into(), energies(&step)));
-        let conditioning = case.conditioning(&want, rng);
+        self.compare(case, &Expected::of(case, rng), sessions, rng, what);
+    }
+
+    /// As [`step`](Self::step), with what is expected of the case.
+    ///
+    /// # Panics
+    /// As [`step`](Self::step).
+    pub fn compare(
+        &mut self,
+        case: &Case,
+        Expected { step, tensors: want, conditioning }: &Expected,
+        sessions: &mut [Session],
+        rng: &mut ChaCha8Rng,
+        what: &str,
+    ) {
         let doubtful = conditioning.iter().filter(|&&change| change > CONDITIONING).count();
         if doubtful > 0 {
             let of = want.len();
@@ -69,21 +99,22 @@ impl Judge {
         }
         self.judged += want.len() - doubtful;
         self.skipped += doubtful;
+        let mut scrutiny = None;
         for session in sessions {
             let samples = case.samples();
             let what = format!("{what}, {samples} samples, {session:?}");
             session.record_energies(true).unwrap();
             let result = case.infer(session);
-            assert_outcome(result, session, &step, &what);
+            assert_outcome(result, session, step, &what);
             assert_eq!(session.samples(), samples, "{what}");
             let mut got = case.results(session);
             got.push(("energies".into(), session.energies().to_vec()));
             let errors: Vec<f64> =
-                got.iter().zip(&want).map(|((_, got), (_, want))| relative_error(got, want)).collect();
+                got.iter().zip(want).map(|((_, got), (_, want))| relative_error(got, want)).collect();
             let off = |i: usize| errors[i] > BOUND && conditioning[i] <= CONDITIONING;
             let Some(first) = (0..errors.len()).find(|&i| off(i)) else { continue };
             // Either wrong, or a kink was crossed that the few perturbations did not cross.
-            let scrutiny = case.scrutiny(&case.tensors(&step), rng);
+            let scrutiny = scrutiny.get_or_insert_with(|| case.scrutiny(&case.tensors(step), rng));
             let explained = (0..scrutiny.len()).filter(|&i| off(i)).all(|i| errors[i] <= FAR * scrutiny[i]);
             assert!(
                 explained,
