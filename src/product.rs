@@ -315,7 +315,7 @@ impl Product {
         out: &mut [f32],
         mut product: impl FnMut(&[f32], &[f32], Combine<'_>, &mut [f32]),
     ) {
-        let packed = match (self.conv.reads_weights(), self.groups) {
+        let packed = match (place.is_empty(), self.groups) {
             (false, _) => &weights.packed[place.clone()],
             (true, 1) => weights.parameters.at(&self.weight),
             (true, _) => &weights.packed[self.dense.clone()],

@@ -264,7 +264,10 @@ pub(crate) fn unpack_vectors(
                     // that is used.
                     unsafe {
                         for tap in 0..width {
-                            let v = s.load(packed.as_ptr().add((place + (first + tap) * step) * S::LANES));
+                            let from = packed.as_ptr().add((place + (first + tap) * step) * S::LANES);
+                            // Of the next group: the caches do not foresee reads that jump from tap to tap.
+                            s.prefetch(from.wrapping_add(step * taps * S::LANES));
+                            let v = s.load(from);
                             s.store(square.as_mut_ptr().add(tap * S::LANES), s.mul(factor, v));
                         }
                         let to = to.as_mut_ptr().add(channel * taps + first);

@@ -139,20 +139,15 @@ impl Conv {
         })
     }
 
-    /// Whether the products read weights as they are: where each of them meets a few pixels, to pack them takes longer than
-    /// it saves.
-    pub fn reads_weights(&self) -> bool {
-        self.matrix().is_some() || self.forward.reads_weights()
-    }
-
-    /// Elements of the weights packed for the forward product; 0 if it [reads them](Self::reads_weights) as they are.
+    /// Elements of the weights packed for the forward product; 0 if it takes them as they are: where each of them meets a few
+    /// pixels, to pack them beforehand takes longer than it saves.
     pub fn packed_forward_len(&self) -> usize {
-        if self.reads_weights() { 0 } else { self.forward.packed_len() }
+        if self.matrix().is_some() { 0 } else { self.forward.packed_len() }
     }
 
-    /// Elements of the weights packed for the transposed product; 0 if it [reads them](Self::reads_weights) as they are.
+    /// Elements of the weights packed for the transposed product; 0 if it takes them as they are.
     pub fn packed_backward_len(&self) -> usize {
-        if self.reads_weights() { 0 } else { self.backward.packed_len() }
+        if self.matrix().is_some() { 0 } else { self.backward.packed_len() }
     }
 
     /// Packs weights `[out_channels, in_channels / groups, height, width]` for [`forward`](Self::forward).
@@ -160,7 +155,7 @@ impl Conv {
     /// # Panics
     /// If a length is not the planned one.
     pub fn pack_forward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        if !self.reads_weights() {
+        if self.packed_forward_len() > 0 {
             self.forward.pack(weight, packed, parallel);
             self.scale_packed(packed, parallel);
         }
@@ -172,7 +167,7 @@ impl Conv {
     /// # Panics
     /// If a length is not the planned one.
     pub fn pack_backward(&self, weight: &[f32], packed: &mut [f32], parallel: bool) {
-        if !self.reads_weights() {
+        if self.packed_backward_len() > 0 {
             self.backward.pack(weight, packed, parallel);
             self.scale_packed(packed, parallel);
         }
@@ -189,15 +184,15 @@ impl Conv {
         }
     }
 
-    /// With the factor of weights that are read as they are.
-    fn scaled<'a>(&self, combine: Combine<'a>) -> Combine<'a> {
-        let scale = if self.reads_weights() { self.scale } else { 1.0 };
+    /// With the factor of weights, if none of them are packed.
+    fn scaled<'a>(&self, packed_len: usize, combine: Combine<'a>) -> Combine<'a> {
+        let scale = if packed_len == 0 { self.scale } else { 1.0 };
         Combine { alpha: scale * combine.alpha, ..combine }
     }
 
-    /// The convolution of a tile. `packed` holds the packed weights, or the weights themselves if they are
-    /// [read](Self::reads_weights) as they are. With `parallel`, the threads of the current rayon pool share it; the result is the
-    /// same to the last bit.
+    /// The convolution of a tile. `packed` holds the packed weights, or the weights themselves if
+    /// [none](Self::packed_forward_len) are packed. With `parallel`, the threads of the current rayon pool share it; the result
+    /// is the same to the last bit.
     ///
     /// # Panics
     /// If a length is not the planned one.
@@ -210,7 +205,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        let combine = self.scaled(combine);
+        let combine = self.scaled(self.packed_forward_len(), combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
             None => self.forward.run(0..self.output_bands(), packed, input, combine, output, scratch, parallel),
@@ -247,7 +242,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        let combine = self.scaled(combine);
+        let combine = self.scaled(self.packed_forward_len(), combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
             None => self.forward.run(band..band + 1, packed, input, combine, output, scratch, parallel),
@@ -268,7 +263,7 @@ impl Conv {
         parallel: bool,
     ) {
         check_len("output", output.len(), self.output_band_len(band));
-        let combine = self.scaled(Combine::default());
+        let combine = self.scaled(self.packed_forward_len(), Combine::default());
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
             None => self.forward.run_alone(band, packed, input, combine, output, scratch, parallel),
@@ -288,7 +283,7 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        let combine = self.scaled(combine);
+        let combine = self.scaled(self.packed_backward_len(), combine);
         match self.matrix() {
             Some(matrix) => matrix.backward(packed, output_gradient, combine, input_gradient, parallel),
             None => self.backward.run(0..1, packed, output_gradient, combine, input_gradient, scratch, parallel),

@@ -346,7 +346,12 @@ impl NchwConv {
     ) {
         let ChannelsWay { product, converted, images, groups, .. } = way;
         let (packed, scratch) = scratch.split_at_mut(product.packed_len());
-        product.pack(weight, packed, true);
+        let packed = if product.reads_weights() {
+            weight
+        } else {
+            product.pack(weight, packed, true);
+            packed
+        };
         let (sources, scratch) = scratch.split_at_mut(groups * images * converted);
         let [source, result] = [way.source, way.result].map(|[channels, pixels]| channels * pixels);
         let parallel = threads_for(self.work()) > 1;

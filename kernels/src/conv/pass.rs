@@ -103,16 +103,18 @@ impl ConvOptions {
         ConvOptions { scale, ..self }
     }
 
-    /// Whether the weights of a matrix meet so few tiles that packing them takes longer than it saves. Rows that meet in
-    /// one set of the first cache are packed.
-    pub(crate) fn reads_weights(&self, level: Level, layout: Layout, shape: &ConvShape) -> bool {
-        const TILES: usize = 24;
-        let matrix = match layout {
-            Layout::Batch(_) => true,
-            Layout::Images => shape.is_matrix() && shape.taps() == 1,
-            Layout::Channels(_) => false,
+    /// Whether weights meet so few tiles, in so many bands, that to pack them beforehand takes longer than it saves. Of a
+    /// matrix, rows that meet in one set of the first cache are packed.
+    fn reads_weights(&self, level: Level, layout: Layout, shape: &ConvShape, bands: usize) -> bool {
+        const TILES_OF_IMAGES: usize = 24;
+        const TILES_OF_CHANNELS: usize = 2;
+        let matrix = || !collide(shape.in_channels);
+        let (can, tiles) = match layout {
+            Layout::Batch(_) => (matrix(), TILES_OF_IMAGES),
+            Layout::Images => (shape.is_matrix() && shape.taps() == 1 && matrix(), TILES_OF_IMAGES),
+            Layout::Channels(_) => (true, TILES_OF_CHANNELS),
         };
-        matrix && self.images <= TILES * layout.images(level) && !collide(shape.in_channels)
+        can && self.images.saturating_mul(bands) <= tiles * layout.images(level)
     }
 }
 
@@ -275,10 +277,11 @@ impl Pass {
         direction: Direction,
         options: ConvOptions,
     ) -> Self {
-        let (pieces, layout) = layout.pieces();
         let [(source_channels, source), (channels, size)] = direction.sides(shape);
         let rows_per_band = options.rows_per_band.min(size[0]);
         assert!(rows_per_band > 0, "bands of 0 rows, expected at least 1");
+        let reads = options.reads_weights(level, layout, shape, size[0].div_ceil(rows_per_band));
+        let (pieces, layout) = layout.pieces();
         let plain = pixels.elements == 1;
         let winograd = if plain { None } else { Winograd::new(level, layout, shape, direction) };
         let share = winograd.as_ref().map(|winograd| winograd.share(shape, options.images, pieces));
@@ -286,10 +289,7 @@ impl Pass {
         let method = match winograd {
             Some(winograd) if choice.algorithm == Algorithm::Winograd => Method::Winograd(winograd),
             _ if shape.is_depthwise() => Method::Depthwise(Depthwise::new(level, layout, shape, direction)),
-            _ => {
-                let packs = !options.reads_weights(level, layout, shape);
-                Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band, packs))
-            }
+            _ => Method::Direct(TapProduct::new(level, layout, pixels, shape, direction, rows_per_band, !reads)),
         };
         Pass {
             level,
@@ -353,7 +353,8 @@ impl Pass {
     /// Elements of scratch.
     pub(crate) fn scratch_len(&self) -> usize {
         match &self.method {
-            Method::Direct(_) | Method::Depthwise(_) => 0,
+            Method::Direct(product) => product.scratch_len(),
+            Method::Depthwise(_) => 0,
             Method::Winograd(winograd) => winograd.scratch_len(),
         }
     }
@@ -433,7 +434,7 @@ impl Pass {
         let work = 2 * (call.images * self.planes() * call.plane * self.depth) as u64;
         let threads = if parallel { threads_for(work) } else { 1 };
         match &self.method {
-            Method::Direct(product) => product.run(band, call, threads),
+            Method::Direct(product) => product.run(band, call, scratch, threads),
             Method::Depthwise(product) => product.run(self.band_rows(band), call, threads),
             Method::Winograd(winograd) => winograd.run(self.band_rows(band), call, scratch, threads),
         }

@@ -20,7 +20,7 @@ use crate::layout::Layout;
 use crate::leaf::{Epilogue, Leaves, Operand, Product, Repeat, Segment, Tap, WIDEST};
 use crate::level::Level;
 use crate::pack::{Source, pack_panels, pack_vectors, packed_vectors_len};
-use crate::parallel::for_each_task;
+use crate::parallel::{for_each_chunk, for_each_task};
 use crate::simd::MAX_LANES;
 
 /// Rows narrower than this are left for columns, if those are longer: a tile of few pixels does not hide the latency
@@ -31,6 +31,9 @@ const NARROW_ROW: usize = 4;
 /// 1 MiB.
 const WEIGHT_BYTES: usize = 320 << 10;
 
+/// Tasks that pack parts of the weights in places of their own, at most.
+const PACKING_TASKS: usize = 16;
+
 /// A product of packed weights with a tile, for either direction.
 #[derive(Clone, Debug)]
 pub(crate) struct TapProduct {
@@ -38,7 +41,8 @@ pub(crate) struct TapProduct {
     level: Level,
     layout: Layout,
     weights: Source,
-    /// Whether weights are packed, or read where they lie.
+    /// Whether weights are packed beforehand. If not, those that are broadcast are read where they lie, and of vectors of
+    /// channels some are packed at a time, where they are used.
     packs: bool,
     /// Channels of the source and of the output.
     channels: [usize; 2],
@@ -52,6 +56,15 @@ pub(crate) struct TapProduct {
     classes: Vec<Class>,
     /// The runs of each band of rows of the output.
     bands: Vec<Vec<Run>>,
+}
+
+/// Packed weights of some vectors of channels.
+#[derive(Clone, Copy)]
+struct Packed {
+    /// Where those of the first vector would begin if all of its depth were there.
+    first: *const f32,
+    /// Elements from a vector to the next.
+    stride: usize,
 }
 
 /// The taps of the pixels that share a table of addresses.
@@ -242,7 +255,7 @@ impl TapProduct {
         self.panels.longest() * self.depth
     }
 
-    /// Elements of the packed weights; none if they are read where they lie.
+    /// Elements of the weights packed beforehand.
     pub(crate) fn packed_len(&self) -> usize {
         match self.layout {
             _ if !self.packs => 0,
@@ -253,6 +266,39 @@ impl TapProduct {
 
     pub(crate) fn packs(&self) -> bool {
         self.packs
+    }
+
+    /// Elements of scratch.
+    pub(crate) fn scratch_len(&self) -> usize {
+        match self.layout {
+            Layout::Channels(_) if !self.packs => self.parts()[0].count().min(PACKING_TASKS) * self.part_len(),
+            _ => 0,
+        }
+    }
+
+    /// Vectors of output channels.
+    fn vectors(&self) -> usize {
+        self.channels[1].div_ceil(self.leaves.lanes)
+    }
+
+    /// Groups of source channels.
+    fn groups(&self) -> usize {
+        self.channels[0].div_ceil(self.pixels.channels)
+    }
+
+    /// Elements of the longest part of the packed weights.
+    fn part_len(&self) -> usize {
+        let [vectors, groups] = self.parts().map(Blocks::longest);
+        let channels = (groups * self.pixels.channels).min(self.channels[0]);
+        vectors * channels * self.weights.taps * self.leaves.lanes
+    }
+
+    /// Vectors of output channels, and groups of source channels, in parts of the weights that stay in the second cache.
+    fn parts(&self) -> [Blocks; 2] {
+        let vector_bytes = (self.depth * self.leaves.lanes * size_of::<f32>()).max(1);
+        let widest = 2 * self.leaves.tile[1];
+        let depths = (widest * vector_bytes).div_ceil(WEIGHT_BYTES).min(self.groups());
+        [Blocks::new(self.vectors(), (WEIGHT_BYTES / vector_bytes).max(widest)), Blocks::cut(self.groups(), depths)]
     }
 
     /// Packs the weights `[out_channels, in_channels, height, width]` of the convolution.
@@ -269,10 +315,12 @@ impl TapProduct {
     }
 
     /// A band of the result.
-    pub(crate) fn run(&self, band: usize, call: Call<'_>, threads: usize) {
+    pub(crate) fn run(&self, band: usize, call: Call<'_>, scratch: &mut [f32], threads: usize) {
+        let runs = &self.bands[band];
         match self.layout {
-            Layout::Images | Layout::Batch(_) => self.run_images(&self.bands[band], call, threads),
-            Layout::Channels(_) => self.run_channels(&self.bands[band], call, threads),
+            Layout::Images | Layout::Batch(_) => self.run_images(runs, call, threads),
+            Layout::Channels(_) if self.packs => self.run_channels(runs, call, threads),
+            Layout::Channels(_) => self.pack_and_run_channels(runs, call, scratch, threads),
         }
     }
 
@@ -337,46 +385,69 @@ impl TapProduct {
     /// Pixels are broadcast: tiles of pixels by vectors of output channels. The weights of some vectors, over a part of the
     /// depth if it is long, pass over all pixels before the next ones do.
     fn run_channels(&self, runs: &[Run], call: Call<'_>, threads: usize) {
-        let vectors = self.channels[1].div_ceil(self.leaves.lanes);
         let longest = runs.iter().map(|run| run.count).max().unwrap_or(1);
-        let vector_bytes = (self.depth * self.leaves.lanes * size_of::<f32>()).max(1);
-        let groups = self.channels[0].div_ceil(self.pixels.channels);
-        // A single pixel meets each weight once.
-        let (chunks, depths) = match longest {
-            0 | 1 => (Blocks::new(vectors, self.leaves.widest(1)), Blocks::cut(groups, 1)),
-            _ => {
-                let widest = 2 * self.leaves.tile[1];
-                let parts = (widest * vector_bytes).div_ceil(WEIGHT_BYTES).min(groups);
-                (Blocks::new(vectors, (WEIGHT_BYTES / vector_bytes).max(widest)), Blocks::cut(groups, parts))
-            }
+        let [chunks, depths] = match longest {
+            // A single pixel meets each weight once.
+            0 | 1 => [Blocks::new(self.vectors(), self.leaves.widest(1)), Blocks::cut(self.groups(), 1)],
+            _ => self.parts(),
         };
         // Threads share the vectors, and where those are few the pixels as well.
         let parts = if threads > 1 { (4 * threads).div_ceil(chunks.count()).min(runs.len().max(1)) } else { 1 };
         let parts = Blocks::cut(runs.len(), parts);
+        let stride = self.depth * self.leaves.lanes;
         for_each_task(threads > 1, chunks.count() * parts.count(), |task| {
-            for (index, groups) in depths.iter().enumerate() {
-                // What is not the first part of the depth is added to the output.
-                let beta = if call.combine.step.is_some() { 0.0 } else { 1.0 };
-                let combine = match index {
-                    0 => call.combine,
-                    _ => Combine { beta, gamma: 0.0, bias: None, ..call.combine },
-                };
-                let call = Call { combine, ..call };
-                for image in 0..call.images {
-                    let call = call.of_image(image, self.source_len, vectors * call.plane);
-                    for run in &runs[parts.get(task % parts.count())] {
-                        self.run_pixels(run, chunks.get(task / parts.count()), groups.clone(), call);
-                    }
+            let (chunk, runs) = (chunks.get(task / parts.count()), &runs[parts.get(task % parts.count())]);
+            let first = call.packed[chunk.start * stride..].as_ptr();
+            for groups in depths.iter() {
+                self.run_part(runs, [chunk.clone(), groups], Packed { first, stride }, call);
+            }
+        });
+    }
+
+    /// As [`run_channels`](Self::run_channels), of weights as they are: each part is packed before it passes over the pixels.
+    fn pack_and_run_channels(&self, runs: &[Run], call: Call<'_>, scratch: &mut [f32], threads: usize) {
+        let ([chunks, depths], [group, lanes]) = (self.parts(), [self.pixels.channels, self.leaves.lanes]);
+        let (taps, Source { row_stride, channel_stride, .. }) = (self.weights.taps, self.weights);
+        let len = self.part_len();
+        let tasks = threads.min(self.scratch_len() / len);
+        for_each_chunk(threads > 1, u64::MAX, &mut scratch[..tasks * len], len, |task, scratch| {
+            for chunk in (task..chunks.count()).step_by(tasks).map(|chunk| chunks.get(chunk)) {
+                let rows = chunk.start * lanes..self.channels[1].min(chunk.end * lanes);
+                for groups in depths.iter() {
+                    let channels = groups.start * group..self.channels[0].min(groups.end * group);
+                    let weight = &call.packed[rows.start * row_stride + channels.start * channel_stride..];
+                    let stride = channels.len() * taps * lanes;
+                    let packed = &mut scratch[..chunk.len() * stride];
+                    pack_vectors(self.level, weight, self.weights, [channels.len(), rows.len()], group, packed, false);
+                    let first = packed.as_ptr().wrapping_sub(channels.start * taps * lanes);
+                    self.run_part(runs, [chunk.clone(), groups], Packed { first, stride }, call);
                 }
             }
         });
     }
 
+    /// Some vectors of output channels of all images, over some groups of source channels: the first of these begin the
+    /// sums, and the others are added to the output.
+    fn run_part(&self, runs: &[Run], [chunk, groups]: [Range<usize>; 2], packed: Packed, call: Call<'_>) {
+        let beta = if call.combine.step.is_some() { 0.0 } else { 1.0 };
+        let combine = match groups.start {
+            0 => call.combine,
+            _ => Combine { beta, gamma: 0.0, bias: None, ..call.combine },
+        };
+        let call = Call { combine, ..call };
+        for image in 0..call.images {
+            let call = call.of_image(image, self.source_len, self.vectors() * call.plane);
+            for run in runs {
+                self.run_pixels(run, [chunk.clone(), groups.clone()], packed, call);
+            }
+        }
+    }
+
     /// A run of pixels by some vectors of output channels, over some groups of source channels.
-    fn run_pixels(&self, run: &Run, chunk: Range<usize>, groups: Range<usize>, call: Call<'_>) {
+    fn run_pixels(&self, run: &Run, [chunk, groups]: [Range<usize>; 2], packed: Packed, call: Call<'_>) {
         let (lanes, class) = (self.leaves.lanes, &self.classes[run.class]);
         let left = self.channels[0] % self.pixels.channels;
-        let taps_of_group = class.taps.len() / self.channels[0].div_ceil(self.pixels.channels);
+        let taps_of_group = class.taps.len() / self.groups();
         let taps = groups.start * taps_of_group..groups.end * taps_of_group;
         let whole = taps.start..class.whole.min(taps.end);
         let segments = [
@@ -384,7 +455,6 @@ impl TapProduct {
             Segment { taps: &class.taps[whole.end..taps.end], depth: left },
         ];
         let segments = if whole.end == taps.end { &segments[..1] } else { &segments[..] };
-        let packed_vector = self.depth * lanes;
         let steps = call.steps(0);
         let step = steps.as_ref().map_or(std::ptr::null(), |steps| steps.as_ptr());
         let mut padded = [0.0; MAX_LANES * WIDEST];
@@ -402,17 +472,17 @@ impl TapProduct {
                 let out = run.out - call.first + tiles.start * class.out_step + vector * call.plane;
                 let epilogue = call.epilogue(out, [class.out_step, call.plane]);
                 let source = call.from.as_ptr().wrapping_add(run.source + tiles.start * class.source_step);
-                let weights = call.packed[vector * packed_vector..].as_ptr();
+                let weights = packed.first.wrapping_add(columns.start * packed.stride);
                 let product = Product {
                     segments,
                     a: Operand { depth: class.source_depth, ..Operand::new(source, class.source_step, 0) },
-                    b: Operand { depth: class.row_depth * lanes as isize, ..Operand::new(weights, packed_vector, 0) },
+                    b: Operand { depth: class.row_depth * lanes as isize, ..Operand::new(weights, packed.stride, 0) },
                     down: Repeat::new(tiles.count, tiles.size * class.source_step, tiles.size * class.out_step),
                     across: Repeat::ONCE,
                     ahead: 0,
                     epilogue: Epilogue { vector_bias, step, ..epilogue },
                 };
-                // SAFETY: as in `run_images`; the vectors of these runs are the task's own.
+                // SAFETY: as in `run_images`; the vectors of these runs are the task's own, and their weights are packed.
                 unsafe { self.leaves.product([tiles.size, width], &product) };
             }
         }

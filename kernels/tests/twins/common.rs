@@ -247,7 +247,7 @@ fn fits(shape: &ConvShape) -> bool {
 
 /// What the forward product takes for weights.
 pub fn packed_forward(conv: &Conv, weight: &[f32]) -> Vec<f32> {
-    if conv.reads_weights() {
+    if conv.packed_forward_len() == 0 {
         return weight.to_vec();
     }
     let mut packed = vec![f32::NAN; conv.packed_forward_len()];

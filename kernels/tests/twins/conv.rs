@@ -23,8 +23,11 @@ impl Case {
         Case::by(Algorithm::Direct, rng, tiling, shape)
     }
 
+    /// Of weights that are packed beforehand, or that meet so few images that they are not.
     fn by(algorithm: Algorithm, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
-        Case::with(ConvOptions::default().with_algorithm(algorithm), rng, tiling, shape)
+        let options = ConvOptions::default().with_algorithm(algorithm);
+        let options = if rng.random() { options.with_images(1) } else { options };
+        Case::with(options, rng, tiling, shape)
     }
 
     fn with(options: ConvOptions, rng: &mut impl Rng, tiling: Tiling, shape: ConvShape) -> Self {
@@ -60,7 +63,7 @@ impl Case {
     }
 
     fn packed_backward(&self) -> Vec<f32> {
-        if self.conv.reads_weights() {
+        if self.conv.packed_backward_len() == 0 {
             return self.weight.clone();
         }
         let mut packed = vec![f32::NAN; self.conv.packed_backward_len()];
@@ -294,7 +297,7 @@ fn matrices_of_a_batch() {
                 let shape = ConvShape::linear(features, (7 * i) % 31 + 1);
                 let case = Case::with(options, &mut rng, tiling, shape);
                 assert!(case.conv.is_matrix(), "{tiling:?}, {shape:?}");
-                assert_eq!(case.conv.reads_weights(), few, "{tiling:?}, {shape:?}");
+                assert_eq!(case.conv.packed_forward_len() == 0, few, "{tiling:?}, {shape:?}");
                 case.forward(&mut rng);
                 case.backward_data(&mut rng);
                 case.backward_weights(&mut rng);
