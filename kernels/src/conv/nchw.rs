@@ -80,13 +80,10 @@ struct ChannelsWay {
 }
 
 impl ChannelsWay {
-    fn band_len(&self) -> usize {
-        self.images * self.product.band_len(0)
-    }
-
-    /// Elements of scratch of a task: a band of its images, and what the product needs.
+    /// Elements of scratch of a task: a band of its images, none of which is longer than the first, and what the product
+    /// needs.
     fn part_len(&self) -> usize {
-        self.band_len() + self.product.scratch_len()
+        self.product.band_len(0) + self.product.scratch_len()
     }
 }
 
@@ -115,18 +112,23 @@ impl NchwConv {
                 return Way::Images;
             }
             let row = channels.next_multiple_of(lanes(level)) * size[1];
-            // Bands enough that threads share them.
-            let rows = (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1);
+            let [source_pixels, pixels] = [source, size].map(|[height, width]| height * width);
+            // Bands enough that threads share them, but where there is more to read of the weights than of images: threads
+            // share those.
+            let rows = match source_channels * source_pixels + channels * pixels < shape.weights() {
+                true => size[0],
+                false => (BAND / row).min(size[0].div_ceil(8usize.div_ceil(batch))).max(1),
+            };
             let options = ConvOptions { algorithm, rows_per_band: rows.next_multiple_of(4), images: batch, scale: 1.0 };
             // The taps of a pixel's channels are one behind the other, or those of a row of the kernel.
             let convert = source_channels > shape.kernel[1] || shape.is_depthwise();
-            let pixels = if convert { Pixels::of(Layout::Channels(1), lanes(level)) } else { Pixels::PLAIN };
-            let [source, result] = [[source_channels, source[0] * source[1]], [channels, size[0] * size[1]]];
-            let images = PIXELS.div_ceil(result[1]).min(batch.div_ceil(parts));
+            let read_as = if convert { Pixels::of(Layout::Channels(1), lanes(level)) } else { Pixels::PLAIN };
+            let images = PIXELS.div_ceil(pixels).min(batch.div_ceil(parts));
+            let source = [source_channels, source_pixels];
             Way::Channels(Box::new(ChannelsWay {
-                product: Pass::new(level, Layout::Channels(1), pixels, &shape, direction, options),
+                product: Pass::new(level, Layout::Channels(images), read_as, &shape, direction, options),
                 source,
-                result,
+                result: [channels, pixels],
                 converted: if convert { Layout::Channels(1).len(level, source) } else { 0 },
                 images,
                 groups: parts.min(batch.div_ceil(images)),
@@ -371,16 +373,16 @@ impl NchwConv {
             }
             let (from, image) = if *converted > 0 { (&*sources, *converted) } else { (from, source) };
             let tasks = count.div_ceil(*images) * product.bands();
+            let alone = tasks == 1;
             self.in_parts(tasks, scratch, way.part_len(), |tasks, scratch| {
                 for task in tasks {
                     let (group, band) = (task / product.bands() * images, task % product.bands());
-                    let (count, len) = ((*images).min(count - group), product.band_len(band));
-                    // No band of an image is longer than the first.
-                    let (transposed, scratch) = scratch.split_at_mut(way.band_len());
+                    let (count, len) = ((*images).min(count - group), product.band_len(band) / images);
+                    let (transposed, scratch) = scratch.split_at_mut(product.band_len(0));
                     let transposed = &mut transposed[..count * len];
                     let from = &from[group * image..][..count * image];
                     let combine = Combine { bias, ..Combine::default() };
-                    product.run_alone(band, packed, from, combine, transposed, scratch, false);
+                    product.run_alone(band, packed, from, combine, transposed, scratch, alone);
                     let [channels, pixels] = way.result;
                     let (rows, all) = (product.band_rows(band), product.band_rows(product.bands() - 1).end);
                     let width = pixels / all;

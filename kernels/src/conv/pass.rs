@@ -405,7 +405,7 @@ impl Pass {
         }
     }
 
-    /// The rows of a band of some tiles, each behind the other, without gaps where other rows would be. There is no third
+    /// The rows of a band of some images, each behind the other, without gaps where other rows would be. There is no third
     /// operand.
     #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub(crate) fn run_alone(
@@ -419,9 +419,9 @@ impl Pass {
         parallel: bool,
     ) {
         let rows = self.band_rows(band);
-        let tiles = (out.len() / self.band_len(band)).max(1);
-        check_len("output", out.len(), tiles * self.band_len(band));
-        let images = tiles * self.pieces;
+        let piece_len = self.band_len(band) / self.pieces;
+        let images = (out.len() / piece_len).max(1);
+        check_len("output", out.len(), images * piece_len);
         let (first, plane) = (rows.start * self.row, rows.len() * self.row);
         let out = Shared(out.as_mut_ptr());
         self.run_band(band, Call { packed, from, combine, out, images, first, plane }, scratch, parallel);
