@@ -123,8 +123,8 @@ impl NchwConv {
             // The taps of a pixel's channels are one behind the other, or those of a row of the kernel.
             let convert = source_channels > shape.kernel[1] || shape.is_depthwise();
             let read_as = if convert { Pixels::of(Layout::Channels(1), lanes(level)) } else { Pixels::PLAIN };
-            let most = PIXELS.div_ceil(pixels).min(batch.div_ceil(parts));
-            let images = batch.div_ceil(batch.div_ceil(most));
+            // Whatever the threads, for the algorithm depends on it.
+            let images = batch.div_ceil(batch.div_ceil(PIXELS.div_ceil(pixels)));
             let source = [source_channels, source_pixels];
             Way::Channels(Box::new(ChannelsWay {
                 product: Pass::new(level, Layout::Channels(images), read_as, &shape, direction, options),

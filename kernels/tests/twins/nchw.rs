@@ -258,7 +258,14 @@ fn nan_travels_into_the_weights_that_met_it() {
 fn threads_do_not_change_a_bit_of_a_tensor() {
     let mut rng = generator(74);
     for level in levels() {
-        for (batch, channels, size) in [(2, [30, 70], [20, 33]), (1, [40, 3], [50, 70]), (70, [3, 4], [9, 9])] {
+        // The last with weights that are larger than an image, of one image and of several groups of images.
+        for (batch, channels, size) in [
+            (2, [30, 70], [20, 33]),
+            (1, [40, 3], [50, 70]),
+            (70, [3, 4], [9, 9]),
+            (1, [130, 270], [7, 8]),
+            (11, [80, 130], [6, 7]),
+        ] {
             let shape = ConvShape {
                 input: size,
                 kernel: [3; 2],
@@ -270,9 +277,9 @@ fn threads_do_not_change_a_bit_of_a_tensor() {
             let [inputs, outputs] = sizes(&shape, batch);
             let weight = values(&mut rng, shape.weights());
             let (input, errors) = (values(&mut rng, inputs), values(&mut rng, outputs));
-            let tensors = |threads| {
+            let tensors = |algorithm, threads| {
                 on_threads(threads, || {
-                    let conv = NchwConv::new(level, shape, batch, Algorithm::Direct);
+                    let conv = NchwConv::new(level, shape, batch, algorithm);
                     let mut scratch = vec![f32::NAN; conv.scratch_len()];
                     let (mut output, mut gradient) = (vec![f32::NAN; outputs], vec![f32::NAN; inputs]);
                     conv.forward(&weight, None, &input, &mut output, &mut scratch);
@@ -280,8 +287,11 @@ fn threads_do_not_change_a_bit_of_a_tensor() {
                     [output, gradient].concat()
                 })
             };
-            let one = tensors(1);
-            assert!([2, 3, 7].into_iter().all(|threads| same_bits(&tensors(threads), &one)), "{level}, {shape:?}");
+            for algorithm in [Algorithm::Direct, Algorithm::Auto] {
+                let one = tensors(algorithm, 1);
+                let same = [2, 3, 7].into_iter().all(|threads| same_bits(&tensors(algorithm, threads), &one));
+                assert!(same, "{level}, {shape:?}, {algorithm:?}");
+            }
         }
     }
 }
