@@ -168,6 +168,7 @@ impl Conv {
             Pass::Forward => conv.pack_forward(weight, &mut packed, false),
             _ => conv.pack_backward(weight, &mut packed, false),
         }
+        let weight = if packed_len == 0 { weight } else { &packed[..] };
         let from = tiles.tiled(first, from_image);
         let mut to = poisoned(tiles.count() * to_len);
         // Every thread its share of the tiles, and scratch of one element at least, for there are chunks only of something.
@@ -180,8 +181,8 @@ impl Conv {
                 for (to, from) in to.chunks_exact_mut(to_len).zip(from.chunks_exact(from_len)) {
                     let combine = Combine::default();
                     match self.pass {
-                        Pass::Forward => conv.forward(&packed, from, combine, to, scratch, tiles.share()),
-                        _ => conv.backward_data(&packed, from, combine, to, scratch, tiles.share()),
+                        Pass::Forward => conv.forward(weight, from, combine, to, scratch, tiles.share()),
+                        _ => conv.backward_data(weight, from, combine, to, scratch, tiles.share()),
                     }
                 }
             });

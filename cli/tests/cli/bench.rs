@@ -3,7 +3,7 @@
 use crate::common::{Finished, program, run};
 
 /// A tiny case of every kind, and its multiplications and additions by hand.
-const CASES: [(&str, u64); 12] = [
+const CASES: [(&str, u64); 14] = [
     ("gemm/7x5x9", 2 * 7 * 5 * 9),
     ("gemm/7x5x9/ta", 2 * 7 * 5 * 9),
     ("gemm/7x5x9/tb/packed", 2 * 7 * 5 * 9),
@@ -13,6 +13,8 @@ const CASES: [(&str, u64); 12] = [
     ("conv/backward-weights/b40_c2_6x5_o3_k3_s1_p1", 2 * 40 * 3 * 30 * 2 * 9),
     ("conv/backward-weights/b33_c4_1x1_o3_k1_s1_p0", 2 * 33 * 3 * 4),
     ("conv/forward/b1_c2_9x9_o3_k3x1_s2_p0x1_d2x1", 2 * 3 * (3 * 6) * 2 * 3),
+    ("conv-channels/forward/b3_c5_1x1_o4_k1_s1_p0", 2 * 3 * 4 * 5),
+    ("conv-channels/backward-data/b3_c5_6x5_o4_k3_s1_p1", 2 * 3 * 4 * 30 * 5 * 9),
     ("conv-nchw/forward/b3_c2_6x5_o3_k3_s1_p1", 2 * 3 * 3 * 30 * 2 * 9),
     ("conv-nchw/backward-data/b20_c2_6x5_o3_k3_s1_p1", 2 * 20 * 3 * 30 * 2 * 9),
     ("conv-nchw/backward-weights/b20_c2_6x5_o3_k3_s2_p1_d2", 2 * 20 * 3 * (2 * 2) * 2 * 9),
