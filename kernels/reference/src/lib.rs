@@ -59,12 +59,12 @@ fn for_each_product(shape: &ConvShape, samples: usize, mut f: impl FnMut(usize, 
         for o in 0..shape.out_channels {
             let group = o / (shape.out_channels / shape.groups);
             for c in 0..of_group {
+                let channel = sample * shape.in_channels + group * of_group + c;
                 for [ky, kx] in taps() {
                     let weight = ((o * of_group + c) * shape.kernel[0] + ky) * shape.kernel[1] + kx;
                     for y in 0..out_height {
                         let Some(in_y) = along(shape, 0, y, ky) else { continue };
                         let output = ((sample * shape.out_channels + o) * out_height + y) * out_width;
-                        let channel = sample * shape.in_channels + group * of_group + c;
                         let input = (channel * in_height + in_y) * in_width;
                         for x in 0..out_width {
                             let Some(in_x) = along(shape, 1, x, kx) else { continue };

@@ -374,7 +374,8 @@ impl NchwConv {
             }
             let (from, image) = if *converted > 0 { (&*sources, *converted) } else { (from, source) };
             let tasks = count.div_ceil(*images) * product.bands();
-            let alone = tasks == 1;
+            // Threads share the tasks, or what is inside of the only one.
+            let inside = tasks == 1;
             self.in_parts(tasks, scratch, way.part_len(), |tasks, scratch| {
                 for task in tasks {
                     let (group, band) = (task / product.bands() * images, task % product.bands());
@@ -383,7 +384,7 @@ impl NchwConv {
                     let transposed = &mut transposed[..count * len];
                     let from = &from[group * image..][..count * image];
                     let combine = Combine { bias, ..Combine::default() };
-                    product.run_alone(band, packed, from, combine, transposed, scratch, alone);
+                    product.run_alone(band, packed, from, combine, transposed, scratch, inside);
                     let [channels, pixels] = way.result;
                     let (rows, all) = (product.band_rows(band), product.band_rows(product.bands() - 1).end);
                     let width = pixels / all;

@@ -326,9 +326,9 @@ impl Pass {
         self.pieces * self.planes() * self.plane()
     }
 
-    /// Whether weights are read where they lie.
+    /// Whether weights are taken as they are.
     pub(crate) fn reads_weights(&self) -> bool {
-        matches!(&self.method, Method::Direct(product) if !product.packs())
+        self.packed_len() == 0
     }
 
     pub(crate) fn packed_len(&self) -> usize {

@@ -255,17 +255,13 @@ impl TapProduct {
         self.panels.longest() * self.depth
     }
 
-    /// Elements of the weights packed beforehand.
+    /// Elements of the weights packed beforehand; 0 if none are.
     pub(crate) fn packed_len(&self) -> usize {
         match self.layout {
             _ if !self.packs => 0,
             Layout::Images | Layout::Batch(_) => self.panels.count() * self.panel_len(),
             Layout::Channels(_) => packed_vectors_len(self.leaves.lanes, self.channels[1], self.depth),
         }
-    }
-
-    pub(crate) fn packs(&self) -> bool {
-        self.packs
     }
 
     /// Elements of scratch.
@@ -407,7 +403,7 @@ impl TapProduct {
     /// As [`run_channels`](Self::run_channels), of weights as they are: each part is packed before it passes over the pixels.
     fn pack_and_run_channels(&self, runs: &[Run], call: Call<'_>, scratch: &mut [f32], threads: usize) {
         let ([chunks, depths], [group, lanes]) = (self.parts(), [self.pixels.channels, self.leaves.lanes]);
-        let (taps, Source { row_stride, channel_stride, .. }) = (self.weights.taps, self.weights);
+        let Source { row_stride, channel_stride, taps, .. } = self.weights;
         let len = self.part_len();
         let tasks = threads.min(self.scratch_len() / len);
         for_each_chunk(threads > 1, u64::MAX, &mut scratch[..tasks * len], len, |task, scratch| {

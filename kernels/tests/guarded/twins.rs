@@ -1,4 +1,4 @@
-// The tests of the twins but those of threads, included where they are to run on guarded memory.
+// The tests of the twins but `threads.rs`, included where they are to run on guarded memory.
 
 #[path = "../twins/activation.rs"]
 mod activation;
