@@ -178,14 +178,14 @@ impl Layers<'_> {
         let own = &u[output.clone()];
         let precision = *precision as f32;
         match &self.plan.steps[last] {
-            Step::Product(product) => {
+            Step::Product(product) if self.change.is_none() => {
                 let u = self.push_inside(layer, last, values, u, work);
                 let combine = Combine { alpha: precision, gamma: -precision, other: own, ..Combine::default() };
                 let Work { differences, products, .. } = work;
                 let d = self.difference(tail.start, last, u, differences);
                 product.forward(None, self.weights(), d, combine, error, products, self.parallel);
             }
-            Step::Affine(_) | Step::Dropout(_) => {
+            Step::Product(_) | Step::Affine(_) | Step::Dropout(_) => {
                 self.push(layer, values, u, work, error);
                 let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
                 elementwise::combine(self.plan.level, own, minus, error);
@@ -225,7 +225,7 @@ impl Layers<'_> {
                 for band in 0..product.bands() {
                     let rows = product.rows_of_band(local, band);
                     let difference = &mut difference[..product.band_len(band)];
-                    product.forward_alone(band, self.weights(), d, difference, products, self.parallel);
+                    self.push_product(product, Some(band), values.input(last - 1), d, 0.0, difference, products);
                     f(difference, &mut pulled[plan.pulled.clone()], rows);
                 }
             }
@@ -324,18 +324,7 @@ impl Layers<'_> {
     /// Adds to `beta` times what is there; `beta` is 0 but for products.
     fn push_step(&self, b: usize, values: Values<'_>, d: &[f32], beta: f32, out: &mut [f32], products: &mut [f32]) {
         match &self.plan.steps[b] {
-            Step::Product(product) => {
-                let combine = Combine { beta, ..Combine::default() };
-                if !d.is_empty() {
-                    product.forward(None, self.weights(), d, combine, out, products, self.parallel);
-                }
-                if let Some(change) = self.change {
-                    let bias = product.bias.as_ref().map(|range| change.parameters.at(range));
-                    let beta = if d.is_empty() { beta } else { 1.0 };
-                    let combine = Combine { bias, beta, ..Combine::default() };
-                    product.forward(None, change, values.input(b), combine, out, products, self.parallel);
-                }
-            }
+            Step::Product(product) => self.push_product(product, None, values.input(b), d, beta, out, products),
             Step::Affine(affine) => {
                 match d.is_empty() {
                     true => out.fill(0.0),
@@ -348,6 +337,32 @@ impl Layers<'_> {
             Step::Dropout(_) | Step::Local(_) if d.is_empty() => out.fill(0.0),
             Step::Dropout(dropout) => masked(values.inside(&dropout.mask), d, out),
             Step::Local(local) => local.push(values.input(b), values.output(b), d, out, self.parallel),
+        }
+    }
+
+    /// W d + V z plus `beta` times what is there; of one band by itself, if it is said which.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
+    fn push_product(
+        &self,
+        product: &Product,
+        band: Option<usize>,
+        z: &[f32],
+        d: &[f32],
+        mut beta: f32,
+        out: &mut [f32],
+        products: &mut [f32],
+    ) {
+        let mut multiply = |weights: Weights<'_>, x: &[f32], combine: Combine<'_>| match band {
+            None => product.forward(None, weights, x, combine, out, products, self.parallel),
+            Some(band) => product.forward_alone(band, weights, x, combine, out, products, self.parallel),
+        };
+        if !d.is_empty() {
+            multiply(self.weights(), d, Combine { beta, ..Combine::default() });
+            beta = 1.0;
+        }
+        if let Some(change) = self.change {
+            let bias = product.bias.as_ref().map(|range| change.parameters.at(range));
+            multiply(change, z, Combine { bias, beta, ..Combine::default() });
         }
     }
 

@@ -260,20 +260,22 @@ impl Product {
         });
     }
 
-    /// One band of the product without bias, by itself.
+    /// One band of the product by itself. There is no third operand, and no step.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub(crate) fn forward_alone(
         &self,
         band: usize,
         weights: Weights<'_>,
         x: &[f32],
+        combine: Combine<'_>,
         out: &mut [f32],
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        self.run(self.transposed, &self.forward, weights, x, Combine::default(), out, |packed, x, combine, out| {
+        self.run(self.transposed, &self.forward, weights, x, combine, out, |packed, x, combine, out| {
             match self.transposed {
                 true => self.conv.backward_data(packed, x, combine, out, scratch, parallel),
-                false => self.conv.forward_alone(band, packed, x, out, scratch, parallel),
+                false => self.conv.forward_alone(band, packed, x, combine, out, scratch, parallel),
             }
         });
     }

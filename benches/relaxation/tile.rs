@@ -147,7 +147,7 @@ impl Tile {
         let step = local.rows_per_row().expect("the windows do not overlap");
         for band in 0..conv.output_bands() {
             let rows = conv.output_band(band);
-            conv.forward_alone(band, packed, u, difference, scratch, false);
+            conv.forward_alone(band, packed, u, Combine::default(), difference, scratch, false);
             let relaxing = Relaxing { z, value, d: difference, u: &self.u[i + 1], error, pulled };
             local.relax(relaxing, rows.start / step..rows.end / step, false);
         }

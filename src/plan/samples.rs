@@ -40,6 +40,9 @@ impl Plan {
 
     /// Zeros in a tensor behind the first samples.
     pub(crate) fn clear_unused(&self, samples: usize, tensor: &mut [f32]) {
+        if samples == self.images {
+            return;
+        }
         match self.layout.is_channels() {
             true => {
                 let used = samples * (tensor.len() / self.images);

@@ -76,8 +76,8 @@ pub(crate) fn error_based(
     }
     tile.unpredicted_errors(Front::Beliefs);
     tile.mark_diverged(descent);
-    tile.leave_out(on_divergence);
-    tile.gradients_at_beliefs(gradients);
+    let pushed = !tile.leave_out(on_divergence);
+    tile.gradients_at_beliefs(pushed, gradients);
 }
 
 impl Relaxation<'_> {

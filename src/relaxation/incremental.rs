@@ -10,13 +10,10 @@
 //!
 //! so that nothing is subtracted from nearly the same: D and V are small from the start.
 
-use predictive_coding_kernels::{Combine, elementwise};
-
 use super::Relaxation;
 use super::strict::Descent;
 use crate::layer::{Gradients, Input};
 use crate::method::Incremental;
-use crate::plan::LayerPlan;
 use crate::state::{Descending, Scratch, Tile, Values};
 use crate::wave::Front;
 
@@ -38,13 +35,11 @@ pub(crate) fn increment(
         steps.samples.fill(Descending { eta: eta.largest(), iterations, ..Descending::default() });
         steps.eta.fill(eta.largest() as f32);
         deviations.fill(0.0);
-    }
-    if iteration == 1 {
         descent.losses().copy_from_slice(&tile.tile.losses);
         tile.unpredicted_errors(front);
         (0..layers).for_each(|layer| tile.pull_to_product(layer));
     } else {
-        tile.predict_changed(descent.losses());
+        tile.predict(front, descent.losses());
     }
     tile.energy(front, descent);
     descent.check(iteration, tile.tile.samples, None);
@@ -55,30 +50,6 @@ pub(crate) fn increment(
 }
 
 impl Relaxation<'_> {
-    /// The errors of all layers, pulled back to their products; the loss of each lane.
-    fn predict_changed(&mut self, losses: &mut [f64]) {
-        let plan = self.layers.plan;
-        let Tile { samples, activations, deviations, errors, output_difference, targets, mask, .. } = &mut *self.tile;
-        let Scratch { values, work } = &mut *self.scratch;
-        let values = Values::new(plan, values, activations);
-        for (layer, LayerPlan { output, precision, .. }) in plan.layers.iter().enumerate() {
-            let error = &mut errors[output.clone()];
-            if layer + 1 == plan.layers.len() {
-                self.layers.push(layer, values, deviations, work, output_difference);
-                let activation = &activations[output.clone()];
-                self.output.error(activation, output_difference, [targets, mask], *samples, error, losses);
-            } else {
-                self.layers.push(layer, values, deviations, work, error);
-                let precision = *precision as f32;
-                let minus = Combine { alpha: -precision, beta: precision, ..Combine::default() };
-                elementwise::combine(plan.level, &deviations[output.clone()], minus, error);
-                // Changed parameters make differences in lanes without a sample too.
-                plan.clear_unused(*samples, error);
-            }
-            self.layers.pull_to_product(layer, values, true, error, work);
-        }
-    }
-
     /// The gradients of all parameters, from errors that are pulled back to products, and inputs where layers were last
     /// pushed.
     fn gradients_where_pushed(&mut self, front: Front, gradients: &mut Gradients<'_, '_>) {

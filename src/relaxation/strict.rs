@@ -325,7 +325,7 @@ pub(crate) fn strict(
     tile.leave_out(on_divergence);
     match tile.output.ascending {
         true => tile.gradients_of_2022(gradients),
-        false => tile.gradients_at_beliefs(gradients),
+        false => tile.gradients_at_beliefs(false, gradients),
     }
 }
 
@@ -389,16 +389,18 @@ impl Relaxation<'_> {
         lanes.zip(descent.diverged()).for_each(|(lane, diverged)| lane.diverged = diverged);
     }
 
-    /// Makes samples that have diverged count for nothing in the gradients, unless they end the call.
-    pub(super) fn leave_out(&mut self, on_divergence: OnDivergence) {
+    /// Makes samples that have diverged count for nothing in the gradients, unless they end the call; returns whether there
+    /// are any.
+    pub(super) fn leave_out(&mut self, on_divergence: OnDivergence) -> bool {
         let Tile { samples, errors, deviations, steps, .. } = &mut *self.tile;
-        if on_divergence == OnDivergence::Stop {
-            return;
+        if on_divergence == OnDivergence::Stop || !steps.samples[..*samples].iter().any(|sample| sample.diverged) {
+            return false;
         }
         for vector in [errors, deviations] {
             let diverged = steps.samples[..*samples].iter().map(|sample| sample.diverged);
             self.layers.plan.clear_samples(diverged, vector);
         }
+        true
     }
 
     /// The samples whose energy is above its start begin anew.
@@ -414,16 +416,21 @@ pub(super) fn weighted(factor: f64) -> Combine<'static> {
 
 impl Relaxation<'_> {
     /// The errors of the layers that are wrong and read beliefs, pulled back to their products; the loss of each lane.
-    fn predict(&mut self, front: Front, losses: &mut [f64]) {
+    pub(super) fn predict(&mut self, front: Front, losses: &mut [f64]) {
         let plan = self.layers.plan;
         let Tile { samples, activations, deviations, errors, output_difference, targets, mask, .. } = &mut *self.tile;
         let Scratch { values, work } = &mut *self.scratch;
         let values = Values::new(plan, values, activations);
         let (last, hidden) = plan.layers.split_last().expect("a network has layers");
-        for (layer, LayerPlan { output, precision, wave, .. }) in hidden.iter().enumerate() {
+        for (layer, LayerPlan { output, pulled, precision, wave, .. }) in hidden.iter().enumerate() {
             let error = &mut errors[output.clone()];
             if wave.is_predicted(front) {
                 self.layers.relax(layer, values, deviations, work, error);
+                if front == Front::Parameters {
+                    // Changed parameters make differences in lanes without a sample too.
+                    plan.clear_unused(*samples, error);
+                    plan.clear_unused(*samples, &mut work.pulled[pulled.clone()]);
+                }
             } else if wave.is_wrong(front) && wave.is_predicted(Front::Beliefs) {
                 elementwise::combine(plan.level, &deviations[output.clone()], weighted(-precision), error);
                 self.layers.pull_to_product(layer, values, false, error, work);
@@ -438,8 +445,9 @@ impl Relaxation<'_> {
         self.layers.pull_to_product(hidden.len(), values, true, error, work);
     }
 
-    /// The gradients of all parameters, from inputs at the beliefs.
-    pub(super) fn gradients_at_beliefs(&mut self, gradients: &mut Gradients<'_, '_>) {
+    /// The gradients of all parameters, from inputs at the beliefs; `pushed`: whether layers were last pushed there, and
+    /// have kept what they read.
+    pub(super) fn gradients_at_beliefs(&mut self, pushed: bool, gradients: &mut Gradients<'_, '_>) {
         if self.output.opposite {
             self.tile.errors.iter_mut().for_each(|error| *error = -*error);
         }
@@ -450,16 +458,12 @@ impl Relaxation<'_> {
         let values = Values::new(plan, values, activations);
         for layer in (0..plan.layers.len()).rev() {
             let error = &errors[place(layer)];
-            let input = match plan.layers[layer].wave.is_predicted(Front::Beliefs) {
-                false => {
-                    self.layers.pull_to_product(layer, values, false, error, work);
-                    Input::Activation
-                }
-                true => {
-                    self.layers.renew(layer, values, deviations, error, work);
-                    Input::Moved(deviations)
-                }
-            };
+            let moved = plan.layers[layer].wave.is_predicted(Front::Beliefs);
+            match moved && !pushed {
+                true => self.layers.renew(layer, values, deviations, error, work),
+                false => self.layers.pull_to_product(layer, values, moved, error, work),
+            }
+            let input = if moved { Input::Moved(deviations) } else { Input::Activation };
             self.layers.backward(layer, values, input, error, work, Some(&mut *gradients), None);
         }
     }

@@ -59,8 +59,8 @@ pub(crate) fn sweep(
     }
     tile.scratch.work.sweeping = sweeping;
     tile.mark_diverged(descent);
-    tile.leave_out(on_divergence);
-    tile.gradients_at_beliefs(gradients);
+    let pushed = !tile.leave_out(on_divergence);
+    tile.gradients_at_beliefs(pushed, gradients);
 }
 
 impl Relaxation<'_> {

@@ -72,8 +72,8 @@ impl Draft {
         let strict = if let Method::Strict(strict) = method { Some(strict) } else { None };
         let free_input = strict.and_then(|strict| strict.free_input).map(|input| input.precision);
         let sweeping = strict.is_some_and(|strict| strict.solver == Solver::Sweeps);
-        // Where layers are relaxed as soon as they are pushed, and by products of the same weights alone.
-        let fuses = !sweeping && !incremental && !matches!(method, Method::ErrorBased(_));
+        // Where layers are relaxed as soon as they are pushed.
+        let fuses = !sweeping && !matches!(method, Method::ErrorBased(_));
         let mut plan = Plan::new(network, level, layout, convolutions, batch, fuses, free_input);
         if strict.is_some_and(Strict::is_centred) {
             plan.sizes.row *= 2;

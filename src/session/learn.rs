@@ -12,6 +12,7 @@ use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Step};
 use crate::product::Weights;
+use crate::sums::for_each_block;
 
 /// Parameters on their way through the iterations of a call.
 #[derive(Clone)]
@@ -45,12 +46,11 @@ impl Changing {
     }
 
     fn add_change(&mut self, first: &Parameters) {
-        let values = first.values().iter().zip(self.change.values());
-        self.current
-            .values_mut()
-            .iter_mut()
-            .zip(values)
-            .for_each(|(current, (first, change))| *current = first + change);
+        let (first, change) = (first.values(), self.change.values());
+        for_each_block(self.current.values_mut(), |start, current| {
+            let values = first[start..].iter().zip(&change[start..]);
+            current.iter_mut().zip(values).for_each(|(current, (first, change))| *current = first + change);
+        });
     }
 }
 

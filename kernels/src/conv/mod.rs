@@ -249,21 +249,23 @@ impl Conv {
         }
     }
 
-    /// One band of the output without bias, `[planes][rows of the band][width][LANES]`.
+    /// One band of the output by itself, `[planes][rows of the band][width][LANES]`.
     ///
     /// # Panics
-    /// As [`forward_band`](Self::forward_band).
+    /// As [`forward_band`](Self::forward_band), or if there is a third operand or a step.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub fn forward_alone(
         &self,
         band: usize,
         packed: &[f32],
         input: &[f32],
+        combine: Combine<'_>,
         output: &mut [f32],
         scratch: &mut [f32],
         parallel: bool,
     ) {
         check_len("output", output.len(), self.output_band_len(band));
-        let combine = self.scaled(self.packed_forward_len(), Combine::default());
+        let combine = self.scaled(self.packed_forward_len(), combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),
             None => self.forward.run_alone(band, packed, input, combine, output, scratch, parallel),

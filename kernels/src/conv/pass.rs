@@ -406,7 +406,7 @@ impl Pass {
     }
 
     /// The rows of a band of some images, each behind the other, without gaps where other rows would be. There is no third
-    /// operand.
+    /// operand, and no step.
     #[expect(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
     pub(crate) fn run_alone(
         &self,
@@ -418,6 +418,10 @@ impl Pass {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        assert!(combine.gamma == 0.0 && combine.step.is_none(), "a band by itself has no third operand, and no step");
+        if let Some(bias) = combine.bias {
+            check_len("bias", bias.len(), self.channels);
+        }
         let rows = self.band_rows(band);
         let piece_len = self.band_len(band) / self.pieces;
         let images = (out.len() / piece_len).max(1);

@@ -40,7 +40,7 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape, rows_per_band: us
         step: None,
     };
     let [packed_whole, packed] = [&whole, &cut].map(|conv| packed_forward(conv, &weight));
-    for (combine, plain) in [(Combine::default(), true), (any, false)] {
+    for combine in [Combine::default(), any] {
         let old = if combine.beta == 0.0 { vec![GAP; len] } else { values(rng, len) };
         let [mut want, mut all] = [0; 2].map(|_| old.clone());
         whole.forward(&packed_whole, &input, combine, &mut want, &mut [], false);
@@ -56,10 +56,10 @@ fn check(rng: &mut impl Rng, tiling: Tiling, shape: ConvShape, rows_per_band: us
             let combine = Combine { other: &only(combine.other, &vec![GAP; len]), ..combine };
             cut.forward_band(band, &packed, &input, combine, &mut out, &mut [], false);
             assert!(same_bits(&out, &only(&want, &old)), "band {band} of {case:?}");
-            if plain {
-                let want: Vec<_> = (0..len).filter(|&i| inside(i)).map(|i| want[i]).collect();
-                let mut alone = vec![GAP; cut.output_band_len(band)];
-                cut.forward_alone(band, &packed, &input, &mut alone, &mut [], false);
+            if combine.gamma == 0.0 {
+                let [want, mut alone] =
+                    [&want, &old].map(|of| (0..len).filter(|&i| inside(i)).map(|i| of[i]).collect::<Vec<_>>());
+                cut.forward_alone(band, &packed, &input, combine, &mut alone, &mut [], false);
                 assert!(same_bits(&alone, &want), "band {band} alone of {case:?}");
             }
         }
@@ -136,7 +136,7 @@ fn threads_do_not_change_a_bit_of_a_band() {
                 for band in 0..conv.output_bands() {
                     let (mut out, mut alone) = (old.clone(), vec![GAP; conv.output_band_len(band)]);
                     conv.forward_band(band, &packed, &input, combine, &mut out, &mut [], parallel);
-                    conv.forward_alone(band, &packed, &input, &mut alone, &mut [], parallel);
+                    conv.forward_alone(band, &packed, &input, Combine::default(), &mut alone, &mut [], parallel);
                     results.extend([out, alone]);
                 }
                 results
@@ -164,11 +164,16 @@ fn a_band_that_is_not_there_or_has_other_lengths_is_refused() {
         };
         assert!(!refused(&|| run(2, 0, 0)) && refused(&|| run(3, 0, 0)));
         assert!(refused(&|| run(0, 1, 0)) && refused(&|| run(0, 0, 1)));
-        let alone = |band: usize, like: usize| {
+        let combined = |band: usize, like: usize, combine: Combine<'_>| {
             let mut output = vec![0.0; conv.output_band_len(like)];
-            conv.forward_alone(band, &packed, &vec![0.0; conv.input_len()], &mut output, &mut [], false);
+            conv.forward_alone(band, &packed, &vec![0.0; conv.input_len()], combine, &mut output, &mut [], false);
         };
+        let alone = |band: usize, like: usize| combined(band, like, Combine::default());
         assert!(!refused(&|| alone(2, 2)) && refused(&|| alone(2, 1)) && refused(&|| alone(0, 2)));
+        let (other, step) = (vec![0.0; conv.output_len()], vec![0.0; layout.images(level)]);
+        assert!(refused(&|| combined(2, 2, Combine { gamma: 1.0, other: &other, ..Combine::default() })));
+        assert!(refused(&|| combined(2, 2, Combine { step: Some(&step), ..Combine::default() })));
+        assert!(refused(&|| combined(2, 2, Combine { bias: Some(&[0.0; 2]), ..Combine::default() })));
         assert!(refused(&|| drop(Conv::with_options(level, layout, shape, in_bands(0)))));
     }
 }

@@ -83,7 +83,7 @@ impl Case {
         let (packed, input) = (packed_forward(&self.conv, &self.weight), self.input_tile());
         let [mut whole, mut alone] = [0; 2].map(|_| vec![GAP; self.conv.output_len()]);
         self.conv.forward(&packed, &input, Combine::default(), &mut whole, &mut self.scratch(), false);
-        self.conv.forward_alone(0, &packed, &input, &mut alone, &mut self.scratch(), false);
+        self.conv.forward_alone(0, &packed, &input, Combine::default(), &mut alone, &mut self.scratch(), false);
         assert!(same_bits(&whole, &alone), "{shape:?} without a combination");
         self.check_combinations(rng, shape.out_channels, depth, sums, size, |combine, out| {
             self.conv.forward(&packed, &input, combine, out, &mut self.scratch(), false);
