@@ -18,7 +18,7 @@ QUIET = {"StructuralPartialEq", "Freeze", "UnwindSafe", "RefUnwindSafe", "Unpin"
 
 def described(crate):
     """What rustdoc writes about a crate with all of its features."""
-    command = ["cargo", "rustdoc", "--quiet", "--lib", "--all-features", "-p", crate, "--"]
+    command = ["cargo", "rustdoc", "--release", "--quiet", "--lib", "--all-features", "-p", crate, "--"]
     options = ["-Zunstable-options", "--output-format=json", "--cap-lints=allow"]
     environment = os.environ | {"RUSTC_BOOTSTRAP": "1", "RUSTDOCFLAGS": ""}
     subprocess.run(command + options, cwd=ROOT, env=environment, check=True)
