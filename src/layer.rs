@@ -171,7 +171,8 @@ impl Layers<'_> {
     }
 
     /// With the deviations u of all beliefs, a hidden layer's (index from 0) precision times
-    /// epsilon = f(v-hat + u) - f(v-hat) - u_l, which is pulled back to the end of the last product.
+    /// epsilon = f(v-hat + u) - f(v-hat) - u_l, which is pulled back to the end of the last product. Where parameters have
+    /// changed, the first f is that of the changed ones.
     pub(crate) fn relax(&self, layer: usize, values: Values<'_>, u: &[f32], work: &mut Work, error: &mut [f32]) {
         let LayerPlan { tail, precision, pulled, output, .. } = &self.plan.layers[layer];
         let last = tail.end - 1;

@@ -16,6 +16,8 @@ pub(crate) struct Wave {
     pub(crate) reached: usize,
     /// Whether it reads a belief that may move.
     reads_beliefs: bool,
+    /// Whether it does, or has parameters that are trained.
+    changes: bool,
 }
 
 /// The part of a network that takes part.
@@ -25,7 +27,7 @@ pub(crate) enum Front {
     At(usize),
     /// All layers, where beliefs started elsewhere.
     Beliefs,
-    /// All layers, where parameters have changed.
+    /// All layers, where trained parameters have changed.
     Parameters,
 }
 
@@ -34,11 +36,11 @@ impl Wave {
     pub(crate) fn of_layers(network: &Network, free_input: bool) -> Vec<Wave> {
         let layers = network.layers();
         let sources = |l: usize| layers[l].branches().iter().map(|branch| branch.from());
-        let never = |l: usize| Wave {
-            predicted: usize::MAX,
-            wrong: usize::MAX,
-            reached: usize::MAX,
-            reads_beliefs: sources(l).any(|from| from > 0 || free_input),
+        let trains = |l: usize| network.parameters().iter().any(|spec| spec.layer == l && spec.role.is_trained());
+        let never = |l: usize| {
+            let reads_beliefs = sources(l).any(|from| from > 0 || free_input);
+            let changes = reads_beliefs || trains(l);
+            Wave { predicted: usize::MAX, wrong: usize::MAX, reached: usize::MAX, reads_beliefs, changes }
         };
         let mut waves: Vec<Wave> = (0..layers.len()).map(never).collect();
         waves[layers.len() - 1].reached = 1;
@@ -77,7 +79,7 @@ impl Wave {
         match front {
             Front::At(iteration) => self.predicted <= iteration,
             Front::Beliefs => self.reads_beliefs,
-            Front::Parameters => true,
+            Front::Parameters => self.changes,
         }
     }
 

@@ -6,7 +6,7 @@
 
 Steps of strict on one thread and on all. The floor is the time of all multiplications and additions of
 the direct form at the FMA peak of the same run. A step of the time is where one sample more takes
-over 10% longer; a tile is full there, or the table says that it is not. All sizes are measured once
+over 10% longer, and more than its share; a tile is full there, or the table says that it is not. All sizes are measured once
 in each round. The least time of all counts, as other programs on the machine only add to it.
 """
 
@@ -86,7 +86,7 @@ def linearity(line: Line) -> float:
     b = sum(w * w * p.size for w, p in zip(weights, line))
     c = sum(w * w * p.size**2 for w, p in zip(weights, line))
     d, e = sum(weights), sum(w * p.size for w, p in zip(weights, line))
-    slope = (a * e - b * d) / (a * c - b * b)
+    slope = (a * e - b * d) / (a * c - b * b) if len(line) > 1 else 0.0
     start = (d - b * slope) / a
     return max(abs((start + slope * point.size) / point.seconds - 1) for point in line)
 
@@ -130,12 +130,13 @@ def table(lines: dict[tuple[str, int], tuple[Line, Line]], axis: int) -> str:
     return markdown(["network", "threads", *map(str, shown)], 1, rows)
 
 
-def shared(one: tuple[Line, Line], all_threads: tuple[Line, Line]) -> tuple[float, float, str]:
+def shared(one: tuple[Line, Line], all_threads: tuple[Line, Line]) -> list[str]:
     """The ratio of peaks, and how the ratio of times compares with it: the least share, and how many are at least 0.9."""
     peaks = max(p.peak for line in all_threads for p in line) / max(p.peak for line in one for p in line)
     pairs = [(a, b) for alone, together in zip(one, all_threads) for a, b in zip(alone, together) if a.flops > SHARED]
     shares = sorted(a.seconds / b.seconds / peaks for a, b in pairs)
-    return peaks, shares[0], f"{sum(share >= 0.9 for share in shares)} of {len(shares)}"
+    least = f"{shares[0]:.2f}" if shares else ""
+    return [f"{peaks:.2f}", least, f"{sum(share >= 0.9 for share in shares)} of {len(shares)}"]
 
 
 def main() -> None:
@@ -166,10 +167,7 @@ def main() -> None:
     print(markdown(["network", "threads", "off the line", "one sample more takes over 10% longer"], 4, rows))
     if len(threads) > 1:
         print(f"\n{threads[-1]} threads as a share of the ratio of peaks, in cells above {SHARED * 1e-6:g} MFLOP:\n")
-        rows = []
-        for network in arguments.networks:
-            peaks, worst, enough = shared(*(lines[network, count] for count in threads))
-            rows.append([network, f"{peaks:.2f}", f"{worst:.2f}", enough])
+        rows = [[network, *shared(*(lines[network, count] for count in threads))] for network in arguments.networks]
         print(markdown(["network", "ratio of peaks", "least share", "at least 0.9"], 1, rows))
     if arguments.picture:
         draw(arguments.picture, lines, said)

@@ -35,10 +35,11 @@ pub(crate) fn increment(
         steps.samples.fill(Descending { eta: eta.largest(), iterations, ..Descending::default() });
         steps.eta.fill(eta.largest() as f32);
         deviations.fill(0.0);
-        descent.losses().copy_from_slice(&tile.tile.losses);
         tile.unpredicted_errors(front);
+        descent.losses().copy_from_slice(&tile.tile.losses);
         (0..layers).for_each(|layer| tile.pull_to_product(layer));
     } else {
+        tile.unpredicted_errors(front);
         tile.predict(front, descent.losses());
     }
     tile.energy(front, descent);

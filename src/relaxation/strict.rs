@@ -389,8 +389,8 @@ impl Relaxation<'_> {
         lanes.zip(descent.diverged()).for_each(|(lane, diverged)| lane.diverged = diverged);
     }
 
-    /// Makes samples that have diverged count for nothing in the gradients, unless they end the call; returns whether there
-    /// are any.
+    /// Makes samples that have diverged count for nothing in the gradients, unless they end the call; returns whether any
+    /// were left out.
     pub(super) fn leave_out(&mut self, on_divergence: OnDivergence) -> bool {
         let Tile { samples, errors, deviations, steps, .. } = &mut *self.tile;
         if on_divergence == OnDivergence::Stop || !steps.samples[..*samples].iter().any(|sample| sample.diverged) {
@@ -415,7 +415,8 @@ pub(super) fn weighted(factor: f64) -> Combine<'static> {
 }
 
 impl Relaxation<'_> {
-    /// The errors of the layers that are wrong and read beliefs, pulled back to their products; the loss of each lane.
+    /// The errors of the layers that are predicted, or wrong and read beliefs, pulled back to their products; the loss of
+    /// each lane.
     pub(super) fn predict(&mut self, front: Front, losses: &mut [f64]) {
         let plan = self.layers.plan;
         let Tile { samples, activations, deviations, errors, output_difference, targets, mask, .. } = &mut *self.tile;

@@ -264,7 +264,11 @@ impl Conv {
         scratch: &mut [f32],
         parallel: bool,
     ) {
+        assert!(combine.gamma == 0.0 && combine.step.is_none(), "a band by itself has no third operand, and no step");
         check_len("output", output.len(), self.output_band_len(band));
+        if let Some(bias) = combine.bias {
+            check_len("bias", bias.len(), self.shape.out_channels);
+        }
         let combine = self.scaled(self.packed_forward_len(), combine);
         match self.matrix() {
             Some(matrix) => matrix.forward(packed, input, combine, output, parallel),

@@ -418,10 +418,6 @@ impl Pass {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        assert!(combine.gamma == 0.0 && combine.step.is_none(), "a band by itself has no third operand, and no step");
-        if let Some(bias) = combine.bias {
-            check_len("bias", bias.len(), self.channels);
-        }
         let rows = self.band_rows(band);
         let piece_len = self.band_len(band) / self.pieces;
         let images = (out.len() / piece_len).max(1);
