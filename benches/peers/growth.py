@@ -6,8 +6,9 @@
 
 Steps of strict on one thread and on all. The floor is the time of all multiplications and additions of
 the direct form at the FMA peak of the same run. A step of the time is where one sample more takes
-over 10% longer, and more than its share; a tile is full there, or the table says that it is not. All sizes are measured once
-in each round. The least time of all counts, as other programs on the machine only add to it.
+over 10% longer, and more than its share; a tile is full there, or the table says that it is not.
+All sizes are measured once in each round. The least time of all counts, as other programs on the
+machine only add to it.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def measure(network: str, threads: int, arguments: argparse.Namespace, directory
                 batch, n = (point.size, COUNT) if axis == 0 else (BATCH, point.size)
                 case = Case(network, batch, "strict", (ETA, n), directory)
                 point.results.append(run(arguments.binary, case.ours(threads, [], case.timed), arguments.min_time))
-        print(network, f"{threads} threads", file=sys.stderr, flush=True)
+        print(network, "threads:", threads, file=sys.stderr, flush=True)
     return lines
 
 
