@@ -16,6 +16,7 @@ mod interrupt;
 mod machine;
 mod optimizing;
 mod options;
+mod pixels;
 mod predict;
 mod progress;
 mod ranks;

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use image::imageops::FilterType;
 use predictive_coding::{
     BatchFile, FreeInput, Network, Options, Parameters, Quantity, Session, Strict, write_atomically,
 };
@@ -14,6 +13,7 @@ use crate::arrays;
 use crate::console::{Failure, print};
 use crate::machine::{check_memory, check_session, forward_session, on_threads};
 use crate::options::{Threads, load_weights};
+use crate::pixels::Pixels;
 use crate::training::largest;
 use crate::writable;
 
@@ -227,22 +227,22 @@ fn picture(path: &Path, input: &[usize]) -> Result<Vec<f32>, Failure> {
             )));
         }
     };
-    let wrong = |what: String| Failure::usage(format!("{}: {what}; expected a PNG or JPEG file", path.display()));
-    let reader = image::ImageReader::open(path).and_then(|reader| reader.with_guessed_format());
-    let reader = reader.map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    let image = reader.decode().map_err(|e| wrong(format!("cannot be decoded: {e}")))?;
-    let image = match [image.height() as usize, image.width() as usize] == [height, width] {
-        true => image,
-        false => image.resize_exact(width as u32, height as u32, FilterType::Triangle),
+    let pixels = Pixels::read(path).map_err(Failure::usage)?;
+    let pixels = match pixels.size().map(|length| length as usize) == [width, height] {
+        true => pixels,
+        false => pixels.resized(width as u32, height as u32).map_err(Failure::run)?,
     };
-    let scale = |byte: u8| f32::from(byte) / 255.0;
-    if channels == 1 {
-        return Ok(image.into_luma8().into_raw().into_iter().map(scale).collect());
-    }
-    let rgb = image.into_rgb8().into_raw();
-    Ok((0..3)
-        .flat_map(|channel| rgb.iter().skip(channel).step_by(3).map(|&byte| scale(byte)).collect::<Vec<_>>())
-        .collect())
+    let scaled = |sample: &u8| f32::from(*sample) / 255.0;
+    Ok(match channels {
+        1 => pixels.rgb.chunks_exact(3).map(luminance).collect(),
+        _ => (0..3).flat_map(|channel| pixels.rgb.iter().skip(channel).step_by(3).map(scaled)).collect(),
+    })
+}
+
+/// Of red, green and blue, after ITU-R BT.709.
+fn luminance(pixel: &[u8]) -> f32 {
+    let weighted = pixel.iter().zip([2126, 7152, 722]).map(|(&sample, weight)| u32::from(sample) * weight);
+    weighted.sum::<u32>() as f32 / (255.0 * 10_000.0)
 }
 
 /// Outputs to probabilities.

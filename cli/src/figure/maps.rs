@@ -4,7 +4,8 @@ use super::axis::short;
 use super::colour::{self, BLACK, Colour, GREY, WHITE};
 use super::grid::heading;
 use super::raster::SCALE;
-use super::scene::{Anchor, Pixels, Scene};
+use super::scene::{Anchor, Scene};
+use crate::pixels::Pixels;
 
 /// The side of the square that a picture is enlarged to; each of its pixels becomes whole ones of a PNG.
 const SIDE: usize = 224;

@@ -37,7 +37,7 @@ pub fn write(path: &Path, scene: &Scene) -> Result<(), Failure> {
     let svg = svg::svg(scene).map_err(|e| failed(&e))?;
     write_atomically(path.with_extension("svg"), svg.as_bytes()).map_err(Failure::run)?;
     let pixels = raster::rasterize(scene).ok_or_else(|| failed(&"it is too large for a PNG"))?;
-    let png = raster::encode(&pixels.rgb, pixels.width, pixels.height).map_err(|e| failed(&e))?;
+    let png = pixels.png().map_err(|e| failed(&e))?;
     write_atomically(path.with_extension("png"), &png).map_err(Failure::run)
 }
 

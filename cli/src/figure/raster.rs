@@ -6,7 +6,8 @@ use tiny_skia::{
 };
 
 use super::colour::Colour;
-use super::scene::{Pen, Pixels, Scene, Shape};
+use super::scene::{Pen, Scene, Shape};
+use crate::pixels::Pixels;
 
 /// Pixels of the PNG in one of the scene.
 pub const SCALE: f32 = 2.0;
@@ -59,13 +60,4 @@ fn opaque(pixels: &Pixels) -> Option<Pixmap> {
         *pixel = PremultipliedColorU8::from_rgba(rgb[0], rgb[1], rgb[2], 255)?;
     }
     Some(pixmap)
-}
-
-pub fn encode(rgb: &[u8], width: u32, height: u32) -> Result<Vec<u8>, png::EncodingError> {
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_compression(png::Compression::High);
-    encoder.write_header()?.write_image_data(rgb)?;
-    Ok(bytes)
 }

@@ -6,6 +6,7 @@ use tiny_skia::{Path, PathBuilder, Rect};
 
 use super::colour::Colour;
 use super::text;
+use crate::pixels::Pixels;
 
 /// How thick a line is, and the lengths of its dashes and gaps in turn; solid without any.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +27,6 @@ pub enum Shape {
     Fill { path: Path, colour: Colour },
     Text { path: Path, colour: Colour, text: String },
     Pixels { pixels: Pixels, area: Rect },
-}
-
-/// Colours `[height][width][3]`.
-pub struct Pixels {
-    pub width: u32,
-    pub height: u32,
-    pub rgb: Vec<u8>,
 }
 
 /// Which point of a text's base line lies at its place.

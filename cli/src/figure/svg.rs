@@ -7,7 +7,6 @@ use base64::prelude::BASE64_STANDARD;
 use tiny_skia::{Path, PathSegment, Point};
 
 use super::colour::Colour;
-use super::raster::encode;
 use super::scene::{Scene, Shape};
 
 pub fn svg(scene: &Scene) -> Result<String, png::EncodingError> {
@@ -37,7 +36,7 @@ pub fn svg(scene: &Scene) -> Result<String, png::EncodingError> {
             }
             Shape::Pixels { pixels, area } => {
                 let (x, y, width, height) = (area.x(), area.y(), area.width(), area.height());
-                let png = BASE64_STANDARD.encode(encode(&pixels.rgb, pixels.width, pixels.height)?);
+                let png = BASE64_STANDARD.encode(pixels.png()?);
                 svg += &format!(
                     "<image x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" preserveAspectRatio=\"none\" \
                      image-rendering=\"pixelated\" href=\"data:image/png;base64,{png}\"/>\n"

@@ -2,9 +2,10 @@
 
 use super::colour::{GREY, GRID};
 use super::raster::{SCALE, rasterize};
-use super::scene::{Pixels, Shape};
+use super::scene::Shape;
 use super::svg::svg;
 use super::*;
+use crate::pixels::Pixels;
 
 fn curve(points: &[(f64, f64)]) -> Curve {
     Curve { name: "curve".into(), points: points.to_vec(), ..Curve::default() }

@@ -164,7 +164,7 @@ fn samples(
         return Ok(Samples { pictures, labels: guesses.iter().map(|guess| guess[0]).collect(), x, names });
     }
     let picture = pictures.into_iter().next().expect("figure 9 has an image");
-    let again = Picture { name: picture.name.clone(), image: picture.image.clone() };
+    let again = Picture { name: picture.name.clone(), pixels: picture.pixels.clone() };
     Ok(Samples {
         labels: guesses[0].to_vec(),
         names: vec![format!("{}, first guess", picture.name), format!("{}, second guess", picture.name)],
@@ -325,9 +325,9 @@ fn sheet(title: String, samples: &Samples, maps: &[Vec<Field>]) -> Sheet {
         maps.iter().map(move |fields| {
             let image = Map {
                 caption: format!("{name}: class {}", samples.labels[i]),
-                width: picture.image.width() as usize,
-                height: picture.image.height() as usize,
-                content: Content::Image(picture.image.as_raw().clone()),
+                width: picture.pixels.width as usize,
+                height: picture.pixels.height as usize,
+                content: Content::Image(picture.pixels.rgb.clone()),
             };
             let shares = |field: &Field| ["activation", "belief"].contains(&field.quantity);
             let shared = largest(fields.iter().filter(|field| shares(field)).flat_map(|field| &field.norms[i]));

@@ -150,3 +150,14 @@ pub fn csv(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
 pub fn idx(magic: u32, sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
     [&[magic], sizes].concat().iter().flat_map(|word| word.to_be_bytes()).chain(bytes.iter().copied()).collect()
 }
+
+/// A PNG file; `samples` are those of the pixel in a column and a row.
+pub fn png(width: usize, height: usize, colour: png::ColorType, samples: impl Fn(usize, usize) -> Vec<u8>) -> Vec<u8> {
+    let rows = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let samples: Vec<u8> = rows.flat_map(|(x, y)| samples(x, y)).collect();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(colour);
+    encoder.write_header().unwrap().write_image_data(&samples).unwrap();
+    bytes
+}

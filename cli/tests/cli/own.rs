@@ -6,7 +6,7 @@ use npyz::WriterBuilder;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::common::{Folder, csv, run};
+use crate::common::{Folder, csv, png, run};
 
 const SAMPLES: usize = 90;
 
@@ -206,13 +206,9 @@ fn outputs_without_targets() {
         .enumerate()
         .map(|(i, pixels)| {
             // One of them in colours.
-            let image =
-                image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([pixels[(8 * (y / 2) + x / 2) as usize]; 3]));
-            let image = image::DynamicImage::from(image);
-            let image = if i == 0 { image.into_luma8().into() } else { image };
-            let path = folder.name(&format!("{i}.png"));
-            image.save(&path).unwrap();
-            path
+            let colour = if i == 0 { png::ColorType::Grayscale } else { png::ColorType::Rgb };
+            let image = png(16, 16, colour, |x, y| vec![pixels[8 * (y / 2) + x / 2]; colour.samples()]);
+            folder.write(&format!("{i}.png"), image)
         })
         .collect();
     let predict =

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use predictive_coding::{Network, write_tensors};
 
-use crate::common::{Folder, csv, run, tensors};
+use crate::common::{Folder, csv, png, run, tensors};
 
 type Row = HashMap<String, String>;
 
@@ -180,9 +180,10 @@ fn small_vgg() -> Vec<(String, Vec<usize>, Vec<f32>)> {
 #[test]
 fn maps_of_vgg_show_what_reaches_the_layers() {
     let folder = Folder::new();
-    let (weights, picture) = (folder.name("vgg19.safetensors"), folder.name("slope.png"));
+    let weights = folder.name("vgg19.safetensors");
     write_tensors(&weights, &small_vgg()).unwrap();
-    image::RgbImage::from_fn(60, 40, |x, y| image::Rgb([4 * x as u8, 6 * y as u8, 128])).save(&picture).unwrap();
+    let slope = png(60, 40, png::ColorType::Rgb, |x, y| vec![4 * x as u8, 6 * y as u8, 128]);
+    let picture = folder.write("slope.png", slope);
     let with_files = ["--quick", "--weights", &weights, "--images", &picture];
 
     let rows = reproduce(&folder.path("8"), &[&["--figure", "8"], &with_files[..]].concat(), "figure-8");
