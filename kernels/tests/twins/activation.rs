@@ -268,39 +268,39 @@ fn differences_and_errors() {
             zip(&wide_z, &wide_d).map(|(&z, &d)| naive::activation_difference(activation, z, d)).collect();
         let size: Vec<f64> = zip(&wide_z, &wide_d).map(|(&z, &d)| difference_size(activation, z, d)).collect();
         let slopes: Vec<f64> = w.iter().map(|&w| naive::activation_slope(activation, w)).collect();
-        let floor = |i: usize| underflow(wide_z[i].abs() + wide_d[i].abs());
+        let kinks = kinks(activation);
+        let beside = |i: usize, kink: &f64| f64::from(z[i] + d[i]).total_cmp(kink) != w[i].total_cmp(kink);
+        let beside_kink: Vec<bool> = (0..w.len()).map(|i| kinks.iter().any(|kink| beside(i, kink))).collect();
+        let tolerances: Vec<[f64; 2]> = (0..w.len())
+            .map(|i| {
+                let (own, inherent) = roundings(activation, w[i]);
+                let bound = (own + inherent) * ROUNDING;
+                let reach = wide_z[i].abs() + wide_d[i].abs();
+                let of_slope = underflow(slope_reach(activation, w[i]).max(reach));
+                [bound * size[i] + underflow(reach), bound * slope_size(activation, w[i]) + of_slope]
+            })
+            .collect();
+        // The threshold of a softplus is a step of the value itself.
+        let steps = matches!(activation, Activation::Softplus { .. });
         for level in levels() {
             let [difference, slope] = push(activation, level, &z, &d);
-            let bound = |i: usize| {
-                let (own, inherent) = roundings(activation, w[i]);
-                (own + inherent) * ROUNDING
-            };
-            let got: Vec<_> = zip(&z, &d).collect();
-            let kinks = kinks(activation);
-            let beside = |i: usize, kink: &f64| f64::from(z[i] + d[i]).total_cmp(kink) != w[i].total_cmp(kink);
-            let beside_kink = |i: usize| kinks.iter().any(|kink| beside(i, kink));
             let [error, pulled] = relax(activation, level, &z, &d, &u);
-            // The threshold of a softplus is a step of the value itself.
-            let steps = matches!(activation, Activation::Softplus { .. });
-            let differences = difference.iter().zip(&want).enumerate();
-            for (i, (&g, &want)) in differences.filter(|&(i, _)| !(steps && beside_kink(i))) {
-                let case = (level, activation, "difference", got[i]);
-                let tolerance = bound(i) * size[i] + floor(i);
-                assert_within(&[g], &[want], |_| tolerance, &case);
-                let want = want - f64::from(u[i]);
-                let tolerance = tolerance + ROUNDING * want.abs();
-                assert_within(&error[i..=i], &[want], |_| tolerance, &(level, activation, "error", got[i]));
-            }
-            // The slope jumps where the rounding of w reaches a kink.
-            for i in (0..w.len()).filter(|&i| !beside_kink(i)) {
-                let case = (level, activation, "slope", got[i]);
-                let reach = slope_reach(activation, w[i]).max(wide_z[i].abs() + wide_d[i].abs());
-                let tolerance = bound(i) * slope_size(activation, w[i]) + underflow(reach);
-                assert_within(&slope[i..=i], &slopes[i..=i], |_| tolerance, &case);
-                let (error, case) = (f64::from(error[i]), (level, activation, "pulled error", got[i]));
-                let want = error * slopes[i];
-                let tolerance = tolerance * error.abs() + ROUNDING * want.abs() + underflow(0.0);
-                assert_within(&pulled[i..=i], &[want], |_| tolerance, &case);
+            for i in 0..w.len() {
+                let case = |what| (level, activation, what, (z[i], d[i]));
+                let [tolerance, of_slope] = tolerances[i];
+                if !(steps && beside_kink[i]) {
+                    assert_within(&[difference[i]], &[want[i]], |_| tolerance, &case("difference"));
+                    let want = want[i] - f64::from(u[i]);
+                    assert_within(&[error[i]], &[want], |_| tolerance + ROUNDING * want.abs(), &case("error"));
+                }
+                // The slope jumps where the rounding of w reaches a kink.
+                if !beside_kink[i] {
+                    assert_within(&[slope[i]], &[slopes[i]], |_| of_slope, &case("slope"));
+                    let error = f64::from(error[i]);
+                    let want = error * slopes[i];
+                    let tolerance = of_slope * error.abs() + ROUNDING * want.abs() + underflow(0.0);
+                    assert_within(&[pulled[i]], &[want], |_| tolerance, &case("pulled error"));
+                }
             }
         }
     }
