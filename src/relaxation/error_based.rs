@@ -10,7 +10,7 @@
 
 use predictive_coding_kernels::{Combine, elementwise};
 
-use super::strict::{Descent, weighted};
+use super::strict::{Descent, Evaluated, weighted};
 use super::{Relaxation, Variables, clear_shared, replacing};
 use crate::layer::{Gradients, Input, Towards};
 use crate::method::{ErrorBased, Eta};
@@ -76,8 +76,8 @@ pub(crate) fn error_based(
     }
     tile.unpredicted_errors(Front::Beliefs);
     tile.mark_diverged(descent);
-    let pushed = !tile.leave_out(on_divergence);
-    tile.gradients_at_beliefs(pushed, gradients);
+    let evaluated = if tile.leave_out(on_divergence) { Evaluated::Before } else { Evaluated::Pushed };
+    tile.gradients_at_beliefs(Front::Beliefs, evaluated, gradients);
 }
 
 impl Relaxation<'_> {

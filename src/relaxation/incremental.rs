@@ -11,10 +11,10 @@
 //! so that nothing is subtracted from nearly the same: D and V are small from the start.
 
 use super::Relaxation;
-use super::strict::Descent;
-use crate::layer::{Gradients, Input};
+use super::strict::{Descent, Evaluated};
+use crate::layer::Gradients;
 use crate::method::Incremental;
-use crate::state::{Descending, Scratch, Tile, Values};
+use crate::state::{Descending, Tile};
 use crate::wave::Front;
 
 /// An iteration, from 1.
@@ -44,27 +44,8 @@ pub(crate) fn increment(
     }
     tile.energy(front, descent);
     descent.check(iteration, tile.tile.samples, None);
-    tile.gradients_where_pushed(front, gradients);
+    tile.gradients_at_beliefs(front, Evaluated::Pulled, gradients);
     tile.trace(iteration, front, descent);
     tile.update(front);
     tile.mark_diverged(descent);
-}
-
-impl Relaxation<'_> {
-    /// The gradients of all parameters, from errors that are pulled back to products, and inputs where layers were last
-    /// pushed.
-    fn gradients_where_pushed(&mut self, front: Front, gradients: &mut Gradients<'_, '_>) {
-        let plan = self.layers.plan;
-        let place = |layer: usize| plan.layers[layer].output.clone();
-        let Tile { activations, deviations, errors, .. } = &*self.tile;
-        let Scratch { values, work } = &mut *self.scratch;
-        let values = Values::new(plan, values, activations);
-        for layer in (0..plan.layers.len()).rev() {
-            let at = match plan.layers[layer].wave.is_predicted(front) {
-                true => Input::Moved(deviations),
-                false => Input::Activation,
-            };
-            self.layers.backward(layer, values, at, &errors[place(layer)], work, Some(&mut *gradients), None);
-        }
-    }
 }

@@ -325,8 +325,18 @@ pub(crate) fn strict(
     tile.leave_out(on_divergence);
     match tile.output.ascending {
         true => tile.gradients_of_2022(gradients),
-        false => tile.gradients_at_beliefs(false, gradients),
+        false => tile.gradients_at_beliefs(Front::Beliefs, Evaluated::Before, gradients),
     }
+}
+
+/// Where the layers were evaluated last.
+pub(super) enum Evaluated {
+    /// Where beliefs were before their last step.
+    Before,
+    /// At the beliefs, and what they read was kept.
+    Pushed,
+    /// The same, and their errors were pulled back to their products.
+    Pulled,
 }
 
 impl Relaxation<'_> {
@@ -446,9 +456,13 @@ impl Relaxation<'_> {
         self.layers.pull_to_product(hidden.len(), values, true, error, work);
     }
 
-    /// The gradients of all parameters, from inputs at the beliefs; `pushed`: whether layers were last pushed there, and
-    /// have kept what they read.
-    pub(super) fn gradients_at_beliefs(&mut self, pushed: bool, gradients: &mut Gradients<'_, '_>) {
+    /// The gradients of all parameters, from inputs at the beliefs.
+    pub(super) fn gradients_at_beliefs(
+        &mut self,
+        front: Front,
+        evaluated: Evaluated,
+        gradients: &mut Gradients<'_, '_>,
+    ) {
         if self.output.opposite {
             self.tile.errors.iter_mut().for_each(|error| *error = -*error);
         }
@@ -459,10 +473,13 @@ impl Relaxation<'_> {
         let values = Values::new(plan, values, activations);
         for layer in (0..plan.layers.len()).rev() {
             let error = &errors[place(layer)];
-            let moved = plan.layers[layer].wave.is_predicted(Front::Beliefs);
-            match moved && !pushed {
-                true => self.layers.renew(layer, values, deviations, error, work),
-                false => self.layers.pull_to_product(layer, values, moved, error, work),
+            let moved = plan.layers[layer].wave.is_predicted(front);
+            match evaluated {
+                Evaluated::Before if moved => self.layers.renew(layer, values, deviations, error, work),
+                Evaluated::Before | Evaluated::Pushed => {
+                    self.layers.pull_to_product(layer, values, moved, error, work);
+                }
+                Evaluated::Pulled => {}
             }
             let input = if moved { Input::Moved(deviations) } else { Input::Activation };
             self.layers.backward(layer, values, input, error, work, Some(&mut *gradients), None);

@@ -15,10 +15,11 @@
 //! sample goes back to where it was and takes a shorter one: no energy ever ends above its start.
 
 use super::Relaxation;
-use super::strict::{Descent, Given};
+use super::strict::{Descent, Evaluated, Given};
 use crate::layer::{Gradients, Input};
 use crate::method::Strict;
 use crate::state::{Descending, Sweeping, Tile};
+use crate::wave::Front;
 
 /// A sweep may raise a sample's energy by this share of what it began with: more is not rounding.
 const RISE: f64 = 1e-6;
@@ -59,8 +60,8 @@ pub(crate) fn sweep(
     }
     tile.scratch.work.sweeping = sweeping;
     tile.mark_diverged(descent);
-    let pushed = !tile.leave_out(on_divergence);
-    tile.gradients_at_beliefs(pushed, gradients);
+    let evaluated = if tile.leave_out(on_divergence) { Evaluated::Before } else { Evaluated::Pushed };
+    tile.gradients_at_beliefs(Front::Beliefs, evaluated, gradients);
 }
 
 impl Relaxation<'_> {

@@ -147,7 +147,7 @@ pub fn underflow(scale: f64) -> f64 {
 /// Pre-activations: a grid over -100..100, finer near 0, with tiny and huge ones.
 fn grid() -> Vec<f32> {
     let mut grid = vec![0.0];
-    grid.extend((1..=1000).map(|i| i as f32 * 0.1));
+    grid.extend((1..=250).map(|i| i as f32 * 0.4));
     grid.extend((1..100).map(|i| i as f32 / 64.0));
     grid.extend((-44..=30).map(|e| 10f32.powi(e)));
     grid.extend([14.9, 15.1, 86.9, 87.4, 88.8, 89.1, 103.0, 104.5, 1e4]);

@@ -1,18 +1,9 @@
-//! Every kernel at every level of this machine against its naive twin; on Unix, on memory with a page behind each
-//! operand that nobody may touch.
-
-#[cfg(unix)]
-#[path = "../guarded/allocator.rs"]
-mod allocator;
-
-#[cfg(unix)]
-const GUARD: allocator::Guard = allocator::Guard::Behind;
-
-#[cfg(unix)]
-#[global_allocator]
-static ALLOCATOR: allocator::Guarded = allocator::Guarded(GUARD);
+//! Every kernel at every level of this machine against its naive twin; on Unix, on memory with a page before or behind
+//! each operand that nobody may touch.
 
 mod activation;
+#[cfg(unix)]
+mod allocator;
 mod bands;
 mod common;
 mod conv;
