@@ -102,8 +102,6 @@ pub(crate) struct Source {
     pub(crate) row_stride: usize,
     pub(crate) channel_stride: usize,
     pub(crate) taps: usize,
-    /// Whether [`pack_vectors`] packs the last tap first.
-    pub(crate) flipped: bool,
 }
 
 /// Packs weights into panels of rows, `[panel][channel][tap][height]`, each with the height of the tallest; rows that a
@@ -169,7 +167,7 @@ pub(crate) fn pack_vectors(
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Pack { from, source, rows, channels, group, packed } = self;
-            let Source { row_stride, channel_stride, taps, flipped } = source;
+            let Source { row_stride, channel_stride, taps } = source;
             assert!(
                 from.len() > (rows - 1) * row_stride + (channels - 1) * channel_stride + taps - 1
                     && packed.len() == channels * taps * rows.next_multiple_of(S::LANES),
@@ -178,7 +176,6 @@ pub(crate) fn pack_vectors(
                 packed.len()
             );
             let group = if taps == 1 { CHANNELS } else { group };
-            let mut square = [0.0; MAX_LANES * MAX_LANES];
             for first in (0..channels).step_by(group) {
                 let count = group.min(channels - first);
                 for row in (0..rows).step_by(S::LANES) {
@@ -195,23 +192,9 @@ pub(crate) fn pack_vectors(
                             continue;
                         }
                         let [lines, len] = if [channel_stride, taps] == [1, 1] { [1, count] } else { [count, taps] };
-                        let flipped = flipped && taps > 1;
                         for line in 0..lines {
                             let (from, to) = (from.add(line * channel_stride), to.add(line * S::LANES));
-                            if !flipped {
-                                transpose_lines(s, from, row_stride, [rows, len], to, lines * S::LANES);
-                                continue;
-                            }
-                            for tap in (0..len).step_by(S::LANES) {
-                                let width = S::LANES.min(len - tap);
-                                let from = from.add(tap);
-                                let block = square.as_mut_ptr();
-                                s.transpose_part(from, row_stride, [rows, width], block, S::LANES, S::LANES);
-                                for i in 0..width {
-                                    let v = s.load(square.as_ptr().add(i * S::LANES));
-                                    s.store(to.add((len - 1 - tap - i) * lines * S::LANES), v);
-                                }
-                            }
+                            transpose_lines(s, from, row_stride, [rows, len], to, lines * S::LANES);
                         }
                     }
                 }

@@ -181,7 +181,7 @@ impl Gradient {
         plan.channels * self.shape.taps() + plan.rows.longest() * plan.columns.longest() * self.elements
     }
 
-    /// Adds the gradient of a tile, or of some images of plain planes, to `gradient`. With `parallel`, threads share the
+    /// Adds the gradient of some tiles, or of some images of plain planes, to `gradient`. With `parallel`, threads share the
     /// output channels.
     pub(crate) fn add(&self, errors: &[f32], input: &[f32], gradient: &mut [f32], scratch: &mut [f32], parallel: bool) {
         let lanes = self.leaves.lanes;
@@ -303,7 +303,7 @@ impl Gradient {
         }
     }
 
-    /// The gradient of some vectors of output channels by some groups of input channels, both across lanes.
+    /// The gradient of some vectors of output channels by some groups of input channels, both across lanes, over all images.
     fn of_channels(
         &self,
         (rows, table): (Blocks, &[Tap]),
@@ -317,7 +317,15 @@ impl Gradient {
         let row = self.output[1] * lanes;
         let plane = self.output[0] * row;
         let source_plane = shape.input[0] * shape.input[1] * lanes;
-        for (rows, group) in rows.iter().flat_map(|rows| groups.clone().map(move |group| (rows.clone(), group))) {
+        let images = || {
+            let errors = errors.chunks_exact(shape.out_channels.div_ceil(lanes) * plane);
+            errors.zip(input.chunks_exact(shape.in_channels.div_ceil(lanes) * source_plane))
+        };
+        // The sums of a group stay in the first cache while the images go by.
+        let blocks = rows.iter().flat_map(|rows| groups.clone().map(move |group| (rows.clone(), group)));
+        for ((rows, group), (errors, input)) in
+            blocks.flat_map(|block| images().map(move |image| (block.clone(), image)))
+        {
             let channel = group * lanes;
             let (place, tap_step) = place_in_depth(channel, shape.in_channels, lanes, taps);
             let sums = sums.get().wrapping_add((vectors.start * depth + place) * lanes);

@@ -165,14 +165,14 @@ impl Direction {
     }
 
     /// Where the weights lie: a row is a channel of the result, and its channels are those of the source.
-    pub(crate) fn weights(self, shape: &ConvShape, flipped: bool) -> Source {
+    pub(crate) fn weights(self, shape: &ConvShape) -> Source {
         let taps = shape.taps();
         let strides = [shape.in_channels * taps, taps];
         let [row_stride, channel_stride] = match self {
             Direction::Forward => strides,
             Direction::Backward => [strides[1], strides[0]],
         };
-        Source { row_stride, channel_stride, taps, flipped }
+        Source { row_stride, channel_stride, taps }
     }
 }
 
@@ -497,12 +497,13 @@ impl GradientPass {
         scratch: &mut [f32],
         parallel: bool,
     ) {
-        let [errors_len, input_len] = [errors, input].map(|tensor| tensor.len() / pieces);
-        let operands = errors.chunks_exact(errors_len).zip(input.chunks_exact(input_len));
         match self {
-            GradientPass::Direct(gradient) => operands.for_each(|(e, x)| gradient.add(e, x, sums, scratch, parallel)),
-            GradientPass::Depthwise(gradient) => operands.for_each(|(e, x)| gradient.add(e, x, sums, parallel)),
-            // All pieces together.
+            GradientPass::Direct(gradient) => gradient.add(errors, input, sums, scratch, parallel),
+            GradientPass::Depthwise(gradient) => {
+                let [errors_len, input_len] = [errors, input].map(|tensor| tensor.len() / pieces);
+                let operands = errors.chunks_exact(errors_len).zip(input.chunks_exact(input_len));
+                operands.for_each(|(e, x)| gradient.add(e, x, sums, parallel));
+            }
             GradientPass::Winograd(gradient) => gradient.add(errors, input, sums, scratch, parallel),
         }
     }

@@ -114,9 +114,7 @@ impl TapProduct {
             Direction::Backward => Axis::transposed(shape, axis),
         });
         let taps = shape.taps();
-        // The taps of a transpose descend, and hardware fetches ahead of ascending addresses better.
-        let flipped = layout.is_channels() && direction == Direction::Backward;
-        let weights = direction.weights(shape, flipped);
+        let weights = direction.weights(shape);
         let source_plane = source_size[0] * source_size[1] * pixels.elements;
         let [vertical, horizontal] = &axes;
         // What a step down and a step along adds to an offset in the source, and in the output.
@@ -148,8 +146,7 @@ impl TapProduct {
                     // Taps of a row are evenly spaced.
                     depth = across.len();
                     if let [(first, left), (second, right), ..] = across[..] {
-                        let step = second as isize - first as isize;
-                        row_depth = if flipped { -step } else { step };
+                        row_depth = second as isize - first as isize;
                         source_depth = ((right - left) * pixels.elements) as isize;
                     }
                     across.truncate(1);
@@ -161,13 +158,14 @@ impl TapProduct {
                     for &(ky, y) in &down.taps {
                         for &(kx, x) in &across {
                             let tap = ky * shape.kernel[1] + kx;
-                            let row = channel * taps + if flipped { taps - 1 - tap } else { tap } * in_group;
+                            let row = channel * taps + tap * in_group;
                             let pixel = (y - top) * source_size[1] + (x - left);
                             table.push([row, group * source_plane + pixel * pixels.elements]);
                         }
                     }
                 }
-                table.sort_unstable_by_key(|&[_, offset]| offset);
+                // Hardware fetches ahead of ascending addresses: of the operand that comes from farther away.
+                table.sort_unstable_by_key(|&[row, offset]| if layout.is_channels() { row } else { offset });
                 // Where a row of the kernel has one tap, channels may be evenly spaced instead.
                 if let (Layout::Images | Layout::Batch(_), 1, &[[row, offset], [next_row, next_offset], ..]) =
                     (layout, depth, &table[..])

@@ -20,6 +20,8 @@ pub(crate) struct Winograd {
     level: Level,
     layout: Layout,
     weights: Source,
+    /// Whether kernels are turned around, as the transpose wants them.
+    turned: bool,
     /// Of the source and of the result.
     channels: [usize; 2],
     /// Planes and size of the result.
@@ -45,7 +47,7 @@ impl Winograd {
         let lanes = leaves.lanes;
         let [(source_channels, source), (out_channels, result)] = direction.sides(shape);
         let channels = [source_channels, out_channels];
-        let weights = direction.weights(shape, direction == Direction::Backward);
+        let weights = direction.weights(shape);
         let padding = shape.padding.map(|padding| match direction {
             Direction::Forward => padding as isize,
             Direction::Backward => 2 - padding as isize,
@@ -66,6 +68,7 @@ impl Winograd {
             level,
             layout,
             weights,
+            turned: direction == Direction::Backward,
             channels,
             planes: planes[1],
             result,
@@ -124,7 +127,8 @@ impl Winograd {
                 Layout::Channels(_) => start..(start + self.panel_rows).min(self.channels[1]),
             };
             let (width, channels, point_step) = (self.panel_rows, self.channels[0], self.point_step());
-            dispatch(self.level, PackPanel { weight, source: self.weights, rows, width, channels, packed, point_step });
+            let (source, turned) = (self.weights, self.turned);
+            dispatch(self.level, PackPanel { weight, source, turned, rows, width, channels, packed, point_step });
         });
     }
 
@@ -268,6 +272,7 @@ fn transform_taps([first, middle, last]: [[f64; DOUBLES]; 3]) -> [[f64; DOUBLES]
 struct PackPanel<'a> {
     weight: &'a [f32],
     source: Source,
+    turned: bool,
     rows: Range<usize>,
     width: usize,
     channels: usize,
@@ -278,8 +283,8 @@ struct PackPanel<'a> {
 impl Kernel for PackPanel<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let PackPanel { weight, source, rows, width, channels, packed, point_step } = self;
-        let Source { row_stride, channel_stride, flipped, .. } = source;
+        let PackPanel { weight, source, turned, rows, width, channels, packed, point_step } = self;
+        let Source { row_stride, channel_stride, .. } = source;
         assert!(rows.len() <= width && width <= MAX_LANES, "{} rows for a panel of {width}", rows.len());
         let last = (rows.end - 1) * row_stride + (channels - 1) * channel_stride + TAPS;
         assert!(last <= weight.len(), "{} weights, expected {last}", weight.len());
@@ -300,7 +305,7 @@ impl Kernel for PackPanel<'_> {
                 for (x, points) in columns.iter_mut().enumerate() {
                     let mut column = [[0.0; DOUBLES]; 3];
                     for (y, of_tap) in column.iter_mut().enumerate() {
-                        let tap = if flipped { TAPS - 1 - (3 * y + x) } else { 3 * y + x };
+                        let tap = if turned { TAPS - 1 - (3 * y + x) } else { 3 * y + x };
                         for (lane, value) in of_tap.iter_mut().enumerate() {
                             *value = f64::from(taps[tap][first + lane]);
                         }
