@@ -34,7 +34,7 @@ impl Pixels {
     pub fn read(path: &Path) -> Result<Self, String> {
         let wrong = |what: String| format!("{}: {what}; expected a JPEG or PNG file", path.display());
         let file = File::open(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-        decode(file).map_err(|e| wrong(format!("cannot be decoded: {e}")))
+        decode(file).map_err(|e| wrong(format!("cannot be decoded: {}", e.to_string().trim_end())))
     }
 
     /// The bytes of a PNG file.
