@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use rgb::FromSlice;
@@ -11,7 +11,7 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
 /// Images with a longer side than this are refused.
-const LONGEST_SIDE: u32 = 1 << 14;
+pub(crate) const LONGEST_SIDE: u32 = 1 << 14;
 /// How many bytes an image may be in memory: so many, and so many times its file. Photographs are 10 to 40 times
 /// theirs.
 const UNPACKED_BYTES: u64 = 16 << 20;
@@ -26,15 +26,21 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// A JPEG or PNG file. Grey becomes three equal colours, and transparency is left out.
+    /// A JPEG or PNG file. Grey becomes three equal colours, samples of 16 bits keep the upper 8, and transparency is left
+    /// out.
     ///
     /// # Errors
     ///
     /// A line that says what is wrong with the file.
     pub fn read(path: &Path) -> Result<Self, String> {
         let wrong = |what: String| format!("{}: {what}; expected a JPEG or PNG file", path.display());
-        let file = File::open(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-        decode(file).map_err(|e| wrong(format!("cannot be decoded: {}", e.to_string().trim_end())))
+        let unreadable = |e: io::Error| wrong(format!("cannot be read: {e}"));
+        let file = File::open(path).map_err(unreadable)?;
+        let most = file.metadata().map_err(unreadable)?.len().saturating_mul(UNPACKED_FACTOR);
+        let most = usize::try_from(most.saturating_add(UNPACKED_BYTES)).unwrap_or(usize::MAX);
+        let mut file = BufReader::new(file);
+        file.fill_buf().map_err(unreadable)?;
+        decode(file, most).map_err(|e| wrong(format!("cannot be decoded: {}", e.to_string().trim_end())))
     }
 
     /// The bytes of a PNG file.
@@ -58,8 +64,11 @@ impl Pixels {
     }
 
     /// The part around the centre of at most this size.
-    pub fn centre(&self, width: u32, height: u32) -> Self {
+    pub fn centre(self, width: u32, height: u32) -> Self {
         let (width, height) = (width.min(self.width), height.min(self.height));
+        if [width, height] == self.size() {
+            return self;
+        }
         let (left, top) = ((self.width - width) / 2, (self.height - height) / 2);
         let rows = self.rgb.chunks_exact(3 * self.width as usize).skip(top as usize).take(height as usize);
         let rgb = rows.flat_map(|row| &row[3 * left as usize..][..3 * width as usize]).copied().collect();
@@ -81,17 +90,15 @@ impl Pixels {
     }
 }
 
-fn decode(file: File) -> Result<Pixels, Box<dyn Error>> {
-    let most = file.metadata()?.len().saturating_mul(UNPACKED_FACTOR).saturating_add(UNPACKED_BYTES);
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut file = BufReader::new(file);
+/// `most`: how many bytes it may take in memory.
+fn decode(mut file: BufReader<File>, most: usize) -> Result<Pixels, Box<dyn Error>> {
     let start = file.fill_buf()?;
     let (size, samples) = if start.starts_with(b"\x89PNG") {
         png(file, most)?
     } else if start.starts_with(&[0xff, 0xd8]) {
         jpeg(file, most)?
     } else {
-        return Err("it is neither".into());
+        return Err("it begins like neither kind".into());
     };
     let [width, height] = size;
     let samples_per_pixel = samples.len() / (width as usize * height as usize);

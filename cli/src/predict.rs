@@ -230,7 +230,9 @@ fn picture(path: &Path, input: &[usize]) -> Result<Vec<f32>, Failure> {
     let pixels = Pixels::read(path).map_err(Failure::usage)?;
     let pixels = match pixels.size().map(|length| length as usize) == [width, height] {
         true => pixels,
-        false => pixels.resized(width as u32, height as u32).map_err(Failure::run)?,
+        false => pixels
+            .resized(width as u32, height as u32)
+            .map_err(|e| Failure::run(format!("{}: cannot be resized: {e}", path.display())))?,
     };
     let scaled = |sample: &u8| f32::from(*sample) / 255.0;
     Ok(match channels {

@@ -25,7 +25,9 @@ impl Picture {
         let shorter = (side * 8 / 7) as f64;
         let scale = shorter / f64::from(width.min(height));
         let [wide, high] = pixels.size().map(|length| ((f64::from(length) * scale).round() as u32).max(side as u32));
-        let pixels = pixels.resized(wide, high).map_err(Failure::run)?.centre(side as u32, side as u32);
+        let resized = pixels.resized(wide, high);
+        let resized = resized.map_err(|e| Failure::run(format!("{}: cannot be resized: {e}", path.display())))?;
+        let pixels = resized.centre(side as u32, side as u32);
         let name = path.file_stem().map_or("image".into(), |stem| stem.to_string_lossy().into_owned());
         Ok(Picture { name, pixels })
     }
@@ -62,6 +64,7 @@ impl Picture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pixels::LONGEST_SIDE;
 
     #[test]
     fn the_centre_of_a_wide_image_is_taken_and_normalised() {
@@ -85,13 +88,25 @@ mod tests {
     fn a_line_of_pixels_takes_no_more_than_others() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("line.png");
-        const HEIGHT: u32 = 1 << 14;
-        let line = Pixels::from_fn(1, HEIGHT, |_, y| [(y % 251) as u8; 3]);
+        let line = Pixels::from_fn(1, LONGEST_SIDE, |_, y| [(y % 251) as u8; 3]);
         std::fs::write(&path, line.png().unwrap()).unwrap();
         let picture = Picture::read(&path, 28).unwrap();
         assert_eq!(picture.pixels.size(), [28, 28]);
-        let around = HEIGHT / 2 - 1..=HEIGHT / 2;
+        let around = LONGEST_SIDE / 2 - 1..=LONGEST_SIDE / 2;
         let [from, to] = [*around.start(), *around.end()].map(|y| (y % 251) as u8);
         assert!(picture.pixels.rgb.iter().all(|sample| (from..=to).contains(sample)), "{from} to {to}");
+    }
+
+    #[test]
+    fn images_of_every_kind_become_squares() {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/cases/image");
+        let paths = std::fs::read_dir(cases).unwrap().map(|entry| entry.unwrap().path());
+        let mut read = 0;
+        for path in paths.filter(|path| Pixels::read(path).is_ok()) {
+            let input = Picture::read(&path, 28).unwrap().input();
+            assert!(input.len() == 3 * 28 * 28 && input.iter().all(|value| value.is_finite()), "{}", path.display());
+            read += 1;
+        }
+        assert!(read >= 11, "{read} images were read");
     }
 }

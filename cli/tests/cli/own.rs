@@ -205,7 +205,7 @@ fn outputs_without_targets() {
         .iter()
         .enumerate()
         .map(|(i, pixels)| {
-            // One of them in colours.
+            // One of them in grey.
             let colour = if i == 0 { png::ColorType::Grayscale } else { png::ColorType::Rgb };
             let image = png(16, 16, colour, |x, y| vec![pixels[8 * (y / 2) + x / 2]; colour.samples()]);
             folder.write(&format!("{i}.png"), image)

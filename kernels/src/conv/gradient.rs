@@ -27,7 +27,7 @@ use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use crate::view::MatRef;
 
 /// Elements of the output's gradient in a block of the outer product, for each vector of output channels: with two,
-/// 128 KiB, a part of the second cache.
+/// 128 KiB, a part of the second cache; of several images with channels across lanes, that many of each.
 const OUTER: usize = 1 << 14;
 /// Elements of a channel in a block that is transposed: with 64 output channels, 50 KiB.
 const TRANSPOSED: usize = 200;
@@ -321,7 +321,7 @@ impl Gradient {
             let errors = errors.chunks_exact(shape.out_channels.div_ceil(lanes) * plane);
             errors.zip(input.chunks_exact(shape.in_channels.div_ceil(lanes) * source_plane))
         };
-        // The sums of a group stay in the first cache while the images go by.
+        // The sums of a group stay in a near cache while the images go by.
         let blocks = rows.iter().flat_map(|rows| groups.clone().map(move |group| (rows.clone(), group)));
         for ((rows, group), (errors, input)) in
             blocks.flat_map(|block| images().map(move |image| (block.clone(), image)))

@@ -164,7 +164,8 @@ impl TapProduct {
                         }
                     }
                 }
-                // Hardware fetches ahead of ascending addresses: of the operand that comes from farther away.
+                // Hardware fetches ahead of ascending addresses. With channels across lanes the weights come from farther
+                // away, else the source.
                 table.sort_unstable_by_key(|&[row, offset]| if layout.is_channels() { row } else { offset });
                 // Where a row of the kernel has one tap, channels may be evenly spaced instead.
                 if let (Layout::Images | Layout::Batch(_), 1, &[[row, offset], [next_row, next_offset], ..]) =
@@ -401,7 +402,7 @@ impl TapProduct {
     /// As [`run_channels`](Self::run_channels), of weights as they are: each part is packed before it passes over the pixels.
     fn pack_and_run_channels(&self, runs: &[Run], call: Call<'_>, scratch: &mut [f32], threads: usize) {
         let ([chunks, depths], [group, lanes]) = (self.parts(), [self.pixels.channels, self.leaves.lanes]);
-        let Source { row_stride, channel_stride, taps, .. } = self.weights;
+        let Source { row_stride, channel_stride, taps } = self.weights;
         let len = self.part_len();
         let tasks = threads.min(self.scratch_len() / len);
         for_each_chunk(threads > 1, u64::MAX, &mut scratch[..tasks * len], len, |task, scratch| {

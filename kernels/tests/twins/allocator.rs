@@ -1,16 +1,18 @@
-//! An allocator whose every block of numbers touches a page that nobody may touch, before it or behind it: a read or
-//! write of a single element outside of it there ends the program. The sides take turns, in no period.
+//! An allocator whose every block of numbers lies directly behind or before an inaccessible page: a read or write of a
+//! single element outside of it on that side ends the program. The sides alternate irregularly.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[global_allocator]
-static ALLOCATOR: Guarded = Guarded { blocks: AtomicU64::new(0) };
+static ALLOCATOR: Guarded = Guarded;
 
-struct Guarded {
-    /// How many blocks there have been.
-    blocks: AtomicU64,
+struct Guarded;
+
+thread_local! {
+    /// How many blocks there have been: a test has a thread of its own, and finds the same sides in every run.
+    static BLOCKS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The alignments of f32 and of a buffer's cache lines; other blocks are the system's.
@@ -73,7 +75,7 @@ impl Guarded {
         }
         let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         let len = pages + 3 * PAGE;
-        // SAFETY: a new mapping, of which what lies around the pages is made inaccessible or given back.
+        // SAFETY: a new mapping, of which the pages are made accessible, and what is beyond the guards is given back.
         unsafe {
             let all = libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, private, -1, 0);
             if all == libc::MAP_FAILED {
@@ -89,14 +91,18 @@ impl Guarded {
                     libc::munmap(rest.cast(), len);
                 }
             }
-            if libc::mprotect(start.cast(), pages, read_write) == 0 { start } else { std::ptr::null_mut() }
+            if libc::mprotect(start.cast(), pages, read_write) != 0 {
+                libc::munmap(start.sub(PAGE).cast(), pages + 2 * PAGE);
+                return std::ptr::null_mut();
+            }
+            start
         }
     }
 
     /// Whether the next block begins behind a guard, rather than ends before one.
-    fn begins(&self) -> bool {
+    fn begins() -> bool {
         const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
-        self.blocks.fetch_add(1, Ordering::Relaxed).wrapping_mul(GOLDEN_RATIO) >> 63 == 0
+        BLOCKS.replace(BLOCKS.get() + 1).wrapping_mul(GOLDEN_RATIO) >> 63 == 0
     }
 }
 
@@ -108,7 +114,7 @@ unsafe impl GlobalAlloc for Guarded {
             return unsafe { System.alloc(layout) };
         };
         let start = Self::map(pages);
-        if start.is_null() || self.begins() {
+        if start.is_null() || Self::begins() {
             return start;
         }
         // SAFETY: the block is inside of the pages.
@@ -129,8 +135,8 @@ unsafe impl GlobalAlloc for Guarded {
     }
 }
 
-/// Whether reading the element beside a block of numbers, in a process of its own, ends that: on one side of each, and on
-/// either side of some.
+/// Reading the element beside a block of numbers kills the process that does it: on exactly one side of each block, and not
+/// on the same side of all.
 #[test]
 fn a_page_is_guarded() {
     const LEN: isize = 1000;
